@@ -1,0 +1,42 @@
+# Every target does its own set-up and may be repeated. `make` alone lists them.
+
+# The interpreter to build on; empty means python3, or the newest of python3.13 to python3.11 when that one is older.
+PYTHON ?=
+# Where the environment lives. One for each interpreter: make test PYTHON=python3.12 VENV=.venv312
+VENV ?= .venv
+# Test processes; the tests wait more than they compute, but chaos tests want a core each.
+JOBS ?= 2
+# More words for pytest or the benchmarks: make test ARGS="-k chaos"
+ARGS ?=
+
+RUN = $(VENV)/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo lint test bench clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+setup: ## Build the environment in .venv (again only when pyproject.toml changed)
+	@PYTHON='$(PYTHON)' VENV='$(VENV)' sh scripts/setup.sh
+
+demo: setup ## Survey Python's standard library with a worker in a process of its own
+	$(RUN) examples/stdlib_survey/demo.py $(ARGS)
+
+lint: setup ## Check format, style, types and the direction of imports
+	$(RUN) -m ruff format --check .
+	$(RUN) -m ruff check .
+	$(RUN) -m mypy
+	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(RUN) -m pyright --pythonpath $(RUN)
+	$(RUN) -m pytest -q tests/unit/test_import_direction.py
+
+test: setup ## Run all tests, those that kill workers included
+	$(RUN) -m pytest -n $(JOBS) --dist loadscope $(ARGS)
+
+bench: setup ## Measure, and print each figure beside its target
+	$(RUN) -m benchmarks $(ARGS)
+
+clean: ## Remove the environment and everything that was built
+	@if [ -f '$(VENV)/pyvenv.cfg' ]; then rm -rf '$(VENV)'; fi
+	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

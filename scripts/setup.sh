@@ -1,0 +1,82 @@
+#!/bin/sh
+# Build the environment that the Makefile's commands run in; does nothing when it stands already.
+#
+#   PYTHON  interpreter to build on; empty: python3, or the newest of python3.13 to python3.11 when that is too old
+#   VENV    where to build it; empty: .venv
+set -eu
+cd "$(dirname "$0")/.."
+
+venv=${VENV:-.venv}
+stamp=$venv/.installed-from # the tree and the interpreter it was built for, then pyproject.toml as it was
+
+say() { printf 'setup: %s\n' "$*" >&2; }
+die() { say "$@"; exit 1; }
+
+main() {
+    choose_python
+    place="$(pwd) on Python $python_is"
+    if [ "$(head -n 1 "$stamp" 2>/dev/null)" != "$place" ] || [ ! -x "$venv/bin/python" ]; then
+        make_venv
+    elif { echo "$place"; cat pyproject.toml; } | cmp -s - "$stamp"; then
+        return
+    fi
+    say "installing aiotq and its development tools into $venv"
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-input --editable '.[dev]'
+    { echo "$place"; cat pyproject.toml; } >"$stamp"
+}
+
+choose_python() {
+    tried=
+    for python in ${PYTHON:-python3 python3.13 python3.12 python3.11}; do
+        if python_is=$("$python" -c "$describe_if_new_enough" 2>/dev/null); then
+            return
+        fi
+        version=$("$python" --version 2>/dev/null) || version="not found"
+        tried="$tried, $python ($version)"
+    done
+    die "aiotq needs Python 3.11 or newer. Tried${tried#,}." \
+        "Install one, or name it: make setup PYTHON=/path/to/python3.12"
+}
+
+describe_if_new_enough='
+import sys
+if sys.version_info < (3, 11):
+    sys.exit(1)
+print("%d.%d.%d in %s" % (sys.version_info[:3] + (sys.base_prefix,)))
+'
+
+make_venv() {
+    if [ -e "$venv" ] && [ ! -f "$venv/pyvenv.cfg" ] && [ -n "$(ls -A "$venv")" ]; then
+        die "$venv is there and is no virtual environment: move it away, or choose another place with VENV="
+    fi
+    has_ensurepip || install_ensurepip
+    say "building $venv on Python $python_is"
+    "$python" -m venv --clear "$venv"
+}
+
+has_ensurepip() { "$python" -c 'import ensurepip, venv' 2>/dev/null; }
+
+# Debian and Ubuntu keep ensurepip, without which a virtual environment has no pip, in a package of its own.
+install_ensurepip() {
+    package=$("$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')
+    command -v apt-get >/dev/null ||
+        die "$python has no ensurepip and there is no apt-get: install what your system calls $package"
+    say "installing $package"
+    as_root apt-get -qq update || say "apt-get update failed: going on with the package lists that are here"
+    as_root env DEBIAN_FRONTEND=noninteractive \
+        apt-get -qq -o DPkg::Lock::Timeout=120 install --no-install-recommends -y "$package" >/dev/null ||
+        die "$package could not be installed: do it by hand, or name another interpreter with PYTHON="
+    has_ensurepip || die "$package is installed, but $python still has no ensurepip: name another with PYTHON="
+}
+
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then
+        "$@"
+    elif command -v sudo >/dev/null; then
+        sudo "$@"
+    else
+        die "neither root nor sudo here: have somebody install $package"
+    fi
+}
+
+main

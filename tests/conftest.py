@@ -1,0 +1,59 @@
+"""What every test must leave behind: nothing that still runs.
+
+Both checks are autouse, so they are set up before a test's other fixtures and look after those were torn
+down: a service that a fixture stops is no leak. What a fixture of a wider scope started is there before the
+test, and is not counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+#: A task that was told to end needs a few turns of the loop to do it; one that waits for something stays.
+LAST_TURNS = 10
+#: A thread that was told to end needs a moment. Seconds, for all of a test's threads together.
+LAST_MOMENT = 2.0
+
+
+@pytest.fixture(autouse=True)
+def no_thread_left() -> Iterator[None]:
+    """Fail a test that leaves a thread which would keep the process from exiting."""
+    before = set(threading.enumerate())
+
+    yield
+
+    left = [thread for thread in threading.enumerate() if thread not in before and not thread.daemon]
+    for thread in left:
+        thread.join(LAST_MOMENT / len(left))
+    alive = [thread.name for thread in left if thread.is_alive()]
+    if alive:
+        pytest.fail(f"the test left threads running: {', '.join(alive)}", pytrace=False)
+
+
+@pytest.fixture(autouse=True)
+def no_task_left(request: pytest.FixtureRequest, no_thread_left: None) -> None:
+    """Fail an async test that leaves an asyncio task running; a sync test is not given a loop for it."""
+    asynchronous = request.node.get_closest_marker("asyncio")  # pytest-asyncio's auto mode sets it
+    if asynchronous is None:
+        return
+    if asynchronous.kwargs.get("loop_scope", "function") != "function":
+        pytest.fail("tests have a loop each: what is left on a shared one could not be charged to a test")
+    request.getfixturevalue("_watch_loop")
+
+
+@pytest.fixture
+async def _watch_loop() -> AsyncIterator[None]:
+    before = asyncio.all_tasks()
+
+    yield
+
+    for _ in range(LAST_TURNS):
+        await asyncio.sleep(0)
+    left = asyncio.all_tasks() - before - {asyncio.current_task()}
+    if left:
+        names = "\n  ".join(sorted(f"{task.get_name()}: {task.get_coro()!r}" for task in left))
+        pytest.fail(f"the test left asyncio tasks running:\n  {names}", pytrace=False)
