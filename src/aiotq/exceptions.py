@@ -1,0 +1,209 @@
+"""Everything aiotq raises, in one tree.
+
+AioTQError
+├── SettingsError
+│   ├── UnknownSetting
+│   ├── InvalidSetting
+│   └── SettingsFrozen
+├── AppNotFound
+├── CallError                     the caller asked for something impossible; nothing was sent
+│   ├── NotRegistered
+│   ├── InvalidOption
+│   ├── InvalidArguments          also a TypeError
+│   ├── EncodeError
+│   ├── MessageTooLarge
+│   └── ResultsDisabled
+├── MessageError                  a message that can't be used; it goes to the dead letters
+│   ├── MalformedMessage
+│   ├── ContentDisallowed
+│   └── DecodeError
+├── OperationalError              the infrastructure failed
+│   ├── ConnectionLost
+│   ├── PublishTimeout
+│   ├── StorageError
+│   └── WorkerStartError
+├── LeaseLost
+├── TaskError                     how a run ended, when it did not succeed
+│   ├── RemoteError
+│   ├── WorkerLostError
+│   ├── DeadLettered
+│   ├── TaskRevokedError
+│   ├── TimeLimitExceeded
+│   └── SoftTimeLimitExceeded
+│       └── SoftTimeLimitInterrupt    also an asyncio.CancelledError
+└── ResultTimeout                 also a TimeoutError
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+
+class AioTQError(Exception):
+    """Base of every error this package raises."""
+
+
+class SettingsError(AioTQError):
+    """Raised when the configuration can't be used."""
+
+
+class UnknownSetting(SettingsError):
+    """Raised when a setting's name is not in `settings.py`; `.name`, `.suggestion`."""
+
+    def __init__(self, name: str, suggestion: str | None = None) -> None:
+        self.name, self.suggestion = name, suggestion
+        hint = f": did you mean {suggestion!r}?" if suggestion else ""
+        super().__init__(f"unknown setting {name!r}{hint}")
+
+
+class InvalidSetting(SettingsError):
+    """Raised when a setting has a value it can't have; `.name`, `.value`."""
+
+    def __init__(self, name: str, value: object, expected: str) -> None:
+        self.name, self.value = name, value
+        super().__init__(f"setting {name!r} must be {expected}, not {value!r}")
+
+
+class SettingsFrozen(SettingsError):
+    """Raised when a setting is changed after the app started."""
+
+
+class AppNotFound(AioTQError):
+    """Raised when `proj:app` names no app; the message lists what was looked for."""
+
+
+class CallError(AioTQError):
+    """Raised to a caller who asked for something impossible; nothing was sent."""
+
+
+class NotRegistered(CallError):
+    """Raised when no task has this name; `.name`, `.suggestion`."""
+
+    def __init__(self, name: str, suggestion: str | None = None) -> None:
+        self.name, self.suggestion = name, suggestion
+        hint = f": did you mean {suggestion!r}?" if suggestion else ""
+        super().__init__(f"no task is registered as {name!r}{hint}")
+
+
+class InvalidOption(CallError):
+    """Raised when an option of a call or a task is unknown or has an impossible value."""
+
+
+class InvalidArguments(CallError, TypeError):
+    """Raised when the arguments of a call don't fit the task's signature."""
+
+
+class EncodeError(CallError):
+    """Raised when a value can't be serialized; the message names where in the value it stands."""
+
+
+class MessageTooLarge(CallError):
+    """Raised when an encoded message or result is over the limit; `.size` and `.limit` in bytes."""
+
+    def __init__(self, what: str, size: int, limit: int, setting: str) -> None:
+        self.size, self.limit = size, limit
+        super().__init__(
+            f"{what} is {size} bytes, over the limit of {limit}: pass a reference to the data instead, "
+            f"or raise the setting {setting!r}"
+        )
+
+
+class ResultsDisabled(CallError):
+    """Raised when a result is asked for from an app that keeps none (`disabled://`)."""
+
+
+class MessageError(AioTQError):
+    """A message that can't be used; a worker sends it to the dead letters with this as the reason."""
+
+
+class MalformedMessage(MessageError):
+    """The message does not have the form of a task message."""
+
+
+class ContentDisallowed(MessageError):
+    """The message's content type is not in `accept_content`."""
+
+
+class DecodeError(MessageError):
+    """The bytes are not what their content type says."""
+
+
+class OperationalError(AioTQError):
+    """Raised when the broker or the results store can't do what was asked; worth trying again later."""
+
+
+class ConnectionLost(OperationalError):
+    """Raised when no answer came: what was asked may or may not have been done."""
+
+
+class PublishTimeout(OperationalError):
+    """Raised when the deadline for sending passed; `.task_id`, `.maybe_sent`.
+
+    `.maybe_sent` is False when the broker certainly has nothing: the call may be repeated. When it is True
+    repeat the call with the same `task_id`: as long as the first message is in the broker they are one.
+    """
+
+    def __init__(self, task_id: str, seconds: float, maybe_sent: bool, cause: BaseException | None = None) -> None:
+        self.task_id, self.maybe_sent = task_id, maybe_sent
+        fate = "it may have been sent" if maybe_sent else "it was not sent"
+        reason = f" (last error: {cause})" if cause else ""
+        super().__init__(f"task {task_id} could not be published within {seconds:g} s: {fate}{reason}")
+
+
+class StorageError(OperationalError):
+    """Raised when the SQLite file can't be read or written (locked, full, not ours, on a network drive)."""
+
+
+class WorkerStartError(OperationalError):
+    """Raised when a worker can't start."""
+
+
+class LeaseLost(AioTQError):
+    """The right to run this delivery is gone: somebody else has it, and this run can't commit."""
+
+
+class TaskError(AioTQError):
+    """How a run ended when it did not succeed."""
+
+
+class RemoteError(TaskError):
+    """A task's exception whose type is not to be had here; `.type_name`, `.text`, `.traceback`.
+
+    Types are never imported because a message names them: list them in `result_exception_types` or import
+    their module before the result is read, and the original type is raised instead.
+    """
+
+    def __init__(self, type_name: str, text: str, traceback: str | None = None) -> None:
+        self.type_name, self.text, self.traceback = type_name, text, traceback
+        super().__init__(f"{type_name}: {text}" if text else type_name)
+
+
+class WorkerLostError(TaskError):
+    """The process that ran the task ended before the task did."""
+
+
+class DeadLettered(TaskError):
+    """The message was given up and stands among the dead letters; the text says why."""
+
+
+class TaskRevokedError(TaskError):
+    """The task was revoked, or expired before it could start."""
+
+
+class TimeLimitExceeded(TaskError):
+    """The task ran longer than its hard time limit and was stopped."""
+
+
+class SoftTimeLimitExceeded(TaskError):
+    """Raised inside a task which ran longer than its soft time limit, so that it can clean up."""
+
+
+class SoftTimeLimitInterrupt(SoftTimeLimitExceeded, asyncio.CancelledError):
+    """The form in which a coroutine gets its soft time limit: a cancellation, so that what it waits for is cleaned up.
+
+    Who awaits the result gets `SoftTimeLimitExceeded` proper, which cancels nobody.
+    """
+
+
+class ResultTimeout(AioTQError, TimeoutError):
+    """Raised by `get(timeout=…)` when the result did not come in time; the task goes on."""

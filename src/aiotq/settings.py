@@ -1,0 +1,248 @@
+"""Every setting once: its name, type, default and meaning. Unknown names and wrong types are errors.
+
+Values come, each over the one before, from the defaults here, `app.config_from_object`, the environment
+(`AIOTQ_` and the name in capitals) and the arguments of `AioTQ`. When the app starts they are frozen.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Final, cast
+
+from .exceptions import InvalidSetting, SettingsFrozen, UnknownSetting
+
+ENVIRONMENT_PREFIX: Final = "AIOTQ_"
+#: Names the app for the command line; it has our prefix and is no setting.
+APP_VARIABLE: Final = "AIOTQ_APP"
+
+
+@dataclass(slots=True)
+class _Values:
+    """The settings as typed attributes; each is followed by its meaning."""
+
+    broker_url: str = "sqlite:///aiotq.db"
+    "Where messages are kept: `sqlite:///relative.db`, `sqlite:////absolute.db`, `memory://`, `memory://name`."
+    result_backend: str | None = None
+    "Where results are kept; None: the broker's own place. `disabled://` keeps none."
+
+    include: tuple[str, ...] = ()
+    "Modules a worker imports before it starts, so that their tasks are registered."
+    timezone: str = "UTC"
+    "The zone of an `eta` that names none."
+
+    task_default_queue: str = "default"
+    "The queue of tasks that name none."
+    task_default_priority: int = 4
+    "0 to 9, 9 first; the default leaves room on both sides."
+    task_serializer: str = "json"
+    "How arguments are encoded: `json` or `msgpack`, or one that was registered."
+    result_serializer: str = "json"
+    "How results are encoded."
+    accept_content: tuple[str, ...] = ("json", "msgpack")
+    "Serializers (names or content types) that are decoded; anything else goes to the dead letters."
+    task_acks_late: bool = True
+    "True: a task is acknowledged with its result (at least once). False: before it runs (at most once)."
+    task_ignore_result: bool = False
+    "Keep no results unless a task or call says otherwise."
+    task_track_started: bool = False
+    "Store the state STARTED when a task begins."
+    task_soft_time_limit: float | None = None
+    "Seconds after which `SoftTimeLimitExceeded` is raised in a task."
+    task_time_limit: float | None = None
+    "Seconds after which a task is stopped and fails."
+    task_max_deliveries: int = 3
+    "Deaths of workers that one task may be charged with before it goes to the dead letters."
+    task_message_max_size: int = 4 * 1024 * 1024
+    "Bytes of one encoded call; larger ones are refused at the call, and dead-lettered when they arrive."
+    task_publish_timeout: float = 5.0
+    "Seconds a call may take to be accepted by the broker."
+    task_publish_pending: int = 10_000
+    "Calls that may wait to be sent in one process before further ones wait at the door."
+
+    result_expires: float = 86_400.0
+    "Seconds a result is kept."
+    result_max_size: int = 16 * 1024 * 1024
+    "Bytes of one encoded result; a larger one makes its task fail."
+    result_exception_types: tuple[str, ...] = ()
+    "Exceptions (`module.Name`) that may be imported to raise a remote failure with its own type."
+
+    worker_concurrency: int = 100
+    "Coroutine tasks that run at the same time in one worker."
+    worker_threads: int = 8
+    "Plain functions that run at the same time in one worker."
+    worker_processes: int | None = None
+    'Child processes for `run="process"` tasks; None: one a core.'
+    worker_prefetch: int = 0
+    "Deliveries a worker may hold beyond what it can start."
+    worker_lease: float = 15.0
+    "Seconds after its last heartbeat at which a worker counts as dead."
+    worker_grace: float = 30.0
+    "Seconds that running tasks may go on after a stop was asked for."
+    worker_loop_lag: float = 1.0
+    "Seconds for which a task may block the loop before the watchdog names it in the log."
+    worker_max_tasks_per_child: int | None = None
+    "Tasks after which a child process is replaced."
+
+    dead_letter_expires: float = 30 * 86_400.0
+    "Seconds a dead letter is kept."
+
+
+_TYPES: Final[dict[str, Any]] = typing.get_type_hints(_Values)
+_DEFAULTS: Final = _Values()
+NAMES: Final = tuple(field.name for field in fields(_Values))
+_POSITIVE: Final = frozenset(
+    name for name in NAMES if _TYPES[name] in (float, float | None) or name.startswith("worker_")
+) | {"task_max_deliveries", "task_message_max_size", "task_publish_pending", "result_max_size"}
+_MAY_BE_ZERO: Final = frozenset({"worker_prefetch", "worker_grace"})
+
+
+class Settings(_Values):
+    """An app's configuration (`app.conf`): attributes checked when set, frozen when the app starts."""
+
+    __slots__ = ("_frozen_by",)
+    _frozen_by: str | None
+
+    def __init__(self, values: Mapping[str, Any] | None = None) -> None:
+        object.__setattr__(self, "_frozen_by", None)
+        for name in NAMES:
+            object.__setattr__(self, name, getattr(_DEFAULTS, name))
+        self.update(values or {})
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in _TYPES:
+            raise unknown(name)
+        if self._frozen_by is not None:
+            raise SettingsFrozen(f"setting {name!r} can't be changed: {self._frozen_by}")
+        object.__setattr__(self, name, _checked(name, value))
+
+    def update(self, values: Mapping[str, Any] | None = None, /, **more: Any) -> None:
+        """Set several settings.
+
+        Raises:
+            UnknownSetting, InvalidSetting: one of them can't be set; those before it are.
+        """
+        for name, value in {**(values or {}), **more}.items():
+            setattr(self, name, value)
+
+    def freeze(self, reason: str) -> None:
+        """Refuse further changes, because of `reason`."""
+        object.__setattr__(self, "_frozen_by", reason)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return every setting with its value."""
+        return {name: getattr(self, name) for name in NAMES}
+
+
+def unknown(name: str) -> UnknownSetting:
+    """Return the error for a setting called `name`, with the nearest that exists."""
+    near = difflib.get_close_matches(name.lower(), NAMES, n=1)
+    return UnknownSetting(name, near[0] if near else None)
+
+
+def from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    """Return the settings in `environment`: `AIOTQ_WORKER_CONCURRENCY=20`, lists separated by commas.
+
+    Raises:
+        UnknownSetting, InvalidSetting: a variable with our prefix can't be used.
+    """
+    found: dict[str, Any] = {}
+    for variable, text in environment.items():
+        if variable.startswith(ENVIRONMENT_PREFIX) and variable != APP_VARIABLE:
+            name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
+            if name not in _TYPES:
+                raise (
+                    unknown(variable)
+                    if unknown(name).suggestion is None
+                    else UnknownSetting(variable, ENVIRONMENT_PREFIX + str(unknown(name).suggestion).upper())
+                )
+            found[name] = _parsed(name, text)
+    return found
+
+
+def from_object(source: object, namespace: str = "") -> dict[str, Any]:
+    """Return the settings in a mapping, or among the attributes of a module, class or object.
+
+    With `namespace="AIOTQ"` only names beginning with `AIOTQ_` count (as in a Django settings module). Without, every
+    public attribute that is a plain value counts; modules, functions and classes in it don't.
+
+    Raises:
+        UnknownSetting: one of them is no setting.
+    """
+    items: dict[str, Any]
+    if isinstance(source, Mapping):
+        items = {str(name): value for name, value in cast("Mapping[Any, Any]", source).items()}
+    else:
+        items = {
+            name: getattr(source, name)
+            for name in dir(source)
+            if not name.startswith("_")
+            and not isinstance(getattr(source, name), types.ModuleType)
+            and not callable(getattr(source, name))
+            and type(getattr(source, name)).__module__ != "__future__"  # from __future__ import annotations
+        }
+    if namespace:
+        prefix = namespace.rstrip("_") + "_"
+        items = {name.removeprefix(prefix): value for name, value in items.items() if name.startswith(prefix)}
+    settings = {name.lower(): value for name, value in items.items()}
+    for name in settings:
+        if name not in _TYPES:
+            raise unknown(name)
+    return settings
+
+
+def _checked(name: str, given: Any) -> Any:
+    shown: object = given
+    expected = _TYPES[name]
+    if typing.get_origin(expected) is tuple:
+        items = list(cast("list[Any]", given)) if isinstance(given, (list, tuple, set, frozenset)) else [None]
+        if all(isinstance(item, str) for item in items):
+            return tuple(items)
+        raise InvalidSetting(name, shown, "a list of strings")
+    allowed: tuple[type, ...] = typing.get_args(expected) or (expected,)
+    accepted = (*allowed, int) if float in allowed else allowed
+    if not isinstance(given, accepted) or (isinstance(given, bool) and bool not in allowed):
+        raise InvalidSetting(name, given, _words(allowed))
+    number: Any = given
+    if isinstance(given, float) and not math.isfinite(given):
+        raise InvalidSetting(name, given, "a finite number")
+    if name in _POSITIVE and given is not None and (number < 0 or (number == 0 and name not in _MAY_BE_ZERO)):
+        raise InvalidSetting(name, given, "0 or more" if name in _MAY_BE_ZERO else "more than 0")
+    if name == "task_default_priority" and not 0 <= number <= 9:
+        raise InvalidSetting(name, given, "0 to 9")
+    if name == "timezone" and given != _DEFAULTS.timezone:
+        from zoneinfo import ZoneInfo  # noqa: PLC0415  # 3 ms of everybody's start, for few
+
+        try:
+            ZoneInfo(str(given))
+        except (OSError, ValueError, KeyError) as exc:
+            raise InvalidSetting(name, given, "a zone of the IANA database") from exc
+    return float(number) if float in allowed and isinstance(number, int) else given
+
+
+def _parsed(name: str, text: str) -> Any:
+    expected = _TYPES[name]
+    if typing.get_origin(expected) is tuple:
+        return tuple(item.strip() for item in text.split(",") if item.strip())
+    allowed = typing.get_args(expected) or (expected,)
+    if type(None) in allowed and text.lower() in {"", "none", "null"}:
+        return None
+    try:
+        if bool in allowed:
+            return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}[text.lower()]
+        if float in allowed:
+            return float(text)
+        if int in allowed:
+            return int(text)
+    except (KeyError, ValueError) as exc:
+        raise InvalidSetting(name, text, _words(allowed)) from exc
+    return text
+
+
+def _words(allowed: tuple[type, ...]) -> str:
+    names = {str: "a string", int: "a whole number", float: "a number", bool: "true or false", type(None): "None"}
+    return " or ".join(names[kind] for kind in allowed)

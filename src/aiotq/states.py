@@ -1,0 +1,24 @@
+"""The states of a task as callers see them, under Celery's names."""
+
+from __future__ import annotations
+
+from typing import Final
+
+PENDING: Final = "PENDING"  #: unknown here: waiting, or never sent, or expired
+RECEIVED: Final = "RECEIVED"
+STARTED: Final = "STARTED"
+RETRY: Final = "RETRY"
+SUCCESS: Final = "SUCCESS"
+FAILURE: Final = "FAILURE"
+REVOKED: Final = "REVOKED"
+
+#: Nothing follows these; a stored terminal state is never overwritten by another run.
+READY_STATES: Final = frozenset({SUCCESS, FAILURE, REVOKED})
+UNREADY_STATES: Final = frozenset({PENDING, RECEIVED, STARTED, RETRY})
+#: Terminal states whose result is an exception.
+EXCEPTION_STATES: Final = frozenset({FAILURE, REVOKED})
+
+
+def is_ready(state: str) -> bool:
+    """Whether `state` is terminal; custom states never are."""
+    return state in READY_STATES

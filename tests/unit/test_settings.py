@@ -1,0 +1,254 @@
+"""Every setting is known, has the right type, and can't change under a running app."""
+
+from __future__ import annotations
+
+import types
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aiotq import AioTQ
+from aiotq.exceptions import InvalidSetting, SettingsError, SettingsFrozen, UnknownSetting
+from aiotq.settings import NAMES, Settings, from_environment, from_object
+
+from . import config_of_a_project as config
+
+
+def test_every_setting_has_its_default() -> None:
+    settings = Settings()
+
+    assert settings.broker_url == "sqlite:///aiotq.db"
+    assert settings.as_dict().keys() == set(NAMES)
+
+
+@pytest.mark.parametrize(
+    ("name", "suggestion"),
+    [
+        ("task_serialiser", "task_serializer"),
+        ("worker_concurency", "worker_concurrency"),
+        ("brokerurl", "broker_url"),
+        ("qwertyuiop", None),
+    ],
+)
+def test_an_unknown_name_is_an_error_that_suggests_the_nearest(name: str, suggestion: str | None) -> None:
+    settings = Settings()
+
+    with pytest.raises(UnknownSetting, match=f"unknown setting '{name}'") as caught:
+        setattr(settings, name, 1)
+
+    assert caught.value.suggestion == suggestion
+    if suggestion is not None:
+        assert f"did you mean '{suggestion}'?" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("broker_url", 5, "a string"),
+        ("broker_url", None, "a string"),
+        ("result_backend", b"memory://", "a string or None"),
+        ("include", "proj.tasks", "a list of strings"),
+        ("include", ["proj.tasks", 5], "a list of strings"),
+        ("accept_content", {"json": 1}, "a list of strings"),
+        ("task_acks_late", 1, "true or false"),
+        ("task_acks_late", "yes", "true or false"),
+        ("worker_concurrency", "100", "a whole number"),
+        ("worker_concurrency", 2.5, "a whole number"),
+        ("worker_concurrency", True, "a whole number"),
+        ("worker_concurrency", 0, "more than 0"),
+        ("worker_prefetch", -1, "0 or more"),
+        ("worker_processes", 0, "more than 0"),
+        ("worker_lease", 0, "more than 0"),
+        ("worker_grace", -0.1, "0 or more"),
+        ("worker_lease", True, "a number"),
+        ("worker_lease", float("nan"), "a finite number"),
+        ("task_publish_timeout", float("inf"), "a finite number"),
+        ("task_time_limit", "5", "a number or None"),
+        ("task_time_limit", -5, "more than 0"),
+        ("task_default_priority", 10, "0 to 9"),
+        ("task_default_priority", -1, "0 to 9"),
+        ("timezone", "Middle-earth/Shire", "a zone of the IANA database"),
+        ("timezone", "", "a zone of the IANA database"),
+        ("timezone", "../../etc/passwd", "a zone of the IANA database"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_an_error(name: str, value: object, expected: str) -> None:
+    settings = Settings()
+    before = settings.as_dict()
+
+    with pytest.raises(InvalidSetting) as caught:
+        setattr(settings, name, value)
+
+    assert str(caught.value).startswith(f"setting {name!r} must be {expected}, not ")
+    assert caught.value.name == name
+    assert caught.value.value is value
+    assert settings.as_dict() == before
+
+
+def test_whole_numbers_are_numbers_and_lists_become_tuples() -> None:
+    settings = Settings({"worker_lease": 5, "include": ["a", "b"], "worker_grace": 0, "worker_prefetch": 0})
+
+    assert settings.worker_lease == 5.0
+    assert isinstance(settings.worker_lease, float)
+    assert settings.include == ("a", "b")
+
+
+def test_a_frozen_setting_says_why_it_cannot_change() -> None:
+    settings = Settings()
+    settings.freeze("the app is in use")
+
+    with pytest.raises(SettingsFrozen, match="'timezone' can't be changed: the app is in use"):
+        settings.timezone = "Asia/Tokyo"
+    with pytest.raises(UnknownSetting):
+        settings.update(timezne="Asia/Tokyo")
+
+
+@given(st.sampled_from(NAMES), st.one_of(st.integers(), st.floats(), st.text(), st.none(), st.binary(), st.booleans()))
+def test_whatever_is_assigned_is_kept_or_refused_with_the_settings_name(name: str, value: object) -> None:
+    settings = Settings()
+
+    try:
+        setattr(settings, name, value)
+    except InvalidSetting as error:
+        assert error.name == name  # noqa: PT017 (either may happen)
+    else:
+        assert getattr(settings, name) == value
+
+
+# From the environment
+
+
+def test_the_environment_is_read_by_type() -> None:
+    found = from_environment(
+        {
+            "AIOTQ_BROKER_URL": "memory://",
+            "AIOTQ_RESULT_BACKEND": "",
+            "AIOTQ_INCLUDE": "proj.tasks, proj.more,",
+            "AIOTQ_WORKER_CONCURRENCY": "20",
+            "AIOTQ_WORKER_PROCESSES": "none",
+            "AIOTQ_WORKER_LEASE": "2.5",
+            "AIOTQ_TASK_ACKS_LATE": "No",
+            "HOME": "/root",
+        }
+    )
+
+    assert found == {
+        "broker_url": "memory://",
+        "result_backend": None,
+        "include": ("proj.tasks", "proj.more"),
+        "worker_concurrency": 20,
+        "worker_processes": None,
+        "worker_lease": 2.5,
+        "task_acks_late": False,
+    }
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "error"),
+    [
+        ("AIOTQ_WORKER_CONCURRENCY", "many", "setting 'worker_concurrency' must be a whole number, not 'many'"),
+        ("AIOTQ_WORKER_LEASE", "15s", "setting 'worker_lease' must be a number, not '15s'"),
+        ("AIOTQ_TASK_ACKS_LATE", "maybe", "setting 'task_acks_late' must be true or false, not 'maybe'"),
+        ("AIOTQ_BROKER", "x", "unknown setting 'AIOTQ_BROKER': did you mean 'AIOTQ_BROKER_URL'?"),
+        ("AIOTQ_QWERTYUIOP", "x", "unknown setting 'AIOTQ_QWERTYUIOP'"),
+    ],
+)
+def test_a_variable_that_cannot_be_used_is_an_error(variable: str, text: str, error: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        from_environment({variable: text})
+
+    assert str(caught.value) == error
+
+
+def test_the_environment_stands_above_an_object_and_below_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIOTQ_WORKER_THREADS", "3")
+    monkeypatch.setenv("AIOTQ_WORKER_CONCURRENCY", "3")
+
+    app = AioTQ("proj", worker_concurrency=4)
+    app.config_from_object({"worker_threads": 2, "worker_concurrency": 2, "worker_prefetch": 2})
+
+    assert (app.conf.worker_concurrency, app.conf.worker_threads, app.conf.worker_prefetch) == (4, 3, 2)
+
+
+# From an object
+
+
+def test_settings_come_from_a_mapping() -> None:
+    assert from_object({"Broker_URL": "memory://"}) == {"broker_url": "memory://"}
+
+
+def test_settings_come_from_a_class() -> None:
+    class Config:
+        broker_url = "memory://"
+        _private = 1
+
+        def method(self) -> None: ...
+
+    assert from_object(Config) == {"broker_url": "memory://"}
+    assert from_object(Config()) == {"broker_url": "memory://"}
+
+
+def test_settings_come_from_a_module_whatever_it_imports() -> None:
+    assert from_object(config) == {"broker_url": "memory://", "worker_concurrency": 7}
+
+
+def test_settings_come_from_the_path_of_a_module_or_of_an_object_in_it() -> None:
+    app = AioTQ("proj")
+
+    app.config_from_object(config.__name__)
+    assert app.conf.worker_concurrency == 7
+    app.config_from_object(f"{config.__name__}:Testing")
+    assert app.conf.worker_concurrency == 8
+    app.config_from_object(f"{config.__name__}.Testing")
+    assert app.conf.worker_concurrency == 8
+
+
+def test_with_a_namespace_only_names_that_begin_with_it_count() -> None:
+    django = types.SimpleNamespace(DEBUG=True, AIOTQ_BROKER_URL="memory://", BROKER_URL="x")
+
+    assert from_object(django, "AIOTQ") == {"broker_url": "memory://"}
+    assert from_object(django, "AIOTQ_") == {"broker_url": "memory://"}
+
+
+def test_a_misspelt_name_in_an_object_is_an_error() -> None:
+    with pytest.raises(UnknownSetting, match="did you mean 'broker_url'"):
+        from_object({"broker_ur": "memory://"})
+    with pytest.raises(UnknownSetting, match="did you mean 'broker_url'"):
+        from_object({"AIOTQ_BROKER_UR": "memory://"}, "AIOTQ")
+
+
+# In an app
+
+
+@pytest.mark.parametrize("arguments", [{"worker_concurency": 5}, {"worker_concurrency": "5"}])
+def test_an_app_is_not_made_with_settings_that_cannot_be_used(arguments: dict[str, Any]) -> None:
+    with pytest.raises(SettingsError):
+        AioTQ("proj", **arguments)
+
+
+async def test_an_apps_settings_are_frozen_when_it_is_used() -> None:
+    app = AioTQ("proj", broker="memory://")
+
+    async with app:
+        with pytest.raises(SettingsFrozen, match="settings are made before the first call"):
+            app.conf.worker_concurrency = 5
+
+
+@pytest.mark.parametrize(
+    ("urls", "error"),
+    [
+        ({"broker": "redish://localhost"}, "setting 'broker_url' must be a URL of a kind there is"),
+        ({"broker": "aiotq.db"}, "setting 'broker_url' must be a URL of a kind there is"),
+        ({"broker": "disabled://"}, "setting 'broker_url' must be a URL of a kind there is"),
+        ({"broker": "memory://", "backend": "x://u:secret@h"}, "not 'x://u:**@h'"),
+    ],
+)
+async def test_a_url_of_no_kind_there_is_is_an_error_that_hides_passwords(urls: dict[str, Any], error: str) -> None:
+    with pytest.raises(InvalidSetting) as caught:
+        async with AioTQ("proj", **urls):
+            pass
+
+    assert error in str(caught.value)
+    assert "secret" not in str(caught.value)
