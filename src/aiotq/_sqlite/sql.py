@@ -1,0 +1,65 @@
+"""How operations speak SQL: the transaction a write sees, and statements over many rows at once."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, TypeVar
+
+T = TypeVar("T")
+
+#: Rows per INSERT and values per IN: few statements, since each gives up the interpreter lock several times, and a busy
+#: loop is slow to give it back (measured with one: 0.5 ms per 500 rows, 1.9 ms with executemany).
+ROWS_AT_ONCE: Final = 64
+VALUES_AT_ONCE: Final = 1024
+
+
+class Transaction:
+    """What a write sees: the connection, inside BEGIN IMMEDIATE, and whom to wake when it is committed."""
+
+    __slots__ = ("addresses", "connection", "is_for_all", "queues")
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+        self.queues: set[str] = set()  #: wake who consumes from these: there are messages
+        self.addresses: set[str] = set()  #: wake these: there are records
+        self.is_for_all = False  #: wake everybody: there are revocations
+
+    def execute(self, sql: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> sqlite3.Cursor:
+        return self.connection.execute(sql, values)
+
+    def insert(self, into: str, rows: Sequence[Sequence[Any]]) -> int:
+        return insert_rows(self.connection, into, rows)
+
+    def listeners_changed(self) -> None:
+        self.execute("UPDATE counters SET value = value + 1 WHERE name = 'listeners'")
+
+    def wake_all(self) -> None:
+        self.is_for_all = True
+
+    @property
+    def is_quiet(self) -> bool:
+        return not (self.queues or self.addresses or self.is_for_all)
+
+
+def marks(count: int) -> str:
+    """Return `count` question marks for SQL."""
+    return ",".join("?" * count)
+
+
+def insert_rows(connection: sqlite3.Connection, into: str, rows: Sequence[Sequence[Any]]) -> int:
+    """Run `INSERT … VALUES (…), (…)…` with `into` as the part before VALUES; return how many rows were inserted."""
+    inserted = 0
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        chunk = rows[start : start + ROWS_AT_ONCE]
+        values = ",".join([f"({marks(len(chunk[0]))})"] * len(chunk))
+        inserted += connection.execute(f"{into} VALUES {values}", [value for row in chunk for value in row]).rowcount
+    return inserted
+
+
+def in_chunks(values: Sequence[T]) -> Iterable[list[T]]:
+    """Yield `values` in lists for `IN`, filled up to few different lengths: each length is a statement of its own."""
+    for start in range(0, len(values), VALUES_AT_ONCE):
+        chunk = list(values[start : start + VALUES_AT_ONCE])
+        length = 1 << (len(chunk) - 1).bit_length()
+        yield chunk + [chunk[-1]] * (length - len(chunk))

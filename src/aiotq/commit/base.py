@@ -1,0 +1,83 @@
+"""The contract of a commit: outcome, settlement, arrivals and what follows are one step (P3).
+
+Atomic where broker and store are one (memory, one SQLite file), ordered and idempotent elsewhere (`ordered`).
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Collection, Sequence
+from typing import Final
+
+from .._values import value
+from ..message import Envelope
+from ..results.base import Arrival, Join, Record
+from ..transport.base import ACK, Consumer, Delivery, Settlement
+
+
+@value
+class Finish:
+    """All that one finished task does to the world. `delivery` None: a workflow is sent, none is settled."""
+
+    delivery: Delivery | None
+    settlement: Settlement = ACK
+    record: Record | None = None
+    envelopes: tuple[Envelope, ...] = ()
+    arrivals: tuple[Arrival, ...] = ()
+    joins: tuple[Join, ...] = ()
+
+
+@value
+class Committed:
+    """It is done, now and for ever."""
+
+
+@value
+class LostLease:
+    """The delivery is somebody else's by now; nothing of this finish was done."""
+
+
+COMMITTED: Final = Committed()
+LEASE_LOST: Final = LostLease()
+
+
+@value
+class Admission:
+    """What of an intake batch may start, and what was revoked before it could (to be finished as REVOKED)."""
+
+    run: Sequence[Delivery]
+    revoked: Sequence[Delivery] = ()
+
+
+class Committer(abc.ABC):
+    """Writes finishes, over one transport and one store."""
+
+    #: Whose leases `renew` renews: the worker's consumer, once it has one. Who only sends has none.
+    consumer: Consumer | None = None
+
+    @abc.abstractmethod
+    async def admit(self, deliveries: Sequence[Delivery]) -> Admission:
+        """Sort out an intake batch before it starts.
+
+        What ran before and only lost its acknowledgement is settled here and not returned; what a live
+        worker runs is given back for later and not returned.
+        """
+
+    @abc.abstractmethod
+    def renew(self, held: Collection[Delivery]) -> Collection[Delivery]:
+        """Renew the leases of `held`, return the lost. Blocking: called by the heartbeat thread (P2).
+
+        Raises:
+            ConnectionLost: unknown whether they were renewed.
+        """
+
+    @abc.abstractmethod
+    async def commit(self, group: Sequence[Finish]) -> Sequence[Committed | LostLease]:
+        """Do all of `group`, answering for each; one lost lease never fails its neighbours.
+
+        Records are pushed to whoever waits for them. Repeating a group after a lost reply changes nothing (an
+        item done the first time may answer `LostLease`, its lease being settled).
+
+        Raises:
+            ConnectionLost: unknown what was done; repeat it.
+        """

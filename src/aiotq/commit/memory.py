@@ -1,0 +1,43 @@
+"""The commit of the memory broker and store: one step, since nothing is awaited between its parts (P3)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from ..results.memory import MemoryStore
+from ..transport.base import Delivery
+from ..transport.memory import MemoryTransport
+from .base import COMMITTED, LEASE_LOST, Admission, Committed, Committer, Finish, LostLease
+
+
+class MemoryCommitter(Committer):
+    """Writes finishes to a memory transport and a memory store."""
+
+    def __init__(self, transport: MemoryTransport, store: MemoryStore) -> None:
+        self._broker = transport.broker
+        self._records = store.records
+
+    async def admit(self, deliveries: Sequence[Delivery]) -> Admission:
+        with self._records.lock:
+            revoked = self._records.revoked([delivery.message.id for delivery in deliveries])
+        if not revoked:
+            return Admission(deliveries)
+        return Admission(
+            [delivery for delivery in deliveries if delivery.message.id not in revoked],
+            [delivery for delivery in deliveries if delivery.message.id in revoked],
+        )
+
+    def renew(self, held: Collection[Delivery]) -> Collection[Delivery]:
+        return self.consumer.renew(held) if self.consumer is not None else ()
+
+    async def commit(self, group: Sequence[Finish]) -> Sequence[Committed | LostLease]:
+        with self._broker.lock, self._records.lock:
+            return [self._write(finish) for finish in group]
+
+    def _write(self, finish: Finish) -> Committed | LostLease:
+        if finish.delivery is not None and not self._broker.settle(finish.delivery, finish.settlement):
+            return LEASE_LOST
+        following = self._records.write(finish.record, finish.arrivals, finish.joins, finish.envelopes)
+        if following:
+            self._broker.add(following)
+        return COMMITTED

@@ -1,0 +1,164 @@
+"""The contract of a results store: outcomes, joins, claims and revocations, all of which expire.
+
+Waiting is pushed: a store tells what it hears of through `on_push`, and whoever waits looks once after it began to
+listen, so that no push can be missed. A stored terminal state is never replaced by another run.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Collection, Sequence
+from typing import Self
+
+from .._values import value
+from ..message import Envelope
+
+
+@value
+class Record:
+    """One state of one task. `body` is the encoded result document; `expires` is wall time."""
+
+    id: str
+    state: str
+    body: bytes
+    content_type: str
+    expires: float
+    reply_to: str | None = None  #: the address (`ResultStore.address`) of the process that wants a push
+
+
+@value
+class Join:
+    """A counted barrier: when arrivals with `size` different indexes are in, `then` is sent, once.
+
+    The first failed arrival sends `otherwise` instead, and nothing that arrives later changes anything.
+    The envelopes are complete when the workflow is sent; the store only moves them.
+    """
+
+    id: str
+    size: int
+    then: tuple[Envelope, ...]
+    otherwise: tuple[Envelope, ...]
+    expires: float
+
+
+@value
+class Arrival:
+    """Member `index` of join `join_id` ended. Arriving twice is arriving once."""
+
+    join_id: str
+    index: int
+    failed: bool = False
+
+
+@value
+class Claimed:
+    """The claim is ours: run it."""
+
+
+@value
+class AlreadyDone:
+    """It ran before: send `envelopes` again (their ids are fixed) and acknowledge."""
+
+    envelopes: tuple[Envelope, ...]
+
+
+@value
+class HeldElsewhere:
+    """A live worker runs it; its claim ends at wall time `until` unless renewed."""
+
+    until: float
+
+
+Claim = Claimed | AlreadyDone | HeldElsewhere
+
+
+@value
+class Closing:
+    """The store's half of a finish: what is written, in one step, when a claimed run ended.
+
+    `key` is the message's id and attempt. `is_done` False gives the claim up instead of completing it (a delivery
+    handed back may be claimed again at once).
+    """
+
+    key: tuple[str, int]
+    record: Record | None = None
+    envelopes: tuple[Envelope, ...] = ()
+    arrivals: tuple[Arrival, ...] = ()
+    joins: tuple[Join, ...] = ()
+    is_done: bool = True
+
+
+class ResultStore(abc.ABC):
+    """Remembers outcomes. Used as an async context manager."""
+
+    #: Called in the loop that entered the store with records as they are pushed: those with our `address`
+    #: as their `reply_to`, and those of `watch`ed ids. A record may come twice, and must not be awaited on alone.
+    on_push: Callable[[Sequence[Record]], None]
+    #: Called in that loop with the ids of tasks whose revocation asks for running ones to be cancelled.
+    on_revoked: Callable[[Collection[str]], None]
+    #: Whether anybody in this process waits for a record. While it is False pushes need not be read: whoever begins to
+    #: wait sets it first and then looks with `get`.
+    listening: bool = False
+
+    @property
+    @abc.abstractmethod
+    def address(self) -> str:
+        """The `reply_to` which makes records reach this process."""
+
+    @abc.abstractmethod
+    async def __aenter__(self) -> Self: ...
+
+    @abc.abstractmethod
+    async def __aexit__(self, *exc_info: object) -> None: ...
+
+    @abc.abstractmethod
+    async def get(self, ids: Sequence[str]) -> Sequence[Record | None]:
+        """Return the newest record of each id; None for what is unknown or expired."""
+
+    @abc.abstractmethod
+    async def put(self, records: Sequence[Record]) -> None:
+        """Store states of running tasks (STARTED, PROGRESS); one that is terminal already stays."""
+
+    @abc.abstractmethod
+    async def forget(self, ids: Sequence[str]) -> None:
+        """Delete what is known of these ids: their records and finished claims."""
+
+    @abc.abstractmethod
+    async def watch(self, task_id: str) -> None:
+        """Have the records of `task_id` pushed here although another process is their `reply_to`."""
+
+    @abc.abstractmethod
+    async def unwatch(self, task_id: str) -> None:
+        """End what `watch` began."""
+
+    @abc.abstractmethod
+    async def revoke(self, ids: Sequence[str], *, terminate: bool, expires: float) -> None:
+        """Remember until wall time `expires` that these are not to be run; tell all who listen (P8)."""
+
+    @abc.abstractmethod
+    async def revoked(self, ids: Sequence[str]) -> Collection[str]:
+        """Return those of `ids` that are revoked."""
+
+    @abc.abstractmethod
+    async def claim(self, keys: Sequence[tuple[str, int]], holder: str, lease: float) -> Sequence[Claim]:
+        """Claim the right to run each message (id and attempt) for `lease` seconds.
+
+        For brokers that can't fence. A holder's own live claim is `Claimed` again; an ended one passes on.
+        """
+
+    @abc.abstractmethod
+    def renew_claims(self, keys: Sequence[tuple[str, int]], holder: str, lease: float) -> Collection[tuple[str, int]]:
+        """Move the end of claims; return those that are lost. Blocking, on a connection of its own (see P2)."""
+
+    @abc.abstractmethod
+    async def close(self, closings: Sequence[Closing], holder: str) -> Sequence[tuple[Envelope, ...] | None]:
+        """Write the ends of claimed runs, each in one step, and push their records.
+
+        Returns for each all that is to be sent now: its own envelopes and those of joins that it completed or
+        failed. They are kept with the claim, so that a redelivery can send them again. None: the claim was lost,
+        nothing was written. Repeating a close that was done answers as the first time.
+        """
+
+    @abc.abstractmethod
+    async def open_joins(self, joins: Sequence[Join]) -> None:
+        """Create joins; one that exists stays as it is."""

@@ -1,0 +1,98 @@
+"""Which implementations are held to which contract."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from .harness import (
+    CommitHarness,
+    JumpingClock,
+    MemoryCommitHarness,
+    MemoryStoreHarness,
+    MemoryTransportHarness,
+    RawTransportHarness,
+    SQLiteCommitHarness,
+    SQLiteStoreHarness,
+    SQLiteTransportHarness,
+    StoreHarness,
+    TransportHarness,
+)
+
+pytest.register_assert_rewrite(
+    "tests.contract.transport_contract", "tests.contract.store_contract", "tests.contract.commit_contract"
+)
+
+
+def _memory_transport(directory: Path) -> TransportHarness:
+    return MemoryTransportHarness(directory, JumpingClock())
+
+
+def _memory_store(directory: Path) -> StoreHarness:
+    return MemoryStoreHarness(directory, JumpingClock())
+
+
+def _memory_with_memory(directory: Path) -> CommitHarness:
+    clock = JumpingClock()
+    return CommitHarness(MemoryTransportHarness(directory, clock), MemoryStoreHarness(directory, clock))
+
+
+def _memory_with_sqlite(directory: Path) -> CommitHarness:
+    return CommitHarness(MemoryTransportHarness(directory), SQLiteStoreHarness(directory))
+
+
+def _sqlite_with_memory(directory: Path) -> CommitHarness:
+    return CommitHarness(SQLiteTransportHarness(directory), MemoryStoreHarness(directory))
+
+
+RAW_TRANSPORTS: dict[str, Callable[[Path], RawTransportHarness]] = {"sqlite": SQLiteTransportHarness}
+TRANSPORTS: dict[str, Callable[[Path], TransportHarness]] = {"memory": _memory_transport, **RAW_TRANSPORTS}
+STORES: dict[str, Callable[[Path], StoreHarness]] = {"memory": _memory_store, "sqlite": SQLiteStoreHarness}
+ORDERED: dict[str, Callable[[Path], CommitHarness]] = {
+    "ordered-memory-memory": _memory_with_memory,
+    "ordered-memory-sqlite": _memory_with_sqlite,
+    "ordered-sqlite-memory": _sqlite_with_memory,
+}
+COMMITS: dict[str, Callable[[Path], CommitHarness]] = {
+    "memory": MemoryCommitHarness,
+    "sqlite": SQLiteCommitHarness,
+    **ORDERED,
+}
+
+
+@pytest.fixture(params=TRANSPORTS)
+async def broker(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[TransportHarness]:
+    async with TRANSPORTS[request.param](tmp_path) as harness:
+        yield harness
+
+
+@pytest.fixture(params=RAW_TRANSPORTS)
+async def raw_broker(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[RawTransportHarness]:
+    async with RAW_TRANSPORTS[request.param](tmp_path) as harness:
+        yield harness
+
+
+@pytest.fixture(params=TRANSPORTS)
+def make_broker(request: pytest.FixtureRequest) -> Callable[[Path], TransportHarness]:
+    """For laws that need a fresh broker for every example."""
+    return TRANSPORTS[request.param]
+
+
+@pytest.fixture(params=STORES)
+async def results(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[StoreHarness]:
+    async with STORES[request.param](tmp_path) as harness:
+        yield harness
+
+
+@pytest.fixture(params=COMMITS)
+async def pair(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[CommitHarness]:
+    async with COMMITS[request.param](tmp_path) as harness:
+        yield harness
+
+
+@pytest.fixture(params=ORDERED)
+async def ordered_pair(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[CommitHarness]:
+    async with ORDERED[request.param](tmp_path) as harness:
+        yield harness

@@ -1,0 +1,357 @@
+"""What the contract suites ask of an implementation: fresh state, connections to it, and time that passes.
+
+To hold a new broker to the contracts, add a harness here and its name in `conftest.py`; the tests stay as
+they are. A harness is entered once a test. Everything connected through it is left, newest first, when the
+test ends.
+"""
+
+from __future__ import annotations
+
+import abc
+import asyncio
+import heapq
+import itertools
+import sqlite3
+import time
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Self, TypeVar, cast
+
+from aiotq._sqlite import Database
+from aiotq.clock import SYSTEM_CLOCK
+from aiotq.commit import Committer
+from aiotq.commit.memory import MemoryCommitter
+from aiotq.commit.ordered import OrderedCommitter
+from aiotq.commit.sqlite import SQLiteCommitter
+from aiotq.message import Envelope, Message
+from aiotq.results import Record, ResultStore
+from aiotq.results.memory import MemoryRecords, MemoryStore
+from aiotq.results.sqlite import SQLiteStore
+from aiotq.transport import Consumer, Delivery, Transport
+from aiotq.transport.memory import MemoryBroker, MemoryTransport
+from aiotq.transport.sqlite import SQLiteTransport
+
+from ..waiting import wait_until
+
+T = TypeVar("T")
+
+#: Seconds a fact may take to come true before its test fails.
+PATIENCE = 10.0
+
+
+class JumpingClock:
+    """A clock that stands still until a test moves it; sleepers wake when it jumps past them."""
+
+    def __init__(self) -> None:
+        self._now = 2_000_000_000.0
+        self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
+        self._numbers = itertools.count()
+
+    def time(self) -> float:
+        return self._now
+
+    def monotonic(self) -> float:
+        return self._now
+
+    async def sleep(self, seconds: float) -> None:
+        woken = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._sleepers, (self._now + seconds, next(self._numbers), woken))
+        if seconds <= 0:
+            self.jump(0)
+        await woken
+
+    def jump(self, seconds: float) -> None:
+        self._now += seconds
+        while self._sleepers and self._sleepers[0][0] <= self._now:
+            woken = heapq.heappop(self._sleepers)[2]
+            if not woken.done():
+                woken.set_result(None)
+
+
+class Harness:
+    """Time, and the lifetime of what a test connects."""
+
+    #: Seconds. Where a broker keeps real time this is what a test waits for a death to be noticed.
+    lease = 0.4
+
+    def __init__(self, directory: Path, clock: JumpingClock | None = None) -> None:
+        self.directory = directory
+        self.clock = clock
+        self.stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        await self.stack.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc_info: Any) -> None:
+        await self.stack.__aexit__(*exc_info)
+
+    def now(self) -> float:
+        """Wall time as the implementation sees it."""
+        return self.clock.time() if self.clock is not None else time.time()
+
+    async def pass_time(self, seconds: float) -> None:
+        """Let `seconds` pass, and whoever was woken by that run."""
+        if self.clock is None:
+            await asyncio.sleep(seconds)
+        else:
+            self.clock.jump(seconds)
+            for _ in range(10):
+                await asyncio.sleep(0)
+
+
+class TransportHarness(Harness, abc.ABC):
+    """One fresh broker."""
+
+    @abc.abstractmethod
+    def connected(self) -> AbstractAsyncContextManager[Transport]:
+        """Enter a connection of its own, as another process would have."""
+
+    async def connect(self) -> Transport:
+        """Return a connection that lasts as long as the test."""
+        return await self.stack.enter_async_context(self.connected())
+
+    async def consumer(self, transport: Transport, name: str = "worker", *queues: str) -> Consumer:
+        """Return a consumer that is never left while the test runs: not using it any more is dying."""
+        return await self.stack.enter_async_context(transport.consumer(name, queues or ("q",), lease=self.lease))
+
+    async def reclaimed(self, consumer: Consumer, count: int) -> None:
+        """Let leases end, until `consumer` has given back `count` strays."""
+        await self.pass_time(self.lease * 1.1)
+        found = 0
+        async with asyncio.timeout(PATIENCE):
+            while (found := found + await consumer.reclaim()) < count:
+                await self.pass_time(0.01)
+        assert found == count
+
+
+class RawTransportHarness(TransportHarness):
+    """A broker that keeps bytes, in which junk can stand."""
+
+    @abc.abstractmethod
+    async def insert_raw(self, queue: str, raw: bytes) -> None:
+        """Put `raw` where `queue` keeps its messages, behind those that are there."""
+
+
+class StoreHarness(Harness, abc.ABC):
+    """One fresh store."""
+
+    @abc.abstractmethod
+    def connected(self) -> AbstractAsyncContextManager[ResultStore]:
+        """Enter a connection of its own, as another process would have."""
+
+    async def connect(self) -> tuple[ResultStore, Pushes]:
+        """Return a connection that lasts as long as the test, and what is pushed to it."""
+        store = await self.stack.enter_async_context(self.connected())
+        return store, Pushes(store)
+
+
+class CommitHarness(Harness):
+    """A fresh broker and a fresh store. The commit is `ordered` unless `make_committer` is overridden."""
+
+    is_ordered = True
+
+    def __init__(self, broker: TransportHarness, results: StoreHarness) -> None:
+        super().__init__(broker.directory, broker.clock)
+        self.broker = broker
+        self.results = results
+
+    async def __aenter__(self) -> Self:
+        await super().__aenter__()
+        await self.stack.enter_async_context(self.results)
+        await self.stack.enter_async_context(self.broker)
+        return self
+
+    async def connect(self) -> tuple[Transport, ResultStore]:
+        """Return what one process has; a pair that shares a connection overrides this."""
+        transport = await self.broker.connect()
+        store, _ = await self.results.connect()
+        return transport, store
+
+    def make_committer(self, transport: Transport, store: ResultStore, holder: str) -> Committer:
+        return OrderedCommitter(transport, store, holder, self.broker.lease, clock=self.clock or SYSTEM_CLOCK)
+
+    async def worker(self, name: str = "worker", *queues: str, wrap: Wrap | None = None) -> Worker:
+        """Return a worker's rooms, never left while the test runs: not using it any more is dying."""
+        transport, store = await self.connect()
+        consumer = await self.broker.consumer(transport, name, *queues)
+        seen_transport, seen_store = wrap(transport, store) if wrap is not None else (transport, store)
+        committer = self.make_committer(seen_transport, seen_store, name)
+        committer.consumer = consumer
+        return Worker(transport, store, Pushes(store), consumer, committer)
+
+
+#: Puts something between the committer and its transport and store.
+Wrap = Callable[[Transport, ResultStore], tuple[Transport, ResultStore]]
+
+
+@dataclass
+class Worker:
+    """What one worker process has."""
+
+    transport: Transport
+    store: ResultStore
+    pushes: Pushes
+    consumer: Consumer
+    committer: Committer
+
+    async def admitted(self, limit: int = 10, *, suspect: bool = True, wait: float = 0.0) -> list[Delivery]:
+        """Receive and admit; what is returned may run."""
+        received = await self.consumer.receive(limit, suspect=suspect, wait=wait)
+        return list((await self.committer.admit(received)).run)
+
+
+class Pushes:
+    """What was pushed to a store, and `arrived` to wait for it."""
+
+    def __init__(self, store: ResultStore) -> None:
+        self.records: list[Record] = []
+        self.revoked: list[str] = []
+        store.on_push = self.records.extend
+        store.on_revoked = self.revoked.extend
+        store.listening = True
+
+    async def arrived(self, *wanted: tuple[str, str]) -> None:
+        """Return when every (id, state) was pushed."""
+        await wait_until(
+            lambda: set(wanted) <= {(record.id, record.state) for record in self.records}, f"pushed {wanted}"
+        )
+
+
+class CancelledAt(Generic[T]):
+    """Awaits `coro`, and cancels the task it runs in at its `number`th suspension."""
+
+    def __init__(self, number: int, coro: Coroutine[Any, Any, T]) -> None:
+        self._number = number
+        self._coro = coro
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        inner = self._coro.__await__()
+        suspensions = itertools.count(1)
+        try:
+            waited_for = next(inner)
+            while True:
+                task = asyncio.current_task()
+                if next(suspensions) == self._number and task is not None:
+                    task.cancel()
+                try:
+                    answer = yield waited_for
+                except BaseException as exc:  # a cancellation, most likely: it is the coroutine's to handle
+                    waited_for = inner.throw(exc)
+                else:
+                    waited_for = inner.send(answer)
+        except StopIteration as end:
+            return cast(T, end.value)
+
+
+async def outcome_cancelled_at(number: int, coro: Coroutine[Any, Any, T]) -> T | None:
+    """Return what `coro` returns; None when it was cancelled, which is done at its `number`th suspension."""
+
+    async def run() -> T:
+        return await CancelledAt(number, coro)
+
+    (outcome,) = await asyncio.gather(asyncio.ensure_future(run()), return_exceptions=True)
+    if isinstance(outcome, asyncio.CancelledError):
+        return None
+    if isinstance(outcome, BaseException):
+        raise outcome
+    return outcome
+
+
+def envelope(
+    task_id: str,
+    queue: str = "q",
+    *,
+    priority: int = 4,
+    due: float | None = None,
+    attempt: int = 0,
+    body: bytes = b"[]",
+) -> Envelope:
+    return Envelope(Message(task_id, "proj.add", body, attempt=attempt), queue, priority, due)
+
+
+def ids(deliveries: Sequence[Delivery]) -> list[str]:
+    return [delivery.message.id for delivery in deliveries]
+
+
+class MemoryTransportHarness(TransportHarness):
+    def __init__(self, directory: Path, clock: JumpingClock | None = None) -> None:
+        super().__init__(directory, clock)
+        self._broker = MemoryBroker(clock=clock or SYSTEM_CLOCK)
+
+    def connected(self) -> AbstractAsyncContextManager[Transport]:
+        return MemoryTransport(self._broker)
+
+
+class MemoryStoreHarness(StoreHarness):
+    def __init__(self, directory: Path, clock: JumpingClock | None = None) -> None:
+        super().__init__(directory, clock)
+        self._records = MemoryRecords(clock=clock or SYSTEM_CLOCK)
+
+    def connected(self) -> AbstractAsyncContextManager[ResultStore]:
+        return MemoryStore(self._records)
+
+
+class MemoryCommitHarness(CommitHarness):
+    is_ordered = False
+
+    def __init__(self, directory: Path) -> None:
+        clock = JumpingClock()
+        super().__init__(MemoryTransportHarness(directory, clock), MemoryStoreHarness(directory, clock))
+
+    def make_committer(self, transport: Transport, store: ResultStore, holder: str) -> Committer:
+        assert isinstance(transport, MemoryTransport)
+        assert isinstance(store, MemoryStore)
+        return MemoryCommitter(transport, store)
+
+
+@asynccontextmanager
+async def woken_only(path: Path) -> AsyncGenerator[Database]:
+    """Enter a database whose safety net is too slow for any test: what waits must be woken."""
+    async with Database(path) as database:
+        database.interval = 10 * PATIENCE
+        yield database
+
+
+class SQLiteTransportHarness(RawTransportHarness):
+    @property
+    def path(self) -> Path:
+        return self.directory / "aiotq.db"
+
+    @asynccontextmanager
+    async def connected(self) -> AsyncGenerator[Transport]:
+        async with woken_only(self.path) as database, SQLiteTransport(database) as transport:
+            yield transport
+
+    async def insert_raw(self, queue: str, raw: bytes) -> None:
+        with closing(sqlite3.connect(self.path, timeout=PATIENCE)) as connection, connection:
+            connection.execute(
+                "INSERT INTO messages (queue, id, data) VALUES (?, ?, ?)",
+                (queue, f"junk-{time.time_ns()}", raw),
+            )
+
+
+class SQLiteStoreHarness(StoreHarness):
+    @asynccontextmanager
+    async def connected(self) -> AsyncGenerator[ResultStore]:
+        async with woken_only(self.directory / "aiotq.db") as database, SQLiteStore(database) as store:
+            yield store
+
+
+class SQLiteCommitHarness(CommitHarness):
+    is_ordered = False
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(SQLiteTransportHarness(directory), SQLiteStoreHarness(directory))
+
+    async def connect(self) -> tuple[Transport, ResultStore]:
+        database = await self.stack.enter_async_context(woken_only(self.directory / "aiotq.db"))
+        transport = await self.stack.enter_async_context(SQLiteTransport(database))
+        return transport, await self.stack.enter_async_context(SQLiteStore(database))
+
+    def make_committer(self, transport: Transport, store: ResultStore, holder: str) -> Committer:
+        assert isinstance(transport, SQLiteTransport)
+        assert isinstance(store, SQLiteStore)
+        return SQLiteCommitter(transport, store)
