@@ -1,0 +1,103 @@
+"""Looking into the broker and clearing up: queues, purging, dead letters (P5)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Final, Protocol
+
+from .clock import Clock
+from .results import ResultStore
+from .transport import DeadLetter, QueueStats, Transport
+
+#: Dead letters looked at together when all are replayed: their bodies are in memory meanwhile.
+_PAGE: Final = 200
+
+
+class AdminConnection(Protocol):
+    """An app's connection, as its administration sees it."""
+
+    @property
+    def transport(self) -> Transport: ...
+
+    @property
+    def store(self) -> ResultStore: ...
+
+
+class AdminHome(Protocol):
+    """An app, as its administration sees it."""
+
+    @property
+    def clock(self) -> Clock: ...
+
+    async def connection(self) -> AdminConnection: ...
+
+
+class Admin:
+    """What an operator does with a broker (`app.admin`); the command line is made of it.
+
+        for queue in await app.admin.queues():
+            print(queue.name, queue.ready, queue.oldest_age)
+
+    Everything here raises `OperationalError` when the broker can't be reached.
+    """
+
+    def __init__(self, home: AdminHome) -> None:
+        self._home = home
+
+    async def queues(self, names: Collection[str] | None = None) -> Sequence[QueueStats]:
+        """Return what stands in the queues called `names` (default: all that hold anything)."""
+        return await (await self._transport()).stats(names)
+
+    async def purge(self, queue: str) -> int:
+        """Delete what is ready or delayed in `queue`; return how many. What runs goes on."""
+        return await (await self._transport()).purge(queue)
+
+    async def dead_letters(self, queue: str | None = None, *, limit: int = 100) -> Sequence[DeadLetter]:
+        """Return up to `limit` dead letters, the newest first."""
+        return await (await self._transport()).dead_letters(queue, limit=limit)
+
+    async def dead_letter(self, key: str) -> DeadLetter | None:
+        """Return one dead letter by its key or its task's id."""
+        return await (await self._transport()).dead_letter(key)
+
+    async def replay(self, keys: Sequence[str]) -> int:
+        """Send dead letters, named by key or task id, to their queues again; return how many were sent.
+
+        The failure recorded for them is forgotten first: the result of the second run is the one that counts.
+        Interrupted in between, the letters are still there. One whose message could not be read stays, and does
+        not count.
+        """
+        transport = await self._transport()
+        letters = [letter for key in keys if (letter := await transport.dead_letter(key)) is not None]
+        return await self._replay(list({letter.key: letter for letter in letters}.values()))
+
+    async def replay_all(self, queue: str | None = None) -> int:
+        """Replay every dead letter (of `queue`) that was there when this began; return how many were sent."""
+        transport = await self._transport()
+        began = self._home.clock.time()
+        replayed, limit = 0, _PAGE
+        while True:
+            letters = await transport.dead_letters(queue, limit=limit)
+            chosen = [letter for letter in letters if letter.message is not None and letter.died_at <= began]
+            if chosen and (count := await self._replay(chosen)):
+                replayed += count
+            elif len(letters) < limit:
+                return replayed
+            else:
+                limit *= 2  # unreadable and newer ones stand before the rest
+
+    async def purge_dead(self, queue: str | None = None, *, older_than: float | None = None) -> int:
+        """Delete dead letters (of `queue`; those that died more than `older_than` seconds ago); return how many."""
+        before = None if older_than is None else self._home.clock.time() - older_than
+        return await (await self._transport()).purge_dead(queue, before=before)
+
+    async def _replay(self, letters: Sequence[DeadLetter]) -> int:
+        readable = [(letter.key, letter.message.id) for letter in letters if letter.message is not None]
+        if not readable:
+            return 0
+        connection = await self._home.connection()
+        await connection.store.forget([task_id for _, task_id in readable])
+        return await connection.transport.replay([key for key, _ in readable])
+
+    async def _transport(self) -> Transport:
+        return (await self._home.connection()).transport

@@ -1,0 +1,227 @@
+"""The registry of an app's tasks: declaring them, naming them, finding their modules."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import inspect
+import sys
+import weakref
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Concatenate, Final, Literal, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, overload
+
+from .calls import RunsIn, TaskOptions, check_declaration
+from .exceptions import InvalidOption, NotRegistered
+from .settings import Settings
+from .task import CoroutineTask, FunctionTask, Task, TaskHome
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+#: Tasks of `shared_task`: every app has them.
+_shared_tasks: Final[dict[str, Task[..., Any]]] = {}
+
+
+class TaskDeclaration(TypedDict, total=False):
+    """What `@app.task(...)` takes beside `bind`; what is left out is as the settings say."""
+
+    name: str
+    "In place of module and function."
+    run: RunsIn
+    "`loop` for an `async def`, `thread` for a plain function; `process` for either, to keep a core of its own busy."
+    typing: bool
+    "False: arguments are not checked against the signature at the call."
+    queue: str
+    priority: int
+    serializer: str
+    ignore_result: bool
+    acks_late: bool
+    track_started: bool
+    expires: float
+    "Seconds after the call."
+    soft_time_limit: float
+    time_limit: float
+
+
+class Decorator(Protocol):
+    """The type of `app.task(...)`: from a function to its task."""
+
+    @overload
+    def __call__(  # type: ignore[overload-overlap]  # as in `TaskRegistry.task`
+        self, fn: Callable[P, Coroutine[Any, Any, R]], /
+    ) -> CoroutineTask[P, R]: ...
+    @overload
+    def __call__(self, fn: Callable[P, R], /) -> FunctionTask[P, R]: ...
+    def __call__(self, fn: Any, /) -> Any: ...
+
+
+class BindingDecorator(Protocol):
+    """The type of `app.task(bind=True, ...)`: the function's first parameter is the task."""
+
+    @overload
+    def __call__(  # type: ignore[overload-overlap]  # as in `TaskRegistry.task`
+        self, fn: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]], /
+    ) -> CoroutineTask[P, R]: ...
+    @overload
+    def __call__(self, fn: Callable[Concatenate[Any, P], R], /) -> FunctionTask[P, R]: ...
+    def __call__(self, fn: Any, /) -> Any: ...
+
+
+class TaskRegistry:
+    """The tasks of one app (`tasks`, by name), and where to find more of them."""
+
+    def __init__(self, main: str | None, conf: Settings) -> None:
+        self.main = main
+        self.conf = conf
+        self.tasks: dict[str, Task[..., Any]] = dict(_shared_tasks)
+        self._discoveries: list[tuple[Iterable[str] | Callable[[], Iterable[str]], str | None]] = []
+        _registries.add(self)
+
+    # An `async def` is also a function that returns something, so the overloads overlap; the first that fits is meant.
+    @overload
+    def task(  # type: ignore[overload-overlap]
+        self, fn: Callable[P, Coroutine[Any, Any, R]], /
+    ) -> CoroutineTask[P, R]: ...
+    @overload
+    def task(self, fn: Callable[P, R], /) -> FunctionTask[P, R]: ...
+    @overload
+    def task(self, *, bind: Literal[True], **options: Unpack[TaskDeclaration]) -> BindingDecorator: ...
+    @overload
+    def task(self, *, bind: Literal[False] = ..., **options: Unpack[TaskDeclaration]) -> Decorator: ...
+    def task(self, fn: Callable[..., Any] | None = None, **options: Any) -> Any:
+        """Make a function a task: `@app.task`, or `@app.task(queue="hi", …)`.
+
+        An `async def` runs on the worker's loop, a plain function in a thread, and with `run="process"` in a child
+        process (for what keeps a core busy). `bind=True` gives the function its task as the first argument. The name is
+        module and function unless `name` says otherwise.
+
+        Raises:
+            InvalidOption: an option is unknown, or makes no sense for this function.
+        """
+        check_declaration(options)
+        if fn is not None:
+            return self._register(fn, options)
+
+        def register(function: Callable[..., Any]) -> Task[..., Any]:
+            return self._register(function, options)
+
+        return register
+
+    def _register(self, fn: Callable[..., Any], options: Mapping[str, Any]) -> Task[..., Any]:
+        task = _make_task(fn, options, self.main, self._home())
+        existing = self.tasks.get(task.name)
+        if existing is not None:
+            _check_same(existing, task)
+        self.tasks[task.name] = task
+        return task
+
+    def autodiscover_tasks(
+        self,
+        packages: Iterable[str] | Callable[[], Iterable[str]],
+        related_name: str | None = "tasks",
+        *,
+        force: bool = False,
+    ) -> None:
+        """Have `package.tasks` of each of `packages` imported before a worker starts, where there is one.
+
+        `packages` may be a function that returns them then. `force=True` imports them now.
+        """
+        self._discoveries.append((packages, related_name))
+        if force:
+            self.load_tasks()
+
+    def load_tasks(self) -> None:
+        """Import the modules of `include` and of `autodiscover_tasks`, so that their tasks are registered."""
+        for module in self.conf.include:
+            importlib.import_module(module)
+        for packages, related_name in self._discoveries:
+            for package in packages() if callable(packages) else packages:
+                importlib.import_module(package)
+                module = f"{package}.{related_name}" if related_name else package
+                if importlib.util.find_spec(module) is not None:
+                    importlib.import_module(module)
+
+    def find_task(self, name: str) -> Task[..., Any]:
+        """Return the task called `name`.
+
+        Raises:
+            NotRegistered: there is none; the text has the nearest name.
+        """
+        try:
+            return self.tasks[name]
+        except KeyError:
+            near = difflib.get_close_matches(name, list(self.tasks), n=1)
+            raise NotRegistered(name, near[0] if near else None) from None
+
+    def _home(self) -> TaskHome | None:
+        """What this registry's tasks are called through."""
+        return None
+
+
+_registries: Final[weakref.WeakSet[TaskRegistry]] = weakref.WeakSet()
+
+
+@overload
+def shared_task(  # type: ignore[overload-overlap]  # as in `TaskRegistry.task`
+    fn: Callable[P, Coroutine[Any, Any, R]], /
+) -> CoroutineTask[P, R]: ...
+@overload
+def shared_task(fn: Callable[P, R], /) -> FunctionTask[P, R]: ...
+@overload
+def shared_task(*, bind: Literal[True], **options: Unpack[TaskDeclaration]) -> BindingDecorator: ...
+@overload
+def shared_task(*, bind: Literal[False] = ..., **options: Unpack[TaskDeclaration]) -> Decorator: ...
+def shared_task(fn: Callable[..., Any] | None = None, **options: Any) -> Any:
+    """Make a function a task of every app, for libraries that have no app of their own; options as `app.task`."""
+
+    check_declaration(options)
+
+    def register(function: Callable[..., Any]) -> Task[..., Any]:
+        task = _make_task(function, options, None, None)
+        if (existing := _shared_tasks.get(task.name)) is not None:
+            _check_same(existing, task)
+        _shared_tasks[task.name] = task
+        for registry in _registries:
+            registry.tasks.setdefault(task.name, task)
+        return task
+
+    return register if fn is None else register(fn)
+
+
+def _make_task(
+    fn: Callable[..., Any], options: Mapping[str, Any], main: str | None, home: TaskHome | None
+) -> Task[..., Any]:
+    declared = dict(options)
+    name = declared.pop("name", None) or task_name(fn, main)
+    made = TaskOptions(**declared)
+    if inspect.iscoroutinefunction(fn):
+        return CoroutineTask[..., Any](fn, name, made, home)
+    return FunctionTask[..., Any](fn, name, made, home)
+
+
+def _check_same(existing: Task[..., Any], task: Task[..., Any]) -> None:
+    """Raise `InvalidOption` unless `task` is `existing` again, from a module that was loaded again."""
+    one, other = existing.fn, task.fn
+    is_local = "<locals>" in other.__qualname__  # what a function makes twice is two
+    if one is not other and (is_local or _origin(one) != _origin(other)):
+        raise InvalidOption(
+            f"two tasks are named {task.name!r} ({one.__module__}.{one.__qualname__} and "
+            f"{other.__module__}.{other.__qualname__}): give one of them another name="
+        )
+
+
+def _origin(fn: Callable[..., Any]) -> tuple[str, str]:
+    """What stays the same when a module is loaded again, under its own name or as `__main__`."""
+    code = getattr(inspect.unwrap(fn), "__code__", None)
+    return code.co_filename if code is not None else fn.__module__, fn.__qualname__
+
+
+def task_name(fn: Callable[..., Any], main: str | None) -> str:
+    """Return the name of the task made of `fn`: module and function; a script's module is `main` or its file's name."""
+    module = fn.__module__
+    if module in {"__main__", "__mp_main__"}:
+        file = getattr(sys.modules.get(module), "__file__", None)
+        module = main or (Path(file).stem if file else module)
+    return f"{module}.{fn.__name__}"

@@ -1,0 +1,265 @@
+"""The stored form of an outcome: Celery's result document, encoded by a serializer.
+
+Exceptions travel as type name, module and arguments. A type is found only if its module is loaded already or
+listed; nothing is ever imported because a document names it.
+
+Source: Celery, `celery.backends.base.Backend.prepare_exception` and the result metadata it stores.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import sys
+import traceback
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any, Final, cast
+
+from .. import exceptions, states
+from .._values import value
+from ..exceptions import DecodeError, EncodeError, MessageTooLarge, RemoteError
+from ..serialization import Serializer, SerializerRegistry
+from .base import Record
+
+#: A traceback longer than this says nothing more, and recursion errors would fill the store.
+MAX_TRACEBACK: Final = 64 * 1024
+_MAX_ARGUMENT: Final = 4096
+_MAX_ARGUMENTS: Final = 32
+_MAX_DEPTH: Final = 2
+
+
+class RemoteTraceback(Exception):
+    """The traceback of the worker in which an exception was raised; shown as the exception's cause."""
+
+    def __str__(self) -> str:
+        return "\n" + str(self.args[0])
+
+
+@value
+class Document:
+    """One state of a task, decoded. `result` is the value, the exception (FAILURE, REVOKED) or the state's own info."""
+
+    task_id: str
+    state: str
+    result: Any
+    traceback: str | None = None
+    date_done: datetime | None = None
+    parent_id: str | None = None
+    children: tuple[Any, ...] = ()
+    worker: str | None = None
+
+    def as_meta(self) -> dict[str, Any]:
+        """Return it as the mapping that Celery's `on_message` callbacks get."""
+        return {
+            "task_id": self.task_id,
+            "status": self.state,
+            "result": self.result,
+            "traceback": self.traceback,
+            "children": list(self.children),
+            "date_done": self.date_done.isoformat() if self.date_done else None,
+            "parent_id": self.parent_id,
+        }
+
+
+class DocumentCodec:
+    """Turns outcomes into record bodies and back, under one app's serializers and limits."""
+
+    def __init__(
+        self,
+        registry: SerializerRegistry,
+        *,
+        serializer: str,
+        accept: frozenset[str],
+        max_size: int,
+        exception_types: tuple[str, ...],
+    ) -> None:
+        self._registry = registry
+        self._serializer: Serializer = registry.get(serializer)
+        self._accept = accept | {serializer}
+        self._max_size = max_size
+        self._exception_types = {name: _import_exception(name) for name in exception_types}
+
+    @property
+    def content_type(self) -> str:
+        return self._serializer.content_type
+
+    def encode(
+        self,
+        task_id: str,
+        state: str,
+        result: Any,
+        *,
+        done_at: float,
+        trace: str | None = None,
+        parent_id: str | None = None,
+        worker: str | None = None,
+    ) -> bytes:
+        """Return the document's bytes.
+
+        Raises:
+            EncodeError: the result can't be serialized; the text names the place in it.
+            MessageTooLarge: it is larger than `result_max_size`.
+        """
+        document: dict[str, Any] = {
+            "task_id": task_id,
+            "status": state,
+            "result": encode_exception(result) if isinstance(result, BaseException) else result,
+        }
+        if states.is_ready(state):
+            document["date_done"] = datetime.fromtimestamp(done_at, UTC).isoformat()
+        if trace is not None:
+            document["traceback"] = trace
+        if parent_id is not None:
+            document["parent_id"] = parent_id
+        if worker is not None:
+            document["worker"] = worker
+        try:
+            body = self._serializer.encode(document)
+        except Exception:  # whatever the serializer raises: said again with the place
+            body = self._registry.encode(self._serializer, document["result"], "the result")  # names the place
+            raise EncodeError(f"the result can't be serialized as {self._serializer.name}") from None
+        # What an exception may bring along is cut short anyway: how a task failed can always be stored.
+        if len(body) > self._max_size and not isinstance(result, BaseException):
+            raise MessageTooLarge("the result", len(body), self._max_size, "result_max_size")
+        return body
+
+    def decode(self, record: Record) -> Document:
+        """Return the document in `record`.
+
+        Raises:
+            ContentDisallowed, DecodeError: it is not one that this app reads.
+        """
+        found: object = self._registry.decode(record.content_type, record.body, self._accept)
+        if not isinstance(found, dict):
+            raise DecodeError(f"result of {record.id} is a {type(found).__name__}, not a document")
+        document = cast("dict[str, Any]", found)
+        trace = _text(document.get("traceback"))
+        children = document.get("children")
+        result = document.get("result")
+        if record.state in states.EXCEPTION_STATES:
+            result = self._decode_exception(result, trace)
+        return Document(
+            task_id=record.id,
+            state=record.state,
+            result=result,
+            traceback=trace,
+            date_done=_parse_date(document.get("date_done")),
+            parent_id=_text(document.get("parent_id")),
+            children=tuple(cast("list[Any]", children)) if isinstance(children, list) else (),
+            worker=_text(document.get("worker")),
+        )
+
+    def _decode_exception(self, encoded: object, trace: str | None) -> BaseException:
+        if not isinstance(encoded, dict):
+            return RemoteError("Exception", str(encoded), trace)
+        fields = cast("dict[str, Any]", encoded)
+        name, module = str(fields.get("exc_type", "Exception")), str(fields.get("exc_module", "builtins"))
+        told: Any = fields.get("exc_message", ())
+        arguments = _as_tuple(cast("list[Any]", told)) if isinstance(told, (list, tuple)) else (told,)
+        kind = self._find_exception(module, name)
+        error = _remade(kind, arguments) if kind is not None else None
+        if error is not None:
+            if trace:
+                error.__cause__ = RemoteTraceback(trace)
+            return error
+        text = ", ".join(str(argument) for argument in arguments)
+        return RemoteError(f"{module}.{name}" if module != "builtins" else name, text, trace)
+
+    def _find_exception(self, module: str, name: str) -> type[Exception] | None:
+        if (listed := self._exception_types.get(f"{module}.{name}")) is not None:
+            return listed
+        # Not by getattr: some modules import what they are asked for.
+        first, *more = name.split(".")
+        found: object = getattr(sys.modules.get(module), "__dict__", {}).get(first)
+        for part in more:
+            found = getattr(found, part, None) if isinstance(found, type) else None
+        # Only Exception: nobody's SystemExit may end the process that reads a result.
+        return found if isinstance(found, type) and issubclass(found, Exception) else None
+
+
+def encode_exception(error: BaseException) -> dict[str, Any]:
+    """Return the document form of `error`; arguments that are no plain values become their repr."""
+    # Who awaits the result is not to be cancelled.
+    is_interrupt = isinstance(error, exceptions.SoftTimeLimitInterrupt)
+    kind = exceptions.SoftTimeLimitExceeded if is_interrupt else type(error)
+    # An OSError keeps its file names beside its `args`.
+    told = error.__reduce__()[1] if isinstance(error, OSError) else error.args
+    arguments = [_plain(argument) for argument in cast("tuple[Any, ...]", told)[:_MAX_ARGUMENTS]]
+    if not arguments:
+        with suppress(Exception):  # the type's own __str__
+            arguments = [_plain(str(error))] if str(error) else []
+    return {"exc_type": kind.__qualname__, "exc_message": arguments, "exc_module": kind.__module__}
+
+
+def format_traceback(error: BaseException) -> str:
+    """Return the traceback of `error` as text, the middle of a very long one left out."""
+    text = "".join(traceback.format_exception(error))
+    if len(text) > MAX_TRACEBACK:
+        half = MAX_TRACEBACK // 2
+        text = f"{text[:half]}\n... {len(text) - MAX_TRACEBACK} characters left out ...\n{text[-half:]}"
+    return _sendable(text)
+
+
+def _remade(kind: type[Exception], arguments: tuple[Any, ...]) -> Exception | None:
+    """Return an exception of `kind` with these `args`, made without its constructor if that wants something else."""
+    with suppress(Exception):  # whatever the type's own methods raise
+        error = kind(*arguments)
+        if error.args == arguments or isinstance(error, OSError):
+            return error
+    with suppress(Exception):
+        error = kind.__new__(kind, *arguments)
+        if not arguments or str(arguments[0]) in str(error):
+            return error
+    return None
+
+
+def _as_tuple(given: Sequence[Any]) -> tuple[Any, ...]:
+    """Return a list with the lists in it as tuples, which is what exceptions have as arguments."""
+    return tuple(_as_tuple(cast("list[Any]", each)) if isinstance(each, list) else each for each in given)
+
+
+def _plain(value: object, depth: int = 0) -> Any:
+    # Exactly these types: what is derived from them may be encoded otherwise, or not at all.
+    if value is None or type(value) is bool or (type(value) is int and abs(value) < 2**63):
+        return value
+    if type(value) is float and math.isfinite(value):
+        return value
+    if isinstance(value, tuple) and depth < _MAX_DEPTH:
+        return [_plain(each, depth + 1) for each in cast("tuple[Any, ...]", value)[:_MAX_ARGUMENTS]]
+    given = cast(object, value)
+    try:
+        text = given if type(given) is str else repr(given)
+    except Exception as exc:  # the argument's own repr
+        text = f"<{type(given).__qualname__}, whose repr failed: {type(exc).__name__}>"
+    return _sendable(text[:_MAX_ARGUMENT])
+
+
+def _sendable(text: str) -> str:
+    """Return `text` without lone surrogates, which have no form on the wire."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _text(given: object) -> str | None:
+    return given if isinstance(given, str) else None
+
+
+def _parse_date(text: object) -> datetime | None:
+    if not isinstance(text, str):
+        return None
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        return None
+
+
+def _import_exception(name: str) -> type[Exception]:
+    module, _, attribute = name.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as exc:
+        raise exceptions.InvalidSetting("result_exception_types", name, "importable exception types") from exc
+    if not (isinstance(found, type) and issubclass(found, Exception)):
+        raise exceptions.InvalidSetting("result_exception_types", name, "subclasses of Exception")
+    return found

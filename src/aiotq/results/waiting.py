@@ -1,0 +1,163 @@
+"""Waiting for results: pushed, on one listener a process, however many wait (P7: no push can be missed).
+
+A waiter registers, then the store is asked once (many waiters share that question), then pushes decide. A slow look at
+everything waited for is the net under lost pushes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import random
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from contextlib import asynccontextmanager
+from typing import Final
+
+from .. import states
+from ..exceptions import OperationalError
+from .base import Record, ResultStore
+
+logger = logging.getLogger("aiotq.results")
+
+_CHECK_AT_ONCE: Final = 1000
+#: Seconds between looks at all that is waited for; pushes make it unnecessary, faults make it useful.
+_SAFETY_INTERVAL: Final = 5.0
+
+#: Told each record; None when there won't be any more, because the connection is closed.
+Listener = Callable[[Record | None], None]
+
+
+class Backlog:
+    """Records that came and were not read yet. A reader who is `size` behind misses the oldest (0: none is missed)."""
+
+    def __init__(self, size: int) -> None:
+        self._queue: asyncio.Queue[Record | None] = asyncio.Queue(size)
+
+    def put(self, record: Record | None) -> None:
+        if self._queue.full():
+            self._queue.get_nowait()
+        self._queue.put_nowait(record)
+
+    async def get(self) -> Record:
+        """Return the next record.
+
+        Raises:
+            OperationalError: the connection was closed.
+        """
+        record = await self._queue.get()
+        if record is None:
+            raise _closed()
+        return record
+
+
+class Waiting:
+    """Who waits for which task in this loop; its owner runs `run()`."""
+
+    def __init__(self, store: ResultStore) -> None:
+        self._store = store
+        store.on_push = self._pushed
+        self._listeners: dict[str, list[Listener]] = {}
+        self._unchecked: dict[str, None] = {}
+        self._work = asyncio.Event()
+        self._is_closed = False
+
+    async def terminal(self, task_id: str, *, pushed_here: bool) -> Record:
+        """Return the terminal record of `task_id` when there is one.
+
+        `pushed_here`: its records are sent to this process anyway; otherwise it is watched meanwhile.
+        """
+        found: asyncio.Future[Record] = asyncio.get_running_loop().create_future()
+
+        def finish(record: Record | None) -> None:
+            if found.done():
+                return
+            if record is None:
+                found.set_exception(_closed())
+            elif states.is_ready(record.state):
+                found.set_result(record)
+
+        async with self._listening((task_id,), finish, () if pushed_here else (task_id,)):
+            return await found
+
+    @asynccontextmanager
+    async def records(
+        self, ids: Collection[str], *, elsewhere: Collection[str] = (), size: int = 0
+    ) -> AsyncGenerator[Backlog, None]:
+        """Collect the records of `ids`, the present ones first; those `elsewhere` are not pushed here anyway."""
+        backlog = Backlog(size)
+        async with self._listening(ids, backlog.put, elsewhere):
+            yield backlog
+
+    async def run(self) -> None:
+        """Answer the questions of new waiters until cancelled; then whoever still waits is told so."""
+        try:
+            await self._answer()
+        finally:
+            self._is_closed = True
+            for listener in [each for listeners in self._listeners.values() for each in listeners]:
+                listener(None)
+
+    async def _answer(self) -> None:
+        loop = asyncio.get_running_loop()
+        next_look = loop.time() + _SAFETY_INTERVAL
+        while True:
+            if not self._unchecked:
+                self._work.clear()
+                try:
+                    async with asyncio.timeout_at(next_look if self._listeners else None):
+                        await self._work.wait()
+                except TimeoutError:
+                    self._unchecked.update(dict.fromkeys(self._listeners))
+                    next_look = loop.time() + _SAFETY_INTERVAL * random.uniform(0.8, 1.2)
+            ids = list(itertools.islice(self._unchecked, _CHECK_AT_ONCE))
+            for task_id in ids:
+                del self._unchecked[task_id]
+            await self._look(ids)
+
+    @asynccontextmanager
+    async def _listening(
+        self, ids: Collection[str], listener: Listener, elsewhere: Collection[str]
+    ) -> AsyncGenerator[None, None]:
+        if self._is_closed:
+            raise _closed()
+        for task_id in ids:
+            self._listeners.setdefault(task_id, []).append(listener)
+        self._store.listening = True
+        try:
+            for task_id in elsewhere:
+                await self._store.watch(task_id)
+            self._unchecked.update(dict.fromkeys(ids))
+            self._work.set()
+            yield
+        finally:
+            for task_id in ids:
+                listeners = self._listeners[task_id]
+                listeners.remove(listener)
+                if not listeners:
+                    del self._listeners[task_id]
+            if not self._listeners:
+                self._store.listening = False
+            for task_id in elsewhere:
+                if task_id not in self._listeners:
+                    await self._store.unwatch(task_id)
+
+    async def _look(self, ids: Sequence[str]) -> None:
+        wanted = [task_id for task_id in ids if task_id in self._listeners]
+        try:
+            records = await self._store.get(wanted) if wanted else ()
+        except OperationalError as exc:
+            logger.warning("can't read %d awaited results, trying again: %s", len(wanted), exc)
+            await asyncio.sleep(random.uniform(0.1, 0.3))
+            self._unchecked.update(dict.fromkeys(wanted))
+            return
+        self._pushed([record for record in records if record is not None])
+
+    def _pushed(self, records: Sequence[Record]) -> None:
+        for record in records:
+            for listener in tuple(self._listeners.get(record.id, ())):
+                listener(record)
+
+
+def _closed() -> OperationalError:
+    return OperationalError("the app's connection was closed while a result was awaited; the task goes on")

@@ -1,0 +1,332 @@
+"""One task: its options, its calling API, and the request of a call while it runs."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import Any, Final, Generic, ParamSpec, Protocol, TypeVar, Unpack, cast
+
+from anyio import to_thread
+
+from . import states
+from .calls import ArgumentCheck, CallOptions, RunsIn, TaskOptions, build_envelope
+from .canvas.signature import Signature
+from .exceptions import CallError, InvalidOption, TimeLimitExceeded
+from .limits import SoftLimited
+from .message import Message
+from .request import Request, request_of, running_request
+from .results.document import format_traceback
+from .results.handle import AsyncResult, EagerResult, ResultSet, SyncResult
+from .serialization import SerializerRegistry
+from .settings import Settings
+from .sync import Bridge
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+_running: ContextVar[Task[..., Any] | None] = ContextVar("aiotq_running_task", default=None)
+
+
+#: Options that only a call which is sent can have.
+_ONLY_SENT: Final = frozenset({"countdown", "eta", "expires", "queue", "priority", "publish_timeout"})
+
+
+class TaskHome(Protocol):
+    """All that a task asks of its app."""
+
+    @property
+    def conf(self) -> Settings: ...
+
+    @property
+    def serializers(self) -> SerializerRegistry: ...
+
+    @property
+    def bridge(self) -> Bridge: ...
+
+    async def call(
+        self, task: Task[..., Any] | str, args: Sequence[Any], kwargs: Mapping[str, Any], options: CallOptions
+    ) -> AsyncResult[Any]: ...
+
+    async def send_many(self, signatures: Iterable[Signature[R]]) -> ResultSet[R]: ...
+
+    async def update_state(self, request: Request, state: str, meta: Any) -> None: ...
+
+
+_default_home: list[TaskHome] = []
+
+
+def set_default_home(home: TaskHome) -> None:
+    """Make `home` the app of shared tasks that run in no other app."""
+    _default_home[:] = [home]
+
+
+class CurrentTask:
+    """Stands for the task that runs here (`aiotq.current_task`): its attributes are that task's."""
+
+    def __bool__(self) -> bool:
+        return _running.get() is not None
+
+    def __getattr__(self, name: str) -> Any:
+        task = _running.get()
+        if task is None:
+            raise CallError(f"current_task.{name}: no task runs here")
+        return getattr(task, name)
+
+
+class Task(Generic[P, R]):
+    """A registered function; made by `@app.task`.
+
+    await add.delay(2, 2)                        # send a call
+    await add.options(queue="hi").delay(2, 2)    # with options
+    add(2, 2)                                    # exactly the function, here
+    """
+
+    def __init__(self, fn: Callable[..., Any], name: str, options: TaskOptions, home: TaskHome | None = None) -> None:
+        functools.update_wrapper(self, fn)
+        self.fn = fn
+        self.name = name
+        self.declared = options
+        self._home = home
+        self.runs_in: RunsIn = options.run or ("loop" if inspect.iscoroutinefunction(fn) else "thread")
+        if self.runs_in == "loop" and not inspect.iscoroutinefunction(fn):
+            raise InvalidOption(f'task {name}: run="loop" needs an async def function; leave it out or use "thread"')
+        if self.runs_in == "thread" and inspect.iscoroutinefunction(fn):
+            raise InvalidOption(f'task {name}: run="thread" needs a plain function; leave it out for an async def')
+        if self.runs_in == "thread" and options.time_limit is not None:
+            raise InvalidOption(
+                f'task {name}: a thread can\'t be stopped, so time_limit needs an async def or run="process"'
+            )
+        if self.runs_in == "thread" and options.soft_time_limit is not None:
+            raise InvalidOption(f'task {name}: soft_time_limit needs an async def or run="process"')
+        self._arguments = ArgumentCheck(fn, name, skip_first=options.bind)
+
+    def __repr__(self) -> str:
+        return f"<Task: {self.name}>"
+
+    @property
+    def app(self) -> TaskHome:
+        """The app this task belongs to; for a shared task the one that runs it, or the last one made."""
+        if self._home is not None:
+            return self._home
+        running = _running.get()
+        if running is not None and running._home is not None:
+            return running._home
+        if not _default_home:
+            raise CallError(f"shared task {self.name} has no app: create an AioTQ first")
+        return _default_home[0]
+
+    @property
+    def request(self) -> Request:
+        """The call that runs here."""
+        return running_request.get()
+
+    @property
+    def sync(self) -> SyncCalls[P, R]:
+        """The calling API for code without a loop: `add.sync.delay(2, 2).get(timeout=3)`."""
+        return SyncCalls(self)
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        """Call the function, here and now, without any queue."""
+        return self.fn(self, *args, **kwargs) if self.declared.bind else self.fn(*args, **kwargs)
+
+    async def delay(self, /, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
+        """Send a call with these arguments; on return it is in the broker and won't be lost (P1).
+
+        Raises:
+            InvalidArguments: they don't fit the function's signature; nothing was sent.
+            EncodeError, MessageTooLarge: an argument can't be sent; nothing was.
+            PublishTimeout: the broker did not accept it in time.
+        """
+        return await self.app.call(self, args, kwargs, {})
+
+    async def apply_async(
+        self,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Unpack[CallOptions],
+    ) -> AsyncResult[R]:
+        """Send a call with options (`CallOptions`); raises as `delay`, and `InvalidOption`."""
+        return await self.app.call(self, args, kwargs or {}, options)
+
+    def options(self, **options: Unpack[CallOptions]) -> Configured[P, R]:
+        """Return this task with calling options: the typed way to give them."""
+        return Configured(self, options)
+
+    async def apply(
+        self,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Unpack[CallOptions],
+    ) -> EagerResult[R]:
+        """Run a call here as a worker would: arguments and value serialized and read back, limits kept, errors caught.
+
+        A function that workers run in a thread or process runs in a thread, where limits can't be kept.
+
+        Raises:
+            InvalidOption: an option that has no meaning for a call which is run here and now.
+        """
+        for option in options:
+            if option in _ONLY_SENT:
+                raise InvalidOption(f"{self.name}.apply: {option} is for calls that are sent; this one is run here")
+        home = self.app
+        now = datetime.now(UTC).timestamp()
+        envelope = build_envelope(
+            home.conf, home.serializers, self, args, kwargs or {}, options, reply_to=None, now=now
+        )
+        message = envelope.message
+        got_args, got_kwargs, _ = home.serializers.get(message.content_type).decode(message.body)
+        try:
+            with self.running(request_of(message, tuple(got_args), got_kwargs, is_eager=True)):
+                value = await self._run_here(message, got_args, got_kwargs)
+            serializer = home.serializers.get(home.conf.result_serializer)
+            value = serializer.decode(home.serializers.encode(serializer, value, "the result"))
+        except Exception as exc:
+            return EagerResult(message.id, exc, states.FAILURE, format_traceback(exc))
+        return EagerResult(message.id, value, states.SUCCESS)
+
+    async def _run_here(self, message: Message, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        if not inspect.iscoroutinefunction(self.fn):
+            return await to_thread.run_sync(functools.partial(self, *args, **kwargs))
+        conf = self.app.conf
+        soft = message.soft_time_limit or conf.task_soft_time_limit
+        hard = message.time_limit or conf.task_time_limit
+        coro = self(*args, **kwargs)
+        limit = asyncio.timeout(hard)
+        try:
+            async with limit:
+                return await (coro if soft is None else SoftLimited(coro, soft))
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise TimeLimitExceeded(f"hard time limit of {hard:g} s exceeded") from None
+
+    def s(self, /, *args: Any, **kwargs: Any) -> Signature[R]:
+        """Return a signature of this task with these arguments."""
+        return Signature(self.name, args, kwargs, sender=self.app)
+
+    def si(self, /, *args: Any, **kwargs: Any) -> Signature[R]:
+        """Return a signature that takes no further arguments."""
+        return Signature(self.name, args, kwargs, immutable=True, sender=self.app)
+
+    def signature(
+        self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> Signature[R]:
+        """Return a signature with arguments and calling options."""
+        return Signature(self.name, tuple(args), kwargs or {}, options, sender=self.app)
+
+    async def update_state(self, state: str, meta: Any = None) -> None:
+        """Tell who follows this call that it is in `state` now, with `meta` as its info.
+
+        Raises:
+            CallError: no task runs here, or `state` is one that only a worker sets.
+            EncodeError: `meta` can't be serialized.
+        """
+        request = running_request.get()
+        if request.id is None:
+            raise CallError(f"{self.name}.update_state: no task runs here")
+        if states.is_ready(state) or state == states.PENDING:
+            raise CallError(f"state {state} is set by the worker when the task ends; choose another for progress")
+        await self.app.update_state(request, state, meta)
+
+    def check(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Raise `InvalidArguments` if a call with these would (unless declared with `typing=False`)."""
+        if self.declared.typing:
+            self._arguments.check(args, kwargs)
+
+    def parameter(self, index: int) -> str:
+        """Return the name of the parameter that the positional argument `index` goes to."""
+        return self._arguments.name_of(index)
+
+    def running(self, request: Request) -> Running:
+        """Mark this task as what runs in this context, for `request` and `current_task`."""
+        return Running(self, request)
+
+
+class Running:
+    """The time in which a task is the current one of its context; a plain context manager, quick to enter."""
+
+    __slots__ = ("_request", "_task", "_tokens")
+
+    def __init__(self, task: Task[..., Any], request: Request) -> None:
+        self._task = task
+        self._request = request
+
+    def __enter__(self) -> None:
+        self._tokens = _running.set(self._task), running_request.set(self._request)
+
+    def __exit__(self, *exc_info: object) -> None:
+        task, request = self._tokens
+        _running.reset(task)
+        running_request.reset(request)
+
+
+class CoroutineTask(Task[P, R]):
+    """A task made of an `async def`: calling it gives the coroutine."""
+
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+        return cast("Coroutine[Any, Any, R]", super().__call__(*args, **kwargs))
+
+
+class FunctionTask(Task[P, R]):
+    """A task made of a plain function: calling it gives its value."""
+
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return cast(R, super().__call__(*args, **kwargs))
+
+
+class Configured(Generic[P, R]):
+    """A task with calling options (`task.options(...)`)."""
+
+    __slots__ = ("_options", "_task")
+
+    def __init__(self, task: Task[P, R], options: CallOptions) -> None:
+        self._task = task
+        self._options = options
+
+    async def delay(self, /, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
+        """As `Task.delay`, with the options."""
+        return await self._task.app.call(self._task, args, kwargs, self._options)
+
+    def s(self, /, *args: Any, **kwargs: Any) -> Signature[R]:
+        """As `Task.s`, with the options."""
+        return self._task.signature(args, kwargs, **self._options)
+
+    @property
+    def sync(self) -> SyncCalls[P, R]:
+        """These calls for code without a loop."""
+        return SyncCalls(self._task, self._options)
+
+
+class SyncCalls(Generic[P, R]):
+    """A task's calling API for code without a loop."""
+
+    __slots__ = ("_options", "_task")
+
+    def __init__(self, task: Task[P, R], options: CallOptions | None = None) -> None:
+        self._task = task
+        self._options: CallOptions = options or {}
+
+    def delay(self, /, *args: P.args, **kwargs: P.kwargs) -> SyncResult[R]:
+        """As `Task.delay`."""
+        return self.apply_async(args, kwargs)
+
+    def apply_async(
+        self,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Unpack[CallOptions],
+    ) -> SyncResult[R]:
+        """As `Task.apply_async`."""
+        merged: CallOptions = {**self._options, **options}
+        home = self._task.app
+        result: AsyncResult[R] = home.bridge.run(home.call, self._task, args, kwargs or {}, merged)
+        return result.sync
+
+    def update_state(self, state: str, meta: Any = None) -> None:
+        """As `Task.update_state`, in a task that runs in a thread."""
+        self._task.app.bridge.run(self._task.update_state, state, meta)

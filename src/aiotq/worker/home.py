@@ -1,0 +1,64 @@
+"""What a worker asks of its app, and nothing more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol
+
+from ..canvas import Coordinator
+from ..clock import Clock
+from ..commit import Committer
+from ..request import Request
+from ..results import ResultStore
+from ..serialization import SerializerRegistry
+from ..settings import Settings
+from ..task import Task
+from ..transport import Consumer, Transport
+
+
+class WorkerConnection(Protocol):
+    """An app's connection, as a worker sees it."""
+
+    @property
+    def transport(self) -> Transport: ...
+
+    @property
+    def store(self) -> ResultStore: ...
+
+    @property
+    def revocation_listeners(self) -> set[Callable[[Collection[str]], None]]: ...
+
+    async def ended(self) -> None:
+        """Return when it is closed or has failed."""
+
+    def committer(self, consumer: Consumer, holder: str, lease: float) -> Committer: ...
+
+
+class WorkerHome(Protocol):
+    """An app, as a worker sees it."""
+
+    @property
+    def main(self) -> str | None: ...
+
+    @property
+    def conf(self) -> Settings: ...
+
+    @property
+    def clock(self) -> Clock: ...
+
+    @property
+    def serializers(self) -> SerializerRegistry: ...
+
+    @property
+    def tasks(self) -> Mapping[str, Task[..., Any]]: ...
+
+    def load_tasks(self) -> None: ...
+
+    def coordinator(self, worker: str) -> Coordinator: ...
+
+    def holding(self) -> AbstractAsyncContextManager[WorkerConnection]:
+        """Be connected, and stay so until this is left."""
+        ...
+
+    async def update_state(self, request: Request, state: str, meta: Any) -> None: ...

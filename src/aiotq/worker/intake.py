@@ -1,0 +1,302 @@
+"""Takes deliveries that free slots can start, and starts them (P5: at most one suspect at a time)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import logging
+import random
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any, Final, TypeVar
+
+from anyio import to_thread
+
+from ..calls import RunsIn
+from ..canvas import Coordinator
+from ..canvas.outcome import Failure, Outcome, Policy, Returned
+from ..commit import Committer, Finish
+from ..exceptions import OperationalError
+from ..task import Task
+from ..transport import Consumer, Delivery
+from .completer import Completer
+from .execution import Execution
+from .run import Cancelled, Run, Slots
+
+T = TypeVar("T")
+
+logger = logging.getLogger("aiotq.worker")
+
+#: One read at most; a larger one would only make the first of it wait for the last.
+_MAX_READ: Final = 500
+#: Seconds one read waits for a message; the transport wakes it earlier.
+_WAIT: Final = 30.0
+#: Seconds after which what no free slot of its kind could take comes back to the queue.
+_OVERFLOW_DELAY: Final = 0.2
+#: Seconds between reads while something waits here for a slot of its kind.
+_OVERFLOW_PAUSE: Final = 0.05
+_FIRST_PAUSE: Final = 0.05
+_LONGEST_PAUSE: Final = 5.0
+
+
+class Intake:
+    """Feeds `execution` from `consumer` for as long as `run` lasts.
+
+    A queue may mix kinds (coroutine, thread, process), and a read can't choose. What comes for a kind whose slots
+    are full waits here if its turn comes soon (`Slots.room`), and goes back to the queue for a moment beyond that;
+    reads are small until the kind has room again. So a burst of slow CPU tasks is neither hoarded nor does it stop
+    the others.
+    """
+
+    def __init__(
+        self,
+        *,
+        consumer: Consumer,
+        committer: Committer,
+        completer: Completer,
+        execution: Execution,
+        coordinator: Coordinator,
+        tasks: Mapping[str, Task[..., Any]],
+        slots: Mapping[RunsIn, Slots],
+        runs: asyncio.TaskGroup,
+        held: dict[int | str, Delivery],
+        lease: float,
+        prefetch: int,
+        revoked: Callable[[Sequence[str]], Awaitable[Collection[str]]],
+    ) -> None:
+        self._consumer = consumer
+        self._committer = committer
+        self._completer = completer
+        self._execution = execution
+        self._coordinator = coordinator
+        self._tasks = tasks
+        self._slots = slots
+        self._group = runs
+        self._held = held
+        self._lease = lease
+        self._prefetch = prefetch
+        self._revoked = revoked
+        self._context = contextvars.copy_context()
+        self._freed = asyncio.Event()
+        self._kinds: frozenset[RunsIn] = frozenset()
+        self._tasks_seen = -1
+        self._waiting: dict[RunsIn, deque[Delivery]] = {kind: deque() for kind in slots}
+        self._limit = _MAX_READ
+        self._suspects = 0  #: those that run or wait here
+        self._until_suspect_ended: asyncio.Timeout | None = None
+        self._closed = False
+        self.runs: dict[int | str, Run] = {}
+
+    async def run(self) -> None:
+        """Take and start deliveries until cancelled; a broker that fails is asked again."""
+        try:
+            await self._run_on()
+        except Exception:
+            self.give_up()
+            raise
+
+    async def _run_on(self) -> None:
+        pause = _FIRST_PAUSE
+        while True:
+            await self._completer.room()
+            if (limit := self._wanted()) <= 0:
+                self._freed.clear()
+                await self._freed.wait()
+                continue
+            try:
+                read = await self._receive(limit)
+            except OperationalError as exc:
+                logger.warning("receiving failed, trying again: %s", exc)
+                pause = await _pause(pause)
+            except Exception:  # a defect must not end the loop that everything depends on
+                logger.exception("receiving failed, trying again")
+                pause = await _pause(pause)
+            else:
+                pause = _FIRST_PAUSE
+                if read:
+                    await self._take_in(read)
+
+    def close(self) -> None:
+        """Hand back at once what was not started (P6); nothing is started any more."""
+        self._closed = True
+        for waiting in self._waiting.values():
+            while waiting:
+                self._completer.add(self._coordinator.follow(Returned(waiting.popleft())))
+
+    def give_up(self) -> None:
+        """The worker failed: what runs is cancelled by that, and its end is no outcome."""
+        self.close()
+        for run in self.runs.values():
+            if run.cancelled_for is None:
+                run.cancelled_for = Cancelled.STOPPING
+
+    def drop_waiting(self, delivery: Delivery) -> bool:
+        """Forget a delivery that was not started; False if it is not here."""
+        for waiting in self._waiting.values():
+            if delivery in waiting:
+                waiting.remove(delivery)
+                self._let_go_of(delivery)
+                return True
+        return False
+
+    @property
+    def unstarted(self) -> int:
+        return sum(len(waiting) for waiting in self._waiting.values())
+
+    def _wanted(self) -> int:
+        """How much to read: what the kind with the most free slots can start, and what may be held beyond that."""
+        if len(self._tasks) != self._tasks_seen:
+            self._tasks_seen = len(self._tasks)
+            self._kinds = frozenset({"loop", *(task.runs_in for task in self._tasks.values())})
+        free = max(0, *(self._slots[kind].free for kind in self._kinds))
+        return min(free + max(0, self._prefetch - self.unstarted), self._limit)
+
+    async def _receive(self, limit: int) -> Sequence[Delivery]:
+        """Read. While we have a suspect no other is brought; the read ends with it, and the next may bring one (P5)."""
+        if not self._suspects:
+            return await self._consumer.receive(limit, suspect=True, wait=_WAIT)
+        try:
+            async with asyncio.timeout(None) as self._until_suspect_ended:
+                return await self._consumer.receive(limit, suspect=False, wait=_WAIT)
+        except TimeoutError:
+            return ()
+        finally:
+            self._until_suspect_ended = None
+
+    async def _take_in(self, read: Sequence[Delivery]) -> None:
+        for delivery in read:
+            self._held[delivery.lease] = delivery
+        left = {delivery.lease: delivery for delivery in read}
+        try:
+            admission = await self._until_done(functools.partial(self._committer.admit, read))
+            late = [each for each in admission.run if time.monotonic() - each.read_at > self._lease / 2]
+            lost: set[int | str] = set()
+            if late:
+
+                async def renew() -> Collection[Delivery]:
+                    return await to_thread.run_sync(self._committer.renew, late)
+
+                lost = {delivery.lease for delivery in await self._until_done(renew)}
+            for delivery in admission.revoked:
+                del left[delivery.lease]
+                self._suspects += delivery.is_suspect
+                self._start(delivery, "loop", is_revoked=True)
+            overflow = 0
+            for delivery in admission.run:
+                if delivery.lease not in lost:
+                    del left[delivery.lease]
+                    if not self._place(delivery):
+                        overflow += 1
+                        self._completer.add(self._coordinator.follow(Returned(delivery, _OVERFLOW_DELAY)))
+        except asyncio.CancelledError:
+            for delivery in left.values():  # the worker stops: somebody else may have them at once
+                self._completer.add(self._coordinator.follow(Returned(delivery)))
+            raise
+        for lease in left:  # settled when they were admitted, or lost
+            self._held.pop(lease, None)
+        self._limit = max(1, (len(read) - overflow) // 2) if overflow else min(self._limit * 2, _MAX_READ)
+        if self.unstarted > self._prefetch:
+            await self._let_start()
+
+    async def _let_start(self) -> None:
+        """Wait a moment for what waits here to start: more of its kind may come with the next read."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_OVERFLOW_PAUSE):
+                while self.unstarted > self._prefetch:
+                    self._freed.clear()
+                    await self._freed.wait()
+
+    async def _until_done(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Ask broker or store until they answer: what was read is held, and must not be forgotten meanwhile."""
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                return await ask()
+            except OperationalError as exc:
+                logger.warning("looking at what was received failed, trying again: %s", exc)
+            except Exception:  # a defect must not end the loop that everything depends on
+                logger.exception("looking at what was received failed, trying again")
+            pause = await _pause(pause)
+
+    def _place(self, delivery: Delivery) -> bool:
+        """Start `delivery`, or let it wait for a slot of its kind; False if there is no room for either."""
+        if self._closed:
+            return False
+        task = self._tasks.get(delivery.message.task)
+        kind: RunsIn = task.runs_in if task is not None else "loop"
+        slots = self._slots[kind]
+        if slots.free > 0:
+            self._start(delivery, kind)
+        elif len(self._waiting[kind]) < max(slots.room, self._prefetch):
+            self._waiting[kind].append(delivery)
+        else:
+            return False
+        self._suspects += delivery.is_suspect
+        return True
+
+    def _let_go_of(self, delivery: Delivery) -> None:
+        """Have the next read bring suspects again if this was the one we had."""
+        if delivery.is_suspect:
+            self._suspects -= 1
+            if not self._suspects and self._until_suspect_ended is not None:
+                self._until_suspect_ended.reschedule(asyncio.get_running_loop().time())
+
+    def _start(self, delivery: Delivery, kind: RunsIn, *, is_revoked: bool = False, has_waited: bool = False) -> None:
+        run = Run(delivery, kind, self._slots[kind], self._on_freed)
+        self.runs[delivery.lease] = run
+        message = delivery.message
+        run.task = self._group.create_task(
+            self._run(run, is_revoked=is_revoked, has_waited=has_waited),
+            name=f"{message.task}[{message.id}]",
+            context=self._context.copy(),  # and not that of the run which freed the slot
+        )
+
+    def _complete(self, run: Run, finish: Finish) -> None:
+        self._completer.add(replace(finish, delivery=None) if run.is_settled else finish)
+
+    async def _is_revoked(self, delivery: Delivery) -> bool:
+        """Ask again: it may have been revoked while it waited here."""
+        return bool(await self._until_done(functools.partial(self._revoked, (delivery.message.id,))))
+
+    async def _run(self, run: Run, *, is_revoked: bool, has_waited: bool) -> None:
+        run.is_started = True
+        delivery = run.delivery
+        outcome: Outcome | None
+        try:
+            try:
+                if is_revoked or (has_waited and await self._is_revoked(delivery)):
+                    outcome = self._execution.revoked(run)
+                else:
+                    outcome = await self._execution.run(run)
+            except GeneratorExit as exc:
+                # A future or thread of the task ended so; Python closes all frames on its way here (PEP 380).
+                outcome = Failure(delivery, exc, Policy(delivery.message.ignore_result))
+            if outcome is None:
+                self._held.pop(delivery.lease, None)
+            else:
+                self._complete(run, self._coordinator.follow(outcome))
+        except Exception as exc:  # a defect of ours must not end the worker
+            logger.exception("running %s[%s] failed", delivery.message.task, delivery.message.id)
+            self._complete(run, self._coordinator.broke(delivery, exc))
+        finally:
+            del self.runs[delivery.lease]
+            self._let_go_of(delivery)
+            if run.kind != "loop":
+                run.slots.took(time.perf_counter() - run.started_at)
+            run.end()
+
+    def _on_freed(self, kind: RunsIn) -> None:
+        waiting = self._waiting[kind]
+        while waiting and self._slots[kind].free > 0 and not self._closed:
+            self._start(waiting.popleft(), kind, has_waited=True)
+        self._freed.set()
+
+
+async def _pause(seconds: float) -> float:
+    """Sleep about `seconds`; return how long to do so next time."""
+    await asyncio.sleep(seconds * random.uniform(0.5, 1.0))
+    return min(seconds * 2, _LONGEST_PAUSE)

@@ -1,0 +1,335 @@
+"""The life of a worker: start, consume, stop cleanly (P6)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import socket
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Final, Self
+
+from .._aio import Service, finish
+from ..calls import RunsIn
+from ..commit import Committer
+from ..exceptions import InvalidOption, OperationalError
+from ..message import MAX_NAME, new_id
+from ..transport import Consumer, Delivery
+from .completer import Completer
+from .execution import Execution
+from .home import WorkerConnection, WorkerHome
+from .intake import Intake
+from .lifeline import Lifeline
+from .processes import ProcessPool
+from .run import Cancelled, Run, Slots
+
+logger = logging.getLogger("aiotq.worker")
+
+#: Seconds a cancelled coroutine has for its cleanup before the log says that it refuses to end.
+_CLEANUP: Final = 5.0
+#: Seconds that the last commits of a stopping worker may take; after that their leases end by themselves.
+_LAST_COMMITS: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOptions:
+    """How one worker consumes; `grace` in seconds.
+
+    `leaves_threads`: functions in threads that outlast the grace time are handed back and left running, for a caller
+    which then ends the process (the command line). Without it the worker waits for them.
+    """
+
+    queues: Sequence[str]
+    concurrency: int
+    threads: int
+    processes: int
+    prefetch: int
+    grace: float
+    name: str | None = None
+    leaves_threads: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.queues, str):
+            raise InvalidOption(f"a worker's queues are a list of names: [{self.queues!r}], not {self.queues!r}")
+        for queue in self.queues:
+            if not 0 < len(queue) <= MAX_NAME:
+                raise InvalidOption(f"a queue's name has 1 to {MAX_NAME} characters: {queue[:MAX_NAME]!r}")
+        for name, least in (("concurrency", 1), ("threads", 1), ("processes", 1), ("prefetch", 0), ("grace", 0)):
+            if not getattr(self, name) >= least:
+                raise InvalidOption(f"a worker's {name} must be {least} or more, not {getattr(self, name)!r}")
+        if not self.queues:
+            raise InvalidOption("a worker needs at least one queue")
+
+
+class Worker:
+    """Runs tasks in this loop while entered; leaving it stops it.
+
+        async with app.worker(queues=["default"], concurrency=100):
+            ...
+
+    It runs under a supervisor of its own: a failure ends the worker, is raised when it is left, and cancels nobody.
+    No signal handlers are installed.
+    """
+
+    def __init__(self, home: WorkerHome, options: WorkerOptions) -> None:
+        self._home = home
+        self._options = options
+        host = socket.gethostname()
+        mark = new_id()[-8:]
+        self.name = options.name or f"{host}-{os.getpid()}-{mark}"
+        self._holder = f"{self.name}#{mark}"  # two workers may be given one name, and must not share leases
+        self._service: Service[Worker] = Service(self._main, f"aiotq.worker.{self.name}")
+        self._stop_now = asyncio.Event()
+        self._grace = options.grace
+        self._held: dict[int | str, Delivery] = {}
+        self._intake: Intake | None = None
+        self._completer: Completer | None = None
+        #: Runs in threads that were left behind (see `WorkerOptions.leaves_threads`).
+        self.left_running = 0
+
+    async def __aenter__(self) -> Self:
+        await self._service.start()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.stop()
+
+    @property
+    def queues(self) -> tuple[str, ...]:
+        return tuple(self._options.queues)
+
+    @property
+    def completed(self) -> int:
+        """How many tasks this worker has finished."""
+        return self._completer.completed if self._completer is not None else 0
+
+    @property
+    def running(self) -> int:
+        """How many tasks run now."""
+        return len(self._intake.runs) if self._intake is not None else 0
+
+    async def stop(self, grace: float | None = None) -> None:
+        """Take no more, let running tasks finish for `grace` seconds, hand back the rest; return when all is done."""
+        if grace is not None:
+            self._grace = grace
+            if grace <= 0:
+                self._stop_now.set()
+        await self._service.stop()
+
+    def stop_now(self) -> None:
+        """Cut the grace time short."""
+        self._stop_now.set()
+
+    async def wait(self) -> None:
+        """Return when the worker has ended; raises what it failed with."""
+        await self._service.wait()
+
+    async def _main(self, ready: Callable[[Worker], None], stopping: asyncio.Event) -> None:
+        conf = self._home.conf
+        self._home.load_tasks()
+        self._warn_of_limits()
+        lease = conf.worker_lease
+        async with AsyncExitStack() as stack:
+            connection = await stack.enter_async_context(self._home.holding())
+            consumer = await stack.enter_async_context(
+                connection.transport.consumer(self._holder, self.queues, lease=lease)
+            )
+            committer = connection.committer(consumer, self._holder, lease)
+            lifeline = await stack.enter_async_context(
+                Lifeline(
+                    committer.renew,
+                    self._held,
+                    lease=lease,
+                    loop_lag=conf.worker_loop_lag,
+                    on_lost=self._lost,
+                )
+            )
+            pool = await stack.enter_async_context(self._pool())
+            completer = self._completer = Completer(committer, self._settled)
+            connection.revocation_listeners.add(self._revoked)
+            stack.callback(connection.revocation_listeners.discard, self._revoked)
+            async with asyncio.TaskGroup() as upkeep:
+                completing = upkeep.create_task(completer.run(), name="aiotq.completer")
+                reclaiming = upkeep.create_task(self._reclaim(consumer, lifeline, lease), name="aiotq.reclaim")
+                async with asyncio.TaskGroup() as runs:
+                    intake = self._intake = self._make_intake(connection, consumer, committer, completer, pool, runs)
+                    taking = runs.create_task(intake.run(), name="aiotq.intake")
+                    try:
+                        ready(self)
+                        await _until(stopping, taking, connection)
+                        taking.cancel()
+                        intake.close()
+                        await self._end_runs(intake)
+                        await _all_ended(intake)
+                    except BaseException:
+                        intake.give_up()
+                        raise
+                try:
+                    async with asyncio.timeout(_LAST_COMMITS):
+                        await completer.drained()
+                except TimeoutError:
+                    logger.error("stopping with uncommitted tasks: they run again when their leases end")
+                completing.cancel()
+                reclaiming.cancel()
+
+    def _warn_of_limits(self) -> None:
+        """Say which tasks the settings' time limits don't hold for: a thread can't be stopped."""
+        conf = self._home.conf
+        if conf.task_time_limit is not None or conf.task_soft_time_limit is not None:
+            threads = sorted(task.name for task in self._home.tasks.values() if task.runs_in == "thread")
+            if threads:
+                logger.warning("time limits don't hold for tasks that run in threads: %s", ", ".join(threads))
+
+    def _make_intake(
+        self,
+        connection: WorkerConnection,
+        consumer: Consumer,
+        committer: Committer,
+        completer: Completer,
+        pool: ProcessPool,
+        runs: asyncio.TaskGroup,
+    ) -> Intake:
+        options = self._options
+
+        async def settle(run: Run) -> None:
+            run.is_settled = await completer.acknowledge(run.delivery)
+
+        async def acknowledge(run: Run) -> bool:
+            # To its end, once begun: what is acknowledged and not run must at least have an outcome.
+            await finish(settle(run), _LAST_COMMITS, once_cancelled=True)
+            return run.is_settled
+
+        execution = Execution(self._home, worker=self.name, pool=pool, acknowledge=acknowledge)
+        capacities: dict[RunsIn, int] = {
+            "loop": options.concurrency,
+            "thread": options.threads,
+            "process": options.processes,
+        }
+        return Intake(
+            consumer=consumer,
+            committer=committer,
+            completer=completer,
+            execution=execution,
+            coordinator=self._home.coordinator(self.name),
+            tasks=self._home.tasks,
+            slots={kind: Slots(capacity) for kind, capacity in capacities.items()},
+            runs=runs,
+            held=self._held,
+            lease=self._home.conf.worker_lease,
+            prefetch=options.prefetch,
+            revoked=connection.store.revoked,
+        )
+
+    def _pool(self) -> ProcessPool:
+        return ProcessPool(self._options.processes, max_tasks_per_child=self._home.conf.worker_max_tasks_per_child)
+
+    async def _end_runs(self, intake: Intake) -> None:
+        """Let running tasks finish for the grace time, then cancel them; threads can't be, and are waited for."""
+        if intake.runs:
+            logger.debug("stopping: %d tasks running, %g s for them to finish", len(intake.runs), self._grace)
+        await self._until_ended(intake, lambda run: True, self._grace, self._stop_now)
+        for run in list(intake.runs.values()):
+            if run.kind != "thread":
+                run.cancel(Cancelled.STOPPING)
+        if not await self._until_ended(intake, lambda run: run.kind != "thread", _CLEANUP, None):
+            for run in intake.runs.values():
+                if run.kind != "thread" and run.task is not None:
+                    logger.error("%s was cancelled and does not end", run.task.get_name())
+        threads = [run for run in intake.runs.values() if run.kind == "thread"]
+        if not threads:
+            return
+        names = ", ".join(run.task.get_name() for run in threads if run.task is not None)
+        if self._options.leaves_threads:
+            logger.warning("threads can't be stopped; handing back what runs in them: %s", names)
+            self.left_running = len(threads)
+            for run in threads:
+                run.cancel(Cancelled.STOPPING)
+        else:
+            logger.warning("threads can't be stopped; waiting for what runs in them: %s", names)
+
+    async def _until_ended(
+        self, intake: Intake, which: Callable[[Run], bool], seconds: float, cut_short: asyncio.Event | None
+    ) -> bool:
+        """Wait until no run of `which` is left, at most `seconds`; whether that is so."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        async with asyncio.TaskGroup() as group:
+            cut = group.create_task(cut_short.wait()) if cut_short is not None else None
+            while True:
+                waited = {run.task for run in intake.runs.values() if which(run) and run.task is not None}
+                left = deadline - loop.time()
+                if not waited or left <= 0 or (cut is not None and cut.done()):
+                    break
+                await asyncio.wait(
+                    {*waited, cut} if cut is not None else waited,
+                    timeout=left,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+            if cut is not None:
+                cut.cancel()
+        return not any(which(run) for run in intake.runs.values())
+
+    async def _reclaim(self, consumer: Consumer, lifeline: Lifeline, lease: float) -> None:
+        """Give strays of dead workers back, at start and then on a timer, whatever this worker is doing.
+
+        Not while its own leases may have ended: it would take itself for dead.
+        """
+        while True:
+            try:
+                if not lifeline.is_late and (count := await consumer.reclaim()):
+                    logger.warning("gave back %d tasks of workers that died", count)
+            except OperationalError as exc:
+                logger.warning("looking for tasks of dead workers failed, trying again: %s", exc)
+            except Exception:  # a defect must not end the worker
+                logger.exception("looking for tasks of dead workers failed, trying again")
+            await asyncio.sleep(lease / 3 * random.uniform(0.7, 1.3))
+
+    def _settled(self, delivery: Delivery) -> None:
+        self._held.pop(delivery.lease, None)
+
+    def _lost(self, lost: Collection[Delivery]) -> None:
+        """Cancel the runs whose lease is gone. What was committed while the leases were renewed is lost to nobody."""
+        if self._intake is None:
+            return
+        for delivery in lost:
+            run = self._intake.runs.get(delivery.lease)
+            message = delivery.message
+            if run is not None and not run.is_settled:
+                logger.warning("the lease of %s[%s] was lost: its run is cancelled", message.task, message.id)
+                run.cancel(Cancelled.LEASE_LOST)
+            elif self._intake.drop_waiting(delivery):
+                logger.warning("the lease of %s[%s] was lost before it started", message.task, message.id)
+                self._held.pop(delivery.lease, None)
+
+    def _revoked(self, ids: Collection[str]) -> None:
+        if self._intake is None:
+            return
+        for run in list(self._intake.runs.values()):
+            if run.delivery.message.id in ids and run.kind != "thread":
+                run.cancel(Cancelled.REVOKED)
+
+
+async def _until(stopping: asyncio.Event, taking: asyncio.Task[None], connection: WorkerConnection) -> None:
+    """Return when the worker is to stop, or its intake ended.
+
+    Raises:
+        OperationalError: the connection was closed under it.
+    """
+    async with asyncio.TaskGroup() as group:
+        stop = group.create_task(stopping.wait())
+        closed = group.create_task(connection.ended())
+        await asyncio.wait({stop, taking, closed}, return_when=asyncio.FIRST_COMPLETED)
+        was_closed = closed.done() and not stop.done()
+        stop.cancel()
+        closed.cancel()
+    if was_closed:
+        raise OperationalError("the app's connection ended under the worker")
+
+
+async def _all_ended(intake: Intake) -> None:
+    """Wait for what can't be cancelled: here, and not in the end of its task group, so that `give_up` finds it."""
+    while waited := {run.task for run in intake.runs.values() if run.task is not None and not run.task.done()}:
+        await asyncio.wait(waited)

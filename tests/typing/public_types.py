@@ -1,0 +1,228 @@
+"""The types of the public API, as users meet them. Never run: mypy and pyright read it in `make lint`.
+
+An error that must be one is marked as ignored. Both checkers heed that mark, and each says so where it is not needed.
+"""
+
+# pyright: reportUnnecessaryTypeIgnoreComment=error
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import Any, assert_type
+
+from aiotq import AioTQ, AsyncResult, EagerResult, ResultSet, Signature, SyncResult, Task, Update, shared_task
+from aiotq.task import CoroutineTask, FunctionTask
+
+app = AioTQ("typing", broker="memory://")
+
+
+# Declaring
+
+
+@app.task
+async def add(x: int, y: int = 0) -> int:
+    return x + y
+
+
+@app.task()
+async def add_parentheses(x: int, y: int = 0) -> int:
+    return x + y
+
+
+@app.task(queue="hi", priority=9, acks_late=False)
+async def add_options(x: int, y: int = 0) -> int:
+    return x + y
+
+
+@app.task
+def double(x: float) -> float:
+    return 2 * x
+
+
+@app.task(run="process")
+def double_in_a_process(x: float) -> float:
+    return 2 * x
+
+
+@app.task(bind=True)
+async def bound(self: Any, x: int) -> str:
+    return f"{self.request.id}: {x}"
+
+
+@app.task(bind=True, queue="hi")
+def bound_plain(self: Task[[int], str], x: int) -> str:
+    return f"{self.request.id}: {x}"
+
+
+@shared_task
+async def shared(x: int) -> int:
+    return x
+
+
+@shared_task(queue="hi")
+def shared_plain(x: int) -> int:
+    return x
+
+
+@shared_task(bind=True)
+async def shared_bound(self: Any, x: int) -> int:
+    return x
+
+
+@app.task
+async def nothing() -> None: ...
+
+
+def not_a_task(x: int) -> int:
+    return x
+
+
+app.task(que="hi")(not_a_task)  # type: ignore[call-overload]
+app.task(priority="9")(not_a_task)  # type: ignore[call-overload]
+
+
+# Being the function
+
+
+async def calling_it_is_calling_the_function() -> None:
+    _ = assert_type(add(1, 2), Coroutine[Any, Any, int])
+    assert_type(await add(1, y=2), int)
+    assert_type(await add_parentheses(1), int)
+    assert_type(await add_options(1), int)
+    assert_type(double(1.5), float)
+    assert_type(double_in_a_process(1.5), float)
+    assert_type(await bound(1), str)
+    assert_type(bound_plain(1), str)
+    assert_type(await shared(1), int)
+    assert_type(shared_plain(1), int)
+    assert_type(await shared_bound(1), int)
+
+    add("1")  # type: ignore[arg-type, unused-coroutine]
+    double("1")  # type: ignore[arg-type]
+
+
+# Calling
+
+
+async def delay_takes_what_the_function_takes() -> None:
+    assert_type(await add.delay(1, 2), AsyncResult[int])
+    assert_type(await add.delay(1, y=2), AsyncResult[int])
+    assert_type(await add_parentheses.delay(1), AsyncResult[int])
+    assert_type(await add_options.delay(1), AsyncResult[int])
+    assert_type(await double.delay(1.5), AsyncResult[float])
+    assert_type(await bound.delay(1), AsyncResult[str])
+    assert_type(await bound_plain.delay(1), AsyncResult[str])
+    assert_type(await shared.delay(1), AsyncResult[int])
+    assert_type(await shared_plain.delay(1), AsyncResult[int])
+    assert_type(await shared_bound.delay(1), AsyncResult[int])
+    assert_type(await nothing.delay(), AsyncResult[None])
+
+    await add.delay("1")  # type: ignore[arg-type]
+    await add.delay(1, 2, 3)  # type: ignore[call-arg]
+    await add.delay()  # type: ignore[call-arg]
+    await add.delay(1, z=2)  # type: ignore[call-arg]
+    await double.delay("1")  # type: ignore[arg-type]
+    await bound.delay("1")  # type: ignore[arg-type]
+    await bound.delay(None, 1)  # type: ignore[call-arg, arg-type]
+    await shared.delay("1")  # type: ignore[arg-type]
+
+
+async def a_forgotten_await_is_flagged() -> None:
+    add.delay(1)  # type: ignore[unused-coroutine]
+    add.options(queue="hi").delay(1)  # type: ignore[unused-coroutine]
+    add.apply_async((1,))  # type: ignore[unused-coroutine]
+    app.send_task("x")  # type: ignore[unused-coroutine]
+    add(1)  # type: ignore[unused-coroutine]
+
+
+async def options_are_typed() -> None:
+    assert_type(await add.options(countdown=1.5, priority=9).delay(1), AsyncResult[int])
+    assert_type(await add.options(queue="hi").delay(1, y=2), AsyncResult[int])
+    assert_type(await add.apply_async((1,), {"y": 2}, countdown=1, expires=60.0), AsyncResult[int])
+    assert_type(await add.apply((1,)), EagerResult[int])
+    assert_type(await (await add.apply((1,))), int)
+
+    add.options(que="hi")  # type: ignore[call-arg]
+    add.options(priority="9")  # type: ignore[arg-type]
+    await add.options(queue="hi").delay("1")  # type: ignore[arg-type]
+    await add.apply_async((1,), que="hi")  # type: ignore[call-arg]
+
+
+async def a_call_by_name_may_return_anything() -> None:
+    assert_type(await app.send_task("other.task", (1,), queue="hi"), AsyncResult[Any])
+
+
+async def many_calls_have_a_list_of_results() -> None:
+    results = await app.send_many(add.s(i) for i in range(10))
+    assert_type(results, ResultSet[int])
+    assert_type(await results, list[int])
+    assert_type(results[0], AsyncResult[int])
+    assert_type(results[1:], ResultSet[int])
+    assert_type(await results.get(timeout=5), list[int])
+    assert_type(await results.get(propagate=False), list[int | BaseException])
+    async for result in results.as_completed():
+        assert_type(result, AsyncResult[int])
+        assert_type(await result, int)
+    assert_type(await results.completed_count(), int)
+
+
+async def signatures_know_what_they_return() -> None:
+    assert_type(add.s(1), Signature[int])
+    assert_type(bound.si(1), Signature[str])
+    assert_type(double.signature((1.5,), queue="hi"), Signature[float])
+    assert_type(add.s(1).set(queue="hi").clone((2,)), Signature[int])
+    assert_type(add.options(queue="hi").s(1), Signature[int])
+    assert_type(await add.s(1).delay(), AsyncResult[int])
+    assert_type(app.signature("other.task"), Signature[Any])
+
+
+def code_without_a_loop() -> None:
+    assert_type(add.sync.delay(1), SyncResult[int])
+    assert_type(add.sync.delay(1).get(timeout=5), int)
+    assert_type(add.options(queue="hi").sync.delay(1, y=2), SyncResult[int])
+    assert_type(double.sync.apply_async((1.5,), countdown=1), SyncResult[float])
+    assert_type(add.sync.delay(1).state(), str)
+
+    add.sync.delay("1")  # type: ignore[arg-type]
+
+
+# Results
+
+
+async def results_are_awaited() -> None:
+    result = await add.delay(1)
+    assert_type(result.id, str)
+    assert_type(await result, int)
+    assert_type(await result.get(), int)
+    assert_type(await result.get(timeout=5), int)
+    assert_type(await result.get(propagate=False), int | BaseException)
+    assert_type(await result.state(), str)
+    assert_type(await result.ready(), bool)
+    assert_type(await result.traceback(), str | None)
+    assert_type(result.sync, SyncResult[int])
+    async for update in result.updates():
+        assert_type(update, Update)
+
+    result + 1  # type: ignore[operator]
+    result.get()  # type: ignore[unused-coroutine]
+
+
+def a_coroutine_and_a_function_are_told_apart() -> None:
+    takes_coroutine_task(add)
+    takes_function_task(double)
+    takes_any_task(add)
+    takes_any_task(bound_plain)
+    takes_function_task(add)  # type: ignore[arg-type]
+
+
+def takes_coroutine_task(task: CoroutineTask[..., Any]) -> None: ...
+def takes_function_task(task: FunctionTask[..., Any]) -> None: ...
+def takes_any_task(task: Task[..., Any]) -> None: ...
+
+
+async def an_app_and_a_worker_are_entered() -> None:
+    async with app as entered, app.worker(queues=["hi"], concurrency=5) as worker:
+        assert_type(entered, AioTQ)
+        assert_type(worker.running, int)
+
+    app.worker(concurency=5)  # type: ignore[call-arg]
