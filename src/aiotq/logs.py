@@ -1,0 +1,90 @@
+"""Log lines and tracebacks that a person can read; the command line sets them up, a program may."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import time
+import traceback
+from pathlib import Path
+from types import TracebackType
+from typing import Final, TextIO
+
+import anyio
+
+_COLOURS: Final = {"DEBUG": "2", "WARNING": "33", "ERROR": "31", "CRITICAL": "1;31"}
+#: Code that stands between an entry point and the user's: ours, and what we call it through.
+_MACHINERY: Final = (
+    *(str(Path(file).parent) + "/" for file in (__file__, anyio.__file__, importlib.__file__) if file),
+    "<frozen ",
+)
+_OURS: Final = ("aiotq.", "py.warnings")
+
+
+def configure(level: str, stream: TextIO, *, label: str | None = None) -> None:
+    """Have every logger of this process, and Python's warnings, write lines for people to `stream`.
+
+    `label` is put before each message, to tell apart processes that share a stream. Lines are coloured when the
+    stream is a terminal.
+    """
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(ReadableFormatter(label=label, coloured=stream.isatty()))
+    root = logging.getLogger()
+    root.addHandler(handler)
+    root.setLevel(level)
+    logging.captureWarnings(True)
+
+
+class ReadableFormatter(logging.Formatter):
+    """`2026-01-31 12:00:00.123 INFO    Task proj.add[…] succeeded in 0.002 s: 4`; others' loggers with their name."""
+
+    def __init__(self, *, label: str | None = None, coloured: bool = False) -> None:
+        super().__init__()
+        self._label = f"{label}: " if label else ""
+        self._coloured = coloured
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        name = "" if record.name.startswith(_OURS) or record.name == "aiotq" else f"{record.name}: "
+        level = f"{record.levelname:7}"
+        if self._coloured and (colour := _COLOURS.get(record.levelname)):
+            level = f"\x1b[{colour}m{level}\x1b[0m"
+        return f"{self.formatTime(record)} {level} {self._label}{name}{record.message.rstrip()}"
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
+        return f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(record.created))}.{int(record.msecs):03}"
+
+    def formatException(
+        self,
+        ei: tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None],
+    ) -> str:
+        return format_error(ei[1]).rstrip() if ei[1] is not None else ""
+
+
+def format_error(error: BaseException) -> str:
+    """Return the traceback of `error` from the first frame that is the user's; all of it if none is."""
+    described = traceback.TracebackException.from_exception(error)
+    _leave_out_machinery(described)
+    return "".join(described.format())
+
+
+def user_frames(error: BaseException) -> list[traceback.FrameSummary]:
+    """Return the frames of `error` from the first that is the user's, none if none is."""
+    return _from_first_of_users(traceback.extract_tb(error.__traceback__))
+
+
+def is_machinery(frame: traceback.FrameSummary) -> bool:
+    """Whether a frame is ours, or of what we call the user's code through."""
+    return frame.filename.startswith(_MACHINERY)
+
+
+def _leave_out_machinery(described: traceback.TracebackException) -> None:
+    if users := _from_first_of_users(described.stack):
+        described.stack[:] = users
+    for other in (described.__cause__, described.__context__, *(described.exceptions or ())):
+        if other is not None:
+            _leave_out_machinery(other)
+
+
+def _from_first_of_users(stack: list[traceback.FrameSummary]) -> list[traceback.FrameSummary]:
+    first = next((index for index, frame in enumerate(stack) if not is_machinery(frame)), len(stack))
+    return stack[first:]
