@@ -1,0 +1,295 @@
+"""Real processes that are killed, and the facts that are counted afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Final, Self, TypeVar
+
+from aiotq import AioTQ, AsyncResult
+from aiotq._sqlite import DELAYED
+from aiotq.states import READY_STATES
+from aiotq.task import Task
+
+from ..waiting import wait_until
+from . import apps
+
+T = TypeVar("T")
+
+ROOT: Final = Path(__file__).parents[2]
+#: Seconds. Short, since most tests wait for leases of the dead to end; long enough for a machine with much else to do
+#: to renew those of the living.
+LEASE: Final = 1.5
+#: Seconds a fact may take to come true before its test fails: a guess at the slowest machine, not a promise.
+PATIENCE: Final = 45.0
+
+
+@dataclass(frozen=True)
+class Fact:
+    """What a process wrote down. `detail` of a start is the time at which the task was due, if it was delayed."""
+
+    event: str
+    id: str
+    time: float
+    pid: int
+    worker: int
+    detail: Any
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What stands in the file at one moment: `waiting` are the ids of messages, `ended` and `dead` also say how."""
+
+    waiting: Collection[str]
+    held: Collection[str]
+    ended: Mapping[str, str]
+    dead: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Death:
+    """A kill: when, and what stood in the file right after it."""
+
+    worker: int
+    time: float
+    standing: Standing
+
+
+class Process:
+    """A process that was started, and what it says."""
+
+    def __init__(self, chaos: Chaos, command: Sequence[str], log: Path, settings: Mapping[str, object]) -> None:
+        self._chaos = chaos
+        self.log = log
+        self.environment = {name: text for name, text in os.environ.items() if not name.startswith("AIOTQ_")} | {
+            "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT / "src"), os.environ.get("PYTHONPATH")))),
+            "PYTHONUNBUFFERED": "1",
+            "AIOTQ_BROKER_URL": chaos.url,
+            "AIOTQ_WORKER_LEASE": str(LEASE),
+            apps.FACTS: str(chaos.facts_file),
+            **{name: str(value) for name, value in settings.items()},
+        }
+        with log.open("ab") as out:
+            self._popen = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=self.environment,
+                stdin=subprocess.PIPE,
+                stdout=out,
+                stderr=out,
+            )
+        self.pid = self._popen.pid
+
+    @property
+    def said(self) -> str:
+        return self.log.read_text(encoding="utf-8", errors="replace")
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs."""
+        return self._popen.poll()
+
+    async def says(self, text: str) -> None:
+        """Wait until `text` stands in the log."""
+
+        def is_said() -> bool:
+            assert text in self.said or self.exit_code is None, f"{self.log.name}: ended without saying {text!r}"
+            return text in self.said
+
+        await wait_until(is_said, f"{self.log.name} says {text!r}", PATIENCE)
+
+    async def ended(self) -> int:
+        """Wait for the end and return the exit code."""
+        await wait_until(lambda: self.exit_code is not None, f"{self.log.name}: the process ended", PATIENCE)
+        code = self.exit_code
+        assert code is not None
+        return code
+
+    def send_signal(self, number: signal.Signals) -> None:
+        self._popen.send_signal(number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def tell_to_go_on(self) -> None:
+        """Close its standard input, which is what the programs here wait for."""
+        assert self._popen.stdin is not None
+        self._popen.stdin.close()
+
+    def kill(self) -> Death:
+        """`kill -9`, and look at the file before anybody else does."""
+        killed_at = time.time()
+        self._popen.kill()
+        self._popen.wait()
+        death = Death(self.pid, killed_at, self._chaos.standing())
+        self._chaos.deaths.append(death)
+        return death
+
+    def clear(self) -> None:
+        """End it, however it is."""
+        if self._popen.poll() is None:
+            self._popen.kill()
+            self._popen.wait()
+        if self._popen.stdin is not None:
+            self._popen.stdin.close()
+
+
+class Chaos:
+    """One test's file, processes and facts; a context manager that ends all it started and shows the logs."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.file = directory / "queue.db"
+        self.url = f"sqlite:///{self.file}"
+        self.facts_file = directory / "facts.jsonl"
+        #: A client of the same file, in the test's own process; tests that want it enter it.
+        self.client = AioTQ("client", broker=self.url)
+        self.deaths: list[Death] = []
+        self.processes: list[Process] = []
+        seed = random.randrange(1 << 32)
+        self.random = random.Random(seed)
+        print(f"seed: {seed}")
+        self._facts: list[Fact] = []
+        self._read = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        for process in self.processes:
+            process.clear()
+        for process in self.processes:
+            print(f"--- {process.log.name} (pid {process.pid}, exit code {process.exit_code})\n{process.said}")
+
+    # -- processes
+
+    def start(self, *command: str, name: str, **settings: object) -> Process:
+        """Start a Python program; it is not ready yet."""
+        log = self.directory / f"{len(self.processes) + 1:02}-{name}.log"
+        process = Process(self, (sys.executable, *command), log, settings)
+        self.processes.append(process)
+        return process
+
+    def program(self, name: str, *arguments: object) -> Process:
+        """Start one of `programs`."""
+        return self.start("-m", "tests.chaos.programs", name, *map(str, arguments), name=name)
+
+    def start_worker(self, **settings: object) -> Process:
+        """Start a worker: its settings are environment variables without their prefix."""
+        return self.start(
+            *("-m", "aiotq", "worker", f"{apps.__name__}:app"),
+            name="worker",
+            **{f"AIOTQ_{name.upper()}": value for name, value in settings.items()},
+        )
+
+    async def worker(self, **settings: object) -> Process:
+        """Start a worker and wait until it is ready."""
+        worker = self.start_worker(**settings)
+        await worker.says("is ready")
+        return worker
+
+    # -- calls
+
+    async def send(self, task: Task[..., Any], *args: object, **options: Any) -> AsyncResult[Any]:
+        """Call `task` from this process."""
+        return await self.client.send_task(task.name, args, **options)
+
+    # -- facts
+
+    @property
+    def facts(self) -> Sequence[Fact]:
+        """All that was written down so far."""
+        if self.facts_file.exists():
+            with self.facts_file.open("rb") as file:
+                file.seek(self._read)
+                for line in file:
+                    if not line.endswith(b"\n"):
+                        break
+                    self._read += len(line)
+                    self._facts.append(Fact(**json.loads(line)))
+        return self._facts
+
+    def seen(self, event: str, task_id: str | None = None) -> list[Fact]:
+        """The facts of one kind (about one task), in order."""
+        return [fact for fact in self.facts if fact.event == event and task_id in {None, fact.id}]
+
+    async def sees(self, event: str, task_id: str | None = None, count: int = 1) -> list[Fact]:
+        """Wait until `count` facts of one kind (about one task) are there."""
+
+        def those() -> list[Fact]:
+            seen = self.seen(event, task_id)
+            return seen if len(seen) >= count else []
+
+        about = "" if task_id is None else f" of {task_id}"
+        return await wait_until(those, f"{count} times {event!r}{about}", PATIENCE)
+
+    def query(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+        """Ask the file itself."""
+        with closing(sqlite3.connect(self.file, timeout=PATIENCE)) as connection:
+            return connection.execute(sql, values).fetchall()
+
+    def standing(self) -> Standing:
+        """Return what stands in the file at one moment."""
+        with closing(sqlite3.connect(self.file, timeout=PATIENCE, isolation_level=None)) as connection:
+            connection.execute("BEGIN")  # one snapshot for all that follows
+            messages = connection.execute("SELECT id, holder > ? FROM messages", (DELAYED,)).fetchall()
+            results = connection.execute("SELECT id, state FROM results").fetchall()
+            dead = connection.execute("SELECT id, reason FROM dead").fetchall()
+        return Standing(
+            frozenset(task_id for task_id, _ in messages),
+            frozenset(task_id for task_id, is_held in messages if is_held),
+            {task_id: state for task_id, state in results if state in READY_STATES},
+            dict(dead),
+        )
+
+    async def all_ended(self, ids: Collection[str], timeout: float = PATIENCE) -> Mapping[str, str]:
+        """Wait until each of `ids` has a terminal record; return how they ended."""
+
+        def is_so() -> bool:
+            return not set(ids) - set(self.standing().ended)
+
+        await wait_until(is_so, f"{len(ids)} tasks have ended", timeout)
+        return self.standing().ended
+
+    async def when(self, fact: Callable[[Standing], T], message: str) -> T:
+        """Wait until `fact` is true of what stands in the file."""
+        return await wait_until(lambda: fact(self.standing()), message, PATIENCE)
+
+    # -- what must hold
+
+    def nothing_is_lost(self, accepted: Collection[str]) -> None:
+        """Each accepted task was, at each death, either to be done or done, and never both (P1, P3)."""
+        for standing in (*(death.standing for death in self.deaths), self.standing()):
+            assert not set(standing.waiting) & set(standing.ended), "done, and still to be done"
+        standing = self.standing()
+        lost = set(accepted) - set(standing.ended) - set(standing.waiting)
+        assert not lost, f"{len(lost)} of {len(accepted)} accepted tasks are lost"
+
+    def only_the_killed_run_again(self) -> None:
+        """A task started again only where its worker was killed before what it did was committed."""
+        deaths = {death.worker: death for death in self.deaths}
+        starts: dict[str, list[Fact]] = {}
+        for fact in self.seen("start"):
+            starts.setdefault(fact.id, []).append(fact)
+        for task_id, facts in starts.items():
+            for before, after in pairwise(facts):
+                assert before.worker in deaths, (
+                    f"{task_id} ran in {before.worker}, a live worker, and in {after.worker}"
+                )
+                assert task_id not in deaths[before.worker].standing.ended, f"{task_id} was done, and ran again"
+
+    def starts(self) -> Counter[str]:
+        """How often each task was started."""
+        return Counter(fact.id for fact in self.seen("start"))

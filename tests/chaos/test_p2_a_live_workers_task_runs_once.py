@@ -1,0 +1,147 @@
+"""P2: a live worker's task is not run twice, however long it runs; a dead one's starts again within seconds."""
+
+from __future__ import annotations
+
+import signal
+import time
+from typing import Any
+
+from aiotq import AsyncResult
+from aiotq.task import Task
+
+from . import apps
+from .harness import LEASE, PATIENCE, Chaos, Process
+
+LONG = 3.5 * LEASE
+
+
+async def test_tasks_longer_than_several_leases_run_once_beside_an_idle_worker(chaos: Chaos) -> None:
+    async with chaos.client:
+        busy = await chaos.worker()
+        results = [await chaos.send(task, LONG) for task in (apps.step, apps.step_in_thread, apps.step_in_process)]
+        await chaos.sees("start", count=3)
+        await chaos.worker()
+
+        assert [await result.get(timeout=PATIENCE) for result in results] == [busy.pid] * 3
+
+    assert set(chaos.starts().values()) == {1}
+
+
+async def test_a_task_that_blocks_the_loop_keeps_its_lease_and_is_named_in_the_log(chaos: Chaos) -> None:
+    async with chaos.client:
+        blocked = await chaos.worker()
+        result = await chaos.send(apps.block_loop, LONG)
+        await chaos.sees("start")
+        await chaos.worker()
+
+        assert await result.get(timeout=PATIENCE) == blocked.pid
+
+        assert chaos.starts() == {result.id: 1}
+        await blocked.says(f"by {apps.block_loop.name}[{result.id}]")
+        assert "time.sleep(seconds)" in blocked.said
+
+
+async def test_a_task_longer_than_several_leases_keeps_its_lease_while_its_worker_drains(chaos: Chaos) -> None:
+    async with chaos.client:
+        stopping = await chaos.worker()
+        results = [await chaos.send(task, LONG) for task in (apps.step, apps.step_in_thread, apps.step_in_process)]
+        await chaos.sees("start", count=3)
+        await chaos.worker()
+
+        stopping.terminate()
+
+        assert await stopping.ended() == 0
+        assert [await result.get(timeout=PATIENCE) for result in results] == [stopping.pid] * 3
+    assert set(chaos.starts().values()) == {1}
+
+
+async def test_a_dead_workers_tasks_start_again_soon_after_its_lease(chaos: Chaos) -> None:
+    async with chaos.client:
+        dying = await chaos.worker()
+        results = [await chaos.send(apps.wait_at, str(chaos.directory / "gate")) for _ in range(20)]
+        await chaos.sees("start", count=20)
+        heir = await chaos.worker()  # idle: nothing tells it of the death
+
+        death = dying.kill()
+
+        again = (await chaos.sees("start", count=40))[20:]
+        (chaos.directory / "gate").touch()
+        assert [await result.get(timeout=PATIENCE) for result in results] == [heir.pid] * 20
+    assert {fact.worker for fact in again} == {heir.pid}
+    assert max(fact.time for fact in again) < death.time + LEASE + 2
+    chaos.only_the_killed_run_again()
+
+
+class TestAWorkerThatWasStoppedBeyondItsLease:
+    """SIGSTOP is what a suspended machine or a long swap looks like: the worker is alive and late."""
+
+    async def test_is_not_charged_and_does_not_commit_what_another_has_now(self, chaos: Chaos) -> None:
+        gate = chaos.directory / "gate"
+        async with chaos.client:
+            late, heir, result = await self.run_twice(chaos, apps.wait_at, str(gate))
+            assert self.deaths(chaos, result) == 1
+
+            late.send_signal(signal.SIGCONT)
+
+            await chaos.when(lambda _: self.deaths(chaos, result) == 0, "the death was taken back")
+            await late.says(f"the lease of {apps.wait_at.name}[{result.id}] was lost: its run is cancelled")
+            await chaos.sees("cleaned up", result.id)
+            gate.touch()
+            assert await result.get(timeout=PATIENCE) == heir.pid
+            await self.goes_on(chaos, late, heir)
+        assert chaos.starts()[result.id] == 2
+
+    async def test_does_not_commit_what_ends_when_it_goes_on(self, chaos: Chaos) -> None:
+        async with chaos.client:
+            late, heir, result = await self.run_twice(chaos, apps.step, 1.0)
+            assert await result.get(timeout=PATIENCE) == heir.pid
+
+            late.send_signal(signal.SIGCONT)
+
+            await late.says("lease")  # its run is cancelled, or has ended by then and is not kept
+            await self.goes_on(chaos, late, heir)
+            assert await chaos.client.AsyncResult(result.id).get(timeout=PATIENCE) == heir.pid
+        assert chaos.starts()[result.id] == 2
+
+    async def test_keeps_what_nobody_took_over(self, chaos: Chaos) -> None:
+        async with chaos.client:
+            worker = await chaos.worker()
+            result = await chaos.send(apps.wait_at, str(chaos.directory / "gate"))
+            await chaos.sees("start")
+            worker.send_signal(signal.SIGSTOP)
+            ends = self.end_of_lease(chaos)
+            await chaos.when(lambda _: time.monotonic() > ends, "the lease has ended")
+
+            worker.send_signal(signal.SIGCONT)
+
+            await chaos.when(lambda _: self.end_of_lease(chaos) > ends, "the lease was renewed")
+            (chaos.directory / "gate").touch()
+            assert await result.get(timeout=PATIENCE) == worker.pid
+        assert chaos.starts() == {result.id: 1}
+
+    async def run_twice(
+        self, chaos: Chaos, task: Task[..., Any], argument: object
+    ) -> tuple[Process, Process, AsyncResult[int]]:
+        """Have a task start in a worker that is stopped then, and again in another."""
+        late = await chaos.worker()
+        result: AsyncResult[int] = await chaos.send(task, argument)
+        await chaos.sees("start", result.id)
+        late.send_signal(signal.SIGSTOP)
+        heir = await chaos.worker()
+        (_, second) = await chaos.sees("start", result.id, count=2)
+        assert second.worker == heir.pid
+        return late, heir, result
+
+    async def goes_on(self, chaos: Chaos, late: Process, heir: Process) -> None:
+        """Have the worker that was late run something new."""
+        heir.terminate()
+        assert await heir.ended() == 0
+        assert await (await chaos.send(apps.step, 0.0)).get(timeout=PATIENCE) == late.pid
+
+    def deaths(self, chaos: Chaos, result: AsyncResult[int]) -> int:
+        ((deaths,),) = chaos.query("SELECT deaths FROM messages WHERE id = ?", result.id)
+        return int(deaths)
+
+    def end_of_lease(self, chaos: Chaos) -> float:
+        ((until,),) = chaos.query("SELECT ifnull(max(until), 0) FROM holders")
+        return float(until)
