@@ -1,0 +1,40 @@
+"""The tasks that are measured. The broker is named by `AIOTQ_BROKER_URL`, every other setting has its default."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from aiotq import AioTQ
+
+#: A slow machine shall give a low figure and not a PublishTimeout.
+PUBLISH_TIMEOUT = 120.0
+
+app = AioTQ("benchmarks", task_publish_timeout=PUBLISH_TIMEOUT)
+
+
+@app.task
+async def noop() -> None:
+    """Do nothing."""
+
+
+@app.task
+async def stamp() -> tuple[float, float]:
+    """Return the wall time at which it ran, and the seconds of CPU that its worker had used by then."""
+    return time.time(), time.process_time()
+
+
+@app.task
+async def nap(seconds: float) -> None:
+    """Wait as one does for somebody else's answer."""
+    await asyncio.sleep(seconds)
+
+
+@app.task
+def noop_in_thread() -> None:
+    """Do nothing, in a thread."""
+
+
+@app.task(run="process")
+def noop_in_process() -> None:
+    """Do nothing, in a child process."""
