@@ -243,7 +243,7 @@ def report(console: Console, title: str, modules: Sequence[Module], seconds: flo
     for column in ("lines", "classes", "functions"):
         total = sum(counts[column] for _, counts in counted)
         table.add_column(column, f"{total:,}", justify="right", no_wrap=True)
-    table.add_column("function lengths", "1 to >64 lines", no_wrap=True)
+    table.add_column("their lengths", "1 to >64 lines", no_wrap=True)
     counted.sort(key=lambda pair: pair[1]["lines"], reverse=True)
     for module, counts in counted[:SHOWN]:
         numbers = (f"{counts[column]:,}" for column in ("lines", "classes", "functions"))
