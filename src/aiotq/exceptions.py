@@ -20,8 +20,7 @@ AioTQError
 ├── OperationalError              the infrastructure failed
 │   ├── ConnectionLost
 │   ├── PublishTimeout
-│   ├── StorageError
-│   └── WorkerStartError
+│   └── StorageError
 ├── LeaseLost
 ├── TaskError                     how a run ended, when it did not succeed
 │   ├── RemoteError
@@ -152,10 +151,6 @@ class PublishTimeout(OperationalError):
 
 class StorageError(OperationalError):
     """Raised when the SQLite file can't be read or written (locked, full, not ours, on a network drive)."""
-
-
-class WorkerStartError(OperationalError):
-    """Raised when a worker can't start."""
 
 
 class LeaseLost(AioTQError):

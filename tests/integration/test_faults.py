@@ -35,6 +35,7 @@ from aiotq.results import Record
 from aiotq.serialization import Serializer
 from aiotq.transport import Delivery
 from aiotq.transport.memory import MemoryConsumer
+from aiotq.worker.run import Cancelled
 
 from ..waiting import wait_until
 from . import process_app
@@ -146,6 +147,40 @@ async def test_a_task_revoked_while_it_waits_in_the_worker_does_not_run(app: Aio
         await works(app)
 
     assert ran == [1]
+
+
+async def test_a_task_cancelled_while_its_revocation_is_looked_up_is_not_left_behind(app: AioTQ) -> None:
+    gate, asked, answer = threading.Event(), asyncio.Event(), asyncio.Event()
+
+    def work(number: int) -> None:
+        gate.wait(10)
+
+    task: Any = app.task(name="proj.work")(work)
+    async with app:
+        store = (await app.connection()).store
+        look_up = store.revoked
+
+        async def slowly(ids: Sequence[str]) -> Collection[str]:
+            asked.set()
+            await answer.wait()
+            return await look_up(ids)
+
+        setattr(store, "revoked", slowly)  # noqa: B010  # a method
+        async with app.worker(concurrency=1, threads=1, prefetch=1) as worker:
+            await task.delay(1)
+            await wait_until(lambda: worker.running == 1, "the first has begun")
+            second = await task.delay(2)
+            await holds(app, 2)
+            gate.set()
+            await asked.wait()
+            intake = worker._intake
+            assert intake is not None
+            (run,) = [each for each in intake.runs.values() if each.delivery.message.id == second.id]
+            run.cancel(Cancelled.REVOKED)
+            answer.set()
+
+            with pytest.raises(TaskRevokedError):
+                await second.get(timeout=5)
 
 
 # What tasks and serializers do to us (P5)

@@ -1,4 +1,4 @@
-"""Remembering outcomes: one file a store, one contract, and the handles that callers hold."""
+"""Remembering outcomes: one contract, what keeps it for each store, and the handles that callers hold."""
 
 from .base import (
     AlreadyDone,

@@ -1,4 +1,4 @@
-"""Moving messages: one file a broker, one contract."""
+"""Moving messages: one contract, and what keeps it for each broker."""
 
 from .base import (
     ACK,

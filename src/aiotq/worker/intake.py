@@ -258,17 +258,26 @@ class Intake:
     def _complete(self, run: Run, finish: Finish) -> None:
         self._completer.add(replace(finish, delivery=None) if run.is_settled else finish)
 
-    async def _is_revoked(self, delivery: Delivery) -> bool:
-        """Ask again: it may have been revoked while it waited here."""
-        return bool(await self._until_done(functools.partial(self._revoked, (delivery.message.id,))))
+    async def _is_revoked(self, run: Run) -> bool:
+        """Ask again, until answered or cancelled: it may have been revoked while it waited here."""
+        pause = _FIRST_PAUSE
+        while run.cancelled_for is None:
+            try:
+                return bool(await self._revoked((run.delivery.message.id,)))
+            except OperationalError as exc:
+                logger.warning("asking whether a task is revoked failed, trying again: %s", exc)
+            pause = await _pause(pause)
+        return False
 
     async def _run(self, run: Run, *, is_revoked: bool, has_waited: bool) -> None:
-        run.is_started = True
+        run.started_at = time.perf_counter()
         delivery = run.delivery
         outcome: Outcome | None
         try:
             try:
-                if is_revoked or (has_waited and await self._is_revoked(delivery)):
+                is_revoked = is_revoked or (has_waited and await self._is_revoked(run))
+                run.is_started = True  # until here a cancellation is only noted, and `Execution` acts on it
+                if is_revoked:
                     outcome = self._execution.revoked(run)
                 else:
                     outcome = await self._execution.run(run)
