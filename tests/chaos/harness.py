@@ -200,6 +200,22 @@ class Chaos:
         await worker.says("is ready")
         return worker
 
+    async def suspend(self, process: Process) -> None:
+        """SIGSTOP it, at a moment when it doesn't hold the file's write lock: nobody could write until it goes on."""
+
+        def is_suspended() -> bool:
+            process.send_signal(signal.SIGSTOP)
+            with closing(sqlite3.connect(self.file, timeout=0.2, isolation_level=None)) as connection:
+                try:
+                    connection.execute("BEGIN IMMEDIATE")
+                except sqlite3.OperationalError:
+                    process.send_signal(signal.SIGCONT)
+                    return False
+                connection.execute("ROLLBACK")
+                return True
+
+        await wait_until(is_suspended, f"{process.log.name} was suspended", PATIENCE)
+
     # -- calls
 
     async def send(self, task: Task[..., Any], *args: object, **options: Any) -> AsyncResult[Any]:

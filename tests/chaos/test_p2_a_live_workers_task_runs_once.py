@@ -108,7 +108,7 @@ class TestAWorkerThatWasStoppedBeyondItsLease:
             worker = await chaos.worker()
             result = await chaos.send(apps.wait_at, str(chaos.directory / "gate"))
             await chaos.sees("start")
-            worker.send_signal(signal.SIGSTOP)
+            await chaos.suspend(worker)
             ends = self.end_of_lease(chaos)
             await chaos.when(lambda _: time.monotonic() > ends, "the lease has ended")
 
@@ -126,7 +126,7 @@ class TestAWorkerThatWasStoppedBeyondItsLease:
         late = await chaos.worker()
         result: AsyncResult[int] = await chaos.send(task, argument)
         await chaos.sees("start", result.id)
-        late.send_signal(signal.SIGSTOP)
+        await chaos.suspend(late)
         heir = await chaos.worker()
         (_, second) = await chaos.sees("start", result.id, count=2)
         assert second.worker == heir.pid
