@@ -12,13 +12,16 @@ ARGS ?=
 RUN = $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lint test bench clean
+.PHONY: help setup servers demo lint test bench clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
 
 setup: ## Build the environment in .venv (again only when pyproject.toml changed)
 	@PYTHON='$(PYTHON)' VENV='$(VENV)' sh scripts/setup.sh
+
+servers: ## Install redis-server, which tests and benchmarks start for themselves
+	@sh scripts/setup.sh servers
 
 demo: setup ## Survey Python's standard library with a worker in a process of its own
 	$(RUN) examples/stdlib_survey/demo.py $(ARGS)
@@ -30,10 +33,10 @@ lint: setup ## Check format, style, types and the direction of imports
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(RUN) -m pyright --pythonpath $(RUN)
 	$(RUN) -m pytest -q tests/unit/test_import_direction.py
 
-test: setup ## Run all tests, those that kill workers included
+test: setup servers ## Run all tests, those that kill workers included
 	$(RUN) -m pytest -n $(JOBS) --dist loadscope $(ARGS)
 
-bench: setup ## Measure, and print each figure beside its target
+bench: setup servers ## Measure, and print each figure beside its target
 	$(RUN) -m benchmarks $(ARGS)
 
 clean: ## Remove the environment and everything that was built

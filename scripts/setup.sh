@@ -1,5 +1,6 @@
 #!/bin/sh
 # Build the environment that the Makefile's commands run in; does nothing when it stands already.
+# With the word "servers": install the programs that tests and benchmarks start.
 #
 #   PYTHON  interpreter to build on; empty: python3, or the newest of python3.13 to python3.11 when that is too old
 #   VENV    where to build it; empty: .venv
@@ -61,12 +62,34 @@ install_ensurepip() {
     package=$("$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')
     command -v apt-get >/dev/null ||
         die "$python has no ensurepip and there is no apt-get: install what your system calls $package"
-    say "installing $package"
-    as_root apt-get -qq update || say "apt-get update failed: going on with the package lists that are here"
-    as_root env DEBIAN_FRONTEND=noninteractive \
-        apt-get -qq -o DPkg::Lock::Timeout=120 install --no-install-recommends -y "$package" >/dev/null ||
+    apt_install "$package" ||
         die "$package could not be installed: do it by hand, or name another interpreter with PYTHON="
     has_ensurepip || die "$package is installed, but $python still has no ensurepip: name another with PYTHON="
+}
+
+# The servers that tests and benchmarks start for themselves. They need the programs, not a running service.
+install_servers() {
+    command -v redis-server >/dev/null && return
+    command -v apt-get >/dev/null ||
+        die "the tests start their own redis-server, and there is none and no apt-get: install it by hand"
+    # A policy of "don't start" keeps the package from starting a service that nobody asked for.
+    policy=/usr/sbin/policy-rc.d
+    made=
+    if [ ! -e "$policy" ]; then
+        printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null && as_root chmod +x "$policy" && made=yes
+    fi
+    installed=yes
+    apt_install redis-server || installed=
+    [ -z "$made" ] || as_root rm -f "$policy"
+    [ -n "$installed" ] && command -v redis-server >/dev/null ||
+        die "redis-server could not be installed: do it by hand"
+}
+
+apt_install() {
+    say "installing $1"
+    as_root apt-get -qq update || say "apt-get update failed: going on with the package lists that are here"
+    as_root env DEBIAN_FRONTEND=noninteractive \
+        apt-get -qq -o DPkg::Lock::Timeout=120 install --no-install-recommends -y "$1" >/dev/null
 }
 
 as_root() {
@@ -79,4 +102,4 @@ as_root() {
     fi
 }
 
-main
+if [ "${1:-}" = servers ]; then install_servers; else main; fi

@@ -13,10 +13,19 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from .servers import close_shared
+
 #: A task that was told to end needs a few turns of the loop to do it; one that waits for something stays.
 LAST_TURNS = 10
 #: A thread that was told to end needs a moment. Seconds, for all of a test's threads together.
 LAST_MOMENT = 2.0
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _end_servers() -> Iterator[None]:
+    """End the servers that tests of this process shared."""
+    yield
+    close_shared()
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -14,6 +16,9 @@ from .harness import (
     MemoryStoreHarness,
     MemoryTransportHarness,
     RawTransportHarness,
+    RedisCommitHarness,
+    RedisStoreHarness,
+    RedisTransportHarness,
     SQLiteCommitHarness,
     SQLiteStoreHarness,
     SQLiteTransportHarness,
@@ -47,17 +52,37 @@ def _sqlite_with_memory(directory: Path) -> CommitHarness:
     return CommitHarness(SQLiteTransportHarness(directory), MemoryStoreHarness(directory))
 
 
-RAW_TRANSPORTS: dict[str, Callable[[Path], RawTransportHarness]] = {"sqlite": SQLiteTransportHarness}
+def _redis_with_sqlite(directory: Path) -> CommitHarness:
+    return CommitHarness(RedisTransportHarness(directory), SQLiteStoreHarness(directory))
+
+
+def _memory_with_redis(directory: Path) -> CommitHarness:
+    return CommitHarness(MemoryTransportHarness(directory), RedisStoreHarness(directory))
+
+
+#: Ways of having a Redis: the contracts hold on each.
+REDIS: Final = ("redis", "redis-sentinel", "redis-cluster")
+RAW_TRANSPORTS: dict[str, Callable[[Path], RawTransportHarness]] = {
+    "sqlite": SQLiteTransportHarness,
+    **{kind: partial(RedisTransportHarness, kind=kind) for kind in REDIS},
+}
 TRANSPORTS: dict[str, Callable[[Path], TransportHarness]] = {"memory": _memory_transport, **RAW_TRANSPORTS}
-STORES: dict[str, Callable[[Path], StoreHarness]] = {"memory": _memory_store, "sqlite": SQLiteStoreHarness}
+STORES: dict[str, Callable[[Path], StoreHarness]] = {
+    "memory": _memory_store,
+    "sqlite": SQLiteStoreHarness,
+    **{kind: partial(RedisStoreHarness, kind=kind) for kind in REDIS},
+}
 ORDERED: dict[str, Callable[[Path], CommitHarness]] = {
     "ordered-memory-memory": _memory_with_memory,
     "ordered-memory-sqlite": _memory_with_sqlite,
     "ordered-sqlite-memory": _sqlite_with_memory,
+    "ordered-redis-sqlite": _redis_with_sqlite,
+    "ordered-memory-redis": _memory_with_redis,
 }
 COMMITS: dict[str, Callable[[Path], CommitHarness]] = {
     "memory": MemoryCommitHarness,
     "sqlite": SQLiteCommitHarness,
+    **{kind: partial(RedisCommitHarness, kind=kind) for kind in REDIS},
     **ORDERED,
 }
 

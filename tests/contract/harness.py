@@ -11,6 +11,7 @@ import abc
 import asyncio
 import heapq
 import itertools
+import os
 import sqlite3
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Sequence
@@ -19,20 +20,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar, cast
 
+from aiotq._redis import Address, RedisClient, parse
 from aiotq._sqlite import Database
 from aiotq.clock import SYSTEM_CLOCK
 from aiotq.commit import Committer
 from aiotq.commit.memory import MemoryCommitter
 from aiotq.commit.ordered import OrderedCommitter
+from aiotq.commit.redis import RedisCommitter
 from aiotq.commit.sqlite import SQLiteCommitter
 from aiotq.message import Envelope, Message
 from aiotq.results import Record, ResultStore
 from aiotq.results.memory import MemoryRecords, MemoryStore
+from aiotq.results.redis import RedisStore
 from aiotq.results.sqlite import SQLiteStore
-from aiotq.transport import Consumer, Delivery, Transport
+from aiotq.transport import FAIR, Consumer, Delivery, QueueOrder, Transport
 from aiotq.transport.memory import MemoryBroker, MemoryTransport
+from aiotq.transport.redis import RedisTransport
 from aiotq.transport.sqlite import SQLiteTransport
 
+from ..servers import Server, shared
 from ..waiting import wait_until
 
 T = TypeVar("T")
@@ -113,9 +119,13 @@ class TransportHarness(Harness, abc.ABC):
         """Return a connection that lasts as long as the test."""
         return await self.stack.enter_async_context(self.connected())
 
-    async def consumer(self, transport: Transport, name: str = "worker", *queues: str) -> Consumer:
+    async def consumer(
+        self, transport: Transport, name: str = "worker", *queues: str, order: QueueOrder = FAIR
+    ) -> Consumer:
         """Return a consumer that is never left while the test runs: not using it any more is dying."""
-        return await self.stack.enter_async_context(transport.consumer(name, queues or ("q",), lease=self.lease))
+        return await self.stack.enter_async_context(
+            transport.consumer(name, queues or ("q",), lease=self.lease, order=order)
+        )
 
     async def reclaimed(self, consumer: Consumer, count: int) -> None:
         """Let leases end, until `consumer` has given back `count` strays."""
@@ -355,3 +365,60 @@ class SQLiteCommitHarness(CommitHarness):
         assert isinstance(transport, SQLiteTransport)
         assert isinstance(store, SQLiteStore)
         return SQLiteCommitter(transport, store)
+
+
+def fresh_address(server: Server) -> Address:
+    """Return an address at which nothing is kept yet."""
+    url = server.url
+    return parse(f"{url}{'&' if '?' in url else '?'}prefix=test-{os.urandom(6).hex()}")
+
+
+class RedisTransportHarness(RawTransportHarness):
+    """On the test process's server of a `kind`, apart from others by its prefix."""
+
+    def __init__(self, directory: Path, kind: str = "redis") -> None:
+        super().__init__(directory)
+        self.server = shared(kind)
+        self.address = fresh_address(self.server)
+        if kind != "redis":
+            self.lease = 0.8  # the first heartbeat has to find the server first
+
+    @asynccontextmanager
+    async def connected(self) -> AsyncGenerator[Transport]:
+        async with RedisClient(self.address) as client, RedisTransport(client) as transport:
+            yield transport
+
+    async def insert_raw(self, queue: str, raw: bytes) -> None:
+        with self.server.client() as client:
+            client.xadd(f"{self.address.base}:q:{queue}:4", {"m": raw})
+
+
+class RedisStoreHarness(StoreHarness):
+    def __init__(self, directory: Path, kind: str = "redis") -> None:
+        super().__init__(directory)
+        self.address = fresh_address(shared(kind))
+
+    @asynccontextmanager
+    async def connected(self) -> AsyncGenerator[ResultStore]:
+        async with RedisClient(self.address) as client, RedisStore(client) as store:
+            yield store
+
+
+class RedisCommitHarness(CommitHarness):
+    is_ordered = False
+
+    def __init__(self, directory: Path, kind: str = "redis") -> None:
+        broker = RedisTransportHarness(directory, kind)
+        super().__init__(broker, RedisStoreHarness(directory, kind))
+        self._address = broker.address
+
+    async def connect(self) -> tuple[Transport, ResultStore]:
+        stack = self.broker.stack  # beside the consumers, which are left before their connection
+        client = await stack.enter_async_context(RedisClient(self._address))
+        transport = await stack.enter_async_context(RedisTransport(client))
+        return transport, await stack.enter_async_context(RedisStore(client))
+
+    def make_committer(self, transport: Transport, store: ResultStore, holder: str) -> Committer:
+        assert isinstance(transport, RedisTransport)
+        assert isinstance(store, RedisStore)
+        return RedisCommitter(transport, store)

@@ -13,6 +13,7 @@ from aiotq.message import Envelope, Message
 from aiotq.results import (
     AlreadyDone,
     Arrival,
+    Booking,
     Claimed,
     Closing,
     HeldElsewhere,
@@ -20,6 +21,7 @@ from aiotq.results import (
     Record,
     ResultStore,
 )
+from aiotq.results.base import BOOKING_GRACE
 from aiotq.states import FAILURE, REVOKED, STARTED, SUCCESS
 
 from ..waiting import wait_until
@@ -491,5 +493,48 @@ class JoinContract:
         assert [task_id for each in sent for task_id in each] == ["then"]
 
 
-class StoreContract(RecordContract, PushContract, RevocationContract, ClaimContract, JoinContract):
+class BookingContract:
+    """Starts under a rate limit."""
+
+    async def test_starts_of_one_name_are_an_interval_apart(self, results: StoreHarness) -> None:
+        store, _ = await results.connect()
+        other, _ = await results.connect()
+
+        first = await store.book([Booking((f"{n}", 0), "add", 10.0) for n in range(3)])
+        later = await other.book([Booking(("3", 0), "add", 10.0), Booking(("0", 0), "mul", 10.0)])
+
+        assert [*first, *later] == [0, pytest.approx(10, abs=1), pytest.approx(20, abs=1), pytest.approx(30, abs=1), 0]
+
+    async def test_a_message_keeps_the_start_it_has(self, results: StoreHarness) -> None:
+        store, _ = await results.connect()
+        await store.book([Booking(("a", 0), "add", 10.0), Booking(("b", 0), "add", 10.0)])
+
+        (again, c) = await store.book([Booking(("b", 0), "add", 10.0), Booking(("c", 0), "add", 10.0)])
+
+        assert again == pytest.approx(10, abs=1)
+        assert c == pytest.approx(20, abs=1)
+
+    async def test_a_start_that_has_come_is_now(self, results: StoreHarness) -> None:
+        store, _ = await results.connect()
+        await store.book([Booking(("a", 0), "add", 0.2), Booking(("b", 0), "add", 0.2)])
+        await results.pass_time(0.22)
+
+        assert list(await store.book([Booking(("b", 0), "add", 0.2)])) == [0]
+
+    async def test_a_start_that_passed_long_ago_is_booked_again(self, results: StoreHarness) -> None:
+        store, _ = await results.connect()
+        await store.book([Booking((name, 0), "add", 0.05) for name in "abcd"])
+        await results.pass_time(0.05 * 3 + BOOKING_GRACE + 0.05)
+
+        waits = await store.book([Booking((name, 0), "add", 0.05) for name in "bcd"])
+
+        assert list(waits) == [0, pytest.approx(0.05, abs=0.02), pytest.approx(0.1, abs=0.02)]
+
+    async def test_no_bookings_are_no_starts(self, results: StoreHarness) -> None:
+        store, _ = await results.connect()
+
+        assert list(await store.book([])) == []
+
+
+class StoreContract(RecordContract, PushContract, RevocationContract, ClaimContract, JoinContract, BookingContract):
     """All that every store keeps."""

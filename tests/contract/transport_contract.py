@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aiotq.message import pack
-from aiotq.transport import ACK, Consumer, Delivery, GiveUp, HandBack, Settlement, Transport
+from aiotq.transport import ACK, Consumer, Delivery, GiveUp, HandBack, QueueOrder, Settlement, Transport
 from aiotq.transport.base import FAIR_EVERY
 
 from ..waiting import wait_until
@@ -89,6 +89,85 @@ class OrderContract:
         found = [ids(await consumer.receive(1, suspect=True, wait=0))[0][0] for _ in range(6)]
 
         assert sorted(found) == ["a", "a", "a", "b", "b", "b"]
+
+    async def test_a_queue_is_first_as_often_as_its_weight_says(self, broker: TransportHarness) -> None:
+        transport = await broker.connect()
+        order = QueueOrder({"a": 3, "b": 2})
+        consumer = await broker.consumer(transport, "worker", "a", "b", "c", order=order)
+        await transport.send([envelope(f"{name}{n}", name) for name in "abc" for n in range(12)])
+
+        found = [ids(await consumer.receive(1, suspect=True, wait=0))[0][0] for _ in range(12)]
+
+        assert sorted(found[:6]) == sorted(found[6:]) == ["a", "a", "a", "b", "b", "c"]
+
+    async def test_what_large_reads_take_is_shared_by_weight_too(self, broker: TransportHarness) -> None:
+        transport = await broker.connect()
+        consumer = await broker.consumer(transport, "worker", "a", "b", "c", order=QueueOrder({"a": 2}))
+        await transport.send([envelope(f"{name}{n}", name) for name in "abc" for n in range(60)])
+
+        found: list[str] = []
+        for limit in (7, 1, 20, 3, 9, 2, 2, 11, 15, 10):
+            found += [each[0] for each in ids(await consumer.receive(limit, suspect=True, wait=0))]
+
+        assert 30 <= found.count("a") <= 50
+        assert min(found.count("b"), found.count("c")) >= 10
+
+    async def test_queues_beside_an_empty_one_share_its_turns(self, broker: TransportHarness) -> None:
+        transport = await broker.connect()
+        order = QueueOrder({"a": 1000, "b": 2})
+        consumer = await broker.consumer(transport, "worker", "a", "b", "c", order=order)
+        await transport.send([envelope(f"{name}{n}", name) for name in "bc" for n in range(12)])
+
+        found = [ids(await consumer.receive(1, suspect=True, wait=0))[0][0] for _ in range(12)]
+        await transport.send([envelope(f"a{n}", "a") for n in range(12)])
+        found += [ids(await consumer.receive(1, suspect=True, wait=0))[0][0] for _ in range(3)]
+
+        assert (found[:12].count("b"), found[:12].count("c")) == (8, 4)
+        assert "a" in found[12:]
+
+    async def test_a_queue_without_messages_leaves_its_turns_to_others(self, broker: TransportHarness) -> None:
+        transport = await broker.connect()
+        consumer = await broker.consumer(transport, "worker", "a", "b", order=QueueOrder({"a": 1000}))
+        await transport.send([envelope(f"{n}", "b") for n in range(3)])
+
+        assert await drained(consumer, transport) == ["0", "1", "2"]
+
+    async def test_priority_comes_before_the_turns_of_queues(self, broker: TransportHarness) -> None:
+        transport = await broker.connect()
+        consumer = await broker.consumer(transport, "worker", "a", "b", order=QueueOrder({"a": 3}))
+        await transport.send([envelope("low", "a", priority=3), envelope("high", "b", priority=8)])
+
+        assert ids(await consumer.receive(10, suspect=True, wait=0)) == ["high", "low"]
+
+    async def test_in_strict_order_a_queue_comes_only_after_all_of_those_before_it(
+        self, broker: TransportHarness
+    ) -> None:
+        """Whatever their priorities, however often it is read, and what was handed back too."""
+        transport = await broker.connect()
+        order = QueueOrder({"c": 1000}, is_strict=True)
+        consumer = await broker.consumer(transport, "worker", "b", "a", "c", order=order)
+        await transport.send([envelope("returned", "c", priority=9)])
+        delivery = await only(consumer)
+        await transport.settle([(delivery, HandBack())])
+        await transport.send([envelope(f"a{n}", "a", priority=n) for n in range(10)])
+        await transport.send([envelope(f"b{n}", "b", priority=n) for n in range(10)])
+        await transport.send([envelope(f"b.{n}", "b") for n in range(FAIR_EVERY)])
+
+        found: list[str] = []
+        while batch := await consumer.receive(2, suspect=True, wait=0):
+            await transport.settle([(delivery, ACK) for delivery in batch])
+            found += ids(batch)
+
+        assert len(found) == 1 + 20 + FAIR_EVERY
+        assert [name[0] for name in found] == [*"b" * (10 + FAIR_EVERY), *"a" * 10, "r"]
+        assert found[:2] == ["b9", "b8"]
+
+    async def test_in_strict_order_one_read_goes_on_with_the_next_queue(self, broker: TransportHarness) -> None:
+        transport = await broker.connect()
+        consumer = await broker.consumer(transport, "worker", "a", "b", order=QueueOrder(is_strict=True))
+        await transport.send([envelope("b", "b", priority=9), envelope("a", "a", priority=0), envelope("b2", "b")])
+
+        assert ids(await consumer.receive(10, suspect=True, wait=0)) == ["a", "b", "b2"]
 
     async def test_a_consumer_gets_nothing_of_other_queues(self, broker: TransportHarness) -> None:
         transport = await broker.connect()

@@ -2,12 +2,14 @@
 
 from .base import (
     ACK,
+    FAIR,
     Acknowledge,
     Consumer,
     DeadLetter,
     Delivery,
     GiveUp,
     HandBack,
+    QueueOrder,
     QueueStats,
     Settlement,
     Transport,
@@ -15,12 +17,14 @@ from .base import (
 
 __all__ = [
     "ACK",
+    "FAIR",
     "Acknowledge",
     "Consumer",
     "DeadLetter",
     "Delivery",
     "GiveUp",
     "HandBack",
+    "QueueOrder",
     "QueueStats",
     "Settlement",
     "Transport",

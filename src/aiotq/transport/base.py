@@ -8,12 +8,17 @@ becomes a dead letter and not an exception in somebody's loop (P5).
 from __future__ import annotations
 
 import abc
-from collections.abc import Collection, Sequence
+import math
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Final, Self
+from dataclasses import field
+from typing import Final, Generic, Self, TypeVar
 
 from .._values import value
 from ..message import Envelope, Message
+
+T = TypeVar("T")
 
 LOWEST_PRIORITY: Final = 0
 HIGHEST_PRIORITY: Final = 9
@@ -99,6 +104,53 @@ class QueueStats:
     oldest_age: float | None = None
 
 
+@value
+class QueueOrder:
+    """In which order a consumer looks into its queues.
+
+    They take turns; from one with a weight of 3 three times as much is taken as from one with 1, which those have that
+    `weights` does not name, as long as both have something. If `is_strict`, they are always in the order given, and a
+    queue is looked into only when those before it have nothing more, whatever the priorities: the last may starve.
+    """
+
+    weights: Mapping[str, int] = field(default_factory=dict[str, int])
+    is_strict: bool = False
+
+
+FAIR: Final = QueueOrder()
+
+
+class Turns(Generic[T]):
+    """Things by the names of their queues, in the order for the next read: `items`.
+
+    Each queue is charged for what was taken from it, in inverse proportion to its weight, and the one with the least
+    charges is next. One that had nothing does not save up.
+
+    Source: Waldspurger and Weihl, "Stride Scheduling" (1995).
+    """
+
+    __slots__ = ("_charges", "_costs", "_given", "items")
+
+    def __init__(self, given: Mapping[str, T], order: QueueOrder) -> None:
+        self._given = dict(given)
+        self.items = list(self._given.values())
+        weights = {name: order.weights.get(name, 1) for name in self._given}
+        whole = math.lcm(*weights.values())
+        is_fixed = order.is_strict or len(weights) < 2
+        self._costs = {} if is_fixed else {name: whole // weight for name, weight in weights.items()}
+        self._charges = dict.fromkeys(self._given, 0)
+
+    def advance(self, taken: Iterable[str]) -> None:
+        """Have the next one be first: a read took messages out of the queues `taken`, each named for each message."""
+        if not self._costs:
+            return
+        counts = Counter(taken)
+        now = min(self._charges[name] for name in counts)
+        for name, charges in self._charges.items():
+            self._charges[name] = max(charges, now) + counts[name] * self._costs[name]
+        self.items = [self._given[name] for name in sorted(self._charges, key=self._charges.__getitem__)]
+
+
 class Consumer(abc.ABC):
     """One worker's hold on some queues; its leases end `lease` seconds after the last renewal."""
 
@@ -107,8 +159,9 @@ class Consumer(abc.ABC):
         """Return up to `limit` deliveries, waiting at most `wait` seconds for the first.
 
         Handed-back ones come first, then by priority (9 to 0) and age; every `FAIR_EVERY`-th read starts from the
-        lowest priority. Queues take turns in being first. At most one of them is a suspect, and none when `suspect` is
-        false. What is due is moved to its queue first. What can't be read goes to the dead letters, with a log line.
+        lowest priority. Queues are looked into in the order of `QueueOrder`. At most one of them is a suspect, and none
+        when `suspect` is false. What is due is moved to its queue first. What can't be read goes to the dead letters,
+        with a log line.
         Cancelled, it either took nothing or gives back what it took.
 
         Raises:
@@ -158,9 +211,19 @@ class Transport(abc.ABC):
             OperationalError: nothing was sent.
         """
 
+    async def connected(self) -> None:
+        """Return when there is a connection to send on, soon; for brokers that have one.
+
+        Raises:
+            NotConnected: there is none: nothing would be sent.
+        """
+        return
+
     @abc.abstractmethod
-    def consumer(self, name: str, queues: Sequence[str], *, lease: float) -> AbstractAsyncContextManager[Consumer]:
-        """Consume from `queues` as `name` (unique to one worker's life).
+    def consumer(
+        self, name: str, queues: Sequence[str], *, lease: float, order: QueueOrder = FAIR
+    ) -> AbstractAsyncContextManager[Consumer]:
+        """Consume from `queues` in `order` as `name` (unique to one worker's life).
 
         Entering connects; leaving hands back at once what was received and never settled, not counting a death.
         """

@@ -18,6 +18,7 @@ from typing import Final, Self
 from ..clock import SYSTEM_CLOCK, Clock
 from ..message import Envelope, Message, pack
 from .base import (
+    FAIR,
     FAIR_EVERY,
     HIGHEST_PRIORITY,
     LOWEST_PRIORITY,
@@ -28,9 +29,11 @@ from .base import (
     Delivery,
     GiveUp,
     HandBack,
+    QueueOrder,
     QueueStats,
     Settlement,
     Transport,
+    Turns,
 )
 
 #: Delayed messages moved to their queue by one read: about a millisecond of the loop's time.
@@ -168,9 +171,19 @@ class MemoryBroker:
                     self._wake(queue)
 
     def take(
-        self, queues: Sequence[_Queue], order: Sequence[int], limit: int, suspect: bool, holder: _Holder
+        self,
+        queues: Sequence[_Queue],
+        order: Sequence[int],
+        limit: int,
+        suspect: bool,
+        holder: _Holder,
+        *,
+        is_strict: bool = False,
     ) -> list[Delivery]:
-        """Take up to `limit` messages out of `queues`, by the `order` of their priorities, for `holder`."""
+        """Take up to `limit` messages out of `queues`, by the `order` of their priorities, for `holder`.
+
+        If `is_strict`, nothing of a queue is taken before all there is in those before it.
+        """
         read_at = self.clock.monotonic()
         now = self.clock.time()
         taken: list[_Entry] = []
@@ -182,15 +195,16 @@ class MemoryBroker:
                 if queue.suspects:
                     taken.append(queue.suspects.popleft())
                     break
-        for queue in queues:
-            again = queue.again
-            while again and len(taken) < limit:
-                taken.append(again.popleft())
-        for priority in order:
-            for queue in queues:
-                level = queue.levels[priority]
-                while level and len(taken) < limit:
-                    taken.append(level.popleft())
+        for together in [[queue] for queue in queues] if is_strict else [queues]:
+            for queue in together:
+                again = queue.again
+                while again and len(taken) < limit:
+                    taken.append(again.popleft())
+            for priority in order:
+                for queue in together:
+                    level = queue.levels[priority]
+                    while level and len(taken) < limit:
+                        taken.append(level.popleft())
         return [self._lease(entry, holder, read_at) for entry in taken]
 
     def _lease(self, entry: _Entry, holder: _Holder, read_at: float) -> Delivery:
@@ -398,12 +412,15 @@ class MemoryBroker:
 class MemoryConsumer(Consumer):
     """One worker's hold on some queues of a `MemoryBroker`."""
 
-    def __init__(self, broker: MemoryBroker, name: str, queues: Sequence[str], lease: float) -> None:
+    def __init__(
+        self, broker: MemoryBroker, name: str, queues: Sequence[str], lease: float, order: QueueOrder = FAIR
+    ) -> None:
         self._broker = broker
+        self._is_strict = order.is_strict
         self._holder = _Holder(name, lease)
         self._reads = 0
         with broker.lock:
-            self._queues = deque(broker.queue(queue) for queue in dict.fromkeys(queues))
+            self._turns = Turns({queue: broker.queue(queue) for queue in queues}, order)
 
     async def receive(self, limit: int, *, suspect: bool, wait: float) -> Sequence[Delivery]:
         loop = asyncio.get_running_loop()
@@ -416,23 +433,23 @@ class MemoryConsumer(Consumer):
                 if taken or left <= 0:
                     return taken
                 waiter = _Waiter(loop)
-                for queue in self._queues:
+                for queue in self._turns.items:
                     queue.waiters.add(waiter)
-                due = broker.next_due(self._queues)
+                due = broker.next_due(self._turns.items)
             try:
                 await self._ring(waiter, left, due)
             finally:
                 with broker.lock:
-                    for queue in self._queues:
+                    for queue in self._turns.items:
                         queue.waiters.discard(waiter)
         return []
 
     def _take(self, limit: int, suspect: bool) -> list[Delivery]:
         order = _UPWARDS if self._reads % FAIR_EVERY == FAIR_EVERY - 1 else _DOWNWARDS
-        taken = self._broker.take(self._queues, order, limit, suspect, self._holder)
+        taken = self._broker.take(self._turns.items, order, limit, suspect, self._holder, is_strict=self._is_strict)
         if taken:
             self._reads += 1
-            self._queues.rotate(-1)
+            self._turns.advance(delivery.queue for delivery in taken)
         return taken
 
     async def _ring(self, waiter: _Waiter, seconds: float, due: float | None) -> None:
@@ -485,8 +502,10 @@ class MemoryTransport(Transport):
             self.broker.add(batch)
 
     @asynccontextmanager
-    async def consumer(self, name: str, queues: Sequence[str], *, lease: float) -> AsyncGenerator[Consumer]:
-        consumer = MemoryConsumer(self.broker, name, queues, lease)
+    async def consumer(
+        self, name: str, queues: Sequence[str], *, lease: float, order: QueueOrder = FAIR
+    ) -> AsyncGenerator[Consumer]:
+        consumer = MemoryConsumer(self.broker, name, queues, lease, order)
         try:
             yield consumer
         finally:

@@ -16,7 +16,7 @@ from .._sqlite import DELAYED, FREE, Database, Transaction
 from ..clock import SYSTEM_CLOCK, Clock
 from ..exceptions import MalformedMessage
 from ..message import Envelope, Message, unpack
-from .base import Consumer, DeadLetter, Delivery, QueueStats, Settlement, Transport
+from .base import FAIR, Consumer, DeadLetter, Delivery, QueueOrder, QueueStats, Settlement, Transport
 from .sqlite_consumer import SQLiteConsumer
 from .sqlite_messages import BATCH, encode, insert, settle
 
@@ -52,13 +52,16 @@ class SQLiteTransport(Transport):
             await self.database.write(lambda transaction: insert(transaction, rows))
 
     @asynccontextmanager
-    async def consumer(self, name: str, queues: Sequence[str], *, lease: float) -> AsyncGenerator[Consumer, None]:
+    async def consumer(
+        self, name: str, queues: Sequence[str], *, lease: float, order: QueueOrder = FAIR
+    ) -> AsyncGenerator[Consumer, None]:
         consumer = SQLiteConsumer(
             self.database,
             self.clock,
             name,
             queues,
             lease=lease,
+            order=order,
             dead_letter_retention=self.dead_letter_retention,
         )
         await consumer.enter()

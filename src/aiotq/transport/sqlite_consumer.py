@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections import deque
 from collections.abc import Collection, Sequence
 
 from .._sqlite import FREE, MESSAGES, Database, Transaction, in_chunks, marks
@@ -13,7 +12,7 @@ from .._values import value
 from ..clock import Clock
 from ..exceptions import MalformedMessage, OperationalError
 from ..message import unpack
-from .base import FAIR_EVERY, Consumer, Delivery
+from .base import FAIR_EVERY, Consumer, Delivery, QueueOrder, Turns
 from .sqlite_fetch import Fetched, Fetcher
 from .sqlite_holders import Holder, acquit
 from .sqlite_messages import BATCH, bury, give_back, held_leases, move_due, next_due
@@ -40,14 +39,15 @@ class SQLiteConsumer(Consumer):
         queues: Sequence[str],
         *,
         lease: float,
+        order: QueueOrder,
         dead_letter_retention: float,
     ) -> None:
         self._database = database
         self._clock = clock
         self._retention = dead_letter_retention
-        self._queues = deque(dict.fromkeys(queues))
-        self._fetcher = Fetcher(len(self._queues))
-        self._holder = Holder(database, clock, name, self._queues, lease)
+        self._turns = Turns({queue: queue for queue in queues}, order)
+        self._fetcher = Fetcher(len(self._turns.items), is_strict=order.is_strict)
+        self._holder = Holder(database, clock, name, self._turns.items, lease)
         self._reads = 0
         self._renewed = 0  #: the holder's number as `renew` knows it; another one: it was thought dead meanwhile
         self._news = asyncio.Event()
@@ -79,7 +79,7 @@ class SQLiteConsumer(Consumer):
             )
             if look.rows:
                 self._reads += 1
-                self._queues.rotate(-1)
+                self._turns.advance(row[1] for row in look.rows)
                 deliveries = await self._read(look.rows, read_at)
                 if deliveries:
                     return deliveries
@@ -126,13 +126,13 @@ class SQLiteConsumer(Consumer):
     def _fetch(self, transaction: Transaction, limit: int, suspect: bool) -> _Look:
         number = self._holder.ensure(transaction)  # what is fetched needs a lease that stands
         now = self._clock.time()
-        due = next_due(transaction.connection, self._queues)
+        due = next_due(transaction.connection, self._turns.items)
         if due is not None and due <= now:
-            for queue in self._queues:
+            for queue in self._turns.items:
                 move_due(transaction, queue, now)
-            due = next_due(transaction.connection, self._queues)
+            due = next_due(transaction.connection, self._turns.items)
         is_fair = self._reads % FAIR_EVERY == FAIR_EVERY - 1
-        rows = self._fetcher.fetch(transaction, self._queues, limit, is_fair, suspect)
+        rows = self._fetcher.fetch(transaction, self._turns.items, limit, is_fair, suspect)
         for chunk in in_chunks([row[0] for row in rows]):
             transaction.execute(f"UPDATE messages SET holder = ? WHERE seq IN ({marks(len(chunk))})", (number, *chunk))
         return _Look(rows, due)
@@ -202,9 +202,9 @@ class SQLiteConsumer(Consumer):
         ready = f"SELECT 1 FROM messages INDEXED BY ready WHERE holder = {FREE} AND is_suspect = 0 AND queue = ?"
         suspects = f"SELECT 1 FROM messages INDEXED BY suspects WHERE holder = {FREE} AND is_suspect <> 0 AND queue = ?"
         for question in (ready, suspects) if suspect else (ready,):
-            for queue in self._queues:
+            for queue in self._turns.items:
                 if connection.execute(f"{question} LIMIT 1", (queue,)).fetchone() is not None:
                     return True, None
         if not self._holder.is_known(connection):
             return True, None
-        return False, next_due(connection, self._queues)
+        return False, next_due(connection, self._turns.items)

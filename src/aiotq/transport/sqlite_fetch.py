@@ -20,9 +20,13 @@ _FETCHED: Final = (
 
 
 class Fetcher:
-    """The SQL of one consumer's reads: it depends on how many queues there are."""
+    """The SQL of one consumer's reads: it depends on how many queues there are.
 
-    def __init__(self, count: int) -> None:
+    If `is_strict`, nothing of a queue is read before all there is in those before it.
+    """
+
+    def __init__(self, count: int, *, is_strict: bool = False) -> None:
+        self._of_one = Fetcher(1) if is_strict and count > 1 else None
         ready = f"FROM messages INDEXED BY ready WHERE holder = {FREE} AND is_suspect = 0 AND queue = ?"
         suspects = f"FROM messages INDEXED BY suspects WHERE holder = {FREE} AND is_suspect <> 0 AND queue = ?"
         parts = [
@@ -65,6 +69,11 @@ class Fetcher:
         names = {f"queue{turn}": queue for turn, queue in enumerate(queues)}
         if suspect:
             found += transaction.execute(self._suspect, {**names, "limit": limit}).fetchall()
+        if self._of_one is not None:
+            for queue in queues:
+                if (left := limit - len(found)) > 0:
+                    found += self._of_one.fetch(transaction, [queue], left, is_fair, suspect=False)
+            return found
         if not is_fair:
             return found + transaction.execute(self._downwards, {**names, "limit": limit - len(found)}).fetchall()
         rank: int | None = AGAIN

@@ -1,0 +1,67 @@
+"""The commit of a Redis that is broker and store: a group of finishes is one script call (P3)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Final
+
+from .._redis import Line, Script, packed_envelopes
+from ..clock import SYSTEM_CLOCK, Clock
+from ..results.redis import RedisStore
+from ..results.redis_records import LIBRARY as RESULTS
+from ..results.redis_records import packed_arrival, packed_join, packed_record
+from ..transport.base import Delivery
+from ..transport.redis import RedisTransport
+from ..transport.redis_consumer import RedisConsumer
+from ..transport.redis_messages import LIBRARIES, packed_settlement, place_of
+from .base import COMMITTED, LEASE_LOST, Admission, Committed, Committer, Finish, LostLease
+
+COMMIT: Final = Script(*LIBRARIES, RESULTS, ("aiotq.commit", "commit"))
+
+
+class RedisCommitter(Committer):
+    """Writes finishes to a transport and a store on one client."""
+
+    def __init__(self, transport: RedisTransport, store: RedisStore, *, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._client = transport.client
+        self._retention = transport.retention
+        self._store = store
+        self._clock = clock
+        self._line: Line[Finish] = Line(transport.client, id)
+
+    async def admit(self, deliveries: Sequence[Delivery]) -> Admission:
+        # The read that brought them saw whether there are revocations at all: nearly always there are none.
+        if isinstance(self.consumer, RedisConsumer) and not self.consumer.saw_revocations:
+            return Admission(deliveries)
+        revoked = await self._store.revoked([delivery.message.id for delivery in deliveries])
+        if not revoked:
+            return Admission(deliveries)
+        return Admission(
+            [delivery for delivery in deliveries if delivery.message.id not in revoked],
+            [delivery for delivery in deliveries if delivery.message.id in revoked],
+        )
+
+    def renew(self, held: Collection[Delivery]) -> Collection[Delivery]:
+        return self.consumer.renew(held) if self.consumer is not None else ()
+
+    async def commit(self, group: Sequence[Finish]) -> Sequence[Committed | LostLease]:
+        if not group:
+            return ()
+        answers = await self._line.write(group, self._commit)
+        return [COMMITTED if answer else LEASE_LOST for answer in answers]
+
+    async def _commit(self, line: str, number: int, group: Sequence[Finish]) -> bytes:
+        arguments = [line, number, self._clock.time(), self._retention, [_packed(finish) for finish in group]]
+        answers: bytes = await self._client.run(COMMIT, arguments)
+        return answers
+
+
+def _packed(finish: Finish) -> tuple[object, ...]:
+    return (
+        place_of(finish.delivery) if finish.delivery is not None else False,
+        *packed_settlement(finish.settlement),
+        packed_record(finish.record) if finish.record is not None else False,
+        [packed_arrival(arrival) for arrival in finish.arrivals],
+        [packed_join(join) for join in finish.joins],
+        packed_envelopes(finish.envelopes),
+    )

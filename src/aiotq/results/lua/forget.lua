@@ -1,0 +1,15 @@
+-- Delete what is known of tasks: records and finished claims.
+-- ARGV: ids.
+for _, id in ipairs(args[1]) do
+    redis.call('DEL', base .. ':result:' .. id)
+    local attempt = 0
+    local claim = base .. ':claim:' .. id
+    while redis.call('EXISTS', claim) == 1 do
+        if redis.call('HEXISTS', claim, 'done') == 1 then
+            redis.call('DEL', claim)
+        end
+        attempt = attempt + 1
+        claim = base .. ':claim:' .. id .. '\t' .. attempt
+    end
+end
+return 1

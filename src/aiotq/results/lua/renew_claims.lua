@@ -1,0 +1,15 @@
+-- Begin the leases of claims anew.
+-- ARGV: holder, lease (ms), ids of messages.  RETURNS: a byte for each: 1 renewed, 0 lost.
+local holder, lease, ids = unpack(args)
+local answers = {}
+for i, id in ipairs(ids) do
+    local key = base .. ':claim:' .. id
+    local state = redis.call('HMGET', key, 'holder', 'done')
+    answers[i] = '\0'
+    if state[1] == holder and not state[2] then
+        redis.call('HSET', key, 'ends', string.format('%.3f', now + lease))
+        redis.call('PEXPIRE', key, milliseconds(lease + CLAIM_KEPT))
+        answers[i] = '\1'
+    end
+end
+return table.concat(answers)

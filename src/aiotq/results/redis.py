@@ -1,0 +1,169 @@
+"""The results store in a Redis: strings that expire, and pushes (see `lua/results.lua` for the keys)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any, Final, Self
+
+from .._redis import RedisClient, envelopes_of, packed_envelopes, packed_key, unpack
+from ..clock import SYSTEM_CLOCK, Clock
+from ..message import Envelope
+from .base import BOOKING_GRACE, AlreadyDone, Booking, Claim, Claimed, Closing, HeldElsewhere, Join, Record, ResultStore
+from .redis_records import (
+    BOOK,
+    CLAIM,
+    CLOSE,
+    FORGET,
+    OPEN_JOINS,
+    PUT,
+    RENEW_CLAIMS,
+    REVOKE,
+    REVOKED,
+    WATCH,
+    packed_arrival,
+    packed_join,
+    packed_record,
+    record_of,
+)
+
+#: Seconds for which a process that ended without saying so is thought to watch a task.
+_WATCH_KEPT: Final = 86_400
+
+
+class RedisStore(ResultStore):
+    """A results store on one `RedisClient`, which is entered by whoever made it."""
+
+    def __init__(self, client: RedisClient, *, clock: Clock = SYSTEM_CLOCK) -> None:
+        self.client = client
+        self._clock = clock
+        self._watched: set[str] = set()
+        self.on_push = _ignore
+        self.on_revoked = _ignore
+        self.on_missed = _ignore
+
+    @property
+    def address(self) -> str:
+        return self.client.name
+
+    async def __aenter__(self) -> Self:
+        self.client.hear(b"r", self._pushed)
+        self.client.hear(b"x", self._told_of_revocations)
+        self.client.on_gap(self._missed)
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self.client.unhear(b"r", self._pushed)
+        self.client.unhear(b"x", self._told_of_revocations)
+        self.client.off_gap(self._missed)
+
+    async def get(self, ids: Sequence[str]) -> Sequence[Record | None]:
+        if not ids:
+            return ()
+        values = await self.client.ask("MGET", *(f"{self.client.base}:result:{task_id}" for task_id in ids))
+        return [
+            record_of(task_id, value) if value is not None else None for task_id, value in zip(ids, values, strict=True)
+        ]
+
+    async def put(self, records: Sequence[Record]) -> None:
+        if records:
+            await self.client.run(PUT, [self._clock.time(), [packed_record(record) for record in records]])
+
+    async def forget(self, ids: Sequence[str]) -> None:
+        if ids:
+            await self.client.run(FORGET, [list(ids)])
+
+    async def watch(self, task_id: str) -> None:
+        await self.client.run(WATCH, [self.address, task_id, True, _WATCH_KEPT])
+
+    async def unwatch(self, task_id: str) -> None:
+        await self.client.run(WATCH, [self.address, task_id, False, _WATCH_KEPT])
+
+    async def revoke(self, ids: Sequence[str], *, terminate: bool, expires: float) -> None:
+        if ids:
+            await self.client.run(REVOKE, [self._clock.time(), list(ids), terminate, expires])
+
+    async def revoked(self, ids: Sequence[str]) -> Collection[str]:
+        if not ids:
+            return ()
+        found: list[bytes] = await self.client.run(REVOKED, [list(ids)])
+        return {task_id.decode() for task_id in found}
+
+    async def claim(self, keys: Sequence[tuple[str, int]], holder: str, lease: float) -> Sequence[Claim]:
+        if not keys:
+            return ()
+        answers = await self.client.run(CLAIM, [holder, lease * 1000, [packed_key(key) for key in keys]])
+        now = self._clock.time()
+        return [_claim_of(answer, now) for answer in answers]
+
+    def renew_claims(self, keys: Sequence[tuple[str, int]], holder: str, lease: float) -> Collection[tuple[str, int]]:
+        if not keys:
+            return ()
+        ids = [packed_key(key) for key in keys]
+        answers: bytes = self.client.blocking.run(RENEW_CLAIMS, [holder, lease * 1000, ids])
+        return [key for key, renewed in zip(keys, answers, strict=True) if not renewed]
+
+    async def close(self, closings: Sequence[Closing], holder: str) -> Sequence[tuple[Envelope, ...] | None]:
+        if not closings:
+            return ()
+        packed = [
+            (
+                packed_key(closing.key),
+                packed_record(closing.record) if closing.record is not None else False,
+                [packed_arrival(arrival) for arrival in closing.arrivals],
+                [packed_join(join) for join in closing.joins],
+                packed_envelopes(closing.envelopes),
+                closing.is_done,
+            )
+            for closing in closings
+        ]
+        answers = await self.client.run(CLOSE, [self._clock.time(), holder, packed])
+        return [envelopes_of(answer) if answer is not None else None for answer in answers]
+
+    async def open_joins(self, joins: Sequence[Join]) -> None:
+        if joins:
+            await self.client.run(OPEN_JOINS, [self._clock.time(), [packed_join(join) for join in joins]])
+
+    async def book(self, bookings: Sequence[Booking]) -> Sequence[float]:
+        if not bookings:
+            return ()
+        packed = [(packed_key(booking.key), booking.name, booking.interval * 1000) for booking in bookings]
+        answers: bytes = await self.client.run(BOOK, [packed, BOOKING_GRACE * 1000])
+        return [wait / 1000 for wait in unpack(answers)]
+
+    def _pushed(self, payload: bytes) -> None:
+        if not self.listening:
+            return
+        fields: list[bytes] = unpack(payload)
+        records: list[Record] = []
+        unread: list[str] = []
+        for task_id, value in zip(fields[::2], fields[1::2], strict=True):
+            record = record_of(task_id.decode(), value) if value else None
+            if record is not None:
+                records.append(record)
+            else:
+                unread.append(task_id.decode())
+        if records:
+            self.on_push(records)
+        if unread:
+            self.on_missed(unread)
+
+    def _told_of_revocations(self, payload: bytes) -> None:
+        ids: list[bytes] = unpack(payload)
+        self.on_revoked([task_id.decode() for task_id in ids])
+
+    def _missed(self) -> None:
+        self.on_missed(None)
+
+
+def _claim_of(answer: Sequence[Any], now: float) -> Claim:
+    match answer:
+        case [b"d", packed]:
+            return AlreadyDone(envelopes_of(packed))
+        case [b"h", left]:
+            return HeldElsewhere(now + float(left) / 1000)
+        case _:
+            return Claimed()
+
+
+def _ignore(_: object) -> None:
+    """What a store does with its news while nobody asked for them."""

@@ -1,0 +1,142 @@
+-- Take messages for a consumer, at most as many as it can start.
+-- ARGV: consumer, number, its place among those who wait, limit, whether a suspect may come, whether the lowest priority is first, whether
+-- it will wait, lease (ms), queues in the order of their turns, whether a queue comes only when those before it have nothing more.
+-- RETURNS: {entries, ms until something is due or false, whether there are revocations, keys that are no queues}. An
+-- entry is {queue, level, entry, fields, deaths, charges}.
+-- Keeps: a number that was given up (see `untake`) takes nothing; what was taken is remembered under its number.
+local consumer, number, waiter, limit, suspect, upwards, waits, lease, queues, strict = unpack(args)
+if number <= line_state(consumer) then
+    return redis.error_reply('ERR aiotq: this read was given up by its consumer')
+end
+-- Entries of one read from a stream: few at first, then as many as their size allows.
+local at_once = 8
+local MOST_BYTES = 8 * 1024 * 1024
+local entries, taken, strange = {}, {}, {}
+local bytes, left = 0, limit
+
+-- Make the group of a stream that has none. Somebody may have destroyed it while entries were held, and their holders
+-- run on. An entry's number is its lease, so the first ones become other entries: those that were held are among them.
+local function begin_anew(queue, level, key)
+    redis.call('XGROUP', 'CREATE', key, GROUP, '0')
+    for _, each in ipairs(redis.call('XRANGE', key, '-', '+', 'COUNT', 10000)) do
+        local fields = fields_of(each[2])
+        if fields.m and #each[2] <= 100 then -- others are foreign: nobody runs them
+            local new = redis.call('XADD', key, '*', unpack(each[2]))
+            redis.call('XDEL', key, each[1])
+            local id = fields.k or id_of(fields.m)
+            if id and id ~= '' and redis.call('HEXISTS', IDS, id) == 1 then
+                redis.call('HSET', IDS, id, level .. ' ' .. new .. ' ' .. queue)
+            end
+        end
+    end
+end
+
+local function read(queue, level, count)
+    local key = queue_key(queue, level)
+    local reply = redis.pcall('XREADGROUP', 'GROUP', GROUP, consumer, 'COUNT', count, 'STREAMS', key, '>')
+    if type(reply) == 'table' and reply.err then
+        if string.find(reply.err, 'NOGROUP') then
+            begin_anew(queue, level, key)
+            return read(queue, level, count)
+        end
+        if not string.find(reply.err, 'WRONGTYPE') then
+            redis.call('XREADGROUP', 'GROUP', GROUP, consumer, 'COUNT', count, 'STREAMS', key, '>')
+        end
+        strange[#strange + 1] = key
+        return 0
+    end
+    if not reply then
+        return 0
+    end
+    local found = reply[1][2]
+    for _, each in ipairs(found) do
+        local id, list = each[1], each[2]
+        local deaths, charges = 0, 0
+        if level == 'a' or level == 's' then
+            deaths, charges = deaths_of(fields_of(list).k or '')
+        end
+        for _, text in ipairs(list) do
+            bytes = bytes + #text
+        end
+        entries[#entries + 1] = {queue, level, id, list, deaths, charges}
+        taken[#taken + 1] = {queue, level, id}
+    end
+    left = left - #found
+    return #found
+end
+
+local function take(queue, level, most)
+    if redis.call('EXISTS', queue_key(queue, level)) == 0 then
+        return
+    end
+    while left > 0 and bytes < MOST_BYTES do
+        local count = math.min(left, most or at_once)
+        if read(queue, level, count) < count or most then
+            return
+        end
+        local average = bytes / #entries
+        at_once = math.max(1, math.min(256, math.floor((MOST_BYTES - bytes) / (average + 1))))
+    end
+end
+
+local next_due = false
+for _, queue in ipairs(queues) do
+    local kind = type_of(queue_key(queue, 'delayed'))
+    if kind == 'zset' then
+        local is_moved = move_due(queue)
+        local first = is_moved and redis.call('ZRANGE', queue_key(queue, 'delayed'), 0, 0, 'WITHSCORES')[2]
+        if first and (not next_due or tonumber(first) < next_due) then
+            next_due = tonumber(first)
+        end
+    elseif kind ~= 'none' then
+        strange[#strange + 1] = queue_key(queue, 'delayed')
+    end
+end
+if suspect then
+    for _, queue in ipairs(queues) do
+        if #entries == 0 then
+            take(queue, 's', 1)
+        end
+    end
+end
+local function take_all(together)
+    for _, queue in ipairs(together) do
+        take(queue, 'a')
+    end
+    for n = 0, 9 do
+        for _, queue in ipairs(together) do
+            if left > 0 then
+                take(queue, upwards and n or 9 - n)
+            end
+        end
+    end
+end
+
+if strict then
+    for _, queue in ipairs(queues) do
+        take_all({queue})
+    end
+else
+    take_all(queues)
+end
+if #entries > 0 then
+    redis.call('SET', line_key(consumer), cmsgpack.pack({number, cmsgpack.pack(taken)}), 'PX', math.max(lease * 4, 60000))
+    for _, queue in ipairs(queues) do -- it may have no room for what comes next, and whoever has is to be told of that
+        redis.pcall('SREM', queue_key(queue, 'waiting'), waiter)
+    end
+    for queue, count in pairs(news) do
+        news[queue] = count > limit and count - limit or nil
+    end
+    wake()
+elseif waits then
+    for _, queue in ipairs(queues) do
+        redis.pcall('SADD', queue_key(queue, 'waiting'), waiter)
+        redis.call('PEXPIRE', queue_key(queue, 'waiting'), 60000)
+    end
+end
+return {
+    entries,
+    next_due and string.format('%.3f', math.max(next_due - now, 0)),
+    redis.call('EXISTS', base .. ':revoked'),
+    strange
+}

@@ -1,0 +1,411 @@
+-- What happens to messages. A library: every script on queues includes it after `base`.
+--
+-- {base}:queues                 set of the names of queues
+-- {base}:ids                    hash: id of a message -> where it is, "level entry queue", or "delayed queue"
+-- {base}:q:{queue}:{level}      stream, one for each priority 0 to 9: field m is the packed message
+-- {base}:q:{queue}:a, :s        streams of what was given back and of suspects: m, k id, p priority, n returns, t since
+-- {base}:q:{queue}:delayed      sorted set by due time (ms) of packed {k, p, n, m}
+-- {base}:q:{queue}:waiting      set of the consumers that wait for news, process/mark
+-- {base}:q:{queue}:dead         stream of dead letters
+-- {base}:deaths:{id}            hash: deaths and charges of a message whose holder died
+-- {base}:blames:{consumer}      hash: id -> 1 if it was charged, for what a consumer was thought to have died with
+--
+-- An entry's number is its lease: an entry that is pending is held, by whoever got it. Given back, a message becomes
+-- another entry, so an old holder finds nothing.
+local GROUP = 'aiotq'
+local IDS = base .. ':ids'
+local SUSPECT_DEATHS = 2
+local DEATHS_KEPT = 7 * 86400
+local BLAMES_KEPT = 86400
+local DUE_BATCH = 500
+
+local function queue_key(queue, what)
+    return base .. ':q:' .. queue .. ':' .. what
+end
+
+-- Streams that are known to be there, for the life of one script; false for a key that is no stream.
+local checked = {}
+
+local function type_of(key)
+    return redis.call('TYPE', key).ok
+end
+
+-- Whether messages can be kept until they are due.
+local function can_delay(queue)
+    local key = queue_key(queue, 'delayed')
+    if checked[key] == nil then
+        local kind = type_of(key)
+        checked[key] = kind == 'none' or kind == 'zset'
+    end
+    return checked[key]
+end
+
+-- Whether the stream can be written to: it is there, or is made now.
+local function ready_to_add(queue, level)
+    local key = queue_key(queue, level)
+    if checked[key] == nil then
+        local kind = type_of(key)
+        if kind == 'none' then
+            redis.call('XGROUP', 'CREATE', key, GROUP, '0', 'MKSTREAM')
+            redis.call('SADD', base .. ':queues', queue)
+        end
+        checked[key] = kind == 'none' or kind == 'stream'
+    end
+    return checked[key]
+end
+
+-- News for those who wait: queue -> number of messages that came.
+local news = {}
+
+-- The process of one that waits: its news go there.
+local function process_of(waiter)
+    return string.match(waiter, '^[^/]*')
+end
+
+-- Wake a waiting consumer for each message that came, first those whose connection is there.
+local function wake()
+    for queue, count in pairs(news) do
+        local waiting = queue_key(queue, 'waiting')
+        while count > 0 do
+            local waiter = redis.pcall('SPOP', waiting)
+            if not waiter or waiter.err then
+                break
+            end
+            if redis.call('PUBLISH', base .. ':to:' .. process_of(waiter), 'w') > 0 then
+                count = count - 1
+            end
+        end
+    end
+    news = {}
+end
+
+-- A consumer does not come for news any more. If it was chosen for some already, another one is to look.
+local function stop_waiting(queues, waiter)
+    for _, queue in ipairs(queues) do
+        if redis.pcall('SREM', queue_key(queue, 'waiting'), waiter) == 0 then
+            news[queue] = (news[queue] or 0) + 1
+        end
+    end
+end
+
+-- The priority that `text` says, if it does.
+local function priority_of(text)
+    local priority = math.floor(tonumber(text) or 4)
+    return priority >= 0 and priority <= 9 and priority or 4
+end
+
+local function count_of(text)
+    local count = math.floor(tonumber(text or '') or 0)
+    return count > 0 and count < 2147483648 and count or 0
+end
+
+-- How many holders of a message died, and how many of these deaths it is charged with.
+local function deaths_of(id)
+    local record = redis.pcall('HMGET', base .. ':deaths:' .. id, 'deaths', 'charges')
+    if record.err then
+        return 0, 0
+    end
+    return count_of(record[1]), count_of(record[2])
+end
+
+local function note_deaths(id, deaths, charges)
+    local record = base .. ':deaths:' .. id
+    redis.call('DEL', record)
+    if deaths > 0 then
+        redis.call('HSET', record, 'deaths', string.format('%d', deaths), 'charges', string.format('%d', charges))
+        redis.call('EXPIRE', record, DEATHS_KEPT)
+    end
+end
+
+-- The fields {id or false, priority, returns, blob} of a member of a delayed set. One that is none of ours is a message
+-- that can't be read: whoever gets it will say so.
+local function delayed_fields(member)
+    local is_packed, fields = pcall(cmsgpack.unpack, member)
+    if is_packed and type(fields) == 'table' then
+        local id, priority, returns, blob = unpack(fields, 1, 4)
+        if type(id) == 'string' and type(blob) == 'string' and tonumber(priority) and tonumber(returns) then
+            return {id ~= '' and id, priority_of(priority), tonumber(returns), blob}
+        end
+    end
+    return {false, 4, 0, member}
+end
+
+-- The id of the message in `blob`, as `Message.key` makes it; nil if it can't be read.
+local function id_of(blob)
+    if type(blob) ~= 'string' or #blob < 4 then
+        return nil
+    end
+    local length = struct.unpack('>I4', blob)
+    local is_json, headers = pcall(cjson.decode, string.sub(blob, 5, 4 + length))
+    if not is_json or type(headers) ~= 'table' or type(headers.id) ~= 'string' then
+        return nil
+    end
+    local attempt = headers.attempt
+    if type(attempt) == 'number' and attempt > 0 then
+        return headers.id .. '\t' .. string.format('%d', attempt)
+    end
+    return headers.id
+end
+
+local function fields_of(list)
+    local fields = {}
+    for i = 1, #list, 2 do
+        fields[list[i]] = list[i + 1]
+    end
+    return fields
+end
+
+-- The fields of one entry; nil if it is gone.
+local function entry(key, id)
+    local found = redis.call('XRANGE', key, id, id)[1]
+    return found and fields_of(found[2])
+end
+
+local function is_held(queue, level, id)
+    local reply = redis.pcall('XPENDING', queue_key(queue, level), GROUP, id, id, 1)
+    return not reply.err and #reply > 0
+end
+
+local function remove(queue, level, id)
+    local key = queue_key(queue, level)
+    redis.call('XACK', key, GROUP, id)
+    redis.call('XDEL', key, id)
+end
+
+-- Keep a message until `due` (ms), and tell those who wait if it is the earliest.
+local function delay(queue, due, id, priority, returns, blob)
+    local key = queue_key(queue, 'delayed')
+    local first = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')
+    redis.call('ZADD', key, string.format('%.3f', due), cmsgpack.pack({id or '', priority, returns, blob}))
+    redis.call('SADD', base .. ':queues', queue)
+    if id then
+        redis.call('HSET', IDS, id, 'delayed ' .. queue)
+    end
+    if not first[2] or due < tonumber(first[2]) then
+        local waiting = redis.pcall('SMEMBERS', queue_key(queue, 'waiting'))
+        for _, waiter in ipairs(waiting) do
+            redis.call('PUBLISH', base .. ':to:' .. process_of(waiter), 'd' .. string.format('%.3f', due - now))
+        end
+    end
+end
+
+-- Put a message into a stream of what comes before newer ones: `a`, or `s` for suspects. False if that can't be, since
+-- the key holds something else: then it stays where it is.
+local function put_again(queue, id, priority, returns, since, blob)
+    local level = 'a'
+    if id and deaths_of(id) >= SUSPECT_DEATHS then
+        level = 's'
+    end
+    if not ready_to_add(queue, level) then
+        return false
+    end
+    local new = redis.call(
+        'XADD', queue_key(queue, level), '*', 'm', blob, 'k', id or '', 'p', priority, 'n', returns, 't', since
+    )
+    if id then
+        redis.call('HSET', IDS, id, level .. ' ' .. new .. ' ' .. queue)
+    end
+    news[queue] = (news[queue] or 0) + 1
+    return true
+end
+
+-- What is known of an entry that is held: id, priority, returns, since (ms), blob; nil if it is gone.
+local function held_message(queue, level, id)
+    local fields = entry(queue_key(queue, level), id)
+    if not fields then
+        return nil
+    end
+    local blob = fields.m or cmsgpack.pack(fields)
+    if level == 'a' or level == 's' then
+        local key = fields.k ~= '' and fields.k or nil
+        return key, priority_of(fields.p), tonumber(fields.n) or 0, tonumber(fields.t) or now, blob
+    end
+    return id_of(blob), tonumber(level), 0, tonumber(string.match(id, '^%d+')), blob
+end
+
+-- Give a held entry back to its queue, at once or `after` milliseconds; `is_return` counts it as handed back. False if
+-- that can't be: then it is held on.
+local function give_back(queue, level, id, is_return, after)
+    local key, priority, returns, since, blob = held_message(queue, level, id)
+    if blob then
+        if is_return then
+            returns = returns + 1
+        end
+        if after and after > 0 and can_delay(queue) then
+            delay(queue, now + after, key, priority, returns, blob)
+        elseif not put_again(queue, key, priority, returns, since, blob) then
+            return false
+        end
+    end
+    remove(queue, level, id)
+    return true
+end
+
+-- Take back the deaths that a consumer was blamed for: it is alive.
+local function take_back_blames(consumer)
+    local blames = base .. ':blames:' .. consumer
+    local blamed = redis.call('HGETALL', blames)
+    for i = 1, #blamed, 2 do
+        local id, charge = blamed[i], count_of(blamed[i + 1])
+        local deaths, charges = deaths_of(id)
+        if deaths > 0 then
+            deaths = deaths - 1
+            note_deaths(id, deaths, math.max(charges - charge, 0))
+            local entry_id, queue = string.match(redis.call('HGET', IDS, id) or '', '^s (%S+) (.*)$')
+            if deaths < SUSPECT_DEATHS and entry_id and not is_held(queue, 's', entry_id) then
+                give_back(queue, 's', entry_id, false)
+            end
+        end
+    end
+    redis.call('DEL', blames)
+end
+
+-- Add a dead letter. `retention` in milliseconds.
+local function bury(queue, priority, blob, reason, detail, deaths, retention)
+    local key = queue_key(queue, 'dead')
+    local kind = type_of(key)
+    if kind ~= 'none' and kind ~= 'stream' then
+        redis.call('RENAME', key, key .. ':no-stream') -- not ours, and no reason to lose a message or half a finish
+    end
+    redis.call(
+        'XADD', key, 'MINID', string.format('%.0f', math.max(now - retention, 0)), '*',
+        'm', blob, 'p', priority, 'r', reason, 'd', detail, 'n', deaths
+    )
+    redis.call('PEXPIRE', key, string.format('%.0f', retention))
+    redis.call('SADD', base .. ':queues', queue)
+end
+
+-- Whether the message is still where `{base}:ids` says: a stream may have been trimmed or deleted by hand.
+local function is_there(where)
+    local level, id, queue = string.match(where, '^(%w) (%S+) (.*)$')
+    if not level then
+        queue = string.match(where, '^delayed (.*)$')
+        return queue and redis.call('EXISTS', queue_key(queue, 'delayed')) == 1
+    end
+    local found = redis.pcall('XRANGE', queue_key(queue, level), id, id)
+    return not found.err and #found > 0
+end
+
+-- Put envelopes into their queues, but for those whose message is in the broker already. An envelope is
+-- {queue, level, due, id, blob}: due in seconds since the epoch by the sender's clock, which is `offset` ms behind ours.
+-- One whose queue's key holds something else becomes a dead letter.
+local function add(envelopes, offset, retention)
+    if #envelopes == 0 then
+        return
+    end
+    local ids = {}
+    for i, envelope in ipairs(envelopes) do
+        ids[i] = envelope[4]
+    end
+    local known = in_chunks('HMGET', IDS, ids)
+    local places = {}
+    for i, envelope in ipairs(envelopes) do
+        local queue, level, due, id, blob = unpack(envelope)
+        if not (known[i] and is_there(known[i])) and not places[id] then
+            local due_here = due and due * 1000 + offset
+            places[id] = true
+            local is_early = due_here and due_here > now
+            if is_early and can_delay(queue) then
+                delay(queue, due_here, id, level, 0, blob)
+            elseif is_early then
+                bury(queue, level, blob, 'no-queue', queue_key(queue, 'delayed') .. ' is no sorted set', 0, retention)
+            elseif ready_to_add(queue, level) then
+                local new = redis.call('XADD', queue_key(queue, level), '*', 'm', blob)
+                places[id] = level .. ' ' .. new .. ' ' .. queue
+                news[queue] = (news[queue] or 0) + 1
+            else
+                bury(queue, level, blob, 'no-queue', queue_key(queue, level) .. ' is no stream', 0, retention)
+            end
+        end
+    end
+    local kept = {}
+    for id, place in pairs(places) do
+        if place ~= true then
+            kept[#kept + 1] = id
+            kept[#kept + 1] = place
+        end
+    end
+    in_chunks('HSET', IDS, kept)
+end
+
+-- Move what is due to its streams, in the order of the due times. False if something can't be moved, since the key of a
+-- stream holds something else.
+local function move_due(queue)
+    local key = queue_key(queue, 'delayed')
+    local due = redis.call('ZRANGEBYSCORE', key, '-inf', string.format('%.3f', now), 'LIMIT', 0, DUE_BATCH)
+    local moved = {}
+    for _, member in ipairs(due) do
+        local id, priority, returns, blob = unpack(delayed_fields(member))
+        if id and returns == 0 and ready_to_add(queue, priority) then
+            local new = redis.call('XADD', queue_key(queue, priority), '*', 'm', blob)
+            redis.call('HSET', IDS, id, priority .. ' ' .. new .. ' ' .. queue)
+            news[queue] = (news[queue] or 0) + 1
+            moved[#moved + 1] = member
+        elseif put_again(queue, id, priority, returns, now, blob) then
+            moved[#moved + 1] = member
+        end
+    end
+    if #moved > 0 then
+        redis.call('ZREM', key, unpack(moved))
+    end
+    return #moved == #due
+end
+
+-- What was acknowledged and is still to be deleted: stream -> entries, and the ids of messages. Many at once take a
+-- fraction of the time of one after the other.
+local acknowledged, forgotten = {}, {}
+
+local function acknowledge(key, id, message_id)
+    local entries = acknowledged[key]
+    if not entries then
+        entries = {}
+        acknowledged[key] = entries
+    end
+    entries[#entries + 1] = id
+    if message_id ~= '' then
+        forgotten[#forgotten + 1] = message_id
+    end
+end
+
+local function delete_acknowledged()
+    for key, entries in pairs(acknowledged) do
+        in_chunks('XDEL', key, entries)
+    end
+    in_chunks('HDEL', IDS, forgotten)
+    acknowledged, forgotten = {}, {}
+end
+
+-- Settle one delivery {queue, level, entry, id}: kind 'a' acknowledge, 'h' hand back after `detail` ms, 'g' give up for
+-- `reason` with `detail`. False if it is not held any more, and then nothing is done.
+local function settle(delivery, kind, reason, detail, retention)
+    local queue, level, id, message_id = unpack(delivery)
+    local key = queue_key(queue, level)
+    if kind == 'h' then
+        if not is_held(queue, level, id) then
+            return false
+        end
+        give_back(queue, level, id, true, detail)
+        return true
+    end
+    -- What is not pending can't be acknowledged: this is the fence, and the first write.
+    local answer = redis.pcall('XACK', key, GROUP, id)
+    if answer ~= 1 then
+        if type(answer) == 'table' and not string.find(answer.err, 'WRONGTYPE') then
+            redis.call('XACK', key, GROUP, id) -- the reason is none of the lease's: the caller is to hear it
+        end
+        return false
+    end
+    local deaths = 0
+    if level == 'a' or level == 's' then
+        deaths = deaths_of(message_id)
+        note_deaths(message_id, 0, 0)
+    end
+    if kind == 'g' then
+        local _, priority, _, _, blob = held_message(queue, level, id)
+        if blob then
+            bury(queue, priority, blob, reason, detail, deaths, retention)
+        end
+    end
+    acknowledge(key, id, message_id)
+    return true
+end
