@@ -80,12 +80,16 @@ class Gathering(Generic[Item]):
             self._work.set()
             self._idle.clear()
 
-    async def take(self) -> list[Item]:
-        """Return the next group, waiting for its first item; what was taken before counts as done now."""
+    async def some(self) -> None:
+        """Return when something waits; what was taken before counts as done now."""
         if not self.waiting:
             self._work.clear()
             self._idle.set()
             await self._work.wait()
+
+    async def take(self) -> list[Item]:
+        """Return the next group, waiting for its first item; what was taken before counts as done now."""
+        await self.some()
         group: list[Item] = []
         weight = 0
         while self.waiting and len(group) < self._max_items:

@@ -21,7 +21,7 @@ _MACHINERY: Final = (
 _OURS: Final = ("aiotq.", "py.warnings")
 
 
-def configure(level: str, stream: TextIO, *, label: str | None = None) -> None:
+def configure(level: str, stream: TextIO, *, label: str | None = None) -> logging.Handler:
     """Have every logger of this process, and Python's warnings, write lines for people to `stream`.
 
     `label` is put before each message, to tell apart processes that share a stream. Lines are coloured when the
@@ -33,6 +33,7 @@ def configure(level: str, stream: TextIO, *, label: str | None = None) -> None:
     root.addHandler(handler)
     root.setLevel(level)
     logging.captureWarnings(True)
+    return handler
 
 
 class ReadableFormatter(logging.Formatter):
@@ -88,3 +89,21 @@ def _leave_out_machinery(described: traceback.TracebackException) -> None:
 def _from_first_of_users(stack: list[traceback.FrameSummary]) -> list[traceback.FrameSummary]:
     first = next((index for index, frame in enumerate(stack) if not is_machinery(frame)), len(stack))
     return stack[first:]
+
+
+class Complaint:
+    """A warning of what is tried again: given once for each reason, however often it fails, until it works again."""
+
+    def __init__(self, logger: logging.Logger, text: str) -> None:
+        self._logger = logger
+        self._text = text
+        self._reasons: set[str] = set()
+
+    def make(self, reason: Exception) -> None:
+        if str(reason) not in self._reasons:
+            self._reasons.add(str(reason))
+            self._logger.warning("%s, trying again: %s", self._text, reason)
+
+    def withdraw(self) -> None:
+        """It works: the next failure is news."""
+        self._reasons.clear()

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import math
 import random
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from ._aio import Gathering
-from .exceptions import ConnectionLost, OperationalError, PublishTimeout
+from .exceptions import ConnectionLost, NotConnected, OperationalError, PublishTimeout
 from .message import Envelope
 
 logger = logging.getLogger("aiotq.publisher")
@@ -27,6 +28,8 @@ _LONGEST_PAUSE: Final = 0.5
 
 class Broker(Protocol):
     """All that publishing asks of a transport."""
+
+    async def connected(self) -> None: ...
 
     async def send(self, batch: Sequence[Envelope]) -> None: ...
 
@@ -65,8 +68,12 @@ class Publisher:
         self._pending = 0
         self._at_the_door: deque[asyncio.Future[None]] = deque()
         self._closed = False
-        self._looks_at = -math.inf  # loop time of the next look at deadlines
-        self._woken: asyncio.Future[None] | None = None
+        self._group: list[_Call] = []  #: what is being sent
+        self._behind: deque[list[_Call]] = deque()  #: what is sent after it, apart from it
+        self._limit: asyncio.Timeout | None = None  #: ends the sending of a group that nobody waits for any more
+        self._cause: BaseException | None = None  #: why it was not sent yet
+        self._looks_at = math.inf  #: loop time of the next look at deadlines
+        self._timer: asyncio.TimerHandle | None = None
 
     async def publish(self, envelopes: Sequence[Envelope], timeout: float | None = None) -> None:
         """Return when the broker has accepted all of `envelopes` (P1).
@@ -95,7 +102,7 @@ class Publisher:
                 self._pending += len(part)
                 waiting.append(call.accepted)
                 if deadline < self._looks_at:
-                    self._wake()
+                    self._look_by(deadline)
             if len(waiting) == 1:
                 await waiting[0]
             elif waiting:
@@ -119,6 +126,8 @@ class Publisher:
                 await self._deliver([call for call in group if not call.accepted.cancelled()])
         finally:
             self._closed = True
+            if self._timer is not None:
+                self._timer.cancel()
             closed = OperationalError("the app's connection was closed before this was sent")
             _refuse(list(self._calls.waiting), closed)
             self._calls.waiting.clear()
@@ -164,97 +173,117 @@ class Publisher:
 
     async def _deliver(self, group: list[_Call]) -> None:
         """Send `group`, again after lost connections, until it is accepted, refused or past its deadlines."""
-        pause = _FIRST_PAUSE
-        cause: BaseException | None = None
-        left = group
+        self._group = group
+        limit = asyncio.timeout(None)
         try:
-            while left:
-                try:
-                    left = await self._attempt(left)
-                except ConnectionLost as exc:
-                    cause = exc
-                    logger.warning("sending %d messages failed, trying again: %s", len(left), exc)
-                    left = await self._watch(left, None, pause * random.uniform(0.5, 1.0), cause)
-                    pause = min(pause * 2, _LONGEST_PAUSE)
+            async with limit:
+                self._limit = limit
+                await self._attempt()
         except OperationalError as exc:
-            _refuse(left, exc)
+            parts = _by_queues(self._group)
+            if len(parts) > 1:  # what is wrong with one queue is nothing to those who send to others
+                await self._deliver_apart(parts)
+            else:
+                _refuse(self._group, exc)
         except asyncio.CancelledError:
-            _refuse(left, OperationalError("the app's connection was closed while this was being sent"))
+            _refuse(self._group, OperationalError("the app's connection was closed while this was being sent"))
             raise
         except Exception as exc:  # a defect of ours must reach its callers, and not end the publisher
+            if limit.expired():  # nobody waits for this group any more
+                return
+            left = self._group
             logger.exception("sending %d messages failed", len(left))
             if len(left) == 1:
                 _refuse(left, exc)
             else:
-                for call in left:  # one bad message fails alone
-                    await self._deliver([call])
-
-    async def _attempt(self, group: list[_Call]) -> list[_Call]:
-        """Send `group` once; callers whose deadline passes meanwhile are told. Returns what is not settled yet."""
-        batch = [envelope for call in group for envelope in call.envelopes]
-        for call in group:
-            call.maybe_sent = True
-        async with asyncio.TaskGroup() as sending:
-            send = sending.create_task(_send(self._broker, batch), name="aiotq.publisher.send")
-            group = await self._watch(group, send, math.inf, None)
-            if not group:
-                send.cancel()
-        if not group:
-            return group
-        error = send.result()
-        if error is not None:
-            raise error
-        for call in group:
-            if not call.accepted.done():
-                call.accepted.set_result(None)
-        return []
-
-    async def _watch(
-        self, group: list[_Call], send: asyncio.Task[Any] | None, seconds: float, cause: BaseException | None
-    ) -> list[_Call]:
-        """Wait for `send`, `seconds` at most, telling callers whose deadline passes; return the rest of `group`."""
-        loop = asyncio.get_running_loop()
-        end = loop.time() + seconds
-        try:
-            while group and loop.time() < end and not (send is not None and send.done()):
-                self._looks_at = min(end, *(call.deadline for call in (*group, *self._calls.waiting)))
-                self._woken = loop.create_future()
-                await asyncio.wait(
-                    {self._woken} if send is None else {self._woken, send},
-                    timeout=max(0.0, self._looks_at - loop.time()),
-                    return_when=asyncio.FIRST_COMPLETED,
-                )
-                if send is None or not send.done():
-                    group = self._expire(group, cause)
+                await self._deliver_apart([[call] for call in left])  # one bad message fails alone
         finally:
-            self._looks_at, self._woken = -math.inf, None
-        return group
+            self._limit = None
+            self._cause = None
+            self._group = []
 
-    def _wake(self) -> None:
-        """Have the deadlines looked at again: a call came whose own is before all others."""
-        if self._woken is not None and not self._woken.done():
-            self._woken.set_result(None)
+    async def _deliver_apart(self, parts: Sequence[list[_Call]]) -> None:
+        """Deliver the parts of a group one after the other."""
+        others = len(self._behind)
+        self._behind.extendleft(reversed(parts))
+        while len(self._behind) > others:
+            part = self._behind.popleft()
+            now = asyncio.get_running_loop().time()
+            for call in part:
+                if call.deadline <= now:
+                    call.expire(None)
+            try:
+                await self._deliver([call for call in part if not call.accepted.done()])
+            except asyncio.CancelledError:
+                while len(self._behind) > others:
+                    closed = OperationalError("the app's connection was closed while this was being sent")
+                    _refuse(self._behind.popleft(), closed)
+                raise
 
-    def _expire(self, group: list[_Call], cause: BaseException | None) -> list[_Call]:
-        """Tell those whose deadline has passed, in `group` and behind it; return the rest of `group`."""
+    async def _attempt(self) -> None:
+        """Send the group until the broker has it; whose deadline passes meanwhile is told, and left out."""
+        pause = _FIRST_PAUSE
+        while self._group:
+            unsent: list[_Call] = []
+            try:
+                await self._broker.connected()
+                batch = [envelope for call in self._group for envelope in call.envelopes]
+                unsent = [call for call in self._group if not call.maybe_sent]
+                for call in unsent:
+                    call.maybe_sent = True
+                await self._broker.send(batch)
+            except ConnectionLost as exc:
+                if isinstance(exc, NotConnected):
+                    for call in unsent:
+                        call.maybe_sent = False
+                if self._cause is None or str(exc) != str(self._cause):
+                    logger.warning("sending %d messages failed, trying again: %s", _count(self._group), exc)
+                self._cause = exc
+            else:
+                for call in self._group:
+                    if not call.accepted.done():
+                        call.accepted.set_result(None)
+                return
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+            pause = min(pause * 2, _LONGEST_PAUSE)
+
+    def _look_by(self, deadline: float) -> None:
+        """Look at deadlines no later than `deadline`."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._looks_at = deadline
+        self._timer = asyncio.get_running_loop().call_at(deadline, self._look)
+
+    def _look(self) -> None:
+        """Tell those whose deadline has passed, in the group that is being sent and behind it."""
         now = asyncio.get_running_loop().time()
         for call in [call for call in self._calls.waiting if call.deadline <= now]:
             self._calls.waiting.remove(call)
             self._leave_queue(call)
-            call.expire(cause)
-        for call in group:
+            call.expire(self._cause)
+        behind = list(itertools.chain.from_iterable(self._behind))
+        for call in (*self._group, *behind):
             if call.deadline <= now:
-                call.expire(cause)
-        return [call for call in group if not call.accepted.done()]
+                call.expire(self._cause)
+        self._group = [call for call in self._group if not call.accepted.done()]
+        behind = [call for call in behind if not call.accepted.done()]
+        self._looks_at = math.inf
+        if left := [call.deadline for call in (*self._group, *behind, *self._calls.waiting)]:
+            self._look_by(min(left))
+        if not self._group and self._limit is not None and not self._limit.expired():
+            self._limit.reschedule(now)
 
 
-async def _send(broker: Broker, batch: Sequence[Envelope]) -> Exception | None:
-    """Send, and return the error as a value, so that the task group it runs in does not wrap it."""
-    try:
-        await broker.send(batch)
-    except Exception as exc:
-        return exc
-    return None
+def _by_queues(group: Sequence[_Call]) -> list[list[_Call]]:
+    """Return the calls of `group`, those together that go to the same queues."""
+    parts: dict[frozenset[str], list[_Call]] = {}
+    for call in group:
+        parts.setdefault(frozenset(envelope.queue for envelope in call.envelopes), []).append(call)
+    return list(parts.values())
+
+
+def _count(group: Sequence[_Call]) -> int:
+    return sum(len(call.envelopes) for call in group)
 
 
 def _refuse(group: list[_Call], error: Exception) -> None:

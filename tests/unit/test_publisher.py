@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from aiotq.exceptions import ConnectionLost, OperationalError, PublishTimeout, StorageError
+from aiotq.exceptions import ConnectionLost, NotConnected, OperationalError, PublishTimeout, StorageError
 from aiotq.message import Envelope, Message
 from aiotq.publisher import MAX_GROUP, Publisher
 
@@ -20,8 +20,8 @@ from ..waiting import wait_until
 _numbers = itertools.count()
 
 
-def envelope(size: int = 0) -> Envelope:
-    return Envelope(Message(f"id-{next(_numbers)}", "proj.add", b"x" * size), "q")
+def envelope(size: int = 0, queue: str = "q") -> Envelope:
+    return Envelope(Message(f"id-{next(_numbers)}", "proj.add", b"x" * size), queue)
 
 
 class FaultyBroker:
@@ -33,6 +33,11 @@ class FaultyBroker:
         self.faults: list[Callable[[Sequence[Envelope]], Coroutine[None, None, None]]] = []
         self.gate = asyncio.Event()
         self.gate.set()
+        self.connection: Callable[[], Coroutine[None, None, None]] | None = None
+
+    async def connected(self) -> None:
+        if self.connection is not None:
+            await self.connection()
 
     async def send(self, batch: Sequence[Envelope]) -> None:
         ids = [each.message.id for each in batch]
@@ -62,8 +67,15 @@ class FaultyBroker:
     async def lose_request(self, batch: Sequence[Envelope]) -> None:
         raise ConnectionLost("the connection was cut")
 
+    async def not_be_there(self, batch: Sequence[Envelope]) -> None:
+        raise NotConnected("nobody listens")
+
     async def refuse(self, batch: Sequence[Envelope]) -> None:
         raise StorageError("the disk is full")
+
+    async def refuse_odd_queue(self, batch: Sequence[Envelope]) -> None:
+        if any(each.queue == "odd" for each in batch):
+            raise OperationalError("odd is no queue")
 
     async def be_defective(self, batch: Sequence[Envelope]) -> None:
         raise ZeroDivisionError("a defect")
@@ -175,6 +187,41 @@ async def test_a_broker_that_stays_away_is_a_publish_timeout_with_the_last_error
     assert caught.value.task_id == message.message.id
 
 
+async def test_what_no_connection_could_be_had_for_was_certainly_not_sent(
+    broker: FaultyBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker.faults = [broker.not_be_there] * 1000
+
+    async with publishing(broker, timeout=0.1) as publisher:
+        with pytest.raises(PublishTimeout, match=r"it was not sent .*nobody listens") as caught:
+            await publisher.publish([envelope()])
+
+    assert not caught.value.maybe_sent
+    assert len(broker.sends) > 1
+    assert len(caplog.records) == 1, "a failure that repeats is said once"
+
+
+async def test_what_waits_for_a_connection_was_not_sent(broker: FaultyBroker) -> None:
+    broker.connection = asyncio.Event().wait  # type: ignore[assignment]
+
+    async with publishing(broker, timeout=0.1) as publisher:
+        with pytest.raises(PublishTimeout) as caught:
+            await publisher.publish([envelope()])
+
+    assert not caught.value.maybe_sent
+    assert broker.sends == []
+
+
+async def test_what_may_have_been_sent_once_stays_so(broker: FaultyBroker) -> None:
+    broker.faults = [broker.lose_request, *[broker.not_be_there] * 1000]
+
+    async with publishing(broker, timeout=0.1) as publisher:
+        with pytest.raises(PublishTimeout) as caught:
+            await publisher.publish([envelope()])
+
+    assert caught.value.maybe_sent
+
+
 async def test_a_refusal_is_told_at_once_and_not_repeated(broker: FaultyBroker) -> None:
     broker.faults = [broker.refuse]
 
@@ -210,6 +257,31 @@ async def test_a_message_that_the_broker_cannot_take_fails_alone(broker: FaultyB
     assert len(broker.sends[0]) == 5, "they were one group"
     assert [type(error) for error in errors] == [type(None), type(None), OverflowError, type(None), type(None)]
     assert list(broker.kept) == [each.message.id for each in envelopes if not each.message.body]
+
+
+async def test_a_queue_that_cannot_be_sent_to_is_the_trouble_of_those_who_send_to_it(broker: FaultyBroker) -> None:
+    broker.faults = [broker.refuse_odd_queue] * 3
+    envelopes = [envelope(queue=queue) for queue in ("q", "odd", "q", "other")]
+
+    async with publishing(broker) as publisher:
+        errors = await asyncio.gather(*(error_of(publisher.publish([each])) for each in envelopes))
+
+    assert len(broker.sends[0]) == 4, "they were one group"
+    assert [type(error) for error in errors] == [type(None), OperationalError, type(None), type(None)]
+    assert sorted(broker.kept) == sorted(each.message.id for each in envelopes if each.queue != "odd")
+
+
+async def test_closing_tells_those_too_whose_turn_alone_has_not_come(broker: FaultyBroker) -> None:
+    broker.faults = [broker.refuse_odd_queue, broker.hang]
+    queues = ("q", "odd", "other")
+
+    async with publishing(broker, timeout=60) as publisher:
+        calls = [asyncio.create_task(error_of(publisher.publish([envelope(queue=queue)]))) for queue in queues]
+        await wait_until(lambda: broker.in_flight == 2, "the first of them is being sent again")
+
+    async with asyncio.timeout(2):
+        errors = [await call for call in calls]
+    assert all(isinstance(error, OperationalError) and "closed" in str(error) for error in errors)
 
 
 # Deadlines
@@ -474,3 +546,18 @@ async def test_drained_means_accepted(broker: FaultyBroker) -> None:
         await draining
         assert len(broker.kept) == 1
         await call
+
+
+async def test_calls_that_are_sent_apart_keep_their_own_deadlines(broker: FaultyBroker) -> None:
+    """One to another queue waits for its turn, or can't be sent then, while the first part hangs until its deadline."""
+    for odd, other in ((0.05, 0.15), (0.5, 0.1)):
+        broker.faults = [broker.refuse_odd_queue, broker.hang, *[broker.lose_request] * 1000]
+        async with publishing(broker) as publisher, asyncio.timeout(5):
+            began = asyncio.get_running_loop().time()
+            first = asyncio.create_task(error_of(publisher.publish([envelope(queue="odd")], odd)))
+            second = await error_of(publisher.publish([envelope()], other))
+            took = asyncio.get_running_loop().time() - began
+
+            assert isinstance(second, PublishTimeout)
+            assert other <= took < other + 0.2
+            assert isinstance(await first, PublishTimeout)

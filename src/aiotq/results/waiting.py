@@ -16,6 +16,7 @@ from typing import Final
 
 from .. import states
 from ..exceptions import OperationalError
+from ..logs import Complaint
 from .base import Record, ResultStore
 
 logger = logging.getLogger("aiotq.results")
@@ -57,10 +58,12 @@ class Waiting:
     def __init__(self, store: ResultStore) -> None:
         self._store = store
         store.on_push = self._pushed
+        store.on_missed = self._missed
         self._listeners: dict[str, list[Listener]] = {}
         self._unchecked: dict[str, None] = {}
         self._work = asyncio.Event()
         self._is_closed = False
+        self._complaint = Complaint(logger, "reading awaited results failed")
 
     async def terminal(self, task_id: str, *, pushed_here: bool) -> Record:
         """Return the terminal record of `task_id` when there is one.
@@ -138,20 +141,29 @@ class Waiting:
                     del self._listeners[task_id]
             if not self._listeners:
                 self._store.listening = False
-            for task_id in elsewhere:
-                if task_id not in self._listeners:
-                    await self._store.unwatch(task_id)
+            try:
+                for task_id in elsewhere:
+                    if task_id not in self._listeners:
+                        await self._store.unwatch(task_id)
+            except OperationalError as exc:  # nothing to who has his record, or hears why there is none
+                logger.debug("can't end watching %s: %s", ", ".join(elsewhere), exc)
 
     async def _look(self, ids: Sequence[str]) -> None:
         wanted = [task_id for task_id in ids if task_id in self._listeners]
         try:
             records = await self._store.get(wanted) if wanted else ()
         except OperationalError as exc:
-            logger.warning("can't read %d awaited results, trying again: %s", len(wanted), exc)
+            self._complaint.make(exc)
             await asyncio.sleep(random.uniform(0.1, 0.3))
             self._unchecked.update(dict.fromkeys(wanted))
             return
+        self._complaint.withdraw()
         self._pushed([record for record in records if record is not None])
+
+    def _missed(self, ids: Collection[str] | None) -> None:
+        """Look at what may have been missed: `ids`, or all that is waited for."""
+        self._unchecked.update(dict.fromkeys(self._listeners if ids is None else ids))
+        self._work.set()
 
     def _pushed(self, records: Sequence[Record]) -> None:
         for record in records:

@@ -11,6 +11,7 @@ from typing import Final
 from .._aio import Gathering
 from ..commit import Committed, Committer, Finish
 from ..exceptions import OperationalError
+from ..logs import Complaint
 from ..transport import ACK, Delivery, HandBack
 
 logger = logging.getLogger("aiotq.worker")
@@ -33,6 +34,8 @@ class Completer:
         self._finishes: Gathering[Finish] = Gathering(max_items=MAX_GROUP, max_weight=MAX_GROUP_WEIGHT, weigh=_weigh)
         self._room = asyncio.Event()
         self._room.set()
+        self._acknowledging: dict[int | str, asyncio.Future[bool]] = {}
+        self._complaint = Complaint(logger, "committing finished tasks failed")
         self.completed = 0
 
     def add(self, finish: Finish) -> None:
@@ -52,15 +55,26 @@ class Completer:
     async def run(self) -> None:
         """Commit until cancelled."""
         while True:
+            await self._finishes.some()
+            if len(self._finishes.waiting) > 1:
+                # The next read goes out before the commit: while the server writes that, there is something to run.
+                await asyncio.sleep(0)
             group = await self._finishes.take()
             self._room.set()
             answers = await self._commit(group)
             for finish, answer in zip(group, answers, strict=True):
                 if finish.delivery is None:
                     continue
-                if isinstance(answer, Committed):
-                    self.completed += not isinstance(finish.settlement, HandBack)
-                elif not isinstance(finish.settlement, HandBack):
+                is_committed = isinstance(answer, Committed)
+                waiting = self._acknowledging.pop(finish.delivery.lease, None)
+                if waiting is not None:
+                    if not waiting.done():
+                        waiting.set_result(is_committed)
+                elif isinstance(finish.settlement, HandBack):
+                    pass
+                elif is_committed:
+                    self.completed += 1
+                else:
                     message = finish.delivery.message
                     logger.warning(
                         "Task %s[%s] was finished here too late: its lease was lost, and what it did is not kept",
@@ -70,21 +84,25 @@ class Completer:
                 self._on_settled(finish.delivery)
 
     async def acknowledge(self, delivery: Delivery) -> bool:
-        """Acknowledge `delivery` before it runs; False if its lease was lost."""
-        (answer,) = await self._commit([Finish(delivery, ACK)])
-        self._on_settled(delivery)
-        return isinstance(answer, Committed)
+        """Acknowledge `delivery` before it runs, with the next group; False if its lease was lost."""
+        waiting: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._acknowledging[delivery.lease] = waiting
+        self.add(Finish(delivery, ACK))
+        return await waiting
 
     async def _commit(self, group: Sequence[Finish]) -> Sequence[object]:
         """Commit, again and again while the store can't be reached: leases are renewed meanwhile (P1)."""
         pause = _FIRST_PAUSE
         while True:
             try:
-                return await self._committer.commit(group)
+                answers = await self._committer.commit(group)
             except OperationalError as exc:
-                logger.warning("committing %d finished tasks failed, trying again: %s", len(group), exc)
+                self._complaint.make(exc)
             except Exception:  # a defect must not end the loop that everything depends on
                 logger.exception("committing %d finished tasks failed, trying again", len(group))
+            else:
+                self._complaint.withdraw()
+                return answers
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(pause * 2, _LONGEST_PAUSE)
 

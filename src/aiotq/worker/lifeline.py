@@ -20,6 +20,7 @@ from typing import Final, Self
 from anyio import to_thread
 
 from ..exceptions import AioTQError
+from ..logs import Complaint
 from ..transport import Delivery
 
 logger = logging.getLogger("aiotq.worker")
@@ -52,6 +53,7 @@ class Lifeline:
         self._stop = threading.Event()
         self._ticked_at = self._renewed_at = time.monotonic()
         self._warned = False
+        self._complaint = Complaint(logger, "leases could not be renewed")
 
     @property
     def is_late(self) -> bool:
@@ -94,11 +96,12 @@ class Lifeline:
         try:
             lost = self._renew(list(self._held.values()))
         except AioTQError as exc:
-            logger.warning("leases could not be renewed, trying again: %s", exc)
+            self._complaint.make(exc)
             return
         except Exception:  # without this thread every lease ends
             logger.exception("leases could not be renewed, trying again")
             return
+        self._complaint.withdraw()
         self._renewed_at = began
         if lost:
             self._loop.call_soon_threadsafe(self._on_lost, lost)
