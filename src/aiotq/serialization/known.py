@@ -1,0 +1,145 @@
+"""Which classes a message may name: those registered, and those that tasks are annotated with; none is imported."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import sys
+import types
+import typing
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from enum import Enum
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from ..exceptions import DecodeError, InvalidOption
+
+Kind = Literal["enum", "dataclass", "pydantic"]
+#: A name in a message may be of any length; one in an error is not.
+_MAX_SHOWN: Final = 255
+
+
+class KnownTypes:
+    """The enums, dataclasses and pydantic models that an app decodes, by module and qualified name.
+
+    `functions` gives the functions whose annotations count; they are read when a message first names a class. `main`
+    stands in place of the module of a script.
+    """
+
+    def __init__(
+        self, functions: Callable[[], Iterable[Callable[..., Any]]] = tuple, *, main: str | None = None
+    ) -> None:
+        self._functions = functions
+        self._main = main
+        self._registered: dict[str, type[Any]] = {}
+        self._annotated: dict[str, type[Any]] = {}
+        self._read: set[Callable[..., Any]] = set()
+
+    def register(self, cls: type[Any]) -> None:
+        """Make `cls`, and the classes in the annotations of its fields, known.
+
+        Raises:
+            InvalidOption: it is neither an Enum, nor a dataclass, nor a pydantic model.
+        """
+        if not isinstance(cls, type) or kind_of(cls) is None:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InvalidOption(f"register_type takes an Enum, a dataclass or a pydantic model, not {cls!r}")
+        for each in _classes_in([cls]):
+            self._registered[self.name_of(each)] = each
+
+    def name_of(self, cls: type[Any]) -> str:
+        """Return what messages call `cls`."""
+        return f"{home_module(cls.__module__, self._main)}.{cls.__qualname__}"
+
+    def find(self, name: object, kind: Kind) -> type[Any]:
+        """Return the class that a message calls `name`.
+
+        Raises:
+            DecodeError: it isn't known here, or is something else than `kind`.
+        """
+        if not isinstance(name, str):
+            raise DecodeError(f"the name of a type is a {type(name).__name__}, not a string")
+        found = self._registered.get(name) or self._annotated.get(name)
+        if found is None and self._read_annotations():
+            found = self._annotated.get(name)
+        if found is None or kind_of(found) != kind:
+            raise DecodeError(
+                f"{kind} {name[:_MAX_SHOWN]!r} is not known here, and nothing is imported because a message names it: "
+                "call app.register_type(...) with the class, or annotate a task's parameter or return value with it"
+            )
+        return found
+
+    def _read_annotations(self) -> bool:
+        """Read the annotations of functions that were not read yet; return whether there were any."""
+        fresh = [function for function in self._functions() if function not in self._read]
+        for function in fresh:
+            for each in _classes_in(_hints(function)):
+                self._annotated.setdefault(self.name_of(each), each)
+        self._read.update(fresh)
+        return bool(fresh)
+
+
+def kind_of(cls: type[Any]) -> Kind | None:
+    """Return what `cls` is among the kinds of classes that travel."""
+    if issubclass(cls, Enum):
+        return "enum"
+    if is_model(cls):
+        return "pydantic"
+    return "dataclass" if dataclasses.is_dataclass(cls) else None
+
+
+def is_model(cls: type[Any]) -> bool:
+    """Whether `cls` is a pydantic model; pydantic is not imported to find out."""
+    base = getattr(sys.modules.get("pydantic.main"), "BaseModel", None)
+    return base is not None and issubclass(cls, base)
+
+
+def home_module(module: str, main: str | None) -> str:
+    """Return `module`, or what it is called elsewhere if it is a script: `main`, or the name of its file."""
+    if module in {"__main__", "__mp_main__"}:
+        file = getattr(sys.modules.get(module), "__file__", None)
+        return main or (Path(file).stem if file else module)
+    return module
+
+
+def _classes_in(hints: Iterable[Any]) -> Iterator[type[Any]]:
+    """All classes of our kinds in type hints, and in those of their own fields."""
+    todo: list[Any] = list(hints)
+    seen: list[Any] = []
+    while todo:
+        hint: Any = todo.pop()
+        if any(hint is each for each in seen):
+            continue
+        seen.append(hint)
+        if isinstance(hint, (list, tuple)):  # the parameters of a Callable
+            todo.extend(typing.cast("list[Any]", hint))
+            continue
+        if isinstance(hint, Enum):  # Literal[Colour.RED]
+            todo.append(type(hint))
+            continue
+        todo.extend((*typing.get_args(hint), typing.get_origin(hint), getattr(hint, "__supertype__", None)))
+        if type(hint).__name__ == "TypeAliasType":
+            with suppress(Exception):  # it is evaluated only now
+                todo.append(hint.__value__)
+        if isinstance(hint, type):
+            if kind_of(hint) is not None:
+                yield hint
+            if dataclasses.is_dataclass(hint) or typing.is_typeddict(typing.cast(object, hint)):
+                todo.extend(_hints(hint))
+
+
+def _hints(owner: Any) -> list[Any]:
+    """The type hints of a function or class; those that name what isn't there (`TYPE_CHECKING`) are left out."""
+    try:
+        return list(typing.get_type_hints(owner).values())
+    except Exception:  # whatever evaluating an annotation raises
+        pass
+    found: list[Any] = []
+    with suppress(Exception):  # in newer Pythons annotations are evaluated when they are asked for
+        origin = inspect.unwrap(owner)
+        space = getattr(origin, "__globals__", None) or vars(sys.modules[origin.__module__])
+        for name, annotation in dict(owner.__annotations__).items():
+            alone = types.SimpleNamespace(__annotations__={name: annotation})
+            with suppress(Exception):
+                found.extend(typing.get_type_hints(alone, space).values())
+    return found
