@@ -1,6 +1,6 @@
 """An HTTP service that leaves its work to a worker.
 
-`POST /add` sends a task, `GET /results/{id}` tells what became of it.
+`POST /add` sends a task, `GET /results/{id}` tells what became of it, `GET /results/{id}/events` does so as it happens.
 
 Run it as two processes, in this directory (they meet in the SQLite file `aiotq.db`):
 
@@ -10,16 +10,18 @@ Run it as two processes, in this directory (they meet in the SQLite file `aiotq.
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Annotated
 
 from fastapi import APIRouter, FastAPI, HTTPException, Query, Response, status
+from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
-from aiotq import AioTQ, OperationalError, ResultTimeout, states
+from aiotq import AioTQ, OperationalError, ResultTimeout, Update, states
 
 # The task queue. Where it keeps its tasks is a setting: `AIOTQ_BROKER_URL=…`, by default `sqlite:///aiotq.db`.
-tq = AioTQ("service")
+tq = AioTQ("service", task_track_started=True)
 
 
 @tq.task
@@ -47,6 +49,15 @@ class Result(BaseModel):
     state: str
     value: int | None = None
     error: str | None = None
+
+
+def in_words(task_id: str, update: Update) -> Result:
+    """Return the state of a task as it is told over HTTP."""
+    if update.state == states.SUCCESS:
+        return Result(id=task_id, state=update.state, value=update.info)
+    if isinstance(update.info, BaseException):
+        return Result(id=task_id, state=update.state, error=f"{type(update.info).__name__}: {update.info}")
+    return Result(id=task_id, state=update.state)
 
 
 routes = APIRouter()
@@ -82,11 +93,24 @@ async def look_up(
         now = await result.look()
     except OperationalError as exc:
         raise HTTPException(status.HTTP_503_SERVICE_UNAVAILABLE, "the results can't be reached") from exc
-    if now.state == states.SUCCESS:
-        return Result(id=task_id, state=now.state, value=now.info)
-    if isinstance(now.info, BaseException):
-        return Result(id=task_id, state=now.state, error=f"{type(now.info).__name__}: {now.info}")
-    return Result(id=task_id, state=now.state)
+    return in_words(task_id, now)
+
+
+@routes.get("/results/{task_id}/events")
+async def follow(task_id: str) -> StreamingResponse:
+    """Tell each state of a task as it comes, up to the last: server-sent events, for `EventSource` in a browser."""
+    result = tq.AsyncResult(task_id)
+    try:
+        await result.look()
+    except OperationalError as exc:
+        raise HTTPException(status.HTTP_503_SERVICE_UNAVAILABLE, "the results can't be reached") from exc
+
+    async def events() -> AsyncIterator[str]:
+        async for update in result.updates():
+            yield f"event: {update.state}\ndata: {in_words(task_id, update).model_dump_json()}\n\n"
+
+    # A proxy that keeps the answer until it is whole would make it useless.
+    return StreamingResponse(events(), media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
 
 
 # `lifespan` connects when the service starts and disconnects when it stops; what is under way is sent first.

@@ -8,18 +8,21 @@ import io
 import os
 import sys
 import traceback
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from typing import Annotated, Any, Final, NoReturn, cast
 
 import typer
 
-from . import __version__, logs, states
+from . import __version__, states
 from .app import AioTQ
-from .calls import CallOptions
 from .console import show
 from .console.dead import dead
 from .console.fleet import run_fleet
+from .console.log_format import LogFormat, start_logging, use_format
+from .console.log_signals import tell_logging
+from .console.reload import Reload, run_reloading
+from .console.report import report
 from .console.serve import run_worker
 from .console.target import CommandFailed, Target, WrongWords
 from .console.words import (
@@ -35,17 +38,21 @@ from .console.words import (
     Yes,
     confirm,
     read_list,
+    read_names,
     read_object,
+    read_queues,
     run,
     target_of,
 )
 from .exceptions import AioTQError
+from .options import CallOptions
 from .results.handle import AsyncResult
+from .routing import declared_queues, select_queues
+from .transport import QueueOrder, QueueStats
 from .worker import WorkerOptions
 
 cli: Final = typer.Typer(
     name="aiotq",
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     no_args_is_help=True,
@@ -137,7 +144,21 @@ def worker(
     context: typer.Context,
     first: First = None,
     app: App = None,
-    queues: Annotated[str | None, typer.Option("-Q", "--queues", metavar="A,B", help="Queues to consume from.")] = None,
+    queues: Annotated[
+        str | None,
+        typer.Option("-Q", "--queues", metavar="A,B", help="Queues to consume from; with weights as A:3,B:1."),
+    ] = None,
+    exclude_queues: Annotated[
+        str | None, typer.Option("-X", "--exclude-queues", metavar="C", help="All of task_queues but these.")
+    ] = None,
+    strict_queues: Annotated[
+        bool | None,
+        typer.Option(
+            "--strict-queues/--fair-queues",
+            show_default=False,
+            help="Nothing from a queue while one before it has anything: the last may starve.",
+        ),
+    ] = None,
     concurrency: Annotated[
         int | None, typer.Option("-c", "--concurrency", metavar="N", min=1, help="Coroutine tasks at a time.")
     ] = None,
@@ -151,13 +172,19 @@ def worker(
     grace: Annotated[
         float | None, typer.Option(min=0, metavar="SECONDS", help="Time for running tasks to end after a stop.")
     ] = None,
+    uvloop: Annotated[
+        bool | None,
+        typer.Option("--uvloop/--no-uvloop", show_default=False, help="Run on uvloop's event loop (aiotq[uvloop])."),
+    ] = None,
     name: Annotated[
         str | None, typer.Option("-n", "--name", metavar="NAME", help="What this worker is called in logs.")
     ] = None,
     level: Annotated[
         str, typer.Option("-l", "--level", metavar="LEVEL", help=f"One of {', '.join(_LEVELS)}.")
     ] = "INFO",
+    log_format: LogFormat = None,
     workers: Annotated[int, typer.Option(metavar="N", min=1, help="Whole worker processes.")] = 1,
+    reload: Reload = False,
     banner: Annotated[
         bool, typer.Option("--banner/--no-banner", show_default=False, help="Say at the start what this worker does.")
     ] = True,
@@ -176,39 +203,61 @@ def worker(
     target.split([first])
     if level.upper() not in _LEVELS:
         raise WrongWords(f"--level must be one of {', '.join(_LEVELS)}, not {level!r}")
-    listed = [queue.strip() for queue in (queues or "").split(",") if queue.strip()]
-    if queues is not None and not listed:
-        raise WrongWords("--queues names no queue: write them as hi,lo")
-    if workers > 1:
-        logs.configure(level.upper(), sys.stderr, label="workers")
+    for option, text in (("--queues", queues), ("--exclude-queues", exclude_queues)):
+        if text is not None and not read_names(text):
+            raise WrongWords(f"{option} names no queue: write them as hi,lo")
+    if workers > 1 or reload:
+        start_logging(level.upper(), log_format, "workers")
         given = {
             "--app": target.spec,
             "--broker": target.broker,
-            "--queues": ",".join(listed) or None,
+            "--queues": queues,
+            "--exclude-queues": exclude_queues,
             "--concurrency": concurrency,
             "--threads": threads,
             "--cpu-processes": cpu_processes,
             "--prefetch": prefetch,
             "--grace": grace,
             "--level": level,
+            "--log-format": log_format,
         }
         arguments = [word for option, wanted in given.items() if wanted is not None for word in (option, str(wanted))]
-        if not run_fleet([*arguments, *(["--debug"] if target.debug else [])], name=name, count=workers):
+        if strict_queues is not None:
+            arguments.append("--strict-queues" if strict_queues else "--fair-queues")
+        if uvloop is not None:
+            arguments.append("--uvloop" if uvloop else "--no-uvloop")
+        arguments += ["--debug"] if target.debug else []
+        if reload:
+            is_well = run_reloading(arguments, app=target.spec, name=name, count=workers)
+        else:
+            is_well = run_fleet(arguments, name=name, count=workers)
+        if not is_well:
             raise typer.Exit(1)
         return
-    logs.configure(level.upper(), sys.stderr, label=None if parent_fd is None else name)
+    label = None if parent_fd is None else name
+    handler = start_logging(level.upper(), log_format, label)
     loaded = target.load()
+    log_format = log_format or loaded.conf.worker_log_format
+    use_format(handler, log_format, label)
+    tell_logging(level.upper(), handler)
     overrides: dict[str, Any] = {
         "worker_concurrency": concurrency,
         "worker_threads": threads,
         "worker_processes": cpu_processes,
         "worker_prefetch": prefetch,
         "worker_grace": grace,
+        "worker_uvloop": uvloop,
     }
     conf = loaded.conf
     conf.update({setting: wanted for setting, wanted in overrides.items() if wanted is not None})
+    if strict_queues is not None:
+        conf.worker_queue_order = "strict" if strict_queues else "fair"
+    chosen, weights = read_queues(queues, known=declared_queues(conf))
+    if weights and conf.worker_queue_order == "strict":
+        raise WrongWords("--queues: weights mean nothing in strict order; write the names in that order")
     options = WorkerOptions(
-        queues=tuple(dict.fromkeys(listed)) or (conf.task_default_queue,),
+        queues=select_queues(conf, chosen, read_names(exclude_queues or "")),
+        order=QueueOrder({**conf.worker_queue_weights, **weights}, conf.worker_queue_order == "strict"),
         concurrency=conf.worker_concurrency,
         threads=conf.worker_threads,
         processes=conf.worker_processes or os.cpu_count() or 1,
@@ -217,7 +266,7 @@ def worker(
         name=name,
         leaves_threads=True,
     )
-    announce = partial(show.banner, loaded, target.spec, options) if banner else None
+    announce = partial(show.banner, loaded, target.spec, options) if banner and log_format == "text" else None
     run_worker(loaded, options, announce=announce, parent_fd=parent_fd)
 
 
@@ -365,7 +414,14 @@ def queues(
     target = target_of(context, app, broker, debug)
     target.split([first])
     loaded = target.load(with_tasks=False)
-    stats = run(loaded, loaded.admin.queues)
+
+    async def look() -> Sequence[QueueStats]:
+        found = {each.name: each for each in await loaded.admin.queues()}
+        declared = [queue.name for queue in loaded.conf.task_queues if queue.name not in found]
+        empty = await loaded.admin.queues(declared) if declared else ()
+        return sorted([*found.values(), *empty], key=lambda each: each.name)
+
+    stats = run(loaded, look)
     if not stats:
         print("all queues are empty")
         return
@@ -418,3 +474,6 @@ def revoke(
     loaded = target.load(with_tasks=False)
     run(loaded, lambda: loaded.AsyncResult(task_id).revoke(terminate=terminate))
     print(f"revoked {task_id}")
+
+
+cli.command()(report)

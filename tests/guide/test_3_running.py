@@ -170,7 +170,7 @@ async def test_apply_runs_a_call_here_as_a_worker_would(app: AioTQ) -> None:
         raise ValueError("no")
 
     result = await describe.apply(((1, 2),), task_id="here")
-    assert await result == [[1, 2], True, "here"], "a tuple arrives as a list"
+    assert await result == [(1, 2), True, "here"], "what arrives is what was sent"
     assert (await result.state(), await result.successful()) == ("SUCCESS", True)
 
     failed = await fail.apply()

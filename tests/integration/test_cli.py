@@ -489,6 +489,7 @@ def test_purge_asks_and_without_anybody_to_ask_it_refuses(shell: Shell) -> None:
 async def test_dead_letters_are_listed_shown_replayed_and_purged(shell: Shell) -> None:
     shell.run("call", "jobs", "jobs.later", "--args", "[20]", "--task-id", "first")
     shell.run("call", "jobs", "jobs.never", "--task-id", "second")
+    shell.env["AIOTQ_WORKER_UNKNOWN_TASK_TIMEOUT"] = "0"
     async with shell.worker() as worker:
         await worker.line("Task jobs.later.* goes to the dead letters")
         await worker.line("Task jobs.never.* goes to the dead letters")
@@ -577,7 +578,11 @@ def in_terminal(shell: Shell, *words: str, answer: str = "", stop_at: str | None
     [
         ("worker job:app", "no module 'job' for app 'job:app'.*did you mean 'jobs'"),
         ("worker jobs:ap", r"jobs\.ap does not exist; did you mean jobs:app\?"),
-        ("worker jobs -b redis://me:secret@host/0", r"'broker_url' must be .*not 'redis://me:\*\*@host/0'"),
+        ("worker jobs -b kafka://me:secret@host/0", r"'broker_url' must be .*not 'kafka://me:\*\*@host/0'"),
+        (
+            "worker jobs -b redis://me:secret@host?prefi=x",
+            r"did you mean 'prefix'\?, not 'redis://me:\*\*@host\?prefi=x'",
+        ),
         ("worker jobs -b sqlite:////no/such/place/x.db", "can't reach broker sqlite:////no/such/place/x.db: "),
         ("queues jobs -b sqlite:////no/such/place/x.db", "can't reach broker sqlite:////no/such/place/x.db: "),
         ("queues jobs -b sqlite:///jobs.py", "can't reach broker sqlite:///jobs.py: .*not a SQLite database"),

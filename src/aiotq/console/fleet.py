@@ -36,20 +36,26 @@ class Fleet:
         self._failed = False
 
     async def run(self) -> bool:
-        """Return when all workers have ended; whether all is well."""
+        """Return when all workers have ended, stopped by a signal or not; whether all is well."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._signalled, number)
+            loop.add_signal_handler(number, self.pass_on, number)
+        return await self.keep()
+
+    async def keep(self) -> bool:
+        """As `run`, without a hand on this process's signals."""
         async with asyncio.TaskGroup() as group:
             for seat in range(1, self._count + 1):
                 group.create_task(self._keep(seat), name=f"aiotq.workers.{seat}")
         return not self._failed
 
-    def _signalled(self, number: int) -> None:
+    def pass_on(self, number: int) -> None:
+        """Stop, because of a signal."""
         logger.warning("%s: passed on to %d workers", signal.Signals(number).name, len(self._running))
-        self._stop()
+        self.stop()
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
+        """Ask every worker for a clean stop; asked again, they hand back what still runs."""
         self._stopping.set()
         for process in self._running.values():
             _terminate(process)
@@ -77,7 +83,7 @@ class Fleet:
             if not was_ready:
                 logger.error("worker %s %s before it was ready: stopping", name, how)
                 self._failed = True
-                self._stop()
+                self.stop()
                 return
             if loop.time() - began > _FORGIVEN_AFTER:
                 pause = _FIRST_PAUSE

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import faulthandler
 import gc
+import importlib
 import logging
 import os
+import random
 import signal
 import socket
 import sys
@@ -15,11 +18,13 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from types import FrameType
-from typing import Final, NoReturn
+from typing import Final, NoReturn, cast
 
 from ..app import AioTQ
+from ..exceptions import AioTQError, NotConnected
+from ..signals import celeryd_init
 from ..worker import Worker, WorkerOptions
-from .target import connected
+from .target import CommandFailed, connected
 
 logger = logging.getLogger("aiotq.worker")
 
@@ -29,6 +34,9 @@ _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 #: Seconds beyond the grace time for cleaning up, handing back and the last commits. A task that holds the loop or
 #: refuses to be cancelled would keep the process for ever.
 _LAST_RESORT: Final = 45.0
+#: Seconds between attempts to reach a server at the start.
+_FIRST_PAUSE: Final = 0.2
+_LONGEST_PAUSE: Final = 5.0
 #: Seconds that threads which nobody waits for have to end before the process ends without them.
 _THREADS_END: Final = 0.5
 _ANYIO_THREAD: Final = "AnyIO worker thread"
@@ -54,7 +62,8 @@ def run_worker(
     with ExitStack() as stack:
         parent = None if parent_fd is None else stack.enter_context(socket.socket(fileno=parent_fd))
         try:
-            asyncio.run(_serve(app, worker, stop, announce, parent))
+            with asyncio.Runner(loop_factory=_loop_factory(app)) as runner:
+                runner.run(_serve(app, worker, stop, announce, parent))
         except Exception as exc:
             if _threads_ended():
                 raise
@@ -83,12 +92,17 @@ class Stop:
     def listen(self) -> None:
         """Install the handlers; the running loop is told."""
         self._loop = asyncio.get_running_loop()
+        self._context = contextvars.copy_context()  # a signal comes in the middle of a task, and is none of its doing
         for number in _SIGNALS:
             signal.signal(number, self._signalled)
 
     async def asked(self) -> None:
         """Return when this process was asked to stop."""
         await self._asked.wait()
+
+    @property
+    def is_asked(self) -> bool:
+        return self._asked.is_set()
 
     def ask(self, why: str) -> None:
         """Ask for a clean stop, unless that was done."""
@@ -104,9 +118,11 @@ class Stop:
         if self._count > (2 if self.can_wait else 1):
             exit_hard(128 + number)  # what it held comes again when its leases end
         if self._count == 1:
+            self._worker.stop_signal = name
             self._limit()
         with suppress(RuntimeError):  # the loop is closed: we are leaving already
-            self._loop.call_soon_threadsafe(self._begin if self._count == 1 else self._hurry, name)
+            act = self._begin if self._count == 1 else self._hurry
+            self._loop.call_soon_threadsafe(act, name, context=self._context)
 
     def _limit(self) -> None:
         """See that the process ends, whatever holds the loop by then; it prints where each thread stands."""
@@ -135,6 +151,9 @@ async def _serve(
     parent: socket.socket | None,
 ) -> None:
     stop.listen()
+    await celeryd_init.send(worker, instance=worker, conf=app.conf, options=worker.options)
+    if not await _reached(app, stop):
+        return
     async with connected(app), worker:
         stop.can_wait = True
         gc.freeze()  # modules and tasks stay for ever: looking through them again and again finds nothing
@@ -149,6 +168,28 @@ async def _serve(
             await worker.wait()
             stopping.cancel()
     logger.info("worker %s stopped (tasks finished: %d)", worker.name, worker.completed)
+
+
+async def _reached(app: AioTQ, stop: Stop) -> bool:
+    """Wait for a server that can't be reached yet, as when all is started at once; False if asked to stop first."""
+    pause = _FIRST_PAUSE
+    said = ""
+    while not stop.is_asked:
+        try:
+            await app.connection()
+        except NotConnected as exc:
+            if str(exc) != said:
+                said = str(exc)
+                logger.warning("waiting for the broker: %s", exc)
+        except AioTQError:
+            return True  # `connected` will say so
+        else:
+            return True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(pause * random.uniform(0.5, 1.0)):
+                await stop.asked()
+        pause = min(pause * 2, _LONGEST_PAUSE)
+    return False
 
 
 async def _stop_when_asked(worker: Worker, stop: Stop) -> None:
@@ -168,6 +209,20 @@ def _attach(parent: socket.socket, stop: Stop) -> None:
     loop.add_reader(parent, gone)  # it never says anything: what there is to read is the end
     with suppress(OSError):  # gone already: the reader will find that out
         parent.send(READY)
+
+
+def _loop_factory(app: AioTQ) -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return what makes the worker's loop; None: asyncio's own.
+
+    Raises:
+        CommandFailed: it is not installed.
+    """
+    if not app.conf.worker_uvloop:
+        return None
+    try:
+        return cast("Callable[[], asyncio.AbstractEventLoop]", importlib.import_module("uvloop").new_event_loop)
+    except ImportError as exc:
+        raise CommandFailed("worker_uvloop is set, and uvloop is not installed: pip install 'aiotq[uvloop]'") from exc
 
 
 def _threads_ended() -> bool:

@@ -11,8 +11,11 @@ from typing import Any, Final
 
 from .. import __version__
 from ..app import AioTQ
-from ..connection import DISABLED, mask_password
-from ..settings import Settings
+from ..calls import declared_places
+from ..connection import DISABLED
+from ..exceptions import AioTQError
+from ..places import mask_password
+from ..settings import SECRETS, Settings
 from ..task import Task
 from ..transport import DeadLetter
 from ..worker import WorkerOptions
@@ -101,7 +104,7 @@ def tasks(app: AioTQ) -> None:
         (
             name,
             KINDS[task.runs_in],
-            task.declared.queue or app.conf.task_default_queue,
+            _queues_of(app, task),
             signature_of(task),
         )
         for name, task in sorted(app.tasks.items())
@@ -109,15 +112,31 @@ def tasks(app: AioTQ) -> None:
     table(("task", "runs as", "queue", "arguments"), rows)
 
 
+def _queues_of(app: AioTQ, task: Task[..., Any]) -> str:
+    """Return where calls of `task` go that say nothing of it and have no arguments."""
+    try:
+        route = app.router.route(task.name, (), {}, {}, declared_places(task.declared), task)
+    except AioTQError as exc:
+        return f"? ({exc})"
+    return ", ".join(route.queues)
+
+
 def settings(conf: Settings) -> None:
     """Print every setting; those that differ from their default are marked."""
+    table(("", "setting", "value", "default"), setting_rows(conf))
+
+
+def setting_rows(conf: Settings) -> list[tuple[str, str, str, str]]:
+    """Return a star if it was changed, the name, the value as it may be shown and the default of every setting."""
     defaults = Settings().as_dict()
     rows: list[tuple[str, str, str, str]] = []
     for name, setting in conf.as_dict().items():
         shown = mask_password(setting) if isinstance(setting, str) and "://" in setting else setting
+        if name in SECRETS and setting:
+            shown = "**"
         changed = setting != defaults[name]
         rows.append(("*" if changed else "", name, str(shown), str(defaults[name]) if changed else ""))
-    table(("", "setting", "value", "default"), rows)
+    return rows
 
 
 def dead_letter(letter: DeadLetter, now: float, died_at: str) -> None:
@@ -166,7 +185,7 @@ def banner(app: AioTQ, spec: str, options: WorkerOptions, name: str) -> None:
         ("app", f"{app.main} ({spec})" if app.main else spec),
         ("broker", mask_password(app.conf.broker_url)),
         ("results", results),
-        ("queues", ", ".join(options.queues)),
+        ("queues", _queues(options)),
         (
             "runs",
             f"{count(options.concurrency, 'coroutine')}, {count(options.threads, 'thread')}, "
@@ -187,6 +206,13 @@ def banner(app: AioTQ, spec: str, options: WorkerOptions, name: str) -> None:
     for task, kind in listed:
         print(f"    {task:{width}}  {kind}", file=sys.stderr)
     sys.stderr.flush()
+
+
+def _queues(options: WorkerOptions) -> str:
+    weights = options.order.weights
+    if options.order.is_strict and len(options.queues) > 1:
+        return f"{', '.join(options.queues)} (in this order, strictly)"
+    return ", ".join(f"{queue} (weight {weights[queue]})" if queue in weights else queue for queue in options.queues)
 
 
 def _rich_banner(title: str, pairs: Sequence[tuple[str, str]], listed: Sequence[tuple[str, str]]) -> None:

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from ..app import AioTQ
-from ..connection import mask_password
 from ..exceptions import AioTQError, AppNotFound, OperationalError
 from ..logs import format_error, is_machinery, user_frames
 from ..lookup import find_app
+from ..places import mask_password
 from ..settings import APP_VARIABLE
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Annotated, Any, Final, TypeVar, cast
 
 import typer
@@ -60,6 +60,30 @@ def confirm(question: str, yes: bool) -> None:
     if not sys.stdin.isatty():
         raise CommandFailed(f"{question} Nobody is there to answer: say --yes")
     typer.confirm(question, abort=True)
+
+
+def read_names(text: str) -> list[str]:
+    """Return the names in `a,b`."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def read_queues(text: str | None, *, known: Collection[str]) -> tuple[list[str] | None, dict[str, int]]:
+    """Return the queues in `a:3,b`, and the weights given with them; None: none are named.
+
+    A queue that is known under all of `a:3` is that one.
+    """
+    if text is None:
+        return None, {}
+    names: list[str] = []
+    weights: dict[str, int] = {}
+    for word in read_names(text):
+        name, colon, weight = word.rpartition(":")
+        if colon and name and word not in known and weight.isdecimal():
+            names.append(name)
+            weights[name] = int(weight)
+        else:
+            names.append(word)
+    return list(dict.fromkeys(names)), weights
 
 
 def read_list(option: str, text: str) -> list[Any]:

@@ -1,0 +1,345 @@
+"""An app under test: in memory, with its real worker, and a clock that the test moves."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta
+from typing import Any, ClassVar, Final, Self
+
+from anyio import to_thread
+
+from .. import states
+from ..app import AioTQ
+from ..canvas import Coordinator
+from ..canvas.outcome import Failure, Ignored, Outcome, Rejected, Retried, Returned, Revoked, Success
+from ..commit import Finish
+from ..connection import DISABLED
+from ..exceptions import DeadLettered, MessageError, TaskRevokedError
+from ..message import Envelope, Message
+from ..results.memory import MemoryRecords
+from ..worker import Worker
+from .broker import WatchedBroker
+from .clock import SAME, SteppingClock
+from .records import Expected, Named, Ran, Sent, as_call, listed, matching, none_matching, wall
+
+#: Turns of the loop in which whoever was told a result may have sent the next call.
+_TURNS: Final = 20
+#: Results are there as long as the test, however far it moves the clock: who awaits one that is gone waits for ever.
+_KEPT: Final = 100 * 365 * 86_400.0
+_UNKNOWN: Final = "(arguments that can't be read)"
+
+
+class TestWorker:
+    """Runs the tasks of `app` in this loop while entered: in memory, apart from where the app is otherwise connected.
+
+        async with TestWorker(app) as t:
+            await remind.options(countdown=3 * 86_400).delay("ann")
+            await t.advance(days=3)
+            t.assert_ran(remind, args=("ann",))
+
+    Time (`t.now`, first `now` or the present second) stands still until it is moved; what comes due on the way runs
+    then, in order, and never early. Every queue is consumed, or only `queues`. Further `settings` hold for the test. To
+    wait for something that takes more than `patience` real seconds fails the test.
+
+    Raises:
+        AssertionError: from its methods: what was waited for or asserted is not so.
+        SettingsError: a setting is unknown or has a value it can't have.
+    """
+
+    __test__ = False  # pytest takes a class called so for tests
+    #: Those that are entered, for reports on failed tests.
+    entered: ClassVar[weakref.WeakSet[TestWorker]] = weakref.WeakSet()
+
+    def __init__(
+        self,
+        app: AioTQ,
+        *,
+        queues: Sequence[str] | None = None,
+        now: datetime | None = None,
+        patience: float = 10.0,
+        **settings: Any,
+    ) -> None:
+        start = datetime.now(UTC).replace(microsecond=0) if now is None else now
+        if start.tzinfo is None:
+            raise ValueError(f"now must be a datetime with a zone, not {start!r}")
+        self.app = app
+        #: Calls that were accepted, and runs that ended, in order.
+        self.sent: list[Sent] = []
+        self.ran: list[Ran] = []
+        self._queues = queues
+        self._patience = patience
+        self._settings = settings
+        self._clock = SteppingClock(start.timestamp())
+        self._changed = asyncio.Event()
+        self._stack = AsyncExitStack()
+
+    @property
+    def now(self) -> datetime:
+        """The time for the app (UTC)."""
+        return datetime.fromtimestamp(self._clock.time(), UTC)
+
+    async def __aenter__(self) -> Self:
+        app, clock = self.app, self._clock
+        self._loop = asyncio.get_running_loop()
+        self._broker = WatchedBroker(
+            clock,
+            only=self._queues,
+            on_sent=self._note_sent,
+            on_change=self._note_change,
+            dead_letter_expires=app.conf.dead_letter_expires,
+        )
+        changed: Mapping[str, Any] = {
+            "broker_url": "memory://",
+            "result_backend": DISABLED if app.conf.result_backend == DISABLED else None,
+            "result_expires": _KEPT,
+            "task_always_eager": False,
+            "worker_unknown_task_timeout": 0.0,  # there is nobody else to hand it on to
+            **self._settings,
+        }
+        memory = {("", "broker"): self._broker, ("", "records"): MemoryRecords(clock=clock)}
+        async with AsyncExitStack() as stack:
+            stack.enter_context(app.replaced(changed, clock=clock, memory=memory, coordinator=self._coordinator()))
+            stack.push_async_callback(app.close)
+            stack.push_async_callback(to_thread.run_sync, app.bridge.stop)
+            worker: Worker = app.worker(self._queues)
+            await worker.__aenter__()
+            stack.push_async_callback(worker.stop, 0.0)
+            self._stack = stack.pop_all()
+        TestWorker.entered.add(self)
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        TestWorker.entered.discard(self)
+        await self._stack.aclose()
+
+    async def advance(
+        self,
+        by: timedelta | float = 0.0,
+        *,
+        weeks: float = 0,
+        days: float = 0,
+        hours: float = 0,
+        minutes: float = 0,
+        seconds: float = 0,
+    ) -> None:
+        """Let this much time pass: what is due on the way runs then, one due time after the other, to its end."""
+        more = timedelta(weeks=weeks, days=days, hours=hours, minutes=minutes, seconds=seconds)
+        span = (by.total_seconds() if isinstance(by, timedelta) else by) + more.total_seconds()
+        await self._advance_to(round(self._clock.time() + span, 6))
+
+    async def advance_to(self, when: datetime) -> None:
+        """Let time pass until `when`, as `advance` does."""
+        await self._advance_to(when.timestamp())
+
+    async def _advance_to(self, target: float) -> None:
+        if target < self._clock.time() - SAME:
+            raise ValueError(f"time can't go back: it is {self.now}, and {wall(target)} is earlier")
+        while True:
+            await self.idle()
+            with self._broker.lock:
+                due = self._broker.first_due()
+            if due is None or due > target + SAME:
+                break
+            self._clock.move_to(due)
+        self._clock.move_to(target)
+        await self.idle()
+
+    async def idle(self) -> None:
+        """Return when nothing is running or ready to run; what is delayed stays."""
+        connection = await self.app.connection()
+        limit = asyncio.timeout(self._patience)
+        try:
+            async with limit:
+                quiet = 0
+                while quiet < _TURNS:
+                    await connection.publisher.drained()
+                    self._changed.clear()
+                    if self._is_busy():
+                        quiet = 0
+                        await self._changed.wait()
+                    else:
+                        quiet += 1
+                        await asyncio.sleep(0)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+        else:
+            return
+        raise AssertionError(f"not idle after {self._patience:g} s\n{self._unfinished()}")
+
+    async def drained(self, *, steps: int = 1000) -> None:
+        """Return when nothing is left, delayed or not: time moves from one due time to the next, at most `steps` times.
+
+        Raises:
+            AssertionError: there is something left after that; a task that sends itself again has no end.
+        """
+        for step in range(steps + 1):
+            await self.idle()
+            with self._broker.lock:
+                due = self._broker.first_due()
+            if due is None:
+                return
+            if step < steps:
+                self._clock.move_to(due)
+        raise AssertionError(f"still not drained after {steps} steps in time\n{listed('delayed', self.delayed)}")
+
+    @property
+    def delayed(self) -> list[Sent]:
+        """What waits for its time, the first first: calls with a countdown or eta, and retries."""
+        with self._broker.lock:
+            waiting = self._broker.delayed()
+        return [self._as_sent(envelope, envelope.message.sent_at or due) for due, envelope in waiting]
+
+    def clear(self) -> None:
+        """Forget what was sent and ran so far."""
+        self.sent.clear()
+        self.ran.clear()
+
+    def assert_sent(
+        self,
+        task: Named,
+        *,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        countdown: float | timedelta | None = None,
+        due: datetime | None = None,
+        queue: str | None = None,
+        priority: int | None = None,
+        expires: datetime | None = None,
+        headers: Mapping[str, Any] | None = None,
+        times: int | None = None,
+    ) -> Sent:
+        """See that `task` was called so, once or more or `times` times; return the last such call."""
+        more = {"countdown": countdown, "due": due, "queue": queue, "priority": priority, "expires": expires}
+        expected = Expected(task, args, kwargs, {**more, "headers": headers})
+        return matching(expected, self.sent, expected.fits, times, "sent")[-1]
+
+    def assert_not_sent(
+        self, task: Named, *, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None
+    ) -> None:
+        """See that `task` was not called (so)."""
+        expected = Expected(task, args, kwargs, {})
+        none_matching(expected, self.sent, expected.fits, "sent")
+
+    def assert_ran(
+        self,
+        task: Named,
+        *,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        state: str | None = None,
+        value: Any = None,
+        error: type[BaseException] | None = None,
+        retries: int | None = None,
+        at: datetime | None = None,
+        times: int | None = None,
+    ) -> Ran:
+        """See that `task` ran and ended so, once or more or `times` times; return the last such run."""
+        more = {"state": state, "value": value, "error": error, "retries": retries, "at": at}
+        expected = Expected(task, args, kwargs, more)
+        return matching(expected, self.ran, expected.fits, times, "run")[-1]
+
+    def assert_not_ran(
+        self, task: Named, *, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None
+    ) -> None:
+        """See that no run of `task` (so called) has ended."""
+        expected = Expected(task, args, kwargs, {})
+        none_matching(expected, self.ran, expected.fits, "run")
+
+    def story(self) -> str:
+        """Return all that was sent, ran and waits, for a report."""
+        parts = [listed("sent", self.sent), listed("run", self.ran), self._unfinished()]
+        return "\n".join([f"it is {self.now}", *parts])
+
+    def _coordinator(self) -> type[Coordinator]:
+        """Return a coordinator that tells this test of every outcome."""
+        note = self._note_outcome
+
+        class Watching(Coordinator):
+            def follow(self, outcome: Outcome) -> Finish:
+                finish = super().follow(outcome)
+                note(outcome, finish)
+                return finish
+
+        return Watching
+
+    def _note_sent(self, envelope: Envelope, now: float) -> None:
+        if envelope.message.attempt == 0:
+            self.sent.append(self._as_sent(envelope, now))
+
+    def _note_change(self) -> None:
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._changed.set)
+
+    def _note_outcome(self, outcome: Outcome, finish: Finish) -> None:
+        value: Any = None
+        error: BaseException | None = None
+        match outcome:
+            case Returned():
+                return
+            case Success(value=value):
+                state = states.SUCCESS
+                if finish.record is not None and finish.record.state == states.FAILURE:  # it can't be kept
+                    state, value, error = states.FAILURE, None, self.app.codec.decode(finish.record).result
+            case Retried(error=error):
+                state = states.RETRY
+            case Failure(error=error):
+                state = states.FAILURE
+            case Revoked(reason=reason):
+                state, error = states.REVOKED, TaskRevokedError(reason)
+            case Rejected(reason=reason, detail=detail):
+                state, error = "REJECTED", DeadLettered(f"{reason}: {detail}")
+            case Ignored():
+                state = "IGNORED"
+        message = outcome.delivery.message
+        args, kwargs = self._arguments(message)
+        self.ran.append(Ran(message.task, args, kwargs, message.id, state, value, error, message.retries, self.now))
+
+    def _as_sent(self, envelope: Envelope, at: float) -> Sent:
+        message = envelope.message
+        args, kwargs = self._arguments(message)
+        return Sent(
+            message.task,
+            args,
+            kwargs,
+            message.id,
+            envelope.queue,
+            envelope.priority,
+            datetime.fromtimestamp(at, UTC),
+            wall(envelope.due),
+            wall(message.expires),
+            message.headers or {},
+            message.parent_id,
+            envelope,
+        )
+
+    def _arguments(self, message: Message) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+        conf = self.app.conf
+        try:
+            args, kwargs, _ = self.app.serializers.decode(
+                message.content_type,
+                message.body,
+                frozenset(conf.accept_content),
+                compression=message.compression,
+                max_size=conf.task_message_max_size,
+            )
+        except (MessageError, ValueError, TypeError):  # that is what is tested, perhaps
+            return (_UNKNOWN,), {}
+        return tuple(args), kwargs
+
+    def _is_busy(self) -> bool:
+        with self._broker.lock:
+            return bool(self._broker.running() or self._broker.ready())
+
+    def _unfinished(self) -> str:
+        with self._broker.lock:
+            running, ready = self._broker.running(), self._broker.ready()
+        parts = [
+            listed("running", [as_call(each.task, *self._arguments(each)) for each in running]),
+            listed("ready", [as_call(each.task, *self._arguments(each)) for each in ready]),
+            listed("delayed", self.delayed),
+        ]
+        return "\n".join(part for part in parts if not part.startswith("nothing")) or "nothing is left to run"
