@@ -12,25 +12,35 @@ result = await add.delay(2, 2)      # run `aiotq worker proj:app` somewhere
 assert await result == 4
 """
 
-from . import states
+from . import signals, states
 from .app import AioTQ
-from .calls import CallOptions
 from .canvas import Signature
 from .exceptions import (
     AioTQError,
+    Ignore,
+    MaxRetriesExceededError,
     OperationalError,
     PublishTimeout,
+    Reject,
     RemoteError,
     ResultTimeout,
+    Retry,
+    Snooze,
     SoftTimeLimitExceeded,
     TaskError,
     TaskRevokedError,
     TimeLimitExceeded,
+    WorkerLifespanError,
 )
+from .hooks import ExceptionInfo
+from .lifespan import WorkerLifespan
 from .lookup import find_app
+from .middleware import Middleware, OutgoingCall, RunningCall
+from .options import CallOptions
 from .registry import shared_task
 from .request import Request
 from .results.handle import AsyncResult, EagerResult, ResultSet, SyncResult, Update
+from .routing import Binding, Exchange, Queue
 from .task import CurrentTask, Task
 from .worker import Worker
 
@@ -43,15 +53,27 @@ __all__ = [
     "AioTQ",
     "AioTQError",
     "AsyncResult",
+    "Binding",
     "CallOptions",
     "EagerResult",
+    "ExceptionInfo",
+    "Exchange",
+    "Ignore",
+    "MaxRetriesExceededError",
+    "Middleware",
     "OperationalError",
+    "OutgoingCall",
     "PublishTimeout",
+    "Queue",
+    "Reject",
     "RemoteError",
     "Request",
     "ResultSet",
     "ResultTimeout",
+    "Retry",
+    "RunningCall",
     "Signature",
+    "Snooze",
     "SoftTimeLimitExceeded",
     "SyncResult",
     "Task",
@@ -60,9 +82,12 @@ __all__ = [
     "TimeLimitExceeded",
     "Update",
     "Worker",
+    "WorkerLifespan",
+    "WorkerLifespanError",
     "__version__",
     "current_task",
     "find_app",
     "shared_task",
+    "signals",
     "states",
 ]

@@ -7,40 +7,63 @@ import importlib
 import os
 import socket
 import weakref
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from typing import Any, Final, ParamSpec, Self, TypeVar, Unpack, cast
 
 from . import settings
 from .admin import Admin
-from .calls import CallOptions, build_envelope, check_options
+from .calls import build_envelopes
 from .canvas import Coordinator, Signature
 from .clock import SYSTEM_CLOCK, Clock
-from .connection import DISABLED, Connection, MemoryState
-from .exceptions import CallError, OperationalError, PublishTimeout, ResultsDisabled
+from .connection import DISABLED, Connection
+from .content import Content, check_secret, check_secrets
+from .eager import call_eagerly
+from .exceptions import CallError, OperationalError, PublishTimeout, ResultsDisabled, SettingsError
 from .message import Envelope
+from .middleware import OutgoingCall
+from .options import CallOptions, check_options, check_route_option
+from .outgoing import Call, tell_after, tell_before
 from .registry import TaskRegistry
-from .request import Request
+from .request import Request, running_request
 from .results import Record, handle
 from .results.document import DocumentCodec
 from .results.handle import Reader, ResultSet
-from .serialization import Serializer, SerializerRegistry, standard_registry
+from .routing import Router, check_queues, check_routes, check_weights, select_queues
+from .serialization import sealed
 from .settings import Settings
+from .signals import after_task_publish, before_task_publish, connected
+from .surroundings import Surroundings
 from .sync import Bridge
-from .task import Task, set_default_home
+from .task import Task, current_trails, set_default_home
+from .transport import QueueOrder
 from .worker import Worker, WorkerOptions
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 #: State of `memory://name` URLs, common to the apps of a process; `memory://` is each app's own.
-_named_memory: Final[dict[str, MemoryState]] = {}
+_named_memory: Final[dict[tuple[str, str], Any]] = {}
+_CHECKS: Final[Mapping[str, settings.Check]] = {
+    "security_key": check_secret,
+    "security_previous_keys": check_secrets,
+    "task_queues": check_queues,
+    "task_routes": lambda given: check_routes(given, check_route_option),
+    "worker_queue_weights": check_weights,
+}
+#: What an app under test has another one of.
+_REPLACED: Final = (
+    *("conf", "clock", "bridge", "_memory", "_codec", "_router", "_coordinator_class"),
+    *("_connections", "_last_loop", "_last_connection"),
+)
 _apps: Final[weakref.WeakSet[AioTQ]] = weakref.WeakSet()
 #: Connections that a fork copied: to take them apart here is to meddle with the parent's.
 _of_the_parent: Final[list[object]] = []
 
 
-class AioTQ(TaskRegistry):
+class AioTQ(TaskRegistry, Surroundings, Content):
     """An application: its tasks, its settings and its connections.
 
         app = AioTQ("proj", broker="sqlite:///proj.db")
@@ -55,7 +78,7 @@ class AioTQ(TaskRegistry):
 
     `main` is the name given to the module of tasks declared in a script. `broker` and `backend` are URLs (settings
     `broker_url` and `result_backend`); other settings may be given by name. Without `async with` the app connects
-    with its first call, once for each running loop.
+    with its first call, once for each running loop. `task_cls` is the class of tasks that name no `base`.
 
     Raises:
         SettingsError: a setting is unknown or has a value it can't have.
@@ -69,20 +92,24 @@ class AioTQ(TaskRegistry):
         backend: str | None = None,
         include: Iterable[str] = (),
         clock: Clock = SYSTEM_CLOCK,
+        task_cls: type[Task[..., Any]] | None = None,
         **more_settings: Any,
     ) -> None:
-        super().__init__(main, Settings())
+        TaskRegistry.__init__(self, main, Settings(checks=_CHECKS), task_cls)
+        Surroundings.__init__(self)
         self.clock = clock
         self.conf.update(settings.from_environment(os.environ))
         given = {"broker_url": broker, "result_backend": backend, "include": tuple(include) or None}
         self._arguments = {name: value for name, value in given.items() if value is not None} | more_settings
         self.conf.update(self._arguments)
-        self.serializers: SerializerRegistry = standard_registry()
+        Content.__init__(self, lambda: [task.fn for task in self.tasks.values()], main)
         self._connections: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Slot] = weakref.WeakKeyDictionary()
         self._last_loop: asyncio.AbstractEventLoop | None = None
         self._last_connection: Connection | None = None
         self._codec: DocumentCodec | None = None
-        self._memory: MemoryState | None = None
+        self._router: Router | None = None
+        self._memory: dict[tuple[str, str], Any] = {}
+        self._coordinator_class = Coordinator
         self.bridge = Bridge(self.close)
         self.origin = f"{os.getpid()}@{socket.gethostname()}"
         _apps.add(self)
@@ -106,12 +133,55 @@ class AioTQ(TaskRegistry):
         self.conf.update(settings.from_environment(os.environ))
         self.conf.update(self._arguments)
 
+    def config_from_envvar(self, variable_name: str, silent: bool = False, *, namespace: str = "") -> bool:
+        """Take settings from the module that an environment variable names (`PROJ_CONFIG=proj.config`).
+
+        Otherwise as `config_from_object`. With `silent` nothing happens if the variable is not set; whether it is, is
+        returned.
+
+        Raises:
+            SettingsError: it is not set, names no module, or a setting in that can't be used.
+        """
+        path = os.environ.get(variable_name, "").strip()
+        if not path:
+            if silent:
+                return False
+            raise SettingsError(f"environment variable {variable_name} is not set: it is to name a module of settings")
+        try:
+            found = _import_object(path)
+        except (ImportError, AttributeError) as exc:
+            raise SettingsError(f"environment variable {variable_name}: {path!r} can't be imported: {exc}") from exc
+        self.config_from_object(found, namespace=namespace)
+        return True
+
+    @contextmanager
+    def replaced(
+        self,
+        changed: Mapping[str, Any],
+        *,
+        clock: Clock,
+        memory: Mapping[tuple[str, str], Any],
+        coordinator: type[Coordinator],
+    ) -> Generator[None, None, None]:
+        """Have other settings and other parts for a while, and connections apart; what a test does to an app.
+
+        Raises:
+            SettingsError: one of the `changed` settings can't be so.
+        """
+        conf = self.conf.copy()
+        conf.update(changed)
+        own = {name: getattr(self, name) for name in _REPLACED}
+        try:
+            self.conf, self.clock, self._memory, self._coordinator_class = conf, clock, dict(memory), coordinator
+            self._connections = weakref.WeakKeyDictionary()
+            self._last_loop = self._last_connection = self._codec = self._router = None
+            self.bridge = Bridge(self.close)
+            yield
+        finally:
+            vars(self).update(own)
+
     def _home(self) -> AioTQ:
         return self
-
-    def register_serializer(self, serializer: Serializer) -> None:
-        """Make another content type known; to be decoded it must also be in `accept_content`."""
-        self.serializers.register(serializer)
 
     async def send_task(
         self,
@@ -131,35 +201,74 @@ class AioTQ(TaskRegistry):
 
         All of them are checked before any is sent.
         """
-        calls = [(self.tasks.get(each.task, each.task), each) for each in signatures]
+        if not self.onion.senders:
+            return ResultSet(await self._send(signatures), self)
+        calls = [OutgoingCall(it.task, it.args, it.kwargs, cast(CallOptions, it.options)) for it in signatures]
+        return ResultSet(await self.onion.send(calls, self._send), self)
+
+    async def _send(self, asked: Iterable[Call]) -> Sequence[handle.AsyncResult[Any]]:
+        """Send calls in one round trip, inside of all middleware."""
+        calls = [(self.tasks.get(each.task, each.task), each) for each in asked]
+        if self.conf.task_always_eager:
+            return [await self._call_eagerly(task, it.args, it.kwargs, it.options) for task, it in calls]
         timeouts: list[float] = []
-        for task, signature in calls:
-            options: Any = signature.options
-            if (wanted := options.get("publish_timeout")) is not None:
-                check_options(task, options)
+        for _, call in calls:
+            if (wanted := call.options.get("publish_timeout")) is not None:
+                check_options(call.task, call.options)
             timeouts.append(self.conf.task_publish_timeout if wanted is None else wanted)
         if not calls:
-            return ResultSet([], self)
+            return []
         timeout = max(timeouts)
         connection = await self._connected_within(timeout, None)
-        envelopes = [
-            self._envelope(connection, task, each.args, each.kwargs, cast(CallOptions, each.options))
-            for task, each in calls
-        ]
-        await connection.publisher.publish(envelopes, timeout)
-        return ResultSet([self._result(envelope) for envelope in envelopes], self)
+        sent: list[Envelope] = []
+        copies: list[Envelope] = []
+        for task, call in calls:
+            envelopes = self._envelopes(connection, task, call.args, call.kwargs, call.options)
+            if before_task_publish.receivers:
+                envelopes = await tell_before(call, envelopes, partial(self._envelopes, connection, task))
+            sent.append(envelopes[0])
+            if len(envelopes) > 1:
+                copies.extend(envelopes[1:])
+        await connection.publisher.publish([*sent, *copies] if copies else sent, timeout)
+        if running_request.get().id is not None:
+            for envelope, (_, call) in zip(sent, calls, strict=True):
+                self._remember_child(envelope.message.id, call.options)
+        if after_task_publish.receivers:
+            for envelope, (_, call) in zip(sent, calls, strict=True):
+                await tell_after(call, envelope)
+        return [self._result(envelope) for envelope in sent]
 
     async def call(
         self, task: Task[..., Any] | str, args: Sequence[Any], kwargs: Mapping[str, Any], options: CallOptions
     ) -> handle.AsyncResult[Any]:
         """Send one call; what `Task.delay` and `send_task` do."""
+        if connected or self.onion.senders:
+            name = task if isinstance(task, str) else task.name
+            calls = [OutgoingCall(name, cast("tuple[Any, ...]", args), kwargs, options)]
+            return (await self.onion.send(calls, self._send))[0]
+        if self.conf.task_always_eager:
+            return await self._call_eagerly(task, args, kwargs, options)
         timeout = options.get("publish_timeout")
         if timeout is not None:
-            check_options(task, options)
+            check_options(task if isinstance(task, str) else task.name, options)
         connection = await self._connected_within(timeout, options.get("task_id"))
-        envelope = self._envelope(connection, task, args, kwargs, options)
-        await connection.publisher.publish((envelope,), timeout)
-        return self._result(envelope)
+        envelopes = self._envelopes(connection, task, args, kwargs, options)
+        await connection.publisher.publish(envelopes, timeout)
+        self._remember_child(envelopes[0].message.id, options)
+        return self._result(envelopes[0])
+
+    async def _call_eagerly(
+        self, task: Task[..., Any] | str, args: Sequence[Any], kwargs: Mapping[str, Any], options: CallOptions
+    ) -> handle.AsyncResult[Any]:
+        result = await call_eagerly(self, task, args, kwargs, options)
+        self._remember_child(result.id, options)
+        return result
+
+    def _remember_child(self, task_id: str, options: CallOptions) -> None:
+        """Note a call that was made by the task which runs here, for the `children` of its result."""
+        request = running_request.get()
+        if request.id is not None and current_trails() and options.get("add_to_parent", True):
+            request.children.append(task_id)
 
     def signature(
         self, task: str, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
@@ -171,18 +280,19 @@ class AioTQ(TaskRegistry):
         """Return the handle of a call by its id."""
         return handle.AsyncResult(task_id, self)
 
-    def _envelope(
+    def _envelopes(
         self,
         connection: Connection,
         task: Task[..., Any] | str,
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
         options: CallOptions,
-    ) -> Envelope:
+    ) -> Sequence[Envelope]:
         reply_to = connection.store.address if connection.keeps_results else None
-        return build_envelope(
+        envelopes = build_envelopes(
             self.conf,
             self.serializers,
+            self.router,
             task,
             args,
             kwargs,
@@ -191,6 +301,8 @@ class AioTQ(TaskRegistry):
             now=self.clock.time(),
             origin=self.origin,
         )
+        signer = self.signer
+        return envelopes if signer is None else [sealed(signer, envelope) for envelope in envelopes]
 
     def _result(self, envelope: Envelope) -> handle.AsyncResult[Any]:
         message = envelope.message
@@ -223,11 +335,19 @@ class AioTQ(TaskRegistry):
             self._codec = DocumentCodec(
                 self.serializers,
                 serializer=self.conf.result_serializer,
+                compression=self.conf.result_compression,
                 accept=frozenset(self.conf.accept_content),
                 max_size=self.conf.result_max_size,
                 exception_types=self.conf.result_exception_types,
             )
         return self._codec
+
+    @property
+    def router(self) -> Router:
+        """What decides where calls go, as the settings say when it is first used."""
+        if self._router is None:
+            self._router = Router(self.conf, check_route_option)
+        return self._router
 
     async def update_state(self, request: Request, state: str, meta: Any) -> None:
         """Store and push the state of a running call; nothing if its result is ignored."""
@@ -262,6 +382,8 @@ class AioTQ(TaskRegistry):
 
     async def _connect(self, slot: _Slot) -> Connection:
         connection = Connection(self.conf, self.clock, self._memory_for)
+        self._router = self._router if self.conf.is_frozen else Router(self.conf, check_route_option)
+        self.check_security()
         self.conf.freeze(f"{self!r} is in use; settings are made before the first call")
         try:
             await connection.open()
@@ -340,6 +462,9 @@ class AioTQ(TaskRegistry):
         self,
         queues: Sequence[str] | None = None,
         *,
+        exclude_queues: Sequence[str] = (),
+        queue_weights: Mapping[str, int] | None = None,
+        strict_queues: bool | None = None,
         name: str | None = None,
         concurrency: int | None = None,
         threads: int | None = None,
@@ -349,7 +474,10 @@ class AioTQ(TaskRegistry):
     ) -> Worker:
         """Return a worker to run in this loop: `async with app.worker(): …`; leaving it stops it (P6).
 
-        Numbers not given are those of the settings `worker_…`.
+        It consumes from `queues` (default: `task_queues`) but for `exclude_queues`. They take turns; from
+        one with a weight of 3 in `queue_weights` three times as much is taken as from one with 1. With `strict_queues`
+        nothing is taken from a queue while one before it has anything. What is not given is as the settings
+        `worker_…` say.
 
         Raises:
             InvalidOption: a queue's name or a number is impossible.
@@ -358,7 +486,11 @@ class AioTQ(TaskRegistry):
         return Worker(
             self,
             WorkerOptions(
-                queues=(conf.task_default_queue,) if queues is None else queues,
+                queues=select_queues(conf, queues, exclude_queues),
+                order=QueueOrder(
+                    conf.worker_queue_weights if queue_weights is None else queue_weights,
+                    conf.worker_queue_order == "strict" if strict_queues is None else strict_queues,
+                ),
                 name=name,
                 concurrency=conf.worker_concurrency if concurrency is None else concurrency,
                 threads=conf.worker_threads if threads is None else threads,
@@ -375,7 +507,7 @@ class AioTQ(TaskRegistry):
 
     def coordinator(self, worker: str) -> Coordinator:
         """Return what decides, for the worker called so, what follows from an outcome."""
-        return Coordinator(
+        return self._coordinator_class(
             self.codec,
             self.clock,
             worker=worker,
@@ -393,13 +525,12 @@ class AioTQ(TaskRegistry):
             slot = self._connections[loop] = _Slot()
         return slot
 
-    def _memory_for(self, url: str) -> MemoryState:
-        name = url.partition("://")[2]
-        if name:
-            return _named_memory.setdefault(name, MemoryState(self.conf, self.clock))
-        if self._memory is None:
-            self._memory = MemoryState(self.conf, self.clock)
-        return self._memory
+    def _memory_for(self, name: str, kind: str, make: Callable[[], Any]) -> Any:
+        """Return what lasts longer than a connection: the memory of `memory://` is ours, that with a name anybody's."""
+        kept = _named_memory if name else self._memory
+        if (name, kind) not in kept:
+            kept.setdefault((name, kind), make())
+        return kept[name, kind]
 
     def forget_connections(self) -> None:
         """Drop what a fork copied: the connections are the parent's."""

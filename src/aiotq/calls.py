@@ -2,66 +2,22 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, Literal, Protocol, TypedDict, TypeVar, get_args
+from hashlib import blake2b
+from typing import Any, Final, Protocol, TypeVar
 
 from .exceptions import EncodeError, InvalidArguments, InvalidOption, MessageTooLarge
-from .message import END_OF_TIME, LONGEST_LIMIT, MAX_NAME, MAX_USER_HEADERS, Envelope, Message, is_name, new_id
+from .message import END_OF_TIME, MAX_NAME, MAX_USER_HEADERS, Envelope, Message, is_name, new_id
+from .options import CallOptions, RunsIn, TaskOptions, check_options
 from .request import running_request
-from .serialization import JSON, Serializer, SerializerRegistry
+from .routing import PLACES, Router
+from .serialization import PLAIN_JSON, Compression, Serializer, SerializerRegistry
 from .settings import Settings
 
 T = TypeVar("T")
-
-RunsIn = Literal["loop", "thread", "process"]
-
-
-class CallOptions(TypedDict, total=False):
-    """What one call may say; each wins over the task's own option and that over the settings."""
-
-    task_id: str
-    countdown: float
-    "Seconds from now before which the task does not start."
-    eta: datetime
-    "Time before which the task does not start; without a zone it is in `timezone`."
-    expires: float | datetime
-    "Seconds from now, or time, after which the task is not started any more (it ends as REVOKED)."
-    queue: str
-    priority: int
-    "0 to 9, 9 first."
-    serializer: str
-    ignore_result: bool
-    headers: Mapping[str, Any]
-    "The caller's own headers, seen as `request.headers`."
-    soft_time_limit: float
-    time_limit: float
-    shadow: str
-    "A name for logs in place of the task's."
-    publish_timeout: float
-    "Seconds the broker has to accept the call."
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskOptions:
-    """What a declaration may say; None leaves it to the settings."""
-
-    run: RunsIn | None = None
-    bind: bool = False
-    typing: bool = True
-    queue: str | None = None
-    priority: int | None = None
-    serializer: str | None = None
-    ignore_result: bool | None = None
-    acks_late: bool | None = None
-    track_started: bool | None = None
-    expires: float | None = None
-    soft_time_limit: float | None = None
-    time_limit: float | None = None
 
 
 class Callee(Protocol):
@@ -128,26 +84,20 @@ def build_envelope(
     Raises:
         InvalidArguments, InvalidOption, EncodeError, MessageTooLarge: see `Task.delay`.
     """
-    if isinstance(task, str):
-        name, declared = task, _ANY_TASK
-        if not is_name(name):
-            raise InvalidOption(f"a task's name must be {_NAME.words}, not {name!r}")
-    else:
-        name, declared = task.name, task.declared
-    if not isinstance(args, (list, tuple)):  # a string would be taken for its letters
-        raise InvalidArguments(f"{name}: args must be a list or tuple, not a {type(args).__name__}")
-    if not isinstance(task, str):
-        task.check(args, kwargs)
-    if options:
-        check_options(task, options)
-    serializer = serializers.get(options.get("serializer") or declared.serializer or conf.task_serializer)
-    body = _encode_body(serializers, serializer, task, name, args, kwargs)
-    if len(body) > conf.task_message_max_size:
-        raise MessageTooLarge(
-            f"the arguments of {name}", len(body), conf.task_message_max_size, "task_message_max_size"
-        )
+    name, declared = _check(task, args, kwargs, options)
+    serializer = serializers.to_send(
+        options.get("serializer") or declared.serializer or conf.task_serializer, conf.accept_content
+    )
+    wanted = options.get("compression") or declared.compression or conf.task_compression
+    compression = None if wanted is None else serializers.compression(wanted)
+    body = encode_body(conf, serializers, serializer, task, args, kwargs, compression)
     ignore_result = _first(options.get("ignore_result"), declared.ignore_result, conf.task_ignore_result)
-    due = _due(options, now, conf)
+    due = _due(options, now, conf) if options else None
+    expires = options.get("expires") or declared.expires
+    headers = options.get("headers")
+    shadow = options.get("shadow")
+    if shadow is None and declared.shadow_name is not None:
+        shadow = _shadow(declared.shadow_name, args, kwargs, options)
     parent = running_request.get()
     message = Message(
         options.get("task_id") or new_id(),
@@ -155,18 +105,19 @@ def build_envelope(
         body,
         serializer.content_type,
         serializer.content_encoding,
-        None if ignore_result else reply_to,
+        None if ignore_result else options.get("reply_to") or reply_to,
         now,
         due,
-        _wall_time("expires", options.get("expires") or declared.expires, now, conf),
+        None if expires is None else wall_time("expires", expires, now, conf),
         parent.root_id or parent.id,
         parent.id,
         soft_time_limit=options.get("soft_time_limit") or declared.soft_time_limit,
         time_limit=options.get("time_limit") or declared.time_limit,
         ignore_result=ignore_result,
-        shadow=options.get("shadow"),
+        shadow=shadow,
         origin=origin,
-        headers=_encodable_headers(serializers, name, options.get("headers")),
+        headers=_encodable_headers(serializers, name, headers) if headers else None,
+        compression=None if compression is None else compression.content_type,
     )
     return Envelope(
         message,
@@ -176,20 +127,124 @@ def build_envelope(
     )
 
 
+def build_envelopes(
+    conf: Settings,
+    serializers: SerializerRegistry,
+    router: Router,
+    task: Callee | str,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    options: CallOptions,
+    *,
+    reply_to: str | None,
+    now: float,
+    origin: str | None = None,
+) -> Sequence[Envelope]:
+    """As `build_envelope`, for where `router` sends the call: the call itself, and a copy for each further queue.
+
+    A copy has an id of its own, made of the call's and its queue, so that sending a call again adds nothing. It keeps
+    no result and calls nobody back: that is the first one's.
+    """
+    if (
+        not router.is_needed
+        and (not options or ("exchange" not in options and "routing_key" not in options))
+        and (isinstance(task, str) or (task.declared.exchange is None and task.declared.routing_key is None))
+    ):
+        return (
+            build_envelope(conf, serializers, task, args, kwargs, options, reply_to=reply_to, now=now, origin=origin),
+        )
+    name, declared = _check(task, args, kwargs, options)
+    route = router.route(
+        name, args, kwargs, options, declared_places(declared), None if isinstance(task, str) else task
+    )
+    said: Any = {option: given for option, given in options.items() if option not in PLACES}
+    for option, given in route.options.items():
+        if getattr(declared, option, None) is None:
+            said.setdefault(option, given)
+    if "eta" in options and "countdown" not in options:
+        said.pop("countdown", None)
+
+    def build(options: Any) -> Envelope:
+        return build_envelope(conf, serializers, task, args, kwargs, options, reply_to=reply_to, now=now, origin=origin)
+
+    first = build({**said, "queue": route.queues[0]})
+    if len(route.queues) == 1:
+        return (first,)
+    of_a_copy = {option: given for option, given in said.items() if option not in _NOT_COPIED}
+    return (
+        first,
+        *(
+            build({**of_a_copy, "queue": queue, "task_id": _copy_id(first.message.id, queue), "ignore_result": True})
+            for queue in route.queues[1:]
+        ),
+    )
+
+
+def declared_places(declared: TaskOptions) -> Mapping[str, str]:
+    """Return what a task says of where its calls go."""
+    return {place: wanted for place in PLACES if (wanted := getattr(declared, place)) is not None}
+
+
+def _copy_id(task_id: str, queue: str) -> str:
+    """Return the id of the copy of a call that goes to `queue`: the same each time, in the form of a UUID."""
+    digits = blake2b(f"{task_id}/{queue}".encode(), digest_size=16).hexdigest()
+    return f"{digits[:8]}-{digits[8:12]}-8{digits[13:16]}-a{digits[17:20]}-{digits[20:]}"
+
+
+def _check(
+    task: Callee | str, args: Sequence[Any], kwargs: Mapping[str, Any], options: CallOptions
+) -> tuple[str, TaskOptions]:
+    """Return the name of what is called and what it declares, its arguments and options checked."""
+    if isinstance(task, str):
+        name, declared = task, _ANY_TASK
+        if not is_name(name):
+            raise InvalidOption(f"a task's name must be a string of 1 to {MAX_NAME} printable characters, not {name!r}")
+    else:
+        name, declared = task.name, task.declared
+    if not isinstance(args, (list, tuple)):  # a string would be taken for its letters
+        raise InvalidArguments(f"{name}: args must be a list or tuple, not a {type(args).__name__}")
+    if not isinstance(task, str):
+        task.check(args, kwargs)
+    if options:
+        check_options(name, options, runs_in=None if isinstance(task, str) else task.runs_in)
+    return name, declared
+
+
 _ANY_TASK: Final = TaskOptions()
+#: Options that the copies of a call don't have: they belong to the call itself.
+_NOT_COPIED: Final = frozenset({"task_id", "ignore_result", "reply_to", "link", "link_error"})
 
 
-def _encode_body(
+def _shadow(
+    name_of: Callable[..., str | None], args: Sequence[Any], kwargs: Mapping[str, Any], options: CallOptions
+) -> str | None:
+    shadow = name_of(args, kwargs, options)
+    if shadow is not None and not is_name(shadow):
+        raise InvalidOption(
+            f"shadow_name returned {shadow!r}, which is no name of 1 to {MAX_NAME} printable characters"
+        )
+    return shadow
+
+
+def encode_body(
+    conf: Settings,
     registry: SerializerRegistry,
     serializer: Serializer,
     task: Callee | str,
-    name: str,
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
+    compression: Compression | None = None,
 ) -> bytes:
-    body: list[Any] = [args, kwargs, {}]
+    """Return the body `[args, kwargs, embed]` of a call, compressed if there is a `compression`.
+
+    Raises:
+        EncodeError: an argument has no form in this content type; the text names it.
+        MessageTooLarge: it is over `task_message_max_size`, compressed or not.
+        MissingLibrary: serializer or compression need a package that is not installed.
+    """
+    name = task if isinstance(task, str) else task.name
     try:
-        return serializer.encode(body)
+        body = serializer.encode([list(args), kwargs, {}])  # a tuple would be tagged
     except Exception:  # whatever the serializer raises: said again with the place
         for index, value in enumerate(args):
             what = f"#{index}" if isinstance(task, str) else task.parameter(index)
@@ -197,15 +252,23 @@ def _encode_body(
         for key, value in kwargs.items():
             registry.encode(serializer, value, f"{name}: argument {key}")
         raise EncodeError(f"{name}: the arguments can't be serialized as {serializer.name}") from None
+    _check_size(conf, name, body)
+    if compression is not None:
+        body = registry.compressions.compress(compression, body)
+        _check_size(conf, name, body)  # what is random already only becomes larger
+    return body
 
 
-def _encodable_headers(
-    registry: SerializerRegistry, name: str, headers: Mapping[str, Any] | None
-) -> Mapping[str, Any] | None:
-    if not headers:
-        return None
+def _check_size(conf: Settings, name: str, body: bytes) -> None:
+    if len(body) > conf.task_message_max_size:
+        raise MessageTooLarge(
+            f"the arguments of {name}", len(body), conf.task_message_max_size, "task_message_max_size"
+        )
+
+
+def _encodable_headers(registry: SerializerRegistry, name: str, headers: Mapping[str, Any]) -> Mapping[str, Any]:
     copy = dict(headers)
-    size = len(registry.encode(JSON, copy, f"{name}: option headers"))
+    size = len(registry.encode(PLAIN_JSON, copy, f"{name}: option headers"))
     if size > MAX_USER_HEADERS:
         raise InvalidOption(f"{name}: option headers is {size} bytes, over the limit of {MAX_USER_HEADERS}")
     return copy
@@ -217,107 +280,18 @@ def _first(call: T | None, declared: T | None, default: T) -> T:
     return default if declared is None else declared
 
 
-@dataclass(frozen=True, slots=True)
-class _Expected:
-    """What an option must be, for the check and for the error's words."""
-
-    words: str
-    types: tuple[type, ...]
-    holds: Callable[[Any], bool] = lambda _: True
-
-    def accepts(self, given: object) -> bool:
-        if isinstance(given, bool) and bool not in self.types:
-            return False
-        return isinstance(given, self.types) and self.holds(given)
+def _due(options: CallOptions, now: float, conf: Settings) -> float | None:
+    if (countdown := options.get("countdown")) is not None:
+        return wall_time("countdown", countdown, now, conf) if countdown > 0 else None
+    return wall_time("eta", options.get("eta"), now, conf)
 
 
-_NAME: Final = _Expected(f"a string of 1 to {MAX_NAME} printable characters", (str,), is_name)
-_SECONDS: Final = _Expected(
-    "seconds, more than 0, at most ten years", (int, float), lambda given: 0 < given <= LONGEST_LIMIT
-)
-_YES_OR_NO: Final = _Expected("true or false", (bool,))
-_EXPECTED: Final[Mapping[str, _Expected]] = {
-    "task_id": _NAME,
-    "countdown": _Expected("seconds, 0 or more", (int, float), lambda given: 0 <= given < math.inf),
-    "eta": _Expected("a datetime", (datetime,)),
-    "expires": _Expected(
-        "seconds, more than 0, or a datetime",
-        (int, float, datetime),
-        lambda given: isinstance(given, datetime) or 0 < given < math.inf,
-    ),
-    "queue": _NAME,
-    "priority": _Expected("a whole number from 0 to 9", (int,), lambda given: 0 <= given <= 9),
-    "serializer": _Expected("a serializer's name", (str,)),
-    "ignore_result": _YES_OR_NO,
-    "headers": _Expected(
-        "a mapping with string keys", (Mapping,), lambda given: all(isinstance(key, str) for key in given)
-    ),
-    "soft_time_limit": _SECONDS,
-    "time_limit": _SECONDS,
-    "shadow": _NAME,
-    "publish_timeout": _SECONDS,
-}
-_DECLARED: Final[Mapping[str, _Expected]] = {
-    "name": _NAME,
-    "run": _Expected('"loop", "thread" or "process"', (str,), lambda given: given in get_args(RunsIn)),
-    "bind": _YES_OR_NO,
-    "typing": _YES_OR_NO,
-    "queue": _NAME,
-    "priority": _EXPECTED["priority"],
-    "serializer": _EXPECTED["serializer"],
-    "ignore_result": _YES_OR_NO,
-    "acks_late": _YES_OR_NO,
-    "track_started": _YES_OR_NO,
-    "expires": _SECONDS,
-    "soft_time_limit": _SECONDS,
-    "time_limit": _SECONDS,
-}
-
-
-def check_declaration(options: Mapping[str, object]) -> None:
-    """Refuse what `@app.task(...)` can't take.
+def wall_time(option: str, given: float | datetime | None, now: float, conf: Settings) -> float | None:
+    """Return the time that `given` means: seconds from `now`, or a datetime, in the app's zone if it names none.
 
     Raises:
-        InvalidOption: an option is unknown or has an impossible value.
+        InvalidOption: it is beyond the calendar.
     """
-    for option, given in options.items():
-        expected = _DECLARED.get(option)
-        if expected is None:
-            near = difflib.get_close_matches(option, _DECLARED, n=1)
-            hint = f": did you mean {near[0]!r}?" if near else f" (there are {', '.join(sorted(_DECLARED))})"
-            raise InvalidOption(f"unknown task option {option!r}{hint}")
-        if not expected.accepts(given):
-            raise InvalidOption(f"task option {option} must be {expected.words}, not {given!r}")
-
-
-def check_options(task: Callee | str, options: CallOptions) -> None:
-    """Raise `InvalidOption` if one of `options` is unknown, impossible, or can't be kept for `task`."""
-    name = task if isinstance(task, str) else task.name
-    for option, given in options.items():
-        expected = _EXPECTED.get(option)
-        if expected is None:
-            raise InvalidOption(f"{name}: unknown option {option!r} (there are {', '.join(sorted(_EXPECTED))})")
-        if not expected.accepts(given):
-            raise InvalidOption(f"{name}: option {option} must be {expected.words}, not {given!r}")
-    if "eta" in options and "countdown" in options:
-        raise InvalidOption(f"{name}: give eta or countdown, not both")
-    if (
-        not isinstance(task, str)
-        and task.runs_in == "thread"
-        and not options.keys().isdisjoint(("time_limit", "soft_time_limit"))
-    ):
-        raise InvalidOption(f'{name} runs in a thread, which can\'t be stopped: time limits need run="process"')
-
-
-def _due(options: CallOptions, now: float, conf: Settings) -> float | None:
-    if not options:
-        return None
-    if (countdown := options.get("countdown")) is not None:
-        return _wall_time("countdown", countdown, now, conf) if countdown > 0 else None
-    return _wall_time("eta", options.get("eta"), now, conf)
-
-
-def _wall_time(option: str, given: float | datetime | None, now: float, conf: Settings) -> float | None:
     if given is None:
         return None
     try:

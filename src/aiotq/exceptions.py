@@ -4,11 +4,14 @@ AioTQError
 ├── SettingsError
 │   ├── UnknownSetting
 │   ├── InvalidSetting
+│   ├── MissingLibrary
+│   ├── SecurityError
 │   └── SettingsFrozen
 ├── AppNotFound
 ├── CallError                     the caller asked for something impossible; nothing was sent
 │   ├── NotRegistered
 │   ├── InvalidOption
+│   │   └── QueueNotFound
 │   ├── InvalidArguments          also a TypeError
 │   ├── EncodeError
 │   ├── MessageTooLarge
@@ -16,26 +19,40 @@ AioTQError
 ├── MessageError                  a message that can't be used; it goes to the dead letters
 │   ├── MalformedMessage
 │   ├── ContentDisallowed
-│   └── DecodeError
+│   ├── DecodeError
+│   ├── Unsigned
+│   └── BadSignature
 ├── OperationalError              the infrastructure failed
 │   ├── ConnectionLost
+│   │   └── NotConnected
 │   ├── PublishTimeout
 │   └── StorageError
 ├── LeaseLost
+├── WorkerLifespanError
 ├── TaskError                     how a run ended, when it did not succeed
 │   ├── RemoteError
 │   ├── WorkerLostError
 │   ├── DeadLettered
 │   ├── TaskRevokedError
 │   ├── TimeLimitExceeded
-│   └── SoftTimeLimitExceeded
-│       └── SoftTimeLimitInterrupt    also an asyncio.CancelledError
+│   ├── SoftTimeLimitExceeded
+│   │   └── SoftTimeLimitInterrupt    also an asyncio.CancelledError
+│   └── MaxRetriesExceededError
+├── TaskPredicate                 a task says what is to become of it, by raising one of these
+│   ├── Retry
+│   ├── Snooze
+│   ├── Ignore
+│   └── Reject
 └── ResultTimeout                 also a TimeoutError
 """
 
 from __future__ import annotations
 
 import asyncio
+import difflib
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from typing import Any
 
 
 class AioTQError(Exception):
@@ -63,6 +80,14 @@ class InvalidSetting(SettingsError):
         super().__init__(f"setting {name!r} must be {expected}, not {value!r}")
 
 
+class MissingLibrary(SettingsError):
+    """Raised when a URL or option needs a package that is not installed; the text says which extra brings it."""
+
+
+class SecurityError(SettingsError):
+    """Raised when messages can't be signed as asked for: a key or certificate is missing, or can't be used."""
+
+
 class SettingsFrozen(SettingsError):
     """Raised when a setting is changed after the app started."""
 
@@ -86,6 +111,16 @@ class NotRegistered(CallError):
 
 class InvalidOption(CallError):
     """Raised when an option of a call or a task is unknown or has an impossible value."""
+
+
+class QueueNotFound(InvalidOption):
+    """Raised when a queue is not in `task_queues`, and `task_create_missing_queues` is off; `.queue`, `.suggestion`."""
+
+    def __init__(self, whose: str, queue: str, known: Collection[str]) -> None:
+        near = difflib.get_close_matches(queue, list(known), n=1)
+        self.queue, self.suggestion = queue, near[0] if near else None
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(map(repr, known))}"
+        super().__init__(f"{whose}: queue {queue!r} is not in task_queues: {hint}")
 
 
 class InvalidArguments(CallError, TypeError):
@@ -127,12 +162,24 @@ class DecodeError(MessageError):
     """The bytes are not what their content type says."""
 
 
+class Unsigned(MessageError):
+    """The message has no signature, and this app takes only signed ones."""
+
+
+class BadSignature(MessageError):
+    """The message is not the one that was signed, or was signed by one who may not."""
+
+
 class OperationalError(AioTQError):
     """Raised when the broker or the results store can't do what was asked; worth trying again later."""
 
 
 class ConnectionLost(OperationalError):
     """Raised when no answer came: what was asked may or may not have been done."""
+
+
+class NotConnected(ConnectionLost):
+    """Raised when there is no connection, or the server can't serve at the moment: certainly nothing was done."""
 
 
 class PublishTimeout(OperationalError):
@@ -157,6 +204,14 @@ class LeaseLost(AioTQError):
     """The right to run this delivery is gone: somebody else has it, and this run can't commit."""
 
 
+class WorkerLifespanError(AioTQError):
+    """Raised when what a worker opens for its tasks failed; `.name`, `.when` ("start" or "end"), its cause."""
+
+    def __init__(self, name: str, when: str, error: BaseException) -> None:
+        self.name, self.when = name, when
+        super().__init__(f"worker lifespan {name} failed at the worker's {when}: {type(error).__name__}: {error}")
+
+
 class TaskError(AioTQError):
     """How a run ended when it did not succeed."""
 
@@ -171,6 +226,10 @@ class RemoteError(TaskError):
     def __init__(self, type_name: str, text: str, traceback: str | None = None) -> None:
         self.type_name, self.text, self.traceback = type_name, text, traceback
         super().__init__(f"{type_name}: {text}" if text else type_name)
+
+
+class MaxRetriesExceededError(TaskError):
+    """The task was to be retried once more than it may be, and gave no exception to end with instead."""
 
 
 class WorkerLostError(TaskError):
@@ -202,3 +261,55 @@ class SoftTimeLimitInterrupt(SoftTimeLimitExceeded, asyncio.CancelledError):
 
 class ResultTimeout(AioTQError, TimeoutError):
     """Raised by `get(timeout=…)` when the result did not come in time; the task goes on."""
+
+
+class TaskPredicate(AioTQError):
+    """How a task says what is to become of it, in place of ending with a value or an error: raise one of these."""
+
+
+class Retry(TaskPredicate):
+    """The task is to run again; made by `self.retry(...)`.
+
+    `exc` is the reason, `delay` in seconds from when it was raised, `eta` a time instead of it. `call_args`,
+    `call_kwargs` and `options` stand in place of the call's own; None leaves those.
+    """
+
+    def __init__(
+        self,
+        reason: str = "",
+        exc: BaseException | None = None,
+        *,
+        delay: float | None = None,
+        eta: datetime | None = None,
+        call_args: Sequence[Any] | None = None,
+        call_kwargs: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.exc, self.delay, self.eta = exc, delay, eta
+        self.call_args, self.call_kwargs, self.options = call_args, call_kwargs, options
+        super().__init__(reason)
+
+
+class Snooze(TaskPredicate):
+    """Run again `seconds` from now, with no retry spent: the time has not come yet, and that is no failure."""
+
+    def __init__(self, seconds: float) -> None:
+        if not 0 <= seconds <= 315_360_000:  # ten years
+            raise ValueError(f"Snooze needs seconds from 0 to ten years, not {seconds!r}")
+        self.seconds = seconds
+        super().__init__(seconds)
+
+
+class Ignore(TaskPredicate):
+    """Done, and nothing is stored: neither result nor state. Whoever awaits the result waits on."""
+
+
+class Reject(TaskPredicate):
+    """Nobody should run this: to the dead letters, and it ends as FAILURE.
+
+    With `requeue` somebody else may run it, a second from now; that spends no retry.
+    """
+
+    def __init__(self, reason: object = "", requeue: bool = False) -> None:
+        self.reason, self.requeue = reason, requeue
+        super().__init__(reason, requeue)

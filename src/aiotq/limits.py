@@ -1,12 +1,17 @@
-"""Time limits of coroutines (P8): soft, raised in the task at its next await; hard, by cancelling its run."""
+"""Soft time limits (P8): raised in a coroutine at its next await, in a thread between two instructions."""
 
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import threading
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Generic, TypeVar
 
-from .exceptions import SoftTimeLimitInterrupt
+import anyio
+from anyio import to_thread
+
+from .exceptions import SoftTimeLimitExceeded, SoftTimeLimitInterrupt
 
 T = TypeVar("T")
 
@@ -72,3 +77,79 @@ def _sending(coro: Coroutine[Any, Any, Any]) -> Callable[[], Any]:
 
 def _throwing(coro: Coroutine[Any, Any, Any], error: BaseException) -> Callable[[], Any]:
     return lambda: coro.throw(error)
+
+
+class SoftLimitedThread(Generic[T]):
+    """Calls a function in the thread that calls `run`; `ring()` raises `SoftTimeLimitExceeded` in it, once.
+
+    It is raised before the next bytecode instruction: code that waits in C (a socket, `time.sleep`) gets it when that
+    returns. Under a lock, and only while the function still runs, so that it never hits what comes after it in that
+    thread. Source: `PyThreadState_SetAsyncExc` in Python's C API documentation.
+    """
+
+    def __init__(self, function: Callable[[], T], seconds: float) -> None:
+        self._function = function
+        self._seconds = seconds
+        self._lock = threading.Lock()
+        self._thread: int | None = None  #: while the function runs
+        self._is_over = False  #: the time
+        self._has_rung = False
+
+    def run(self) -> T:
+        """Call the function.
+
+        Raises:
+            SoftTimeLimitExceeded: it did not handle the one that was raised in it.
+        """
+        try:
+            try:
+                with self._lock:
+                    if self._is_over:  # before the thread began
+                        self._has_rung = True
+                        raise SoftTimeLimitExceeded
+                    self._thread = threading.get_ident()
+                return self._function()
+            finally:
+                with self._lock:
+                    if self._has_rung and self._thread is not None:
+                        _raise_in(self._thread, None)  # it may not have struck yet
+                    self._thread = None
+        except SoftTimeLimitExceeded as exc:
+            if self._has_rung and not exc.args:
+                raise SoftTimeLimitExceeded(f"soft time limit of {self._seconds:g} s exceeded") from exc
+            raise
+
+    def ring(self) -> None:
+        """The time is over."""
+        with self._lock:
+            self._is_over = True
+            if self._thread is not None and not self._has_rung:
+                self._has_rung = True
+                _raise_in(self._thread, SoftTimeLimitExceeded)
+
+
+async def run_in_thread(
+    function: Callable[[], T],
+    seconds: float | None,
+    *,
+    limiter: anyio.CapacityLimiter | None = None,
+    abandons: bool = False,
+) -> T:
+    """Call `function` in a thread, under a soft limit if `seconds` are given.
+
+    Cancelled, it is waited for, or with `abandons` left running.
+    """
+    if seconds is None:
+        return await to_thread.run_sync(function, limiter=limiter, abandon_on_cancel=abandons)
+    limited = SoftLimitedThread(function, seconds)
+    timer = asyncio.get_running_loop().call_later(seconds, limited.ring)
+    try:
+        return await to_thread.run_sync(limited.run, limiter=limiter, abandon_on_cancel=abandons)
+    finally:
+        timer.cancel()
+
+
+def _raise_in(thread: int, kind: type[BaseException] | None) -> None:
+    """Raise `kind` in a thread of ours; None takes back what has not struck yet."""
+    argument = ctypes.py_object(kind) if kind is not None else None
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), argument)

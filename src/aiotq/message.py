@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import struct
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, cast
 
 import orjson
@@ -57,6 +57,9 @@ class Message:
     shadow: str | None = None
     origin: str | None = None
     headers: Mapping[str, Any] | None = None  #: the caller's own
+    compression: str | None = None  #: the content type of what `body` is compressed as
+    signature: str | None = None
+    losses: int = 0  #: child processes that died with it
 
     @property
     def key(self) -> tuple[str, int]:
@@ -64,35 +67,55 @@ class Message:
         return self.id, self.attempt
 
 
-#: Header name -> (accepted types, default). Everything `pack` writes and `unpack` believes.
-_OPTIONAL: Final[dict[str, tuple[tuple[type, ...], object]]] = {
-    "content_type": ((str,), "application/json"),
-    "content_encoding": ((str,), "utf-8"),
-    "reply_to": ((str,), None),
-    "sent_at": ((float, int), None),
-    "eta": ((float, int), None),
-    "expires": ((float, int), None),
-    "root_id": ((str,), None),
-    "parent_id": ((str,), None),
-    "retries": ((int,), 0),
-    "attempt": ((int,), 0),
-    "soft_time_limit": ((float, int), None),
-    "time_limit": ((float, int), None),
-    "ignore_result": ((bool,), False),
-    "shadow": ((str,), None),
-    "origin": ((str,), None),
-    "headers": ((dict,), None),
+def is_name(given: object) -> bool:
+    """Whether `given` can name a task, a queue or a call: it stands in keys, and in one line of a log."""
+    return isinstance(given, str) and 0 < len(given) <= MAX_NAME and given.isprintable()
+
+
+def _is_time(given: float) -> bool:
+    return 0 <= given < END_OF_TIME
+
+
+def _is_count(given: int) -> bool:
+    return 0 <= given < _MAX_COUNT
+
+
+def _is_limit(given: float) -> bool:
+    return 0 < given <= LONGEST_LIMIT
+
+
+#: Header name -> (accepted types, default, what else must hold). Everything `pack` writes and `unpack` believes.
+_OPTIONAL: Final[dict[str, tuple[tuple[type, ...], object, Callable[[Any], bool] | None]]] = {
+    "content_type": ((str,), "application/json", None),
+    "content_encoding": ((str,), "utf-8", None),
+    "reply_to": ((str,), None, None),
+    "sent_at": ((float, int), None, _is_time),
+    "eta": ((float, int), None, _is_time),
+    "expires": ((float, int), None, _is_time),
+    "root_id": ((str,), None, None),
+    "parent_id": ((str,), None, None),
+    "retries": ((int,), 0, _is_count),
+    "attempt": ((int,), 0, _is_count),
+    "soft_time_limit": ((float, int), None, _is_limit),
+    "time_limit": ((float, int), None, _is_limit),
+    "ignore_result": ((bool,), False, None),
+    "shadow": ((str,), None, is_name),
+    "origin": ((str,), None, None),
+    "headers": ((dict,), None, None),
+    "compression": ((str,), None, None),
+    "signature": ((str,), None, None),
+    "losses": ((int,), 0, _is_count),
 }
-_OPTIONAL_ITEMS: Final = tuple((name, default) for name, (_, default) in _OPTIONAL.items())
+_DEFAULTS: Final = tuple((name, default) for name, (_, default, _) in _OPTIONAL.items())
 
 
 def pack(message: Message) -> bytes:
     """Return `message` as one blob: 4 bytes of length, the headers as JSON, the body."""
     headers: dict[str, Any] = {"id": message.id, "task": message.task}
-    for name, default in _OPTIONAL_ITEMS:
-        value = getattr(message, name)
-        if value != default:
-            headers[name] = value
+    for name, default in _DEFAULTS:
+        given = getattr(message, name)
+        if given is not default and given != default:
+            headers[name] = given
     head = orjson.dumps(headers)
     return _LENGTH.pack(len(head)) + head + message.body
 
@@ -123,38 +146,22 @@ def from_headers(headers: dict[str, Any], body: bytes) -> Message:
     _check_name(headers, "id")
     _check_name(headers, "task")
     for name, given in headers.items():
-        if name in _OPTIONAL:
-            if type(given) not in _OPTIONAL[name][0]:
-                raise MalformedMessage(f"header {name!r} is a {type(given).__name__}")
-            if not _is_possible(name, given):
-                raise MalformedMessage(f"header {name!r} can't be {given!r}")
-        elif name not in {"id", "task"}:
-            raise MalformedMessage(f"unknown header {name[:MAX_NAME]!r}")
+        known = _OPTIONAL.get(name)
+        if known is None:
+            if name not in {"id", "task"}:
+                raise MalformedMessage(f"unknown header {name[:MAX_NAME]!r}")
+            continue
+        types, _, is_possible = known
+        if type(given) not in types:
+            raise MalformedMessage(f"header {name!r} is a {type(given).__name__}")
+        if is_possible is not None and not is_possible(given):
+            raise MalformedMessage(f"header {name!r} can't be {given!r}")
     return Message(body=body, **headers)
-
-
-def _is_possible(name: str, given: Any) -> bool:
-    match name:
-        case "sent_at" | "eta" | "expires":
-            return bool(0 <= given < END_OF_TIME)
-        case "retries" | "attempt":
-            return bool(0 <= given < _MAX_COUNT)
-        case "soft_time_limit" | "time_limit":
-            return bool(0 < given <= LONGEST_LIMIT)
-        case "shadow":
-            return is_name(given)
-        case _:
-            return True
 
 
 def _check_name(headers: Mapping[str, Any], name: str) -> None:
     if not is_name(headers.get(name)):
         raise MalformedMessage(f"header {name!r} must be a string of 1 to {MAX_NAME} printable characters")
-
-
-def is_name(given: object) -> bool:
-    """Whether `given` can name a task, a queue or a call: it stands in keys, and in one line of a log."""
-    return isinstance(given, str) and 0 < len(given) <= MAX_NAME and given.isprintable()
 
 
 @value
@@ -190,11 +197,23 @@ def unpack_envelope(data: bytes) -> Envelope:
     return Envelope(unpack(data[start:]), queue, priority, due)
 
 
+#: Random digits for ids to come: the system is asked for those of many at once.
+_digits: list[str] = []
+_DIGITS: Final = 18
+_IDS_AT_ONCE: Final = 128
+os.register_at_fork(after_in_child=_digits.clear)  # or parent and child would make the same ids
+
+
 def new_id() -> str:
     """Return a new UUID as text, of version 7: ids made one after another stand side by side in a store's index.
 
     Random ones (version 4) spread over all of it, which halves the rate of commits on SQLite. Source: RFC 9562, 5.7.
     """
+    try:
+        digits = _digits.pop()
+    except IndexError:
+        many = os.urandom(_IDS_AT_ONCE * _DIGITS // 2).hex()
+        _digits.extend(many[start : start + _DIGITS] for start in range(_DIGITS, len(many), _DIGITS))
+        digits = many[:_DIGITS]
     milliseconds = time.time_ns() // 1_000_000
-    digits = os.urandom(10).hex()
-    return f"{milliseconds >> 16:08x}-{milliseconds & 0xFFFF:04x}-7{digits[:3]}-a{digits[3:6]}-{digits[6:18]}"
+    return f"{milliseconds >> 16:08x}-{milliseconds & 0xFFFF:04x}-7{digits[:3]}-a{digits[3:6]}-{digits[6:]}"

@@ -6,14 +6,14 @@ import difflib
 import importlib
 import importlib.util
 import inspect
-import sys
 import weakref
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from pathlib import Path
+from dataclasses import replace
 from typing import Any, Concatenate, Final, Literal, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, overload
 
-from .calls import RunsIn, TaskOptions, check_declaration
 from .exceptions import InvalidOption, NotRegistered
+from .options import DECLARABLE, RunsIn, TaskOptions, check_declaration
+from .serialization.known import home_module
 from .settings import Settings
 from .task import CoroutineTask, FunctionTask, Task, TaskHome
 
@@ -34,8 +34,11 @@ class TaskDeclaration(TypedDict, total=False):
     typing: bool
     "False: arguments are not checked against the signature at the call."
     queue: str
+    exchange: str
+    routing_key: str
     priority: int
     serializer: str
+    compression: str
     ignore_result: bool
     acks_late: bool
     track_started: bool
@@ -43,6 +46,40 @@ class TaskDeclaration(TypedDict, total=False):
     "Seconds after the call."
     soft_time_limit: float
     time_limit: float
+    max_retries: int | None
+    "Retries before `self.retry` gives up (3); None: for ever."
+    default_retry_delay: float
+    "Seconds before a retry that says nothing else (180)."
+    autoretry_for: tuple[type[BaseException], ...]
+    "Exceptions at which the task is retried by itself."
+    dont_autoretry_for: tuple[type[BaseException], ...]
+    "Those among them at which it is not."
+    retry_kwargs: Mapping[str, Any]
+    "`max_retries` and `countdown` of such retries."
+    retry_backoff: float | bool
+    "Such retries wait twice as long each time: the first this many seconds (True: 1)."
+    retry_backoff_max: float
+    "Seconds that they wait at most (600)."
+    retry_jitter: bool
+    "Wait any time up to that, so that those who failed together don't come back together (True)."
+    reject_on_worker_lost: bool
+    "True: a task whose child process died is handed back and may run again, `max_deliveries` times."
+    max_deliveries: int
+    "In place of the setting `task_max_deliveries`."
+    store_errors_even_if_ignored: bool
+    "Keep failures although results are ignored."
+    throws: tuple[type[BaseException], ...]
+    "Expected exceptions: a line of the log at INFO, without traceback."
+    trail: bool
+    "Keep the ids of the calls it makes, as `children` of its result (True)."
+    shadow_name: Callable[..., str | None]
+    "`shadow_name(args, kwargs, options)` names a call in logs in place of the task's name."
+    resultrepr_maxsize: int
+    "Characters of the result in the log (1024)."
+    rate_limit: str | float
+    'Starts in all workers together: `"100/m"`, `"5/h"`, or a number a second; evenly spaced.'
+    base: type[Task[..., Any]]
+    "A subclass of `Task` with handlers (`on_failure`, …), other methods, and options as class attributes."
 
 
 class Decorator(Protocol):
@@ -72,9 +109,11 @@ class BindingDecorator(Protocol):
 class TaskRegistry:
     """The tasks of one app (`tasks`, by name), and where to find more of them."""
 
-    def __init__(self, main: str | None, conf: Settings) -> None:
+    def __init__(self, main: str | None, conf: Settings, task_cls: type[Task[..., Any]] | None = None) -> None:
         self.main = main
         self.conf = conf
+        #: The class of tasks that name no `base`.
+        self.task_cls = task_cls
         self.tasks: dict[str, Task[..., Any]] = dict(_shared_tasks)
         self._discoveries: list[tuple[Iterable[str] | Callable[[], Iterable[str]], str | None]] = []
         _registries.add(self)
@@ -110,7 +149,30 @@ class TaskRegistry:
         return register
 
     def _register(self, fn: Callable[..., Any], options: Mapping[str, Any]) -> Task[..., Any]:
-        task = _make_task(fn, options, self.main, self._home())
+        return self._add(_make_task(fn, options, self.main, self._home(), self.task_cls))
+
+    def register_task(self, task: type[Task[..., Any]] | Task[..., Any]) -> Task[..., Any]:
+        """Make a task of a class: its `run` is the function, and its options are attributes of the class.
+
+            class Add(Task):
+                name = "proj.add"
+
+                async def run(self, x, y):
+                    return x + y
+
+            add = app.register_task(Add)
+
+        Raises:
+            InvalidOption: it has no `run`, or an option that can't be.
+        """
+        kind = task if isinstance(task, type) else type(task)
+        run: Any = getattr(kind, "run", None)
+        if not callable(run):
+            raise InvalidOption(f"{kind.__qualname__} needs a method run(self, …): that is what its calls do")
+        name = _options_of(kind).get("name") or task_name(kind, self.main)
+        return self._add(_make_task(run, {"base": kind, "bind": True, "name": name}, self.main, self._home()))
+
+    def _add(self, task: Task[..., Any]) -> Task[..., Any]:
         existing = self.tasks.get(task.name)
         if existing is not None:
             _check_same(existing, task)
@@ -191,14 +253,51 @@ def shared_task(fn: Callable[..., Any] | None = None, **options: Any) -> Any:
 
 
 def _make_task(
-    fn: Callable[..., Any], options: Mapping[str, Any], main: str | None, home: TaskHome | None
+    fn: Callable[..., Any],
+    options: Mapping[str, Any],
+    main: str | None,
+    home: TaskHome | None,
+    default_base: type[Task[..., Any]] | None = None,
 ) -> Task[..., Any]:
-    declared = dict(options)
+    given = dict(options)
+    base: Any = given.pop("base", None) or default_base
+    if base is not None and not _is_task_class(base):
+        raise InvalidOption(f"task option base must be a subclass of aiotq.Task, not {base!r}")
+    declared = _options_of(base) | given
     name = declared.pop("name", None) or task_name(fn, main)
-    made = TaskOptions(**declared)
-    if inspect.iscoroutinefunction(fn):
-        return CoroutineTask[..., Any](fn, name, made, home)
-    return FunctionTask[..., Any](fn, name, made, home)
+    declared.update((option, tuple(declared[option])) for option in _TUPLES & declared.keys())
+    kind: Any = CoroutineTask if inspect.iscoroutinefunction(fn) else FunctionTask
+    if base is not None and base is not Task:
+        kind = type(base.__name__, (base, kind), {"__module__": base.__module__, "__doc__": base.__doc__})
+    task: Task[..., Any] = kind(fn, name, TaskOptions(**declared), home)
+    if (shadow_name := getattr(task, "shadow_name", None)) is not None:
+        task.declared = replace(task.declared, shadow_name=shadow_name)
+    if home is not None:
+        task.on_bound(home)
+    return task
+
+
+def _is_task_class(given: object) -> bool:
+    return isinstance(given, type) and issubclass(given, Task)
+
+
+_TUPLES: Final = frozenset({"autoretry_for", "dont_autoretry_for", "throws"})
+
+
+def _options_of(base: type[Task[..., Any]] | None) -> dict[str, Any]:
+    """Return the options that a task class has as attributes, its own or inherited."""
+    if base is None:
+        return {}
+    found: dict[str, Any] = {}
+    for kind in reversed(base.__mro__[: base.__mro__.index(Task)]):
+        for option in DECLARABLE & vars(kind).keys():
+            value = vars(kind)[option]
+            found[option] = value.__func__ if isinstance(value, staticmethod) else value
+    found.pop("shadow_name", None)  # a method: it is bound when the task is there
+    if callable(found.get("run")):
+        del found["run"]  # what the task of a class does, and not where
+    check_declaration(found)
+    return found
 
 
 def _check_same(existing: Task[..., Any], task: Task[..., Any]) -> None:
@@ -218,10 +317,6 @@ def _origin(fn: Callable[..., Any]) -> tuple[str, str]:
     return code.co_filename if code is not None else fn.__module__, fn.__qualname__
 
 
-def task_name(fn: Callable[..., Any], main: str | None) -> str:
+def task_name(fn: Any, main: str | None) -> str:
     """Return the name of the task made of `fn`: module and function; a script's module is `main` or its file's name."""
-    module = fn.__module__
-    if module in {"__main__", "__mp_main__"}:
-        file = getattr(sys.modules.get(module), "__file__", None)
-        module = main or (Path(file).stem if file else module)
-    return f"{module}.{fn.__name__}"
+    return f"{home_module(fn.__module__, main)}.{fn.__name__}"

@@ -12,7 +12,7 @@ from ._values import value
 from .message import Message
 
 
-@value
+@value(eq=False)
 class Request:
     """One call while it runs (`self.request`). Times are aware UTC."""
 
@@ -34,6 +34,14 @@ class Request:
     is_eager: bool = False
     called_directly: bool = True
     ignore_result: bool = False
+    utc: bool = True
+    attempt: int = 0  #: retries and snoozes so far
+    children: list[str] = field(default_factory=list[str], compare=False)  #: ids of the calls it has made
+
+    @property
+    def correlation_id(self) -> str | None:
+        """The id, under the name that message brokers have for it."""
+        return self.id
 
 
 _NO_REQUEST: Final = Request()
@@ -75,4 +83,5 @@ def request_of(
         is_eager=is_eager,
         called_directly=False,
         ignore_result=message.ignore_result,
+        attempt=message.attempt,
     )

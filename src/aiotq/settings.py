@@ -10,15 +10,17 @@ import difflib
 import math
 import types
 import typing
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any, Final, cast
 
 from .exceptions import InvalidSetting, SettingsFrozen, UnknownSetting
+from .schedules import seconds_apart
 
 ENVIRONMENT_PREFIX: Final = "AIOTQ_"
 #: Names the app for the command line; it has our prefix and is no setting.
 APP_VARIABLE: Final = "AIOTQ_APP"
+EXCHANGE_TYPES: Final = ("direct", "topic", "fanout")
 
 
 @dataclass(slots=True)
@@ -26,7 +28,7 @@ class _Values:
     """The settings as typed attributes; each is followed by its meaning."""
 
     broker_url: str = "sqlite:///aiotq.db"
-    "Where messages are kept: `sqlite:///relative.db`, `sqlite:////absolute.db`, `memory://`, `memory://name`."
+    "Where messages are kept: `sqlite:///relative.db`, `sqlite:////absolute.db`, `redis://host:6379/0`, `memory://`."
     result_backend: str | None = None
     "Where results are kept; None: the broker's own place. `disabled://` keeps none."
 
@@ -36,15 +38,35 @@ class _Values:
     "The zone of an `eta` that names none."
 
     task_default_queue: str = "default"
-    "The queue of tasks that name none."
+    "The queue of calls that nothing else sends elsewhere."
+    task_queues: tuple[Any, ...] = ()
+    "The queues there are: names and `Queue` values; also what a worker consumes from unless told otherwise."
+    task_routes: Any = ()
+    "Where tasks go by their names: a mapping, a function, `module:function`, or a list of these."
+    task_create_missing_queues: bool = True
+    "False: a call to a queue that is not in `task_queues` is an error."
+    task_default_exchange: str | None = None
+    "The exchange of queues and routing keys that name none; None: each queue has one of its own name."
+    task_default_exchange_type: str = "direct"
+    "`direct`, `topic` or `fanout`."
+    task_default_routing_key: str | None = None
+    "The routing key of calls that name an exchange and no key."
     task_default_priority: int = 4
     "0 to 9, 9 first; the default leaves room on both sides."
     task_serializer: str = "json"
-    "How arguments are encoded: `json` or `msgpack`, or one that was registered."
+    "How arguments are encoded: `json`, `msgpack`, `yaml`, or one that was registered."
+    task_compression: str | None = None
+    "How encoded arguments are compressed: `zlib`, `bzip2`, `lzma`, `brotli`, `zstd`, or one that was registered."
     result_serializer: str = "json"
     "How results are encoded."
+    result_compression: str | None = None
+    "How encoded results are compressed."
     accept_content: tuple[str, ...] = ("json", "msgpack")
     "Serializers (names or content types) that are decoded; anything else goes to the dead letters."
+    security_key: str | None = None
+    "A secret that signs every message; unsigned and wrongly signed ones go to the dead letters."
+    security_previous_keys: tuple[str, ...] = ()
+    "Secrets that others may still sign with, while all change over to a new `security_key`."
     task_acks_late: bool = True
     "True: a task is acknowledged with its result (at least once). False: before it runs (at most once)."
     task_ignore_result: bool = False
@@ -55,8 +77,20 @@ class _Values:
     "Seconds after which `SoftTimeLimitExceeded` is raised in a task."
     task_time_limit: float | None = None
     "Seconds after which a task is stopped and fails."
+    task_always_eager: bool = False
+    "Run calls where they are made, with no broker and no worker: for tests (better ones: `aiotq.testing`)."
+    task_eager_propagates: bool = False
+    "Raise what a task that runs so, or by `apply`, fails with, where it was called."
+    task_store_eager_result: bool = False
+    "With `task_always_eager`: store results, for those who ask for them by id."
     task_max_deliveries: int = 3
     "Deaths of workers that one task may be charged with before it goes to the dead letters."
+    task_default_rate_limit: str | None = None
+    'Starts of each task that says nothing else, in all workers together: `"100/m"`.'
+    task_reject_on_worker_lost: bool = False
+    "True: a task whose child process died is handed back and may run again. False: it fails."
+    task_store_errors_even_if_ignored: bool = False
+    "Keep failures although results are ignored."
     task_message_max_size: int = 4 * 1024 * 1024
     "Bytes of one encoded call; larger ones are refused at the call, and dead-lettered when they arrive."
     task_publish_timeout: float = 5.0
@@ -79,6 +113,12 @@ class _Values:
     'Child processes for `run="process"` tasks; None: one a core.'
     worker_prefetch: int = 0
     "Deliveries a worker may hold beyond what it can start."
+    worker_queue_weights: Mapping[str, int] = field(default_factory=dict[str, int])
+    'How much is taken from a queue, against 1 from those not named: `{"hi": 3}`.'
+    worker_queue_order: str = "fair"
+    "`fair`: queues take turns. `strict`: nothing of a queue while one before it has anything, for ever if it must be."
+    worker_unknown_task_timeout: float = 300.0
+    "Seconds for which a worker hands on a task that it does not know, before it goes to the dead letters."
     worker_lease: float = 15.0
     "Seconds after its last heartbeat at which a worker counts as dead."
     worker_grace: float = 30.0
@@ -88,6 +128,11 @@ class _Values:
     worker_max_tasks_per_child: int | None = None
     "Tasks after which a child process is replaced."
 
+    worker_log_format: str = "text"
+    "What `aiotq worker` logs: `text` for people, `json` for machines, one object a line."
+    worker_uvloop: bool = False
+    "Run `aiotq worker` on uvloop's event loop (the extra `aiotq[uvloop]`)."
+
     dead_letter_expires: float = 30 * 86_400.0
     "Seconds a dead letter is kept."
 
@@ -96,18 +141,34 @@ _TYPES: Final[dict[str, Any]] = typing.get_type_hints(_Values)
 _DEFAULTS: Final = _Values()
 NAMES: Final = tuple(field.name for field in fields(_Values))
 _POSITIVE: Final = frozenset(
-    name for name in NAMES if _TYPES[name] in (float, float | None) or name.startswith("worker_")
+    name
+    for name in NAMES
+    if _TYPES[name] in (float, float | None) or (name.startswith("worker_") and _TYPES[name] in (int, int | None))
 ) | {"task_max_deliveries", "task_message_max_size", "task_publish_pending", "result_max_size"}
-_MAY_BE_ZERO: Final = frozenset({"worker_prefetch", "worker_grace"})
+#: Settings that are not to be shown.
+SECRETS: Final = frozenset({"security_key", "security_previous_keys"})
+_MAY_BE_ZERO: Final = frozenset({"worker_prefetch", "worker_grace", "worker_unknown_task_timeout"})
+_CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
+    "task_default_exchange_type": EXCHANGE_TYPES,
+    "worker_queue_order": ("fair", "strict"),
+    "worker_log_format": ("text", "json"),
+}
+#: What checks a value that is more than a plain one, and returns it in the form in which it is kept.
+Check = Callable[[object], object]
 
 
 class Settings(_Values):
-    """An app's configuration (`app.conf`): attributes checked when set, frozen when the app starts."""
+    """An app's configuration (`app.conf`): attributes checked when set, frozen when the app starts.
 
-    __slots__ = ("_frozen_by",)
+    `checks` are those of settings whose form a room above this one knows.
+    """
+
+    __slots__ = ("_checks", "_frozen_by")
+    _checks: Mapping[str, Check]
     _frozen_by: str | None
 
-    def __init__(self, values: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, values: Mapping[str, Any] | None = None, *, checks: Mapping[str, Check] | None = None) -> None:
+        object.__setattr__(self, "_checks", checks or {})
         object.__setattr__(self, "_frozen_by", None)
         for name in NAMES:
             object.__setattr__(self, name, getattr(_DEFAULTS, name))
@@ -118,7 +179,8 @@ class Settings(_Values):
             raise unknown(name)
         if self._frozen_by is not None:
             raise SettingsFrozen(f"setting {name!r} can't be changed: {self._frozen_by}")
-        object.__setattr__(self, name, _checked(name, value))
+        check = self._checks.get(name)
+        object.__setattr__(self, name, _checked(name, value) if check is None else check(value))
 
     def update(self, values: Mapping[str, Any] | None = None, /, **more: Any) -> None:
         """Set several settings.
@@ -129,9 +191,21 @@ class Settings(_Values):
         for name, value in {**(values or {}), **more}.items():
             setattr(self, name, value)
 
+    def copy(self) -> Settings:
+        """Return the same settings, free to be changed."""
+        fresh = Settings(checks=self._checks)
+        for name in NAMES:
+            object.__setattr__(fresh, name, getattr(self, name))
+        return fresh
+
     def freeze(self, reason: str) -> None:
         """Refuse further changes, because of `reason`."""
         object.__setattr__(self, "_frozen_by", reason)
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether the app is in use."""
+        return self._frozen_by is not None
 
     def as_dict(self) -> dict[str, Any]:
         """Return every setting with its value."""
@@ -182,7 +256,7 @@ def from_object(source: object, namespace: str = "") -> dict[str, Any]:
             for name in dir(source)
             if not name.startswith("_")
             and not isinstance(getattr(source, name), types.ModuleType)
-            and not callable(getattr(source, name))
+            and (not callable(getattr(source, name)) or name.lower().endswith("task_routes"))
             and type(getattr(source, name)).__module__ != "__future__"  # from __future__ import annotations
         }
     if namespace:
@@ -198,6 +272,8 @@ def from_object(source: object, namespace: str = "") -> dict[str, Any]:
 def _checked(name: str, given: Any) -> Any:
     shown: object = given
     expected = _TYPES[name]
+    if expected is Any or typing.get_origin(expected) is Mapping:
+        return given
     if typing.get_origin(expected) is tuple:
         items = list(cast("list[Any]", given)) if isinstance(given, (list, tuple, set, frozenset)) else [None]
         if all(isinstance(item, str) for item in items):
@@ -212,8 +288,15 @@ def _checked(name: str, given: Any) -> Any:
         raise InvalidSetting(name, given, "a finite number")
     if name in _POSITIVE and given is not None and (number < 0 or (number == 0 and name not in _MAY_BE_ZERO)):
         raise InvalidSetting(name, given, "0 or more" if name in _MAY_BE_ZERO else "more than 0")
+    if name in _CHOICES and given not in _CHOICES[name]:
+        raise InvalidSetting(name, given, " or ".join(map(repr, _CHOICES[name])))
     if name == "task_default_priority" and not 0 <= number <= 9:
         raise InvalidSetting(name, given, "0 to 9")
+    if name == "task_default_rate_limit" and given is not None:
+        try:
+            seconds_apart(str(given))
+        except ValueError as exc:
+            raise InvalidSetting(name, given, 'a rate such as "100/m"') from exc
     if name == "timezone" and given != _DEFAULTS.timezone:
         from zoneinfo import ZoneInfo  # noqa: PLC0415  # 3 ms of everybody's start, for few
 
@@ -228,6 +311,10 @@ def _parsed(name: str, text: str) -> Any:
     expected = _TYPES[name]
     if typing.get_origin(expected) is tuple:
         return tuple(item.strip() for item in text.split(",") if item.strip())
+    if name == "task_routes":
+        return _parsed_routes(text)
+    if name == "worker_queue_weights":
+        return _parsed_weights(text)
     allowed = typing.get_args(expected) or (expected,)
     if type(None) in allowed and text.lower() in {"", "none", "null"}:
         return None
@@ -241,6 +328,20 @@ def _parsed(name: str, text: str) -> Any:
     except (KeyError, ValueError) as exc:
         raise InvalidSetting(name, text, _words(allowed)) from exc
     return text
+
+
+def _parsed_routes(text: str) -> Any:
+    """Return what `feed.*=feeds,proj.add=hi` says; a part without `=` is the path of a router."""
+    parts = [part.strip().partition("=") for part in text.split(",") if part.strip()]
+    return [(name.strip(), queue.strip()) if is_pair else name for name, is_pair, queue in parts]
+
+
+def _parsed_weights(text: str) -> dict[str, int]:
+    """Return what `hi:3,lo:1` says."""
+    parts = [part.strip().rpartition(":") for part in text.split(",") if part.strip()]
+    if not all(queue and weight.isdecimal() for queue, _, weight in parts):
+        raise InvalidSetting("worker_queue_weights", text, "queues with their weights, as hi:3,lo:1")
+    return {queue: int(weight) for queue, _, weight in parts}
 
 
 def _words(allowed: tuple[type, ...]) -> str:

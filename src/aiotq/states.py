@@ -15,8 +15,8 @@ REVOKED: Final = "REVOKED"
 #: Nothing follows these; a stored terminal state is never overwritten by another run.
 READY_STATES: Final = frozenset({SUCCESS, FAILURE, REVOKED})
 UNREADY_STATES: Final = frozenset({PENDING, RECEIVED, STARTED, RETRY})
-#: Terminal states whose result is an exception.
-EXCEPTION_STATES: Final = frozenset({FAILURE, REVOKED})
+#: States whose result is an exception.
+EXCEPTION_STATES: Final = frozenset({RETRY, FAILURE, REVOKED})
 
 
 def is_ready(state: str) -> bool:

@@ -7,23 +7,25 @@ import functools
 import inspect
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextvars import ContextVar
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final, Generic, ParamSpec, Protocol, TypeVar, Unpack, cast
 
-from anyio import to_thread
-
 from . import states
-from .calls import ArgumentCheck, CallOptions, RunsIn, TaskOptions, build_envelope
+from ._values import shown
+from .calls import ArgumentCheck, build_envelope
 from .canvas.signature import Signature
-from .exceptions import CallError, InvalidOption, TimeLimitExceeded
-from .limits import SoftLimited
+from .exceptions import CallError, InvalidOption, MaxRetriesExceededError, Retry, TimeLimitExceeded
+from .hooks import Handlers, overridden
+from .limits import SoftLimited, run_in_thread
 from .message import Message
+from .options import RETRY_OPTIONS, CallOptions, RunsIn, TaskOptions, check_options
 from .request import Request, request_of, running_request
 from .results.document import format_traceback
-from .results.handle import AsyncResult, EagerResult, ResultSet, SyncResult
+from .results.handle import AsyncResult, EagerResult, Readers, ResultSet, SyncResult
+from .retries import automatic_retry
 from .serialization import SerializerRegistry
 from .settings import Settings
-from .sync import Bridge
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -33,10 +35,12 @@ _running: ContextVar[Task[..., Any] | None] = ContextVar("aiotq_running_task", d
 
 
 #: Options that only a call which is sent can have.
-_ONLY_SENT: Final = frozenset({"countdown", "eta", "expires", "queue", "priority", "publish_timeout"})
+ONLY_SENT: Final = frozenset(
+    {"countdown", "eta", "expires", "queue", "exchange", "routing_key", "priority", "publish_timeout"}
+)
 
 
-class TaskHome(Protocol):
+class TaskHome(Readers, Protocol):
     """All that a task asks of its app."""
 
     @property
@@ -44,9 +48,6 @@ class TaskHome(Protocol):
 
     @property
     def serializers(self) -> SerializerRegistry: ...
-
-    @property
-    def bridge(self) -> Bridge: ...
 
     async def call(
         self, task: Task[..., Any] | str, args: Sequence[Any], kwargs: Mapping[str, Any], options: CallOptions
@@ -65,6 +66,12 @@ def set_default_home(home: TaskHome) -> None:
     _default_home[:] = [home]
 
 
+def current_trails() -> bool:
+    """Whether the task that runs here keeps the ids of the calls it makes."""
+    task = _running.get()
+    return task is not None and task.declared.trail
+
+
 class CurrentTask:
     """Stands for the task that runs here (`aiotq.current_task`): its attributes are that task's."""
 
@@ -78,7 +85,7 @@ class CurrentTask:
         return getattr(task, name)
 
 
-class Task(Generic[P, R]):
+class Task(Handlers, Generic[P, R]):
     """A registered function; made by `@app.task`.
 
     await add.delay(2, 2)                        # send a call
@@ -91,6 +98,9 @@ class Task(Generic[P, R]):
         self.fn = fn
         self.name = name
         self.declared = options
+        self.max_retries = options.max_retries
+        self.default_retry_delay = options.default_retry_delay
+        self.handlers = overridden(type(self))
         self._home = home
         self.runs_in: RunsIn = options.run or ("loop" if inspect.iscoroutinefunction(fn) else "thread")
         if self.runs_in == "loop" and not inspect.iscoroutinefunction(fn):
@@ -101,8 +111,6 @@ class Task(Generic[P, R]):
             raise InvalidOption(
                 f'task {name}: a thread can\'t be stopped, so time_limit needs an async def or run="process"'
             )
-        if self.runs_in == "thread" and options.soft_time_limit is not None:
-            raise InvalidOption(f'task {name}: soft_time_limit needs an async def or run="process"')
         self._arguments = ArgumentCheck(fn, name, skip_first=options.bind)
 
     def __repr__(self) -> str:
@@ -161,17 +169,20 @@ class Task(Generic[P, R]):
         self,
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
+        *,
+        throw: bool | None = None,
         **options: Unpack[CallOptions],
     ) -> EagerResult[R]:
         """Run a call here as a worker would: arguments and value serialized and read back, limits kept, errors caught.
 
-        A function that workers run in a thread or process runs in a thread, where limits can't be kept.
+        A function that workers run in a thread or process runs in a thread, where hard limits can't be kept. Retries
+        follow at once. With `throw` (default: the setting `task_eager_propagates`) what the task fails with is raised.
 
         Raises:
             InvalidOption: an option that has no meaning for a call which is run here and now.
         """
         for option in options:
-            if option in _ONLY_SENT:
+            if option in ONLY_SENT:
                 raise InvalidOption(f"{self.name}.apply: {option} is for calls that are sent; this one is run here")
         home = self.app
         now = datetime.now(UTC).timestamp()
@@ -179,21 +190,36 @@ class Task(Generic[P, R]):
             home.conf, home.serializers, self, args, kwargs or {}, options, reply_to=None, now=now
         )
         message = envelope.message
-        got_args, got_kwargs, _ = home.serializers.get(message.content_type).decode(message.body)
-        try:
-            with self.running(request_of(message, tuple(got_args), got_kwargs, is_eager=True)):
-                value = await self._run_here(message, got_args, got_kwargs)
-            serializer = home.serializers.get(home.conf.result_serializer)
-            value = serializer.decode(home.serializers.encode(serializer, value, "the result"))
-        except Exception as exc:
-            return EagerResult(message.id, exc, states.FAILURE, format_traceback(exc))
-        return EagerResult(message.id, value, states.SUCCESS)
+        got_args, got_kwargs, _ = home.serializers.decode(
+            message.content_type,
+            message.body,
+            frozenset({message.content_type}),
+            compression=message.compression,
+            max_size=home.conf.task_message_max_size,
+        )
+        while True:
+            try:
+                with self.running(request_of(message, tuple(got_args), got_kwargs, is_eager=True)):
+                    value = await self._run_here(message, got_args, got_kwargs)
+                serializer = home.serializers.to_send(home.conf.result_serializer, home.conf.accept_content)
+                value = serializer.decode(home.serializers.encode(serializer, value, "the result"))
+            except Exception as exc:
+                again = exc if isinstance(exc, Retry) else automatic_retry(self, exc, message.retries)
+                if again is None:
+                    if home.conf.task_eager_propagates if throw is None else throw:
+                        raise
+                    return EagerResult(message.id, exc, states.FAILURE, format_traceback(exc), readers=home)
+                got_args = got_args if again.call_args is None else again.call_args
+                got_kwargs = got_kwargs if again.call_kwargs is None else again.call_kwargs
+                message = replace(message, retries=message.retries + 1, attempt=message.attempt + 1)
+            else:
+                return EagerResult(message.id, value, states.SUCCESS, readers=home)
 
     async def _run_here(self, message: Message, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        if not inspect.iscoroutinefunction(self.fn):
-            return await to_thread.run_sync(functools.partial(self, *args, **kwargs))
         conf = self.app.conf
         soft = message.soft_time_limit or conf.task_soft_time_limit
+        if not inspect.iscoroutinefunction(self.fn):
+            return await run_in_thread(functools.partial(self, *args, **kwargs), soft)
         hard = message.time_limit or conf.task_time_limit
         coro = self(*args, **kwargs)
         limit = asyncio.timeout(hard)
@@ -232,6 +258,57 @@ class Task(Generic[P, R]):
         if states.is_ready(state) or state == states.PENDING:
             raise CallError(f"state {state} is set by the worker when the task ends; choose another for progress")
         await self.app.update_state(request, state, meta)
+
+    def retry(
+        self,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        exc: BaseException | None = None,
+        throw: bool = True,
+        eta: datetime | None = None,
+        countdown: float | None = None,
+        max_retries: int | None = None,
+        **options: Any,
+    ) -> Retry:
+        """Have this call run again later, under the same id: `raise self.retry(exc=exc, countdown=60)`.
+
+        The delay is `countdown` seconds, or until `eta`, or the task's `default_retry_delay`; it is kept in the broker.
+        `args`, `kwargs` and `options` (queue, priority, expires, time limits, shadow, headers) stand in place of the
+        call's own. With `throw=False` the exception is returned and not raised.
+
+        Raises:
+            Retry: always, unless a number below says otherwise.
+            MaxRetriesExceededError, or `exc` if it was given: the task was retried `max_retries` times already.
+            CallError: no task runs here; if `exc` was given, that is raised.
+            InvalidOption: an option is unknown or impossible.
+        """
+        request = running_request.get()
+        if request.called_directly:
+            if exc is not None:
+                raise exc
+            raise CallError(f"{self.name}.retry: no task runs here")
+        if unknown := options.keys() - RETRY_OPTIONS:
+            raise InvalidOption(
+                f"{self.name}.retry: unknown option {min(unknown)!r} (there are {', '.join(sorted(RETRY_OPTIONS))})"
+            )
+        given = {"eta": eta, "countdown": countdown}
+        timing = {option: wanted for option, wanted in given.items() if wanted is not None}
+        check_options(f"{self.name}.retry", cast(CallOptions, {**timing, **options}))
+        most = self.max_retries if max_retries is None else max_retries
+        if most is not None and request.retries >= most:
+            if exc is not None:
+                raise exc
+            raise MaxRetriesExceededError(
+                f"Can't retry {self.name}[{request.id}] more than {most} times: "
+                f"args {shown(request.args)}, kwargs {shown(request.kwargs)}"
+            )
+        delay = countdown if countdown is not None or eta is not None else self.default_retry_delay
+        when = f"at {eta.isoformat()}" if eta is not None else f"in {delay:g} s"
+        reason = f"retry {when}" if exc is None else f"retry {when}: {type(exc).__name__}: {exc}"
+        again = Retry(reason, exc, delay=delay, eta=eta, call_args=args, call_kwargs=kwargs, options=options or None)
+        if throw:
+            raise again from exc
+        return again
 
     def check(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """Raise `InvalidArguments` if a call with these would (unless declared with `typing=False`)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -75,7 +76,7 @@ async def result_of(client: httpx.AsyncClient, location: str) -> dict[str, Any]:
 
     async def ended() -> dict[str, Any]:
         found: dict[str, Any] = (await client.get(location, params={"wait": 5})).raise_for_status().json()
-        return found if found["state"] != "PENDING" else {}
+        return found if found["state"] not in ("PENDING", "STARTED") else {}
 
     return await wait_until(ended, "the task has ended", LONG)
 
@@ -122,6 +123,33 @@ async def test_a_failed_task_is_told_with_its_error(run: Run, database: str) -> 
         assert answer["state"] == "FAILURE"
         assert answer["value"] is None
         assert answer["error"].startswith("TypeError: unsupported operand")
+
+
+async def test_every_state_is_told_as_it_comes(run: Run) -> None:
+    async with run("uvicorn", "service:api", "--port", "0") as log, client_of(log) as client:
+        accepted = await client.post("/add", json={"x": 2, "y": 40})
+        location = accepted.headers["location"]
+
+        async with client.stream("GET", f"{location}/events") as answer:
+            assert answer.headers["content-type"].startswith("text/event-stream")
+            async with run("aiotq", "worker", "service:tq"):
+                lines = [line async for line in answer.aiter_lines() if line]
+
+        assert lines[::2] == ["event: STARTED", "event: SUCCESS"]
+        told = [json.loads(line.removeprefix("data: ")) for line in lines[1::2]]
+        task_id = accepted.json()["id"]
+        assert told[-1] == {"id": task_id, "state": "SUCCESS", "value": 42, "error": None}
+
+        again = await client.get(f"{location}/events")
+        assert again.text == f"event: SUCCESS\ndata: {json.dumps(told[-1], separators=(',', ':'))}\n\n"
+
+
+async def test_who_follows_a_task_and_leaves_does_not_keep_the_service_from_stopping(run: Run) -> None:
+    async with run("uvicorn", "service:api", "--port", "0") as log, client_of(log) as client:
+        accepted = await client.post("/add", json={"x": 2, "y": 40})
+
+        async with client.stream("GET", f"{accepted.headers['location']}/events") as answer:
+            assert answer.status_code == 200
 
 
 async def test_what_cannot_be_a_request_is_refused_before_it_is_sent(run: Run) -> None:

@@ -379,7 +379,7 @@ async def test_many_calls_to_a_locked_file_are_told_in_time_and_not_one_after_th
 
 
 async def test_settings_can_be_corrected_after_they_could_not_be_used() -> None:
-    app = AioTQ("proj", broker="redis://localhost")
+    app = AioTQ("proj", broker="kafka://localhost")
     with pytest.raises(InvalidSetting):
         await app.connection()
 
@@ -791,7 +791,7 @@ async def test_time_limits_that_threads_cannot_keep_are_said_once_when_the_worke
             await (await in_a_thread.delay()).get(timeout=5)
 
     assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == [
-        "time limits don't hold for tasks that run in threads: proj.in_a_thread"
+        "task_time_limit does not hold for tasks that run in threads: proj.in_a_thread"
     ]
 
 
@@ -808,4 +808,4 @@ async def test_a_limit_that_comes_with_a_message_for_a_thread_is_said(
         task_id = await send_raw(app, task="proj.work", time_limit=5.0)
 
         assert await app.AsyncResult(task_id).get(timeout=5) == 1
-    assert f"Task proj.work[{task_id}] runs in a thread: its time limits can't be kept" in caplog.text
+    assert f"Task proj.work[{task_id}] runs in a thread: its time_limit can't be kept" in caplog.text

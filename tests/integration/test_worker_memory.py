@@ -124,7 +124,7 @@ def nested(depth: int) -> bytes:
 async def test_a_message_that_cannot_be_run_is_a_dead_letter_and_a_failure(
     message: dict[str, Any], reason: str, detail: str
 ) -> None:
-    app = make_app(accept_content=["json"], task_message_max_size=1_000_000)
+    app = make_app(accept_content=["json"], task_message_max_size=1_000_000, worker_unknown_task_timeout=0)
 
     @app.task(name="proj.add")
     async def add(x: int) -> int:
@@ -262,7 +262,7 @@ async def test_a_task_that_cancels_itself_fails(app: AioTQ) -> None:
     ("value", "error", "text"),
     [
         (object(), EncodeError, "the result can't be serialized as json: <object object"),
-        ([1, {"a": {2}}], EncodeError, r"the result\[1\]\['a'\] can't be serialized"),
+        ([1, {"a": {2: 2}}], EncodeError, r"the result\[1\]\['a'\] can't be serialized"),
         (HostileValue(), EncodeError, "of type HostileValue"),
         (float("nan"), EncodeError, "nan of type float"),
         ("\ud800", EncodeError, "of type str"),

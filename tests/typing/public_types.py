@@ -7,13 +7,49 @@ An error that must be one is marked as ignored. Both checkers heed that mark, an
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from typing import Any, assert_type
 
-from aiotq import AioTQ, AsyncResult, EagerResult, ResultSet, Signature, SyncResult, Task, Update, shared_task
+from aiotq import (
+    AioTQ,
+    AsyncResult,
+    EagerResult,
+    ResultSet,
+    Signature,
+    SyncResult,
+    Task,
+    Update,
+    WorkerLifespan,
+    shared_task,
+)
 from aiotq.task import CoroutineTask, FunctionTask
 
 app = AioTQ("typing", broker="memory://")
+
+
+# What a worker opens
+
+
+@app.worker_lifespan
+async def from_a_generator() -> AsyncGenerator[int, None]:
+    yield 1
+
+
+@app.worker_lifespan
+async def from_an_iterator() -> AsyncIterator[int]:
+    yield 1
+
+
+@app.worker_lifespan
+@asynccontextmanager
+async def from_a_manager() -> AsyncGenerator[str, None]:
+    yield "x"
+
+
+assert_type(from_a_generator, WorkerLifespan[int])
+assert_type(from_an_iterator.value, int)
+assert_type(from_a_manager.value, str)
 
 
 # Declaring

@@ -12,7 +12,7 @@ import anyio
 import pytest
 
 from aiotq.exceptions import SoftTimeLimitExceeded
-from aiotq.limits import SoftLimited
+from aiotq.limits import SoftLimited, SoftLimitedThread
 
 LIMIT = 0.01
 
@@ -277,3 +277,15 @@ async def test_a_limit_that_passes_while_the_task_computes_arrives_at_its_next_a
     with pytest.raises(SoftTimeLimitExceeded):
         await SoftLimited(task(), LIMIT)
     assert reached == ["computed"]
+
+
+async def test_a_thread_that_begins_after_its_soft_limit_does_not_call_its_function() -> None:
+    """The loop was blocked between the call and the beginning of its thread."""
+    calls: list[int] = []
+    limited = SoftLimitedThread(lambda: calls.append(1), 0.05)
+
+    limited.ring()
+
+    with pytest.raises(SoftTimeLimitExceeded, match=r"0\.05 s"):
+        limited.run()
+    assert calls == []

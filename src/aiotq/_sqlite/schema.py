@@ -6,7 +6,7 @@ from typing import Final
 
 #: "aitq" in the file's header: this file is ours.
 APPLICATION_ID: Final = 0x61697471
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 #: `messages.holder` of what is ready, and of what waits for its due time. Any consumer's number is larger, and takes as
 #: many bytes in a row: so SQLite leases a message of a megabyte by overwriting four bytes of it (measured: 4 kB of log
@@ -121,5 +121,7 @@ CREATE TABLE revocations (
     is_terminating INTEGER NOT NULL,
     expires REAL NOT NULL
 );
-CREATE INDEX revocations_expire ON revocations (expires)
+CREATE INDEX revocations_expire ON revocations (expires);
+CREATE TABLE starts (name TEXT PRIMARY KEY, at REAL NOT NULL, expires REAL NOT NULL) WITHOUT ROWID;
+CREATE INDEX starts_expire ON starts (expires)
 """

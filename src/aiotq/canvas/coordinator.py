@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from contextlib import suppress
 
 from .. import states
@@ -12,7 +13,7 @@ from ..exceptions import AioTQError, DeadLettered, EncodeError, MessageTooLarge,
 from ..results import Record
 from ..results.document import DocumentCodec, format_traceback
 from ..transport import ACK, Delivery, GiveUp, HandBack
-from .outcome import Failure, Outcome, Policy, Rejected, Returned, Revoked, Success
+from .outcome import Failure, Ignored, Outcome, Policy, Rejected, Retried, Returned, Revoked, Success
 
 logger = logging.getLogger("aiotq.task")
 
@@ -32,8 +33,13 @@ class Coordinator:
     def follow(self, outcome: Outcome) -> Finish:
         """Return all that follows from `outcome`."""
         match outcome:
-            case Success(delivery, value, policy):
-                return self._succeeded(delivery, value, policy)
+            case Success(delivery, value, policy, children):
+                return self._succeeded(delivery, value, policy, children)
+            case Retried(delivery, error, again, policy):
+                record = self._record(delivery, states.RETRY, error, policy, format_traceback(error))
+                return Finish(delivery, ACK, record, (again,))
+            case Ignored(delivery):
+                return Finish(delivery, ACK)
             case Failure(delivery, error, policy):
                 return Finish(delivery, ACK, self._failed(delivery, error, policy))
             case Revoked(delivery, reason, policy):
@@ -58,9 +64,9 @@ class Coordinator:
             record = self._record(delivery, states.FAILURE, DeadLettered(f"defect: {detail}"), policy)
         return Finish(delivery, GiveUp("defect", detail), record)
 
-    def _succeeded(self, delivery: Delivery, value: object, policy: Policy) -> Finish:
+    def _succeeded(self, delivery: Delivery, value: object, policy: Policy, children: Sequence[str]) -> Finish:
         try:
-            return Finish(delivery, ACK, self._record(delivery, states.SUCCESS, value, policy))
+            return Finish(delivery, ACK, self._record(delivery, states.SUCCESS, value, policy, children=children))
         except (EncodeError, MessageTooLarge) as exc:
             message = delivery.message
             logger.error("Task %s[%s] returned what can't be kept: %s", message.task, message.id, exc)
@@ -71,9 +77,18 @@ class Coordinator:
         return self._record(delivery, states.FAILURE, error, policy, trace)
 
     def _record(
-        self, delivery: Delivery, state: str, result: object, policy: Policy, trace: str | None = None
+        self,
+        delivery: Delivery,
+        state: str,
+        result: object,
+        policy: Policy,
+        trace: str | None = None,
+        *,
+        children: Sequence[str] = (),
     ) -> Record | None:
-        if policy.ignore_result or not self._keeps_results:
+        if not self._keeps_results:
+            return None
+        if policy.ignore_result and not (policy.keeps_errors and state == states.FAILURE):
             return None
         message = delivery.message
         now = self._clock.time()
@@ -85,6 +100,7 @@ class Coordinator:
             trace=trace,
             parent_id=message.parent_id,
             worker=self._worker,
+            children=children,
         )
         return Record(message.id, state, body, self._codec.content_type, now + self._result_expires, message.reply_to)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .._values import value
+from ..message import Envelope
 from ..transport.base import Delivery
 
 
@@ -13,6 +14,7 @@ class Policy:
     """What a task and its call say about keeping the outcome."""
 
     ignore_result: bool = False
+    keeps_errors: bool = False  #: although results are ignored
 
 
 @value
@@ -22,6 +24,24 @@ class Success:
     delivery: Delivery
     value: Any
     policy: Policy
+    children: tuple[str, ...] = ()  #: ids of the calls it made
+
+
+@value
+class Retried:
+    """The task is to run again: as `again`, the same id with the next attempt. `error` is why."""
+
+    delivery: Delivery
+    error: BaseException
+    again: Envelope
+    policy: Policy
+
+
+@value
+class Ignored:
+    """The task wants nothing to be known of this run."""
+
+    delivery: Delivery
 
 
 @value
@@ -59,4 +79,4 @@ class Returned:
     delay: float = 0.0
 
 
-Outcome = Success | Failure | Revoked | Rejected | Returned
+Outcome = Success | Retried | Ignored | Failure | Revoked | Rejected | Returned

@@ -3,6 +3,7 @@
 from .base import (
     AlreadyDone,
     Arrival,
+    Booking,
     Claim,
     Claimed,
     Closing,
@@ -15,6 +16,7 @@ from .base import (
 __all__ = [
     "AlreadyDone",
     "Arrival",
+    "Booking",
     "Claim",
     "Claimed",
     "Closing",

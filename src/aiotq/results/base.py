@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Collection, Sequence
-from typing import Self
+from typing import Final, Self
 
 from .._values import value
 from ..message import Envelope
@@ -88,12 +88,40 @@ class Closing:
     is_done: bool = True
 
 
+@value
+class Booking:
+    """Message `key` (id and attempt) asks for a start under a rate limit: `name`'s starts are `interval` s apart."""
+
+    key: tuple[str, int]
+    name: str
+    interval: float
+
+
+#: Seconds by which a booked start may be late; later it is booked again: what waited while no worker ran must not
+#: start all at once.
+BOOKING_GRACE: Final = 0.25
+
+
+def booked(booking: Booking, before: float | None, free_at: float | None, now: float) -> tuple[float, float | None]:
+    """Return when `booking` starts, and when the one after it may (None: it was booked `before`, and that holds).
+
+    `free_at` is when the next start is free. Source: the generic cell rate algorithm (ITU-T I.371) with no burst.
+    """
+    if before is not None and now - before <= max(booking.interval, BOOKING_GRACE):
+        return before, None
+    start = now if free_at is None or free_at <= now else free_at
+    return start, start + booking.interval
+
+
 class ResultStore(abc.ABC):
     """Remembers outcomes. Used as an async context manager."""
 
     #: Called in the loop that entered the store with records as they are pushed: those with our `address`
     #: as their `reply_to`, and those of `watch`ed ids. A record may come twice, and must not be awaited on alone.
     on_push: Callable[[Sequence[Record]], None]
+    #: Called in that loop with ids whose records may have been missed, or are too large for a push: to be read. None:
+    #: that may be true of all.
+    on_missed: Callable[[Collection[str] | None], None]
     #: Called in that loop with the ids of tasks whose revocation asks for running ones to be cancelled.
     on_revoked: Callable[[Collection[str]], None]
     #: Whether anybody in this process waits for a record. While it is False pushes need not be read: whoever begins to
@@ -162,3 +190,10 @@ class ResultStore(abc.ABC):
     @abc.abstractmethod
     async def open_joins(self, joins: Sequence[Join]) -> None:
         """Create joins; one that exists stays as it is."""
+
+    @abc.abstractmethod
+    async def book(self, bookings: Sequence[Booking]) -> Sequence[float]:
+        """Reserve starts under rate limits that hold for all workers; return the seconds until each (0: now).
+
+        A message that has a start which has not passed keeps it. See `booked`, which says what every store does.
+        """

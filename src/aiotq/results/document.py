@@ -25,6 +25,10 @@ from .base import Record
 
 #: A traceback longer than this says nothing more, and recursion errors would fill the store.
 MAX_TRACEBACK: Final = 64 * 1024
+#: A failure is stored whatever its size, which is hardly ever above this.
+_MAX_FAILURE: Final = 1024 * 1024
+#: Between content types in a record, in the form of a MIME parameter.
+_COMPRESSED: Final = "; compression="
 _MAX_ARGUMENT: Final = 4096
 _MAX_ARGUMENTS: Final = 32
 _MAX_DEPTH: Final = 2
@@ -45,10 +49,15 @@ class Document:
     state: str
     result: Any
     traceback: str | None = None
-    date_done: datetime | None = None
+    done_at: object = None  #: text as it came
     parent_id: str | None = None
     children: tuple[Any, ...] = ()
     worker: str | None = None
+
+    @property
+    def date_done(self) -> datetime | None:
+        """When the task ended."""
+        return _parse_date(self.done_at)
 
     def as_meta(self) -> dict[str, Any]:
         """Return it as the mapping that Celery's `on_message` callbacks get."""
@@ -71,19 +80,28 @@ class DocumentCodec:
         registry: SerializerRegistry,
         *,
         serializer: str,
+        compression: str | None = None,
         accept: frozenset[str],
         max_size: int,
         exception_types: tuple[str, ...],
     ) -> None:
         self._registry = registry
-        self._serializer: Serializer = registry.get(serializer)
+        self._serializer: Serializer = registry.to_send(serializer, accept)
+        self._compression = registry.compression(compression)
+        with suppress(EncodeError):
+            registry.encode(self._serializer, None, "nothing")  # a library that is missing is told now
+        if self._compression is not None:
+            self._compression.compress(b"")
         self._accept = accept | {serializer}
         self._max_size = max_size
         self._exception_types = {name: _import_exception(name) for name in exception_types}
 
     @property
     def content_type(self) -> str:
-        return self._serializer.content_type
+        """The serializer's, and the compression's behind it if there is one."""
+        if self._compression is None:
+            return self._serializer.content_type
+        return f"{self._serializer.content_type}{_COMPRESSED}{self._compression.content_type}"
 
     def encode(
         self,
@@ -95,6 +113,7 @@ class DocumentCodec:
         trace: str | None = None,
         parent_id: str | None = None,
         worker: str | None = None,
+        children: Sequence[str] = (),
     ) -> bytes:
         """Return the document's bytes.
 
@@ -115,6 +134,8 @@ class DocumentCodec:
             document["parent_id"] = parent_id
         if worker is not None:
             document["worker"] = worker
+        if children:
+            document["children"] = list(children)
         try:
             body = self._serializer.encode(document)
         except Exception:  # whatever the serializer raises: said again with the place
@@ -123,7 +144,7 @@ class DocumentCodec:
         # What an exception may bring along is cut short anyway: how a task failed can always be stored.
         if len(body) > self._max_size and not isinstance(result, BaseException):
             raise MessageTooLarge("the result", len(body), self._max_size, "result_max_size")
-        return body
+        return body if self._compression is None else self._registry.compressions.compress(self._compression, body)
 
     def decode(self, record: Record) -> Document:
         """Return the document in `record`.
@@ -131,7 +152,15 @@ class DocumentCodec:
         Raises:
             ContentDisallowed, DecodeError: it is not one that this app reads.
         """
-        found: object = self._registry.decode(record.content_type, record.body, self._accept)
+        content_type = record.content_type
+        if _COMPRESSED not in content_type:
+            found: object = self._registry.decode(content_type, record.body, self._accept)
+        else:
+            content_type, _, compression = content_type.partition(_COMPRESSED)
+            most = max(self._max_size, _MAX_FAILURE)
+            found = self._registry.decode(
+                content_type, record.body, self._accept, compression=compression, max_size=most
+            )
         if not isinstance(found, dict):
             raise DecodeError(f"result of {record.id} is a {type(found).__name__}, not a document")
         document = cast("dict[str, Any]", found)
@@ -145,7 +174,7 @@ class DocumentCodec:
             state=record.state,
             result=result,
             traceback=trace,
-            date_done=_parse_date(document.get("date_done")),
+            done_at=document.get("date_done"),
             parent_id=_text(document.get("parent_id")),
             children=tuple(cast("list[Any]", children)) if isinstance(children, list) else (),
             worker=_text(document.get("worker")),

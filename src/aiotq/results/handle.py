@@ -7,7 +7,8 @@ import inspect
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Sequence
 from contextlib import aclosing
 from contextvars import ContextVar
-from datetime import datetime
+from datetime import UTC, datetime
+from types import TracebackType
 from typing import Any, Final, Generic, Literal, Protocol, TypeVar, cast, overload
 
 from .. import states
@@ -90,6 +91,7 @@ class AsyncResult(Generic[R]):
     """
 
     __slots__ = ("_document", "_due", "_ignored", "_knows_due", "_readers", "_reply_to", "id", "parent", "task_name")
+    _frames: TracebackType | None = None  #: where the exception came from, if that was here
 
     def __init__(
         self,
@@ -177,7 +179,7 @@ class AsyncResult(Generic[R]):
                 await slot.take_back()
         if document.state in states.EXCEPTION_STATES and propagate:
             error: BaseException = document.result
-            raise error.with_traceback(None)  # it is raised again at each await, and its traceback would grow
+            raise error.with_traceback(self._frames)  # it is raised again at each await: its traceback must not grow
         return cast(R, document.result)
 
     wait = get
@@ -402,49 +404,31 @@ class ResultSet(Sequence[AsyncResult[R]]):
         return all([result.is_known or await result.ready() for result in self])
 
 
-class EagerResult(Generic[R]):
-    """The result of `apply`: the task has run already, here."""
+class EagerResult(AsyncResult[R]):
+    """The result of a call that was run where it was made (`apply`, `task_always_eager`): it has ended already."""
 
-    def __init__(self, task_id: str, value: R | BaseException, state: str, traceback: str | None = None) -> None:
-        self.id = task_id
-        self.parent = None
-        self._value = value
-        self._state = state
-        self._traceback = traceback
+    __slots__ = ("_frames",)
 
-    def __await__(self) -> Generator[Any, Any, R]:
-        return self.get().__await__()
+    def __init__(
+        self, task_id: str, value: R | BaseException, state: str, traceback: str | None = None, *, readers: Readers
+    ) -> None:
+        super().__init__(task_id, readers)
+        self._frames = value.__traceback__ if isinstance(value, BaseException) else None
+        done = datetime.fromtimestamp(readers.now(), UTC)
+        self.see(Document(task_id, state, value, traceback, done))
 
     def __repr__(self) -> str:
         return f"<EagerResult: {self.id}>"
 
-    @overload
-    async def get(self, timeout: float | None = ..., *, propagate: Literal[True] = ...) -> R: ...
-    @overload
-    async def get(self, timeout: float | None = ..., *, propagate: bool) -> R | BaseException: ...
-    async def get(self, timeout: float | None = None, *, propagate: bool = True) -> R | BaseException:
-        """Return the value, or raise what the task raised (`propagate=False`: return it)."""
-        if isinstance(self._value, BaseException) and self._state != states.SUCCESS and propagate:
-            raise self._value
-        return cast(R, self._value)
+    async def updates(self) -> AsyncIterator[Update]:
+        """Yield how it ended."""
+        yield await self.look()
 
-    async def state(self) -> str:
-        return self._state
+    async def forget(self) -> None:
+        """Do nothing: the result is here."""
 
-    async def ready(self) -> bool:
-        return True
-
-    async def successful(self) -> bool:
-        return self._state == states.SUCCESS
-
-    async def failed(self) -> bool:
-        return self._state == states.FAILURE
-
-    async def info(self) -> Any:
-        return self._value
-
-    async def traceback(self) -> str | None:
-        return self._traceback
+    async def revoke(self, *, terminate: bool = False) -> None:
+        """Do nothing: the task has run."""
 
 
 class SyncResult(Generic[R]):

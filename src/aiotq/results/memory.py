@@ -20,6 +20,7 @@ from ..states import READY_STATES
 from .base import (
     AlreadyDone,
     Arrival,
+    Booking,
     Claim,
     Claimed,
     Closing,
@@ -27,6 +28,7 @@ from .base import (
     Join,
     Record,
     ResultStore,
+    booked,
 )
 
 #: How long a claim is remembered after it was done or ended: a broker that was down for a day may still
@@ -34,6 +36,8 @@ from .base import (
 CLAIM_KEPT: Final = 86_400.0
 #: Expired things removed by one write at most; writes add one each, so what expires can't pile up.
 SWEEP_BATCH: Final = 64
+#: Seconds for which a booked start is remembered after it: it may come late, and is booked again then.
+BOOKING_KEPT: Final = 60.0
 
 _addresses = itertools.count(1)
 
@@ -65,6 +69,16 @@ class _Revocation:
     __slots__ = ("expires",)
 
     def __init__(self, expires: float) -> None:
+        self.expires = expires
+
+
+class _Start:
+    """A start that was booked, or the next free one of a name."""
+
+    __slots__ = ("at", "expires")
+
+    def __init__(self, at: float, expires: float) -> None:
+        self.at = at
         self.expires = expires
 
 
@@ -102,11 +116,13 @@ class MemoryRecords:
         self._claims: dict[tuple[str, int], _Claim] = {}
         self._joins: dict[str, _OpenJoin] = {}
         self._revocations: dict[str, _Revocation] = {}
+        self._starts: dict[object, _Start] = {}  #: by message, and by name
         self._tables: tuple[dict[Any, Any], ...] = (
             self._records,
             self._claims,
             self._joins,
             self._revocations,
+            self._starts,
         )
         #: A heap of (when to look, table, key), one for each thing kept; what was prolonged meanwhile is put
         #: back.
@@ -241,6 +257,23 @@ class MemoryRecords:
         opened.arrived.clear()
         return following
 
+    def book(self, booking: Booking) -> float:
+        now = self.clock.time()
+        before, free = self._starts.get(booking.key), self._starts.get(booking.name)
+        start, free_at = booked(booking, before.at if before else None, free.at if free else None, now)
+        if free_at is not None:
+            self._keep_start(booking.name, free_at, free_at, now)
+            if start > now:
+                self._keep_start(booking.key, start, start + BOOKING_KEPT, now)
+        return max(start - now, 0.0)
+
+    def _keep_start(self, key: object, at: float, expires: float, now: float) -> None:
+        if key in self._starts:
+            self._starts[key].at, self._starts[key].expires = at, expires
+        else:
+            self._starts[key] = _Start(at, expires)
+            self._expire(expires, 4, key, now)
+
     def listen(self, store: MemoryStore, loop: asyncio.AbstractEventLoop) -> None:
         self._listeners[store.address] = _Listener(store, loop)
 
@@ -306,6 +339,7 @@ class MemoryStore(ResultStore):
         self._address = f"memory-{next(_addresses)}"
         self.on_push = _ignore
         self.on_revoked = _ignore
+        self.on_missed = _ignore
 
     @property
     def address(self) -> str:
@@ -366,6 +400,10 @@ class MemoryStore(ResultStore):
         with self.records.lock:
             for join in joins:
                 self.records.open_join(join)
+
+    async def book(self, bookings: Sequence[Booking]) -> Sequence[float]:
+        with self.records.lock:
+            return [self.records.book(booking) for booking in bookings]
 
 
 def _ignore(_: object) -> None:

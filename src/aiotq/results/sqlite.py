@@ -19,10 +19,11 @@ from ..clock import SYSTEM_CLOCK, Clock
 from ..exceptions import OperationalError
 from ..message import Envelope
 from ..states import READY_STATES
-from .base import Claim, Closing, Join, Record, ResultStore
+from .base import Booking, Claim, Closing, Join, Record, ResultStore
 from .sqlite_claims import CLAIM_KEPT, claim, close
 from .sqlite_joins import open_joins
 from .sqlite_records import RECORD, Seen, last_numbers, mail, write_records
+from .sqlite_starts import book
 
 logger = logging.getLogger("aiotq.results.sqlite")
 
@@ -42,6 +43,7 @@ class SQLiteStore(ResultStore):
         self.clock = clock
         self.on_push = _ignore
         self.on_revoked = _ignore
+        self.on_missed = _ignore
         self._service: Service[None] | None = None
         self._watched: dict[str, None] = {}
         self._news = asyncio.Event()
@@ -193,6 +195,10 @@ class SQLiteStore(ResultStore):
     async def open_joins(self, joins: Sequence[Join]) -> None:
         await self.database.write(lambda transaction: open_joins(transaction, joins))
 
+    async def book(self, bookings: Sequence[Booking]) -> Sequence[float]:
+        now = self.clock.time()
+        return await self.database.write(lambda transaction: [book(transaction, each, now) for each in bookings])
+
     def _hear(self, about: int) -> None:
         if about & RECORDS and not self.listening:
             self._is_behind = True
@@ -268,6 +274,7 @@ class SQLiteStore(ResultStore):
             ("updates", "seq", "gone"),
             ("claims", "rowid", "expires"),
             ("revocations", "seq", "expires"),
+            ("starts", "name", "expires"),
         ):
             chosen = f"SELECT {number} FROM {table} WHERE {when} <= ? LIMIT {BATCH}"
             deleted = transaction.execute(f"DELETE FROM {table} WHERE {number} IN ({chosen})", (now,)).rowcount

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import inspect
+import logging
 import os
 import pickle
 import signal
@@ -16,12 +17,15 @@ from collections.abc import Callable, Coroutine, Generator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
-from ..exceptions import EncodeError, InvalidOption, SoftTimeLimitExceeded, SoftTimeLimitInterrupt
+from ..exceptions import EncodeError, InvalidOption, RemoteError, Retry, SoftTimeLimitExceeded, SoftTimeLimitInterrupt
 from ..request import Request
+from ..signals import worker_process_init, worker_process_shutdown
 from ..task import Task
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
+
+logger = logging.getLogger("aiotq.worker")
 
 #: The first byte of what a child says.
 READY: Final = b"R"
@@ -46,12 +50,32 @@ def run_task(module: str, qualname: str, request: Request) -> Any:
     if not isinstance(found, Task):
         raise InvalidOption(f'{module}.{qualname} is no task in the child: run="process" needs one at module level')
     found.running(request).__enter__()  # until the next task's: a child runs one at a time, and this may be a coroutine
-    return found(*request.args, **request.kwargs)
+    value = found(*request.args, **request.kwargs)
+    if inspect.iscoroutine(value):
+        return _awaited(value, request)
+    return Ran(value, request.children) if request.children else value
 
 
-def serve(connection: Connection) -> None:
-    """Be a child: do one call after another until the parent hangs up."""
+async def _awaited(coro: Coroutine[Any, Any, Any], request: Request) -> Any:
+    value = await coro
+    return Ran(value, request.children) if request.children else value
+
+
+class Ran:
+    """What a task returned in a child, and the ids of the calls it made there."""
+
+    def __init__(self, value: Any, children: list[str]) -> None:
+        self.value = value
+        self.children = children
+
+
+def serve(connection: Connection, modules: Sequence[str] = ()) -> None:
+    """Be a child: do one call after another until the parent hangs up.
+
+    `modules` are those with receivers of `worker_process_init` and `worker_process_shutdown`.
+    """
     _settle_in(connection)
+    _begin(modules)
     try:
         connection.send_bytes(READY)
         while True:
@@ -62,7 +86,17 @@ def serve(connection: Connection) -> None:
             connection.send_bytes(answer)
             del answer  # it may be large, and the next call may be long in coming
     except (EOFError, OSError):
-        return
+        worker_process_shutdown.send_now(None, pid=os.getpid(), exitcode=0)
+
+
+def _begin(modules: Sequence[str]) -> None:
+    for module in modules:
+        if module != "__main__":  # it is `__mp_main__` here, and imported
+            try:
+                importlib.import_module(module)
+            except Exception:  # the user's module: should a task need it, that says so
+                logger.exception("%s can't be imported in a child process, and its signals are not told", module)
+    worker_process_init.send_now(None)
 
 
 def _settle_in(connection: Connection) -> None:
@@ -222,6 +256,8 @@ def _encode_value(value: object) -> bytes:
 
 def _encode_failure(error: BaseException) -> bytes:
     """Return `error` with its traceback as text: in this process's words, should it not be picklable."""
+    if isinstance(error, Retry) and error.exc is not None and _pickled(error.exc) is None:
+        error.exc = RemoteError(type(error.exc).__qualname__, str(error.exc))
     tb = error.__traceback__
     while tb is not None and tb.tb_frame.f_code.co_filename == __file__:
         tb = tb.tb_next  # how it was called is of no interest

@@ -9,35 +9,51 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import anyio
-from anyio import to_thread
 
 from .. import states
 from .._values import shown
 from ..canvas.coordinator import describe
-from ..canvas.outcome import Failure, Outcome, Policy, Rejected, Returned, Revoked, Success
+from ..canvas.outcome import Failure, Ignored, Outcome, Policy, Rejected, Retried, Returned, Revoked, Success
 from ..exceptions import (
+    AioTQError,
+    BadSignature,
     ContentDisallowed,
     DecodeError,
     MalformedMessage,
     MessageError,
     OperationalError,
+    Reject,
+    Retry,
+    Snooze,
+    TaskPredicate,
     TimeLimitExceeded,
+    Unsigned,
     WorkerLostError,
 )
-from ..limits import SoftLimited
+from ..limits import SoftLimited, run_in_thread
 from ..message import Message
 from ..request import Request, request_of
 from ..results.handle import running_slot
+from ..retries import after_loss, automatic_retry, retried, snoozed
+from ..serialization import Signer, sealed
+from ..signals import connected
 from ..task import Task
-from .child import run_task
+from .child import Ran, run_task
+from .handlers import call_handlers
 from .home import WorkerHome
 from .processes import ProcessCall, ProcessPool
 from .run import Cancelled, Run
+from .surrounded import call_surrounded
+from .terms import Terms, TermsOfTasks
+from .unknown import UnknownTasks
 
 logger = logging.getLogger("aiotq.task")
+
+#: Seconds before what a task rejected for others comes again: it would be back here at once.
+_REQUEUE_DELAY: Final = 1.0
 
 
 class Execution:
@@ -55,49 +71,94 @@ class Execution:
         self._conf = home.conf
         self._clock = home.clock
         self._tasks = home.tasks
+        self._onion = home.onion
         self._accept = frozenset(home.conf.accept_content)
+        self._signer = home.signer
+        self._serializers = home.serializers
         self._worker = worker
         # Slots bound the threads: one whose task waits for another's result lends its slot and stays a thread.
         self._threads = anyio.CapacityLimiter(math.inf)
         self._pool = pool
         self._acknowledge = acknowledge
+        self._terms = TermsOfTasks(home.conf)
+        self._unknown_tasks = UnknownTasks(home.clock, home.conf.worker_unknown_task_timeout)
 
     async def run(self, run: Run) -> Outcome | None:
         """Run one delivery and return its outcome; None when it is no longer ours to settle."""
         message = run.delivery.message
         run.started_at = time.perf_counter()
-        if (charges := run.delivery.charges) >= self._conf.task_max_deliveries:
-            return self._rejected(run, "poison", f"{charges} workers died while it ran as their only suspect")
+        delivery = run.delivery
         task = self._tasks.get(message.task)
-        if task is None:
-            return self._rejected(run, "unknown_task", f"no task is registered as {message.task!r} here")
-        policy = Policy(message.ignore_result)
-        if self._is_expired(message, task):
+        terms = None if task is None else self._terms.of(task)
+        charges = delivery.charges
+        if charges and charges >= (self._conf.task_max_deliveries if terms is None else terms.max_deliveries):
+            return self._rejected(run, "poison", f"{charges} workers died while it ran as their only suspect")
+        if self._signer is not None and (forged := self._forged(run, self._signer)) is not None:
+            return forged
+        if task is None or terms is None:
+            return self._unknown(run)
+        policy = terms.if_ignored if message.ignore_result else terms.if_kept
+        if self._is_expired(message, terms):
             logger.info("Task %s[%s] expired", message.task, message.id)
             return Revoked(run.delivery, "expired", policy)
         try:
             args, kwargs = self._decode(message)
         except MessageError as exc:
             return self._rejected(run, _reason(exc), str(exc))
-        delivery = run.delivery
         delivery_info = {
             "queue": delivery.queue,
             "priority": delivery.priority,
             "redelivered": delivery.deaths + delivery.returns > 0,
         }
         request = request_of(message, tuple(args), kwargs, delivery_info=delivery_info, hostname=self._worker)
+        task.running(request).__enter__()  # for good: the context is this run's own
         try:
-            if self._is_acked_early(task) and not await self._acknowledge(run):
+            if terms.is_acked_early and not await self._acknowledge(run):
                 return None
-            if self._tracks_start(task):
+            if terms.tracks_start:
                 await self._tell_started(request)
             if run.cancelled_for is not None:
                 raise asyncio.CancelledError
-            value = await self._call(run, task, request)
+            is_plain = not (connected or task.handlers or self._onion.runners)
+            value = await (
+                self._call(run, task, request)
+                if is_plain
+                else call_surrounded(self._onion, run, task, request, self._call)
+            )
         except BaseException as exc:  # SystemExit in a task must not end the loop
-            return self._ended_by(exc, run, policy)
-        self._log_success(run, value)
-        return Success(run.delivery, value, policy)
+            outcome = self._ended_by(exc, run, policy, task, request)
+        else:
+            if isinstance(value, Ran):
+                request.children.extend(value.children)
+                value = value.value
+            self._log_success(run, value, task.declared.resultrepr_maxsize)
+            outcome = Success(run.delivery, value, policy, tuple(request.children))
+        if task.handlers and outcome is not None:
+            await call_handlers(task, request, outcome)
+        return outcome
+
+    def _forged(self, run: Run, signer: Signer) -> Outcome | None:
+        """Return the outcome of a delivery that is not as it was signed; nothing in it is believed before."""
+        try:
+            signer.verify(run.delivery.message)
+        except MessageError as exc:
+            return self._rejected(run, _reason(exc), str(exc))
+        return None
+
+    def _unknown(self, run: Run) -> Outcome:
+        """Return the outcome of a delivery whose task is not known here: for others, or expired, or given up."""
+        message = run.delivery.message
+        if message.expires is not None and message.expires <= self._clock.time():
+            logger.info("Task %s[%s] expired", message.task, message.id)
+            return Revoked(run.delivery, "expired", Policy(message.ignore_result))
+        delay = self._unknown_tasks.delay(run.delivery)
+        if delay is not None:
+            return Returned(run.delivery, delay)
+        waited = self._conf.worker_unknown_task_timeout
+        detail = f"no task is registered as {message.task!r} here"
+        return self._rejected(
+            run, "unknown_task", f"{detail}, and in {waited:g} s no worker ran it" if waited else detail
+        )
 
     def revoked(self, run: Run) -> Outcome:
         """Return the outcome of a delivery that was revoked before it could start."""
@@ -105,7 +166,9 @@ class Execution:
         logger.info("Task %s[%s] was revoked before it started", message.task, message.id)
         return Revoked(run.delivery, "revoked", Policy(message.ignore_result))
 
-    def _ended_by(self, exc: BaseException, run: Run, policy: Policy) -> Outcome | None:
+    def _ended_by(
+        self, exc: BaseException, run: Run, policy: Policy, task: Task[..., Any], request: Request
+    ) -> Outcome | None:
         message = run.delivery.message
         name, task_id = message.shadow or message.task, message.id
         match run.cancelled_for:
@@ -123,22 +186,85 @@ class Execution:
                 exc = TimeLimitExceeded(f"hard time limit of {self._limits(message)[1]:g} s exceeded")
             case None:  # whatever it is, a cancellation included, is the task's own doing
                 pass
+        if isinstance(exc, TaskPredicate):
+            return self._steered(exc, run, policy, task, request)
+        if isinstance(exc, WorkerLostError) and self._terms.of(task).rejects_lost:
+            return self._lost_process(exc, run, policy, task)
+        again = automatic_retry(task, exc, message.retries)
+        if again is not None:
+            return self._retried(again, run, policy, task, request)
         seconds = time.perf_counter() - run.started_at
-        if isinstance(exc, Exception):
+        if task.declared.throws and isinstance(exc, task.declared.throws):
+            logger.info("Task %s[%s] raised expected: %s", name, task_id, describe(exc))
+        elif isinstance(exc, Exception):
             logger.error("Task %s[%s] failed in %.3f s: %s", name, task_id, seconds, describe(exc), exc_info=exc)
         else:
             logger.error("Task %s[%s] raised %s after %.3f s", name, task_id, describe(exc), seconds, exc_info=exc)
         return Failure(run.delivery, exc, policy)
+
+    def _steered(self, how: TaskPredicate, run: Run, policy: Policy, task: Task[..., Any], request: Request) -> Outcome:
+        """Return the outcome that the task itself asked for."""
+        delivery = run.delivery
+        message = delivery.message
+        name = message.shadow or message.task
+        match how:
+            case Retry():
+                return self._retried(how, run, policy, task, request)
+            case Snooze():
+                logger.info("Task %s[%s] runs again in %g s", name, message.id, how.seconds)
+                now = self._clock.time()
+                again = snoozed(message, delivery.queue, delivery.priority, how.seconds, now)
+                return Retried(delivery, how, sealed(self._signer, again), policy)
+            case Reject(requeue=True) if not run.is_settled:
+                logger.info("Task %s[%s] was rejected and is handed back: %s", name, message.id, how.reason)
+                return Returned(delivery, _REQUEUE_DELAY)
+            case Reject():
+                return self._rejected(run, "rejected", str(how.reason))
+            case _:
+                logger.info("Task %s[%s] wants to be ignored", name, message.id)
+                return Ignored(delivery)
+
+    def _retried(self, again: Retry, run: Run, policy: Policy, task: Task[..., Any], request: Request) -> Outcome:
+        delivery = run.delivery
+        message = delivery.message
+        try:
+            envelope = retried(
+                self._conf,
+                self._serializers,
+                task,
+                message,
+                delivery.queue,
+                delivery.priority,
+                again,
+                args=request.args,
+                kwargs=request.kwargs,
+                now=self._clock.time(),
+            )
+            envelope = sealed(self._signer, envelope)
+        except AioTQError as exc:
+            logger.error("Task %s[%s] can't be retried as asked: %s", message.task, message.id, exc)
+            return Failure(delivery, exc, policy)
+        logger.info("Task %s[%s]: %s", message.shadow or message.task, message.id, again)
+        return Retried(delivery, again.exc or again, envelope, policy)
+
+    def _lost_process(self, exc: WorkerLostError, run: Run, policy: Policy, task: Task[..., Any]) -> Outcome:
+        """A task's process died, and it may run again: as often as it may be delivered."""
+        delivery = run.delivery
+        message = delivery.message
+        if message.losses + 1 >= self._terms.of(task).max_deliveries:
+            return self._rejected(run, "poison", f"its process died {message.losses + 1} times")
+        logger.warning("Task %s[%s]: its process died, it runs again", message.task, message.id)
+        again = after_loss(message, delivery.queue, delivery.priority)
+        return Retried(delivery, exc, sealed(self._signer, again), policy)
 
     async def _call(self, run: Run, task: Task[..., Any], request: Request) -> Any:
         soft, hard = self._limits(run.delivery.message, task)
         if task.runs_in == "process":
             return await self._call_process(task, request, soft, hard)
         running_slot.set(run)
-        task.running(request).__enter__()  # for good: the context is this run's own
         if task.runs_in == "thread":
             call = functools.partial(task, *request.args, **request.kwargs)
-            return await to_thread.run_sync(call, limiter=self._threads, abandon_on_cancel=True)
+            return await run_in_thread(call, soft, limiter=self._threads, abandons=True)
         coro = task(*request.args, **request.kwargs)
         if soft is None and hard is None:
             return await coro
@@ -169,13 +295,20 @@ class Execution:
             raise MalformedMessage(
                 f"body is {len(message.body)} bytes, over task_message_max_size ({self._conf.task_message_max_size})"
             )
-        body: Any = self._home.serializers.decode(message.content_type, message.body, self._accept)
+        body: Any
+        if message.compression is None:
+            body = self._serializers.decode(message.content_type, message.body, self._accept)
+        else:
+            most = self._conf.task_message_max_size
+            body = self._serializers.decode(
+                message.content_type, message.body, self._accept, compression=message.compression, max_size=most
+            )
         if not isinstance(body, (list, tuple)) or len(cast("list[Any]", body)) != 3:
             raise MalformedMessage("body is not [args, kwargs, embed]")
         args, kwargs, embed = cast("list[Any]", body)
         if not isinstance(args, (list, tuple)) or not isinstance(kwargs, dict):
             raise MalformedMessage("arguments are not a list and an object")
-        if not all(isinstance(name, str) for name in cast("dict[object, Any]", kwargs)):
+        if kwargs and not all(isinstance(name, str) for name in cast("dict[object, Any]", kwargs)):
             raise MalformedMessage("names of keyword arguments are not all strings")
         if embed and (not isinstance(embed, dict) or any(cast("dict[str, Any]", embed).values())):
             raise MalformedMessage("the message carries a workflow (callbacks, chain or chord), which can't be run yet")
@@ -187,24 +320,16 @@ class Execution:
         soft = message.soft_time_limit or task.declared.soft_time_limit or self._conf.task_soft_time_limit
         hard = message.time_limit or task.declared.time_limit or self._conf.task_time_limit
         if task.runs_in == "thread":
-            if message.soft_time_limit or message.time_limit:
-                logger.warning("Task %s[%s] runs in a thread: its time limits can't be kept", message.task, message.id)
-            return None, None
+            if message.time_limit:
+                logger.warning("Task %s[%s] runs in a thread: its time_limit can't be kept", message.task, message.id)
+            return soft, None
         return soft, hard
 
-    def _is_expired(self, message: Message, task: Task[..., Any]) -> bool:
+    def _is_expired(self, message: Message, terms: Terms) -> bool:
         expires = message.expires
-        if expires is None and task.declared.expires is not None and message.sent_at is not None:
-            expires = message.sent_at + task.declared.expires  # it was called by name, by who does not know the task
+        if expires is None and terms.expires is not None and message.sent_at is not None:
+            expires = message.sent_at + terms.expires  # it was called by name, by who does not know the task
         return expires is not None and expires <= self._clock.time()
-
-    def _tracks_start(self, task: Task[..., Any]) -> bool:
-        declared = task.declared.track_started
-        return self._conf.task_track_started if declared is None else declared
-
-    def _is_acked_early(self, task: Task[..., Any]) -> bool:
-        declared = task.declared.acks_late
-        return not (self._conf.task_acks_late if declared is None else declared)
 
     async def _tell_started(self, request: Request) -> None:
         try:
@@ -217,7 +342,7 @@ class Execution:
         logger.error("Task %s[%s] goes to the dead letters (%s): %s", message.task, message.id, reason, detail)
         return Rejected(run.delivery, reason, detail)
 
-    def _log_success(self, run: Run, value: object) -> None:
+    def _log_success(self, run: Run, value: object, most: int) -> None:
         if logger.isEnabledFor(logging.INFO):
             message = run.delivery.message
             logger.info(
@@ -225,7 +350,7 @@ class Execution:
                 message.shadow or message.task,
                 message.id,
                 time.perf_counter() - run.started_at,
-                shown(value),
+                shown(value)[:most],
             )
 
 
@@ -235,5 +360,9 @@ def _reason(error: MessageError) -> str:
             return "content_disallowed"
         case DecodeError():
             return "undecodable"
+        case Unsigned():
+            return "unsigned"
+        case BadSignature():
+            return "bad_signature"
         case _:
             return "malformed"

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
 from ..canvas import Coordinator
 from ..clock import Clock
 from ..commit import Committer
+from ..lifespan import WorkerLifespan
+from ..middleware import Onion
 from ..request import Request
 from ..results import ResultStore
-from ..serialization import SerializerRegistry
+from ..serialization import SerializerRegistry, Signer
 from ..settings import Settings
 from ..task import Task
 from ..transport import Consumer, Transport
@@ -51,7 +53,16 @@ class WorkerHome(Protocol):
     def serializers(self) -> SerializerRegistry: ...
 
     @property
+    def signer(self) -> Signer | None: ...
+
+    @property
     def tasks(self) -> Mapping[str, Task[..., Any]]: ...
+
+    @property
+    def onion(self) -> Onion: ...
+
+    @property
+    def worker_lifespans(self) -> Sequence[WorkerLifespan[Any]]: ...
 
     def load_tasks(self) -> None: ...
 

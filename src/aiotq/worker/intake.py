@@ -16,16 +16,20 @@ from typing import Any, Final, TypeVar
 
 from anyio import to_thread
 
-from ..calls import RunsIn
 from ..canvas import Coordinator
 from ..canvas.outcome import Failure, Outcome, Policy, Returned
 from ..commit import Committer, Finish
 from ..exceptions import OperationalError
+from ..logs import Complaint
+from ..options import RunsIn
+from ..signals import connected
 from ..task import Task
 from ..transport import Consumer, Delivery
 from .completer import Completer
 from .execution import Execution
+from .limiter import Limiter
 from .run import Cancelled, Run, Slots
+from .telling import Telling
 
 T = TypeVar("T")
 
@@ -40,7 +44,8 @@ _OVERFLOW_DELAY: Final = 0.2
 #: Seconds between reads while something waits here for a slot of its kind.
 _OVERFLOW_PAUSE: Final = 0.05
 _FIRST_PAUSE: Final = 0.05
-_LONGEST_PAUSE: Final = 5.0
+#: A broker that is back waits no longer than this for us.
+_LONGEST_PAUSE: Final = 1.0
 
 
 class Intake:
@@ -67,6 +72,8 @@ class Intake:
         lease: float,
         prefetch: int,
         revoked: Callable[[Sequence[str]], Awaitable[Collection[str]]],
+        limiter: Limiter,
+        telling: Telling,
     ) -> None:
         self._consumer = consumer
         self._committer = committer
@@ -80,6 +87,8 @@ class Intake:
         self._lease = lease
         self._prefetch = prefetch
         self._revoked = revoked
+        self._limiter = limiter
+        self._telling = telling
         self._context = contextvars.copy_context()
         self._freed = asyncio.Event()
         self._kinds: frozenset[RunsIn] = frozenset()
@@ -101,6 +110,7 @@ class Intake:
 
     async def _run_on(self) -> None:
         pause = _FIRST_PAUSE
+        complaint = Complaint(logger, "receiving failed")
         while True:
             await self._completer.room()
             if (limit := self._wanted()) <= 0:
@@ -110,13 +120,14 @@ class Intake:
             try:
                 read = await self._receive(limit)
             except OperationalError as exc:
-                logger.warning("receiving failed, trying again: %s", exc)
+                complaint.make(exc)
                 pause = await _pause(pause)
             except Exception:  # a defect must not end the loop that everything depends on
                 logger.exception("receiving failed, trying again")
                 pause = await _pause(pause)
             else:
                 pause = _FIRST_PAUSE
+                complaint.withdraw()
                 if read:
                     await self._take_in(read)
 
@@ -185,13 +196,20 @@ class Intake:
                 del left[delivery.lease]
                 self._suspects += delivery.is_suspect
                 self._start(delivery, "loop", is_revoked=True)
+            taken = [each for each in admission.run if each.lease not in lost] if lost else admission.run
+            waits = await self._waits(taken)
             overflow = 0
-            for delivery in admission.run:
-                if delivery.lease not in lost:
-                    del left[delivery.lease]
-                    if not self._place(delivery):
-                        overflow += 1
-                        self._completer.add(self._coordinator.follow(Returned(delivery, _OVERFLOW_DELAY)))
+            if connected:
+                await self._telling.received(taken)
+            # Those who have their start go before the others: it is spent if they don't begin.
+            for delivery in sorted(taken, key=lambda each: each.lease not in waits) if waits else taken:
+                del left[delivery.lease]
+                wait = waits.get(delivery.lease, 0.0) if waits else 0.0
+                if wait > 0:
+                    self._completer.add(self._coordinator.follow(Returned(delivery, wait)))
+                elif not self._place(delivery):
+                    overflow += 1
+                    self._completer.add(self._coordinator.follow(Returned(delivery, _OVERFLOW_DELAY)))
         except asyncio.CancelledError:
             for delivery in left.values():  # the worker stops: somebody else may have them at once
                 self._completer.add(self._coordinator.follow(Returned(delivery)))
@@ -201,6 +219,15 @@ class Intake:
         self._limit = max(1, (len(read) - overflow) // 2) if overflow else min(self._limit * 2, _MAX_READ)
         if self.unstarted > self._prefetch:
             await self._let_start()
+
+    async def _waits(self, taken: Sequence[Delivery]) -> Mapping[int | str, float]:
+        """Return for those under a rate limit the seconds until they start: what has no free slot asks for no start."""
+        limited = self._limiter.limited(taken)
+        if not limited:
+            return {}
+        able = [each for each in limited if self._slots[self._tasks[each.message.task].runs_in].free > 0]
+        waits = await self._until_done(functools.partial(self._limiter.waits, able))
+        return {each.lease: waits.get(each.lease, _OVERFLOW_DELAY) for each in limited}
 
     async def _let_start(self) -> None:
         """Wait a moment for what waits here to start: more of its kind may come with the next read."""
@@ -213,11 +240,12 @@ class Intake:
     async def _until_done(self, ask: Callable[[], Awaitable[T]]) -> T:
         """Ask broker or store until they answer: what was read is held, and must not be forgotten meanwhile."""
         pause = _FIRST_PAUSE
+        complaint = Complaint(logger, "looking at what was received failed")
         while True:
             try:
                 return await ask()
             except OperationalError as exc:
-                logger.warning("looking at what was received failed, trying again: %s", exc)
+                complaint.make(exc)
             except Exception:  # a defect must not end the loop that everything depends on
                 logger.exception("looking at what was received failed, trying again")
             pause = await _pause(pause)
@@ -261,11 +289,12 @@ class Intake:
     async def _is_revoked(self, run: Run) -> bool:
         """Ask again, until answered or cancelled: it may have been revoked while it waited here."""
         pause = _FIRST_PAUSE
+        complaint = Complaint(logger, "asking whether a task is revoked failed")
         while run.cancelled_for is None:
             try:
                 return bool(await self._revoked((run.delivery.message.id,)))
             except OperationalError as exc:
-                logger.warning("asking whether a task is revoked failed, trying again: %s", exc)
+                complaint.make(exc)
             pause = await _pause(pause)
         return False
 
@@ -284,6 +313,8 @@ class Intake:
             except GeneratorExit as exc:
                 # A future or thread of the task ended so; Python closes all frames on its way here (PEP 380).
                 outcome = Failure(delivery, exc, Policy(delivery.message.ignore_result))
+            if connected:
+                await self._telling.outcome(delivery, outcome)
             if outcome is None:
                 self._held.pop(delivery.lease, None)
             else:
@@ -291,6 +322,8 @@ class Intake:
         except Exception as exc:  # a defect of ours must not end the worker
             logger.exception("running %s[%s] failed", delivery.message.task, delivery.message.id)
             self._complete(run, self._coordinator.broke(delivery, exc))
+            if connected:
+                await self._telling.broke(delivery, exc)
         finally:
             del self.runs[delivery.lease]
             self._let_go_of(delivery)

@@ -30,6 +30,7 @@ from ..exceptions import (
     TimeLimitExceeded,
     WorkerLostError,
 )
+from ..signals import worker_process_init, worker_process_shutdown
 from .child import STARTED, VALUE, serve, words
 
 if TYPE_CHECKING:
@@ -266,12 +267,14 @@ class _Child:
         import multiprocessing  # noqa: PLC0415  # 8 ms of everybody's start, for those who use processes
 
         context = multiprocessing.get_context("spawn")
+        # A child is a fresh interpreter: its receivers connect when their modules are imported there.
+        modules = sorted(worker_process_init.modules() | worker_process_shutdown.modules())
         # A Ctrl-C while the interpreter comes up is kept for later, when the child ignores it.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             self._connection, theirs = context.Pipe()
             # A daemon seen from here: an interpreter which exits without leaving the pool doesn't wait for it.
-            self._process = context.Process(target=serve, args=(theirs,), name="aiotq.process", daemon=True)
+            self._process = context.Process(target=serve, args=(theirs, modules), name="aiotq.process", daemon=True)
             with theirs:
                 self._process.start()
         except (OSError, RuntimeError) as exc:  # RuntimeError: this is a child itself, importing its main module

@@ -10,21 +10,27 @@ import socket
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Final, Self, cast
 
+from .. import signals
 from .._aio import Service, finish
-from ..calls import RunsIn
 from ..commit import Committer
 from ..exceptions import InvalidOption, OperationalError
+from ..lifespan import all_entered
+from ..logs import Complaint
 from ..message import MAX_NAME, new_id
-from ..transport import Consumer, Delivery
+from ..options import RunsIn
+from ..routing import MAX_WEIGHT, declared_queues
+from ..transport import FAIR, Consumer, Delivery, QueueOrder
 from .completer import Completer
 from .execution import Execution
 from .home import WorkerConnection, WorkerHome
 from .intake import Intake
 from .lifeline import Lifeline
+from .limiter import Limiter
 from .processes import ProcessPool
 from .run import Cancelled, Run, Slots
+from .telling import Telling, tell_the_end
 
 logger = logging.getLogger("aiotq.worker")
 
@@ -48,6 +54,7 @@ class WorkerOptions:
     processes: int
     prefetch: int
     grace: float
+    order: QueueOrder = FAIR
     name: str | None = None
     leaves_threads: bool = False
 
@@ -57,6 +64,9 @@ class WorkerOptions:
         for queue in self.queues:
             if not 0 < len(queue) <= MAX_NAME:
                 raise InvalidOption(f"a queue's name has 1 to {MAX_NAME} characters: {queue[:MAX_NAME]!r}")
+        for queue, weight in self.order.weights.items():
+            if not isinstance(cast(object, weight), int) or not 1 <= weight <= MAX_WEIGHT:
+                raise InvalidOption(f"a queue's weight is a whole number from 1 to {MAX_WEIGHT}: {queue!r}: {weight!r}")
         for name, least in (("concurrency", 1), ("threads", 1), ("processes", 1), ("prefetch", 0), ("grace", 0)):
             if not getattr(self, name) >= least:
                 raise InvalidOption(f"a worker's {name} must be {least} or more, not {getattr(self, name)!r}")
@@ -89,6 +99,8 @@ class Worker:
         self._completer: Completer | None = None
         #: Runs in threads that were left behind (see `WorkerOptions.leaves_threads`).
         self.left_running = 0
+        #: The name of the signal by which the process was asked to stop, if it was.
+        self.stop_signal: str | None = None
 
     async def __aenter__(self) -> Self:
         await self._service.start()
@@ -96,6 +108,11 @@ class Worker:
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self.stop()
+
+    @property
+    def options(self) -> WorkerOptions:
+        """How it consumes."""
+        return self._options
 
     @property
     def queues(self) -> tuple[str, ...]:
@@ -129,13 +146,18 @@ class Worker:
 
     async def _main(self, ready: Callable[[Worker], None], stopping: asyncio.Event) -> None:
         conf = self._home.conf
+        await signals.import_modules.send(self._home)
         self._home.load_tasks()
+        await signals.worker_init.send(self)
         self._warn_of_limits()
+        self._warn_of_queues()
         lease = conf.worker_lease
         async with AsyncExitStack() as stack:
             connection = await stack.enter_async_context(self._home.holding())
+            await stack.enter_async_context(all_entered(self._home.worker_lifespans))
+            stack.push_async_callback(tell_the_end, signals.worker_shutdown, self)
             consumer = await stack.enter_async_context(
-                connection.transport.consumer(self._holder, self.queues, lease=lease)
+                connection.transport.consumer(self._holder, self.queues, lease=lease, order=self._options.order)
             )
             committer = connection.committer(consumer, self._holder, lease)
             lifeline = await stack.enter_async_context(
@@ -158,10 +180,15 @@ class Worker:
                     intake = self._intake = self._make_intake(connection, consumer, committer, completer, pool, runs)
                     taking = runs.create_task(intake.run(), name="aiotq.intake")
                     try:
+                        await signals.worker_ready.send(self)
                         ready(self)
                         await _until(stopping, taking, connection)
                         taking.cancel()
                         intake.close()
+                        how = "Cold" if self._stop_now.is_set() else "Warm"
+                        await tell_the_end(
+                            signals.worker_shutting_down, self, sig=self.stop_signal, how=how, exitcode=0
+                        )
                         await self._end_runs(intake)
                         await _all_ended(intake)
                     except BaseException:
@@ -175,13 +202,25 @@ class Worker:
                 completing.cancel()
                 reclaiming.cancel()
 
+    def _warn_of_queues(self) -> None:
+        """Say that calls go where nobody may look: all declared queues are consumed, and theirs is not among them."""
+        conf = self._home.conf
+        default = conf.task_default_queue
+        declared = declared_queues(conf)
+        if default not in declared and set(self.queues) == set(declared):
+            logger.warning(
+                "task_default_queue %r is not in task_queues, and this worker does not consume from it: calls that "
+                "nothing routes elsewhere wait there",
+                default,
+            )
+
     def _warn_of_limits(self) -> None:
         """Say which tasks the settings' time limits don't hold for: a thread can't be stopped."""
         conf = self._home.conf
-        if conf.task_time_limit is not None or conf.task_soft_time_limit is not None:
+        if conf.task_time_limit is not None:
             threads = sorted(task.name for task in self._home.tasks.values() if task.runs_in == "thread")
             if threads:
-                logger.warning("time limits don't hold for tasks that run in threads: %s", ", ".join(threads))
+                logger.warning("task_time_limit does not hold for tasks that run in threads: %s", ", ".join(threads))
 
     def _make_intake(
         self,
@@ -221,6 +260,8 @@ class Worker:
             lease=self._home.conf.worker_lease,
             prefetch=options.prefetch,
             revoked=connection.store.revoked,
+            limiter=Limiter(self._home.tasks, self._home.conf.task_default_rate_limit, connection.store.book),
+            telling=Telling(self, self.name, self._home.tasks),
         )
 
     def _pool(self) -> ProcessPool:
@@ -277,12 +318,15 @@ class Worker:
 
         Not while its own leases may have ended: it would take itself for dead.
         """
+        complaint = Complaint(logger, "looking for tasks of dead workers failed")
         while True:
             try:
-                if not lifeline.is_late and (count := await consumer.reclaim()):
-                    logger.warning("gave back %d tasks of workers that died", count)
+                if not lifeline.is_late:
+                    if count := await consumer.reclaim():
+                        logger.warning("gave back %d tasks of workers that died", count)
+                    complaint.withdraw()
             except OperationalError as exc:
-                logger.warning("looking for tasks of dead workers failed, trying again: %s", exc)
+                complaint.make(exc)
             except Exception:  # a defect must not end the worker
                 logger.exception("looking for tasks of dead workers failed, trying again")
             await asyncio.sleep(lease / 3 * random.uniform(0.7, 1.3))

@@ -1,0 +1,255 @@
+"""The options of tasks and of calls: what each may be, checked where it is declared or called."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final, Literal, TypedDict, get_args
+
+from .exceptions import InvalidOption
+from .message import LONGEST_LIMIT, MAX_NAME, is_name
+from .schedules import seconds_apart
+
+RunsIn = Literal["loop", "thread", "process"]
+
+
+class CallOptions(TypedDict, total=False):
+    """What one call may say; each wins over the task's own option and that over the settings."""
+
+    task_id: str
+    countdown: float
+    "Seconds from now before which the task does not start."
+    eta: datetime
+    "Time before which the task does not start; without a zone it is in `timezone`."
+    expires: float | datetime
+    "Seconds from now, or time, after which the task is not started any more (it ends as REVOKED)."
+    queue: str
+    exchange: str
+    "The name of an exchange that `task_queues` binds queues to; with `routing_key` it says which of them get the call."
+    routing_key: str
+    priority: int
+    "0 to 9, 9 first."
+    serializer: str
+    compression: str
+    "`zlib`, `bzip2`, `lzma`, `brotli`, `zstd` or one that was registered."
+    ignore_result: bool
+    headers: Mapping[str, Any]
+    "The caller's own headers, seen as `request.headers`."
+    soft_time_limit: float
+    time_limit: float
+    shadow: str
+    "A name for logs in place of the task's."
+    add_to_parent: bool
+    "False: a call made by a task is not among the `children` of its result."
+    reply_to: str
+    "The address of the process that is told the result, in place of this one's."
+    publish_timeout: float
+    "Seconds the broker has to accept the call."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskOptions:
+    """What a declaration may say; None leaves it to the settings."""
+
+    run: RunsIn | None = None
+    bind: bool = False
+    typing: bool = True
+    queue: str | None = None
+    exchange: str | None = None
+    routing_key: str | None = None
+    priority: int | None = None
+    serializer: str | None = None
+    compression: str | None = None
+    ignore_result: bool | None = None
+    acks_late: bool | None = None
+    track_started: bool | None = None
+    expires: float | None = None
+    soft_time_limit: float | None = None
+    time_limit: float | None = None
+    max_retries: int | None = 3
+    default_retry_delay: float = 180.0
+    autoretry_for: tuple[type[BaseException], ...] = ()
+    dont_autoretry_for: tuple[type[BaseException], ...] = ()
+    retry_kwargs: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    retry_backoff: float | bool = False
+    retry_backoff_max: float = 600.0
+    retry_jitter: bool = True
+    reject_on_worker_lost: bool | None = None
+    max_deliveries: int | None = None
+    store_errors_even_if_ignored: bool | None = None
+    throws: tuple[type[BaseException], ...] = ()
+    trail: bool = True
+    shadow_name: Callable[..., str | None] | None = None
+    resultrepr_maxsize: int = 1024
+    rate_limit: str | float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Expected:
+    """What an option must be, for the check and for the error's words."""
+
+    words: str
+    types: tuple[type, ...]
+    holds: Callable[[Any], bool] = lambda _: True
+
+    def accepts(self, given: object) -> bool:
+        if isinstance(given, bool) and bool not in self.types:
+            return False
+        return isinstance(given, self.types) and self.holds(given)
+
+
+def _is_rate(given: Any) -> bool:
+    try:
+        seconds_apart(given)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_exception(given: object) -> bool:
+    return isinstance(given, type) and issubclass(given, BaseException)
+
+
+_NAME: Final = _Expected(f"a string of 1 to {MAX_NAME} printable characters", (str,), is_name)
+_SECONDS: Final = _Expected(
+    "seconds, more than 0, at most ten years", (int, float), lambda given: 0 < given <= LONGEST_LIMIT
+)
+_YES_OR_NO: Final = _Expected("true or false", (bool,))
+_EXPECTED: Final[Mapping[str, _Expected]] = {
+    "task_id": _NAME,
+    "countdown": _Expected("seconds, 0 or more", (int, float), lambda given: 0 <= given < math.inf),
+    "eta": _Expected("a datetime", (datetime,)),
+    "expires": _Expected(
+        "seconds, more than 0, or a datetime",
+        (int, float, datetime),
+        lambda given: isinstance(given, datetime) or 0 < given < math.inf,
+    ),
+    "queue": _NAME,
+    "exchange": _Expected(
+        "the name of an exchange; its type is declared in task_queues",
+        (str,),
+        lambda given: not given or is_name(given),
+    ),
+    "routing_key": _Expected(
+        f"a string of at most {MAX_NAME} characters", (str,), lambda given: len(given) <= MAX_NAME
+    ),
+    "priority": _Expected("a whole number from 0 to 9", (int,), lambda given: 0 <= given <= 9),
+    "serializer": _Expected("a serializer's name", (str,)),
+    "compression": _Expected("a compression's name", (str,)),
+    "ignore_result": _YES_OR_NO,
+    "headers": _Expected(
+        "a mapping with string keys", (Mapping,), lambda given: all(isinstance(key, str) for key in given)
+    ),
+    "soft_time_limit": _SECONDS,
+    "time_limit": _SECONDS,
+    "shadow": _NAME,
+    "add_to_parent": _YES_OR_NO,
+    "reply_to": _NAME,
+    "publish_timeout": _SECONDS,
+}
+#: Options that belong to one call, and not to where calls of its name go.
+_OF_ONE_CALL: Final = frozenset({"task_id", "eta", "reply_to", "publish_timeout"})
+_EXCEPTIONS: Final = _Expected(
+    "a tuple of exception types", (tuple, list), lambda given: all(map(_is_exception, given))
+)
+#: Options of a call that a retry may set anew.
+RETRY_OPTIONS: Final = frozenset({"queue", "priority", "expires", "soft_time_limit", "time_limit", "shadow", "headers"})
+_DECLARED: Final[Mapping[str, _Expected]] = {
+    "name": _NAME,
+    "run": _Expected('"loop", "thread" or "process"', (str,), lambda given: given in get_args(RunsIn)),
+    "bind": _YES_OR_NO,
+    "typing": _YES_OR_NO,
+    "queue": _NAME,
+    "exchange": _EXPECTED["exchange"],
+    "routing_key": _EXPECTED["routing_key"],
+    "priority": _EXPECTED["priority"],
+    "serializer": _EXPECTED["serializer"],
+    "compression": _EXPECTED["compression"],
+    "ignore_result": _YES_OR_NO,
+    "acks_late": _YES_OR_NO,
+    "track_started": _YES_OR_NO,
+    "expires": _SECONDS,
+    "soft_time_limit": _SECONDS,
+    "time_limit": _SECONDS,
+    "max_retries": _Expected(
+        "a whole number, 0 or more, or None for ever", (int, type(None)), lambda given: given is None or given >= 0
+    ),
+    "default_retry_delay": _EXPECTED["countdown"],
+    "autoretry_for": _EXCEPTIONS,
+    "dont_autoretry_for": _EXCEPTIONS,
+    "retry_kwargs": _Expected(
+        "a mapping with max_retries, countdown or both",
+        (Mapping,),
+        lambda given: set(given) <= {"max_retries", "countdown"},
+    ),
+    "retry_backoff": _Expected(
+        "true, false, or seconds of the first delay", (bool, int, float), lambda given: 0 <= given <= LONGEST_LIMIT
+    ),
+    "retry_backoff_max": _SECONDS,
+    "retry_jitter": _YES_OR_NO,
+    "reject_on_worker_lost": _YES_OR_NO,
+    "max_deliveries": _Expected("a whole number, 1 or more", (int,), lambda given: given >= 1),
+    "store_errors_even_if_ignored": _YES_OR_NO,
+    "throws": _EXCEPTIONS,
+    "trail": _YES_OR_NO,
+    "shadow_name": _Expected("a function of args, kwargs and options", (object,), callable),
+    "rate_limit": _Expected('a rate such as "100/m", "5/h" or 10 (a second)', (str, int, float), _is_rate),
+    "resultrepr_maxsize": _Expected("a number of characters, 0 or more", (int,), lambda given: given >= 0),
+}
+
+
+#: All options of a task; `base` is checked where classes are known.
+DECLARABLE: Final = frozenset(_DECLARED)
+
+
+def check_declaration(options: Mapping[str, object]) -> None:
+    """Refuse what `@app.task(...)` can't take.
+
+    Raises:
+        InvalidOption: an option is unknown or has an impossible value.
+    """
+    for option, given in options.items():
+        if option == "base":
+            continue
+        expected = _DECLARED.get(option)
+        if expected is None:
+            near = difflib.get_close_matches(option, _DECLARED, n=1)
+            hint = f": did you mean {near[0]!r}?" if near else f" (there are {', '.join(sorted(_DECLARED))})"
+            raise InvalidOption(f"unknown task option {option!r}{hint}")
+        if not expected.accepts(given):
+            raise InvalidOption(f"task option {option} must be {expected.words}, not {given!r}")
+    retrying: Any = options.get("retry_kwargs") or {}
+    for option in ("max_retries", "countdown"):
+        if option in retrying and not (_DECLARED.get(option) or _EXPECTED[option]).accepts(retrying[option]):
+            expected = _DECLARED.get(option) or _EXPECTED[option]
+            raise InvalidOption(
+                f"task option retry_kwargs: {option} must be {expected.words}, not {retrying[option]!r}"
+            )
+
+
+def check_route_option(option: str, given: object) -> str | None:
+    """Return what `option` must be in a route if it can't be `given` there, else None."""
+    expected = _EXPECTED.get(option)
+    if expected is None or option in _OF_ONE_CALL:
+        there_are = ", ".join(sorted(_EXPECTED.keys() - _OF_ONE_CALL))
+        return f"an option that a route can have ({there_are})"
+    return None if expected.accepts(given) else expected.words
+
+
+def check_options(name: str, options: CallOptions, *, runs_in: RunsIn | None = None) -> None:
+    """Raise `InvalidOption` if one of `options` of a call to `name` is unknown, impossible, or can't be kept there."""
+    for option, given in options.items():
+        expected = _EXPECTED.get(option)
+        if expected is None:
+            raise InvalidOption(f"{name}: unknown option {option!r} (there are {', '.join(sorted(_EXPECTED))})")
+        if not expected.accepts(given):
+            raise InvalidOption(f"{name}: option {option} must be {expected.words}, not {given!r}")
+    if "eta" in options and "countdown" in options:
+        raise InvalidOption(f"{name}: give eta or countdown, not both")
+    if runs_in == "thread" and "time_limit" in options:
+        raise InvalidOption(
+            f'{name} runs in a thread, which can\'t be stopped: time_limit needs run="process" (soft_time_limit works)'
+        )

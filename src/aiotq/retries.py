@@ -1,0 +1,92 @@
+"""Whether a task that failed is tried again, when, and as which message."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+from .calls import Callee, encode_body, wall_time
+from .exceptions import Retry, TaskPredicate
+from .message import Envelope, Message
+from .options import CallOptions, TaskOptions
+from .schedules import backoff
+from .serialization import SerializerRegistry
+from .settings import Settings
+
+
+def automatic_retry(task: Callee, error: BaseException, retries: int) -> Retry | None:
+    """Return the retry that the declaration of `task` asks for when it fails with `error`; None if it asks for none."""
+    declared = task.declared
+    if not declared.autoretry_for or isinstance(error, TaskPredicate):
+        return None
+    if not isinstance(error, declared.autoretry_for) or isinstance(error, declared.dont_autoretry_for):
+        return None
+    most = declared.retry_kwargs.get("max_retries", declared.max_retries)
+    if most is not None and retries >= most:
+        return None
+    delay = automatic_delay(declared, retries)
+    return Retry(f"retry in {delay:g} s: {type(error).__name__}: {error}", error, delay=delay)
+
+
+def automatic_delay(declared: TaskOptions, retries: int) -> float:
+    """Return the seconds before an automatic retry; with jitter another number each time."""
+    if declared.retry_backoff:
+        factor = max(float(declared.retry_backoff), 0.0)
+        return backoff(factor, retries, maximum=declared.retry_backoff_max, jitter=declared.retry_jitter)
+    return float(declared.retry_kwargs.get("countdown", declared.default_retry_delay))
+
+
+def retried(
+    conf: Settings,
+    serializers: SerializerRegistry,
+    task: Callee,
+    message: Message,
+    queue: str,
+    priority: int,
+    again: Retry,
+    *,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    now: float,
+) -> Envelope:
+    """Return the envelope in which `message` runs again as `again` says; `args` and `kwargs` are those it ran with.
+
+    Raises:
+        EncodeError, MessageTooLarge, InvalidArguments, InvalidOption: it can't be sent so.
+    """
+    options = cast(CallOptions, again.options or {})
+    due = now + again.delay if again.delay is not None else wall_time("eta", again.eta, now, conf)
+    body = message.body
+    if again.call_args is not None or again.call_kwargs is not None:
+        given_args = args if again.call_args is None else again.call_args
+        given_kwargs = kwargs if again.call_kwargs is None else again.call_kwargs
+        task.check(given_args, given_kwargs)
+        serializer = serializers.get(message.content_type)
+        compression = serializers.compression(message.compression)
+        body = encode_body(conf, serializers, serializer, task, given_args, given_kwargs, compression)
+    expires = options.get("expires")
+    fresh = replace(
+        message,
+        body=body,
+        eta=due,
+        expires=message.expires if expires is None else wall_time("expires", expires, now, conf),
+        retries=message.retries + 1,
+        attempt=message.attempt + 1,
+        soft_time_limit=options.get("soft_time_limit", message.soft_time_limit),
+        time_limit=options.get("time_limit", message.time_limit),
+        shadow=options.get("shadow", message.shadow),
+        headers=options.get("headers", message.headers),
+    )
+    return Envelope(fresh, options.get("queue", queue), options.get("priority", priority), due)
+
+
+def snoozed(message: Message, queue: str, priority: int, seconds: float, now: float) -> Envelope:
+    """Return the envelope in which `message` runs again in `seconds`, no retry spent."""
+    due = now + seconds
+    return Envelope(replace(message, eta=due, attempt=message.attempt + 1), queue, priority, due)
+
+
+def after_loss(message: Message, queue: str, priority: int) -> Envelope:
+    """Return the envelope in which `message` runs again, now, because its process died; no retry spent."""
+    return Envelope(replace(message, attempt=message.attempt + 1, losses=message.losses + 1), queue, priority)

@@ -1,0 +1,93 @@
+"""Logs for machines: one JSON object a line, whatever is logged."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from aiotq.json_logs import JsonFormatter
+
+
+class Log:
+    """A logger of its own, and the lines it wrote."""
+
+    def __init__(self, formatter: logging.Formatter) -> None:
+        self._stream = io.StringIO()
+        handler = logging.StreamHandler(self._stream)
+        handler.setFormatter(formatter)
+        self.logger = logging.Logger("proj.jobs")
+        self.logger.addHandler(handler)
+
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self._stream.getvalue().splitlines()]
+
+
+@pytest.fixture
+def about() -> dict[str, Any]:
+    return {}
+
+
+@pytest.fixture
+def log(about: Mapping[str, Any]) -> Log:
+    return Log(JsonFormatter(about=lambda: about))
+
+
+def test_a_line_has_its_time_level_logger_and_message(log: Log) -> None:
+    before = datetime.now(UTC)
+    log.logger.info("%d of %s\nand more", 3, "“them”")
+
+    (line,) = log.lines()
+
+    assert line.keys() == {"time", "level", "logger", "message"}
+    assert (line["level"], line["logger"], line["message"]) == ("INFO", "proj.jobs", "3 of “them”\nand more")
+    assert line["time"].endswith("Z")
+    assert abs(datetime.fromisoformat(line["time"]) - before).total_seconds() < 5
+
+
+def test_the_task_that_runs_is_named(log: Log, about: dict[str, Any]) -> None:
+    about.update(task="proj.add", task_id="42")
+    log.logger.warning("slow")
+
+    assert log.lines()[0].items() >= {"task": "proj.add", "task_id": "42"}.items()
+
+
+def test_an_exception_is_the_text_of_its_traceback(log: Log) -> None:
+    def fail() -> None:
+        raise ValueError("no luck")
+
+    try:
+        fail()
+    except ValueError:
+        log.logger.exception("it failed")
+
+    (line,) = log.lines()
+    assert line["message"] == "it failed"
+    assert "in fail" in line["exception"]
+    assert line["exception"].endswith("ValueError: no luck")
+
+
+def test_what_is_logged_beside_the_message_is_there_even_if_it_has_no_json_form(log: Log) -> None:
+    log.logger.info("shop", extra={"order": 7, "when": datetime(2030, 1, 1, tzinfo=UTC)})
+    log.logger.info("odd", extra={"keys": {("a", "b"): 1}, "number": float("nan")})
+    circle: list[Any] = []
+    circle.append(circle)
+    log.logger.info("round", extra={"circle": circle}, stack_info=True)
+
+    shop, odd, around = log.lines()
+    assert shop["extra"] == {"order": 7, "when": "datetime.datetime(2030, 1, 1, 0, 0, tzinfo=datetime.timezone.utc)"}
+    assert "('a', 'b')" in odd["extra"]
+    assert "circle" in around["extra"]
+    assert "test_logs.py" in around["stack"]
+
+
+def test_the_name_of_the_worker_is_said() -> None:
+    log = Log(JsonFormatter(label="anna-1"))
+    log.logger.info("hello")
+
+    assert log.lines()[0]["worker"] == "anna-1"
