@@ -8,10 +8,18 @@ from pathlib import Path
 import pytest
 
 from .harness import Chaos
+from .places import PLACES, Place
+
+
+@pytest.fixture(params=PLACES)
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+    """Where messages and results are kept; `ON_SQLITE` and the like choose one."""
+    with PLACES[request.param](tmp_path) as place:
+        yield place
 
 
 @pytest.fixture
-def chaos(tmp_path: Path) -> Iterator[Chaos]:
-    """Processes on one SQLite file; what a test leaves running is ended, and the logs of a failed one are shown."""
-    with Chaos(tmp_path) as chaos:
+def chaos(tmp_path: Path, place: Place) -> Iterator[Chaos]:
+    """Processes on one place; what a test leaves running is ended, and the logs of a failed one are shown."""
+    with Chaos(tmp_path, place) as chaos:
         yield chaos

@@ -6,25 +6,22 @@ import json
 import os
 import random
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
 from aiotq import AioTQ, AsyncResult
-from aiotq._sqlite import DELAYED
-from aiotq.states import READY_STATES
 from aiotq.task import Task
 
 from ..waiting import wait_until
 from . import apps
+from .places import Place, Standing
 
 T = TypeVar("T")
 
@@ -49,22 +46,29 @@ class Fact:
 
 
 @dataclass(frozen=True)
-class Standing:
-    """What stands in the file at one moment: `waiting` are the ids of messages, `ended` and `dead` also say how."""
-
-    waiting: Collection[str]
-    held: Collection[str]
-    ended: Mapping[str, str]
-    dead: Mapping[str, str]
-
-
-@dataclass(frozen=True)
 class Death:
-    """A kill: when, and what stood in the file right after it."""
+    """A kill: when, and what stood in the place right after it."""
 
     worker: int
     time: float
     standing: Standing
+
+
+@dataclass(frozen=True)
+class Outage:
+    """A time in which the place could not be reached, and what stood in it when that began."""
+
+    began: float
+    over: float
+    standing: Standing
+
+    def excuses(self, before: Fact, after: Fact) -> bool:
+        """Whether a task may have been started again because of it: it was under way, and not done."""
+        return before.time <= self.over and after.time >= self.began and before.id not in self.standing.ended
+
+
+def _variables(settings: Mapping[str, object]) -> dict[str, object]:
+    return {f"AIOTQ_{name.upper()}": value for name, value in settings.items()}
 
 
 class Process:
@@ -76,7 +80,7 @@ class Process:
         self.environment = {name: text for name, text in os.environ.items() if not name.startswith("AIOTQ_")} | {
             "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT / "src"), os.environ.get("PYTHONPATH")))),
             "PYTHONUNBUFFERED": "1",
-            "AIOTQ_BROKER_URL": chaos.url,
+            "AIOTQ_BROKER_URL": chaos.place.url,
             "AIOTQ_WORKER_LEASE": str(LEASE),
             apps.FACTS: str(chaos.facts_file),
             **{name: str(value) for name, value in settings.items()},
@@ -129,10 +133,11 @@ class Process:
         self._popen.stdin.close()
 
     def kill(self) -> Death:
-        """`kill -9`, and look at the file before anybody else does."""
+        """`kill -9`, and look at what it left before anybody else does."""
         killed_at = time.time()
-        self._popen.kill()
-        self._popen.wait()
+        with self._chaos.place.last_words(self.pid):
+            self._popen.kill()
+            self._popen.wait()
         death = Death(self.pid, killed_at, self._chaos.standing())
         self._chaos.deaths.append(death)
         return death
@@ -147,16 +152,16 @@ class Process:
 
 
 class Chaos:
-    """One test's file, processes and facts; a context manager that ends all it started and shows the logs."""
+    """One test's place, processes and facts; a context manager that ends all it started and shows the logs."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, place: Place) -> None:
         self.directory = directory
-        self.file = directory / "queue.db"
-        self.url = f"sqlite:///{self.file}"
+        self.place = place
         self.facts_file = directory / "facts.jsonl"
-        #: A client of the same file, in the test's own process; tests that want it enter it.
-        self.client = AioTQ("client", broker=self.url)
+        #: A client of the same place, in the test's own process; tests that want it enter it.
+        self.client = AioTQ("client", broker=place.url)
         self.deaths: list[Death] = []
+        self.outages: list[Outage] = []
         self.processes: list[Process] = []
         seed = random.randrange(1 << 32)
         self.random = random.Random(seed)
@@ -182,16 +187,17 @@ class Chaos:
         self.processes.append(process)
         return process
 
-    def program(self, name: str, *arguments: object) -> Process:
+    def program(self, name: str, *arguments: object, **settings: object) -> Process:
         """Start one of `programs`."""
-        return self.start("-m", "tests.chaos.programs", name, *map(str, arguments), name=name)
+        command = ("-m", "tests.chaos.programs", name, *map(str, arguments))
+        return self.start(*command, name=name, **_variables(settings))
 
     def start_worker(self, **settings: object) -> Process:
         """Start a worker: its settings are environment variables without their prefix."""
         return self.start(
             *("-m", "aiotq", "worker", f"{apps.__name__}:app"),
             name="worker",
-            **{f"AIOTQ_{name.upper()}": value for name, value in settings.items()},
+            **_variables(settings),
         )
 
     async def worker(self, **settings: object) -> Process:
@@ -201,18 +207,14 @@ class Chaos:
         return worker
 
     async def suspend(self, process: Process) -> None:
-        """SIGSTOP it, at a moment when it doesn't hold the file's write lock: nobody could write until it goes on."""
+        """SIGSTOP it, at a moment when it doesn't hold the place's write lock: nobody could write until it goes on."""
 
         def is_suspended() -> bool:
             process.send_signal(signal.SIGSTOP)
-            with closing(sqlite3.connect(self.file, timeout=0.2, isolation_level=None)) as connection:
-                try:
-                    connection.execute("BEGIN IMMEDIATE")
-                except sqlite3.OperationalError:
-                    process.send_signal(signal.SIGCONT)
-                    return False
-                connection.execute("ROLLBACK")
+            if self.place.is_writable():
                 return True
+            process.send_signal(signal.SIGCONT)
+            return False
 
         await wait_until(is_suspended, f"{process.log.name} was suspended", PATIENCE)
 
@@ -251,24 +253,9 @@ class Chaos:
         about = "" if task_id is None else f" of {task_id}"
         return await wait_until(those, f"{count} times {event!r}{about}", PATIENCE)
 
-    def query(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
-        """Ask the file itself."""
-        with closing(sqlite3.connect(self.file, timeout=PATIENCE)) as connection:
-            return connection.execute(sql, values).fetchall()
-
     def standing(self) -> Standing:
-        """Return what stands in the file at one moment."""
-        with closing(sqlite3.connect(self.file, timeout=PATIENCE, isolation_level=None)) as connection:
-            connection.execute("BEGIN")  # one snapshot for all that follows
-            messages = connection.execute("SELECT id, holder > ? FROM messages", (DELAYED,)).fetchall()
-            results = connection.execute("SELECT id, state FROM results").fetchall()
-            dead = connection.execute("SELECT id, reason FROM dead").fetchall()
-        return Standing(
-            frozenset(task_id for task_id, _ in messages),
-            frozenset(task_id for task_id, is_held in messages if is_held),
-            {task_id: state for task_id, state in results if state in READY_STATES},
-            dict(dead),
-        )
+        """Return what stands in the place at one moment."""
+        return self.place.standing()
 
     async def all_ended(self, ids: Collection[str], timeout: float = PATIENCE) -> Mapping[str, str]:
         """Wait until each of `ids` has a terminal record; return how they ended."""
@@ -280,31 +267,42 @@ class Chaos:
         return self.standing().ended
 
     async def when(self, fact: Callable[[Standing], T], message: str) -> T:
-        """Wait until `fact` is true of what stands in the file."""
+        """Wait until `fact` is true of what stands in the place."""
         return await wait_until(lambda: fact(self.standing()), message, PATIENCE)
 
     # -- what must hold
 
     def nothing_is_lost(self, accepted: Collection[str]) -> None:
         """Each accepted task was, at each death, either to be done or done, and never both (P1, P3)."""
-        for standing in (*(death.standing for death in self.deaths), self.standing()):
+        self.place.check()
+        faults: list[Death | Outage] = [*self.deaths, *self.outages]
+        for standing in (*(fault.standing for fault in faults), self.standing()):
             assert not set(standing.waiting) & set(standing.ended), "done, and still to be done"
         standing = self.standing()
         lost = set(accepted) - set(standing.ended) - set(standing.waiting)
         assert not lost, f"{len(lost)} of {len(accepted)} accepted tasks are lost"
 
     def only_the_killed_run_again(self) -> None:
-        """A task started again only where its worker was killed before what it did was committed."""
+        """A task started again only where its worker was killed before what it did was committed (P2)."""
         deaths = {death.worker: death for death in self.deaths}
+        for before, after in self._repeats():
+            assert before.worker in deaths, f"{before.id} ran in {before.worker}, a live worker, and in {after.worker}"
+            assert before.id not in deaths[before.worker].standing.ended, f"{before.id} was done, and ran again"
+
+    def only_what_an_outage_caught_runs_again(self) -> None:
+        """A task started again only where the place could not be reached before what it did was committed."""
+        for before, after in self._repeats():
+            assert any(outage.excuses(before, after) for outage in self.outages), (
+                f"{before.id} ran in {before.worker} at {before.time}, and in {after.worker} at {after.time}"
+            )
+
+    def _repeats(self) -> Iterator[tuple[Fact, Fact]]:
+        """Each start of a task with the one before it."""
         starts: dict[str, list[Fact]] = {}
         for fact in self.seen("start"):
             starts.setdefault(fact.id, []).append(fact)
-        for task_id, facts in starts.items():
-            for before, after in pairwise(facts):
-                assert before.worker in deaths, (
-                    f"{task_id} ran in {before.worker}, a live worker, and in {after.worker}"
-                )
-                assert task_id not in deaths[before.worker].standing.ended, f"{task_id} was done, and ran again"
+        for facts in starts.values():
+            yield from pairwise(facts)
 
     def starts(self) -> Counter[str]:
         """How often each task was started."""

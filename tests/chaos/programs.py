@@ -7,17 +7,18 @@ import itertools
 import os
 import sqlite3
 import sys
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
-from aiotq._sqlite import Database, path_from_url
-from aiotq.commit import Finish
-from aiotq.commit.sqlite import SQLiteCommitter
+from aiotq.clock import SYSTEM_CLOCK
+from aiotq.commit import Committer, Finish
 from aiotq.message import Envelope, Message, new_id
+from aiotq.places import House, Place, place_class
 from aiotq.results import Arrival, Join, Record
-from aiotq.results.sqlite import SQLiteStore
+from aiotq.settings import Settings
 from aiotq.task import Task
 from aiotq.transport import Delivery
-from aiotq.transport.sqlite import SQLiteTransport
 
 from . import apps
 
@@ -43,6 +44,24 @@ async def send(count: int, at_once: int) -> None:
     print("all are sent")
 
 
+async def ask(at_once: int) -> None:
+    """Call tasks and wait for their results, `at_once` callers at a time, until standard input ends."""
+    async with apps.app, asyncio.TaskGroup() as callers:
+        told = callers.create_task(asyncio.to_thread(sys.stdin.read))
+
+        async def caller() -> None:
+            numbers = itertools.count()
+            while not told.done():
+                result = await apps.step.delay(0.002 * (next(numbers) % 10))
+                apps.note("accepted", result.id, durable=True)
+                await result.get(timeout=60)
+                apps.note("answered", result.id)
+
+        for _ in range(at_once):
+            callers.create_task(caller())
+    print("all are answered")
+
+
 def lock(file: str) -> None:
     """Keep `file` locked until standard input ends."""
     connection = sqlite3.connect(file, isolation_level=None, timeout=60)
@@ -54,6 +73,20 @@ def lock(file: str) -> None:
 
 
 # A worker without tasks: it finishes deliveries as their ids say, and leaves a message for each committed finish.
+
+
+@asynccontextmanager
+async def opened(url: str) -> AsyncGenerator[tuple[Place, Committer]]:
+    """The place at `url`, and what commits to it."""
+    here = place_class(url)
+    assert here is not None
+    place = here(url, House(Settings(), SYSTEM_CLOCK, _no_memory))
+    async with place, place.transport, place.store:
+        yield place, place.committer()
+
+
+def _no_memory(name: str, kind: str, make: Callable[[], Any]) -> Any:
+    raise AssertionError("a place that several processes share is not in the memory of one")
 
 
 def workflow(number: int) -> Finish:
@@ -75,11 +108,11 @@ def committed_of(number: int) -> set[str]:
 
 async def commit() -> None:
     """Receive and commit until killed."""
-    database = Database(path_from_url(os.environ["AIOTQ_BROKER_URL"]))
-    transport, store = SQLiteTransport(database), SQLiteStore(database)
     lease = float(os.environ["AIOTQ_WORKER_LEASE"])
-    async with transport, store, transport.consumer("committer", ["q"], lease=lease) as consumer:
-        committer = SQLiteCommitter(transport, store)
+    async with (
+        opened(os.environ["AIOTQ_BROKER_URL"]) as (place, committer),
+        place.transport.consumer("committer", ["q"], lease=lease) as consumer,
+    ):
         committer.consumer = consumer
         print("committing", flush=True)
         for round_number in itertools.count():
@@ -118,6 +151,8 @@ def main(name: str, *arguments: Any) -> None:
     match name:
         case "send":
             asyncio.run(send(int(arguments[0]), int(arguments[1])))
+        case "ask":
+            asyncio.run(ask(int(arguments[0])))
         case "lock":
             lock(arguments[0])
         case "commit":

@@ -9,6 +9,10 @@ from pathlib import Path
 
 from ..waiting import wait_until
 from .harness import LEASE, PATIENCE, ROOT, Chaos, Process
+from .places import ON_SQLITE
+
+#: The demo has a file of its own.
+pytestmark = ON_SQLITE
 
 DEMO = ROOT / "examples" / "stdlib_survey"
 MODULES = 120

@@ -50,11 +50,12 @@ async def test_what_delay_has_returned_is_there_when_the_client_is_killed(chaos:
 
 async def test_a_worker_killed_inside_a_commit_has_committed_all_of_it_or_nothing(chaos: Chaos) -> None:
     """Many tasks end at once, and the kill comes within the few milliseconds in which they are committed."""
-    async with chaos.client:
-        results = await chaos.client.send_many([chaos.client.signature(apps.step.name, (0.0,)) for _ in range(2000)])
-    accepted = {result.id for result in results}
+    accepted: set[str] = set()
 
     for _ in range(10):
+        async with chaos.client:
+            signatures = [chaos.client.signature(apps.step.name, (0.0,)) for _ in range(250)]
+            accepted |= {result.id for result in await chaos.client.send_many(signatures)}
         before = len(chaos.seen("start"))
         worker = await chaos.worker(worker_concurrency=25)
         await chaos.sees("start", count=before + 1)
@@ -68,4 +69,3 @@ async def test_a_worker_killed_inside_a_commit_has_committed_all_of_it_or_nothin
     assert {states[task_id] for task_id in accepted} == {"SUCCESS"}
     chaos.nothing_is_lost(accepted)
     chaos.only_the_killed_run_again()
-    assert chaos.query("PRAGMA integrity_check") == [("ok",)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import time
 from typing import Any
 
 from aiotq import AsyncResult
@@ -79,11 +78,11 @@ class TestAWorkerThatWasStoppedBeyondItsLease:
         gate = chaos.directory / "gate"
         async with chaos.client:
             late, heir, result = await self.run_twice(chaos, apps.wait_at, str(gate))
-            assert self.deaths(chaos, result) == 1
+            assert chaos.standing().deaths == {result.id: 1}
 
             late.send_signal(signal.SIGCONT)
 
-            await chaos.when(lambda _: self.deaths(chaos, result) == 0, "the death was taken back")
+            await chaos.when(lambda standing: not standing.deaths, "the death was taken back")
             await late.says(f"the lease of {apps.wait_at.name}[{result.id}] was lost: its run is cancelled")
             await chaos.sees("cleaned up", result.id)
             gate.touch()
@@ -109,12 +108,11 @@ class TestAWorkerThatWasStoppedBeyondItsLease:
             result = await chaos.send(apps.wait_at, str(chaos.directory / "gate"))
             await chaos.sees("start")
             await chaos.suspend(worker)
-            ends = self.end_of_lease(chaos)
-            await chaos.when(lambda _: time.monotonic() > ends, "the lease has ended")
+            await chaos.when(lambda _: chaos.place.leases_end_in() < 0, "the lease has ended")
 
             worker.send_signal(signal.SIGCONT)
 
-            await chaos.when(lambda _: self.end_of_lease(chaos) > ends, "the lease was renewed")
+            await chaos.when(lambda _: chaos.place.leases_end_in() > 0, "the lease was renewed")
             (chaos.directory / "gate").touch()
             assert await result.get(timeout=PATIENCE) == worker.pid
         assert chaos.starts() == {result.id: 1}
@@ -137,11 +135,3 @@ class TestAWorkerThatWasStoppedBeyondItsLease:
         heir.terminate()
         assert await heir.ended() == 0
         assert await (await chaos.send(apps.step, 0.0)).get(timeout=PATIENCE) == late.pid
-
-    def deaths(self, chaos: Chaos, result: AsyncResult[int]) -> int:
-        ((deaths,),) = chaos.query("SELECT deaths FROM messages WHERE id = ?", result.id)
-        return int(deaths)
-
-    def end_of_lease(self, chaos: Chaos) -> float:
-        ((until,),) = chaos.query("SELECT ifnull(max(until), 0) FROM holders")
-        return float(until)

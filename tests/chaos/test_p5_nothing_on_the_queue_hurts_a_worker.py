@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sqlite3
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, closing
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
 from aiotq import AsyncResult
 from aiotq.exceptions import DeadLettered, WorkerLostError
-from aiotq.message import Message, new_id, pack, unpack
+from aiotq.message import Message, new_id
 
-from . import apps
+from . import apps, junk
 from .harness import PATIENCE, Chaos
 
 #: Shorter than elsewhere: to find the poison takes several deaths, one lease each.
@@ -76,9 +75,9 @@ async def test_two_tasks_that_kill_their_workers_are_both_found(chaos: Chaos) ->
 async def test_who_awaits_a_poison_task_is_told_although_the_worker_is_killed_when_it_gives_it_up(chaos: Chaos) -> None:
     """The dead letter and the failure are one commit, however often the moment before it is the last."""
     async with chaos.client:
-        poison = await chaos.send(apps.kill_worker)
-        with closing(sqlite3.connect(chaos.file)) as connection, connection:
-            connection.execute("UPDATE messages SET deaths = 5, charges = 3, is_suspect = 1")
+        suspect = Message(new_id(), apps.kill_worker.name, b"[[], {}, {}]")
+        chaos.place.add_suspect(suspect, deaths=5, charges=3)
+        poison = chaos.client.AsyncResult(suspect.id)
         for _ in range(4):
             worker = await chaos.worker()
             await asyncio.sleep(chaos.random.uniform(0, 0.005))  # a random moment is the point
@@ -91,95 +90,29 @@ async def test_who_awaits_a_poison_task_is_told_although_the_worker_is_killed_wh
     assert not chaos.starts()
 
 
-def message(task: str = apps.step.name, body: bytes = b"[[0], {}, {}]", **headers: Any) -> bytes:
-    return pack(Message(new_id(), task, body, **headers))
-
-
-def framed(head: bytes, body: bytes = b"") -> bytes:
-    return len(head).to_bytes(4, "big") + head + body
-
-
-#: What might be found in a file that others can write to: values of some columns, and the dead letter's reason.
-JUNK: Sequence[tuple[dict[str, Any], str]] = (
-    ({"data": b""}, "malformed"),
-    ({"data": b"\x00\xff\xfe junk"}, "malformed"),
-    ({"data": b"\xff" * 100}, "malformed"),
-    ({"data": b"\x00" * 5_000_000}, "malformed"),
-    ({"data": "a text"}, "malformed"),
-    ({"data": 42}, "malformed"),
-    ({"data": 4.2}, "malformed"),
-    ({"data": framed(b"[]")}, "malformed"),
-    ({"data": framed(b"{}")}, "malformed"),
-    ({"data": framed(b'{"id": "a", "task": "\xff\xfe"}')}, "malformed"),
-    ({"data": framed(b'{"id": 1, "task": "t"}')}, "malformed"),
-    ({"data": framed(b'{"id": "a", "task": "t", "expires": 1e400}')}, "malformed"),
-    ({"data": framed(b'{"id": "a", "task": "t", "retries": -1}')}, "malformed"),
-    ({"data": framed(b"[" * 10_000 + b"]" * 10_000)}, "malformed"),
-    ({"data": message(task="nobody.knows")}, "unknown_task"),
-    ({"data": message(body=b"[" * 10_000 + b"]" * 10_000)}, "undecodable"),
-    ({"data": message(body=b'[["\xff\xfe"], {}, {}]')}, "undecodable"),
-    ({"data": message(body=b"not JSON")}, "undecodable"),
-    ({"data": message(body=b"")}, "undecodable"),
-    ({"data": message(body=b"{}")}, "malformed"),
-    ({"data": message(body=b"[1, 2, 3]")}, "malformed"),
-    ({"data": message(body=b"[[], {}]")}, "malformed"),
-    ({"data": message(body=b"\x81" * 10_000, content_type="application/x-msgpack")}, "undecodable"),
-    ({"data": message(body=b" " * 5_000_000 + b"[[0], {}, {}]")}, "malformed"),
-    ({"data": message(body=b"cos\nsystem\n", content_type="application/x-python-serialize")}, "content_disallowed"),
-    ({"data": message(content_type="text/nothing")}, "content_disallowed"),
-)
-#: Columns with values of other types, of messages that can be run.
-ODD: Sequence[dict[str, Any]] = (
-    {"priority": "high"},
-    {"rank": "first"},
-    {"rank": b"\xff"},
-    {"deaths": "many"},
-    {"charges": b"\xff\xfe"},
-    {"returns": 1e300},
-    {"since": "yesterday"},
-    {"is_suspect": "perhaps"},
-    {"attempt": "third"},
-    {"id": b"\xff\xfe"},
-)
-
-
-def insert(chaos: Chaos, rows: Sequence[dict[str, Any]]) -> None:
-    with closing(sqlite3.connect(chaos.file)) as connection, connection:
-        for row in rows:
-            values = {"queue": "default", "id": new_id(), **row}
-            names, marks = ", ".join(values), ", ".join("?" * len(values))
-            connection.execute(f"INSERT INTO messages ({names}) VALUES ({marks})", list(values.values()))
-
-
-async def test_junk_in_the_file_becomes_dead_letters_and_the_worker_goes_on(chaos: Chaos) -> None:
+async def test_junk_on_the_queue_becomes_dead_letters_and_the_worker_goes_on(chaos: Chaos) -> None:
     async with chaos.client:
-        worker = await chaos.worker()
+        worker = await chaos.worker(worker_unknown_task_timeout=0)
         first = await chaos.send(apps.wait_at, str(chaos.directory / "gate"))
         await chaos.sees("start", first.id)
-        insert(chaos, [row for row, _ in JUNK])
-        insert(chaos, [{"data": message(), **row} for row in ODD])
+        reasons, runnable = junk.add_junk(chaos.place)
 
         last = await chaos.send(apps.step, 0.0)
         assert await last.get(timeout=PATIENCE) == worker.pid
-        await chaos.when(
-            lambda standing: (
-                len(standing.dead) >= len({row.get("id") for row, _ in JUNK}) and len(standing.waiting) == 1
-            ),
-            "only the first task is not done",
-        )
+        await chaos.when(lambda standing: len(standing.waiting) == 1, "only the first task is not done")
         (chaos.directory / "gate").touch()
         assert await first.get(timeout=PATIENCE) == worker.pid
-    reasons = [reason for (reason,) in chaos.query("SELECT reason FROM dead ORDER BY reason")]
-    assert reasons == sorted(reason for _, reason in JUNK)
-    assert all(detail for (detail,) in chaos.query("SELECT detail FROM dead"))
-    assert len(chaos.seen("end")) == len(ODD) + 2
+    dead = chaos.place.dead_letters()
+    assert sorted(reason for reason, _ in dead) == sorted(reasons)
+    assert all(detail for _, detail in dead)
+    assert len(chaos.seen("end")) == runnable + 2
     assert worker.exit_code is None
     assert "Traceback" not in worker.said
 
 
 async def test_a_caller_of_what_cannot_be_run_is_told_why(chaos: Chaos) -> None:
     async with chaos.client:
-        worker = await chaos.worker()
+        worker = await chaos.worker(worker_unknown_task_timeout=0)
 
         unknown = await chaos.client.send_task("nobody.knows")
         assert "no task is registered as 'nobody.knows'" in await died_of(unknown)
@@ -210,17 +143,18 @@ async def test_a_worker_holds_one_suspect_at_a_time_even_when_their_slots_are_ta
     """What waits in a worker for a slot is in flight as well: two of them, and a death could be charged to neither."""
     gate = chaos.directory / "gate"
     body = json.dumps([[str(gate)], {}, {}]).encode()
-    suspects = [message(apps.wait_in_thread_at.name, body) for _ in range(4)]
+    suspects = [Message(new_id(), apps.wait_in_thread_at.name, body) for _ in range(4)]
     async with chaos.client:
         await chaos.worker(worker_threads=2)
         busy = [await chaos.send(apps.wait_in_thread_at, str(gate)) for _ in range(2)]
         await chaos.sees("start", count=2)
-        insert(chaos, [{"data": data, "id": unpack(data).id, "deaths": 2, "is_suspect": 1} for data in suspects])
+        for suspect in suspects:
+            chaos.place.add_suspect(suspect, deaths=2, charges=0)
 
         for _ in range(5):  # the worker goes on reading
             assert await (await chaos.send(apps.step, 0.0)).get(timeout=PATIENCE)
             assert len(chaos.standing().held) == 3
         gate.touch()
 
-        await chaos.all_ended([*(result.id for result in busy), *(unpack(data).id for data in suspects)])
+        await chaos.all_ended([*(result.id for result in busy), *(suspect.id for suspect in suspects)])
     assert len(chaos.seen("end")) == 11

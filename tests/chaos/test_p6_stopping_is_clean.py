@@ -64,7 +64,7 @@ async def test_what_outlasts_the_grace_time_is_handed_back(chaos: Chaos, task: T
         (chaos.directory / "gate").touch()
         assert await result.get(timeout=PATIENCE) == other.pid
     assert len(chaos.seen("cleaned up")) == (task is apps.wait_at)
-    assert chaos.query("SELECT count(*) FROM dead") == [(0,)]
+    assert not chaos.standing().dead
 
 
 @pytest.mark.parametrize("task", WAITING, ids=["coroutine", "thread", "process"])
