@@ -11,13 +11,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 from . import machine
-from .figures import Benchmark, Figure
+from .figures import Benchmark, BenchmarkError, Figure
 from .run import BENCHMARKS
+from .servers import broker_running
 from .tasks import app
 
 #: File systems in memory: syncing is free there, which no durable figure should profit from.
@@ -67,7 +68,7 @@ def parse() -> argparse.Namespace:
         "--directory",
         type=Path,
         default=default_directory(),
-        help="where SQLite's files are made and removed, on the disk to be measured (default: %(default)s)",
+        help="where brokers' files are made and removed, on the disk to be measured (default: %(default)s)",
     )
     options = parser.parse_args()
     if unknown := [name for name in options.names if name not in BENCHMARKS]:
@@ -95,8 +96,9 @@ def describe_settings(options: argparse.Namespace) -> dict[str, str]:
         "worker": f"concurrency {conf.worker_concurrency}, threads {conf.worker_threads}, processes one a core, "
         f"prefetch {conf.worker_prefetch}, lease {conf.worker_lease:g} s: the defaults",
         "durability": "SQLite: write-ahead log, synchronous=FULL (fsync for every commit), late acknowledgement",
+        "redis": "a server of its own on the same machine, save '' and appendonly no (redis-aof: appendfsync everysec)",
         "results": "stored and awaited, JSON; nothing is left out but the log (level warning)",
-        "start": "each round has fresh processes and a new, empty file; modules are compiled and in the disk cache",
+        "start": "each round has fresh processes and a new, empty broker; modules are compiled and in the disk cache",
         "rounds": f"{options.rounds}, interleaved; judged by their median{'; quick: small sizes' * options.quick}",
     }
 
@@ -121,13 +123,21 @@ def run_all(chosen: Iterable[Benchmark], options: argparse.Namespace, compiled: 
 
 def run_once(benchmark: Benchmark, quick: bool, directory: Path, compiled: str) -> Mapping[str, Sequence[float]] | None:
     """Run `benchmark` in a process of its own with a new broker; None if that failed (it has said why)."""
-    with tempfile.TemporaryDirectory(prefix="aiotq-", dir=directory, ignore_cleanup_errors=True) as place:
+    with ExitStack() as stack:
+        place = stack.enter_context(
+            tempfile.TemporaryDirectory(prefix="aiotq-", dir=directory, ignore_cleanup_errors=True)
+        )
+        try:
+            url = stack.enter_context(broker_running(benchmark.broker, Path(place)))
+        except BenchmarkError as exc:
+            print(f"{benchmark.name}: {exc}", file=sys.stderr)
+            return None
         file = Path(place, "samples.json")
         size = benchmark.quick_size if quick else benchmark.size
         # A session of its own: Ctrl-C is ours, and one signal ends whatever it started.
         process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.run", benchmark.name, str(size), str(file)],
-            env=environment(benchmark, Path(place), compiled),
+            env=environment(benchmark, url, Path(place), compiled),
             stdin=subprocess.DEVNULL,
             start_new_session=True,
         )
@@ -146,17 +156,17 @@ def run_once(benchmark: Benchmark, quick: bool, directory: Path, compiled: str) 
         return samples
 
 
-def environment(benchmark: Benchmark, place: Path, compiled: str) -> dict[str, str]:
-    """Return the environment of a benchmark: no settings but the defaults, and all it makes in `place`."""
+def environment(benchmark: Benchmark, url: str, place: Path, compiled: str) -> dict[str, str]:
+    """Return the environment of a benchmark: no settings but the defaults and its own, and all it makes in `place`."""
     kept = {name: text for name, text in os.environ.items() if not name.startswith("AIOTQ_") and name not in _DROPPED}
     paths = [str(Path(__file__).resolve().parent.parent), *filter(None, [kept.get("PYTHONPATH")])]
-    url = f"sqlite:////{str(place.resolve()).lstrip('/')}/queue.db" if benchmark.broker == "sqlite" else "memory://"
     return {
         **kept,
         "PYTHONPATH": os.pathsep.join(paths),
         "PYTHONPYCACHEPREFIX": compiled,
         "TMPDIR": str(place),
         "AIOTQ_BROKER_URL": url,
+        **{f"AIOTQ_{name.upper()}": str(value) for name, value in benchmark.settings.items()},
     }
 
 

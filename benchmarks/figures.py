@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 #: What one run of a benchmark measured: values by the name of the figure.
 Samples = Mapping[str, Sequence[float]]
 Verdict = Literal["ok", "MISSED", ""]
+Broker = Literal["sqlite", "redis", "redis-aof", "memory", "none"]
 
 
 class BenchmarkError(Exception):
@@ -45,15 +46,16 @@ class Figure:
 class Benchmark:
     """Something to measure: `measure(size)` is run in a fresh process, once a round.
 
-    The app in `benchmarks.tasks` has a new broker of the kind `broker` each time. `once`: preparing it takes so long
-    that one run makes several samples and the rounds don't count.
+    The app in `benchmarks.tasks` has a new broker of the kind `broker` each time, and `settings` beside its defaults.
+    `once`: it takes so long that the rounds don't count.
     """
 
     name: str
     about: str
-    broker: Literal["sqlite", "memory", "none"]
+    broker: Broker
     measure: Callable[[int], Awaitable[Samples]]
     size: int
     quick_size: int
     figures: tuple[Figure, ...]
     once: bool = False
+    settings: Mapping[str, object] = field(default_factory=dict)

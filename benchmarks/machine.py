@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import sqlite3
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -13,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 
 _FSYNCS = 50
+_PACKAGES = ("aiotq", "anyio", "orjson", "msgpack", "redis", "hiredis", "uvloop")
 
 
 def describe(directory: Path) -> dict[str, str]:
@@ -25,7 +28,8 @@ def describe(directory: Path) -> dict[str, str]:
         "system": f"{platform.system()} {platform.release()}",
         "python": f"{platform.python_implementation()} {platform.python_version()} ({sys.executable})",
         "sqlite": sqlite3.sqlite_version,
-        "packages": ", ".join(f"{name} {_version(name)}" for name in ("aiotq", "anyio", "orjson", "msgpack")),
+        "redis": _redis_version(),
+        "packages": ", ".join(f"{name} {_version(name)}" for name in _PACKAGES),
         "disk": f"{directory} ({kind}), writing and syncing 4 kB takes {fsync:.2f} ms (median of {_FSYNCS})",
         "load before": f"{load} (1, 5 and 15 minutes)",
     }
@@ -66,6 +70,14 @@ def _cpu_model() -> str:
     except OSError:
         return platform.processor() or platform.machine()
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _redis_version() -> str:
+    program = shutil.which("redis-server")
+    if program is None:
+        return "(not installed)"
+    text = subprocess.run([program, "--version"], check=False, capture_output=True, text=True).stdout
+    return next((word.removeprefix("v=") for word in text.split() if word.startswith("v=")), "unknown")
 
 
 def _version(name: str) -> str:

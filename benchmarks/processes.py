@@ -7,7 +7,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -88,6 +88,26 @@ async def worker_running(*more_words: str) -> AsyncIterator[WorkerProcess]:
         finally:
             with suppress(ProcessLookupError):
                 process.kill()
+
+
+async def run_program(*command: str, environment: Mapping[str, str] | None = None) -> None:
+    """Run another Python program of ours to its end.
+
+    Raises:
+        BenchmarkError: it failed.
+        TimeoutError: it took too long, and was ended.
+    """
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, *command, env=environment, stdin=asyncio.subprocess.DEVNULL
+    )
+    try:
+        async with asyncio.timeout(LONGEST):
+            code = await process.wait()
+    finally:
+        with suppress(ProcessLookupError):
+            process.terminate()
+    if code != 0:
+        raise BenchmarkError(f"{' '.join(command)} failed (exit code {code})")
 
 
 @asynccontextmanager

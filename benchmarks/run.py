@@ -1,17 +1,21 @@
-"""Runs one benchmark once, in this process: `python -m benchmarks.run NAME SIZE FILE` writes its samples to FILE."""
+"""Runs one benchmark once, in this process: `python -m benchmarks.run NAME SIZE FILE` writes its samples to FILE.
+
+`--uvloop` runs it on uvloop's event loop.
+"""
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from . import imports, memory, sqlite, worker
+from . import imports, memory, redis, sqlite, worker
 from .figures import Benchmark, BenchmarkError, Samples
 
 BENCHMARKS: dict[str, Benchmark] = {
-    benchmark.name: benchmark for group in (sqlite, worker, memory, imports) for benchmark in group.BENCHMARKS
+    benchmark.name: benchmark for group in (sqlite, redis, worker, memory, imports) for benchmark in group.BENCHMARKS
 }
 #: Seconds after which a benchmark counts as stuck; filling in a million delayed tasks is what takes longest.
 _DEADLINE = 1800.0
@@ -23,10 +27,25 @@ async def run(name: str, size: int) -> Samples:
         return await BENCHMARKS[name].measure(size)
 
 
-if __name__ == "__main__":
-    name, size, file = sys.argv[1:]
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.run")
+    parser.add_argument("name")
+    parser.add_argument("size", type=int)
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--uvloop", action="store_true")
+    options = parser.parse_args()
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
+    if options.uvloop:
+        import uvloop  # noqa: PLC0415  # an extra, for one benchmark
+
+        loop_factory = uvloop.new_event_loop
     try:
-        samples = asyncio.run(run(name, int(size)))
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            samples = runner.run(run(options.name, options.size))
     except* BenchmarkError as failed:
-        sys.exit(f"{name}: {failed.exceptions[0]}")
-    Path(file).write_text(json.dumps(samples))
+        raise SystemExit(f"{options.name}: {failed.exceptions[0]}") from None
+    options.file.write_text(json.dumps(samples))
+
+
+if __name__ == "__main__":
+    main()

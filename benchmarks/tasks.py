@@ -1,4 +1,4 @@
-"""The tasks that are measured. The broker is named by `AIOTQ_BROKER_URL`, every other setting has its default."""
+"""The tasks that are measured. The broker is named by `AIOTQ_BROKER_URL`, other settings have their defaults."""
 
 from __future__ import annotations
 
@@ -28,6 +28,12 @@ async def stamp() -> tuple[float, float]:
 async def nap(seconds: float) -> None:
     """Wait as one does for somebody else's answer."""
     await asyncio.sleep(seconds)
+
+
+@app.task
+async def lateness(due: float) -> float:
+    """Return how many seconds after `due` it ran."""
+    return time.time() - due
 
 
 @app.task

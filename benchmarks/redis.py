@@ -1,0 +1,501 @@
+"""Redis: a client here, an `aiotq worker` in a process of its own, results stored; and what redis-py alone does."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import statistics
+import tempfile
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from importlib.util import find_spec
+from itertools import pairwise
+from typing import Final
+
+from redis.asyncio import Redis
+
+from aiotq import AsyncResult
+
+from . import bare_redis
+from .figures import Benchmark, BenchmarkError, Figure, Samples
+from .measures import (
+    CLIENT_CPU,
+    WORKER_CPU,
+    drained,
+    gathered,
+    percentile_99,
+    round_trip,
+    send_and_drain,
+    throughput,
+)
+from .processes import LONGEST, MEGABYTE, WorkerProcess, client_and_worker, own_cpu, run_program, worker_running
+from .tasks import app, lateness, nap, noop, stamp
+
+_CALLERS: Final = 100
+_WARM_UP: Final = 500
+#: What a worker runs of coroutine tasks at the same time by default; the bare worker reads as many at a time.
+_CONCURRENCY: Final = 100
+_NAP: Final = 0.01
+_NAPPERS: Final = 200
+_DAY: Final = 86_400.0
+_BATCH: Final = 10_000
+#: Times fewer tasks are sent in a row than gathered or in bulk.
+_IN_A_ROW: Final = 8
+_DEPTHS: Final = ("1/1000 of it", "1/100 of it", "1/10 of it", "all of it")
+_WARM_UP_WINDOWS: Final = 20
+_WINDOWS: Final = 41
+
+
+async def drain(size: int) -> Samples:
+    """Let our worker drain `size` no-op tasks, and a bare one as many."""
+    ours = await drained(noop.s(), size)
+    bare = await bare_redis.drained(app.conf.broker_url, "batched", _CONCURRENCY, size, "noop")
+    return {
+        "send only": [ours.sent],
+        "client CPU": [ours.client_cpu],
+        "drain": [ours.rate],
+        "worker CPU": [ours.worker_cpu],
+        "bare script's drain": [bare.rate],
+        "bare script's CPU": [bare.worker_cpu],
+        "of the bare script's rate": [ours.rate / bare.rate],
+    }
+
+
+async def unbatched(size: int) -> Samples:
+    """Let a bare worker drain `size` no-op tasks which batches nothing."""
+    bare = await bare_redis.drained(app.conf.broker_url, "one-by-one", _CONCURRENCY, size, "noop")
+    return {"drain": [bare.rate], "worker CPU": [bare.worker_cpu]}
+
+
+async def naps(size: int) -> Samples:
+    """Let workers drain `size` tasks that sleep for 10 ms, 200 at a time."""
+    ours = await drained(nap.s(_NAP), size, "-c", str(_NAPPERS))
+    bare = await bare_redis.drained(app.conf.broker_url, "batched", _NAPPERS, size, "nap", _NAP)
+    return {
+        "drain": [ours.rate],
+        "worker CPU": [ours.worker_cpu],
+        "bare script's drain": [bare.rate],
+        "bare script's CPU": [bare.worker_cpu],
+    }
+
+
+async def enqueue(size: int) -> Samples:
+    """Send while no worker runs: one after the other, gathered, in bulk; then the same with redis-py alone."""
+    few = size // _IN_A_ROW
+    async with app:
+        await _rate(_WARM_UP, _in_a_row)
+        in_a_row = await _rate(few, _in_a_row)
+        all_gathered = await _rate(size, _all_gathered)
+        cpu = own_cpu()
+        in_bulk = await _rate(size, _in_bulk)
+        cpu = own_cpu() - cpu
+    async with Redis.from_url(app.conf.broker_url) as redis:
+        await bare_redis.send_in_a_row(redis, _WARM_UP)
+        bare_in_a_row = await _rate(few, lambda count: bare_redis.send_in_a_row(redis, count))
+        bare_in_bulk = await _rate(size, lambda count: bare_redis.send_in_bulk(redis, count, "noop"))
+    return {
+        "in a row": [in_a_row],
+        "gathered": [all_gathered],
+        "in bulk": [in_bulk],
+        "in bulk, client CPU": [1e6 * cpu / size],
+        "bare script in a row": [bare_in_a_row],
+        "bare script in bulk": [bare_in_bulk],
+    }
+
+
+async def _rate(size: int, send: Callable[[int], Awaitable[object]]) -> float:
+    began = time.perf_counter()
+    await send(size)
+    return size / (time.perf_counter() - began)
+
+
+async def _in_a_row(size: int) -> None:
+    for _ in range(size):
+        await noop.delay()
+
+
+async def _all_gathered(size: int) -> None:
+    await asyncio.gather(*(noop.delay() for _ in range(size)))
+
+
+async def _in_bulk(size: int) -> None:
+    await app.send_many(noop.s() for _ in range(size))
+
+
+async def callers(size: int) -> Samples:
+    """Call `size` times from 100 callers at the same time, each of which awaits a result before its next call."""
+    async with client_and_worker() as worker:
+        await asyncio.gather(*(_call(_WARM_UP // _CALLERS) for _ in range(_CALLERS)))
+        cpu, worker_cpu, began = own_cpu(), worker.cpu(), time.perf_counter()
+        seconds = await asyncio.gather(*(_call(size // _CALLERS) for _ in range(_CALLERS)))
+        took = time.perf_counter() - began
+        cpu, worker_cpu = own_cpu() - cpu, worker.cpu() - worker_cpu
+    together = [each for one in seconds for each in one]
+    return {
+        "calls": [len(together) / took],
+        "round trip, p50": [1e3 * statistics.median(together)],
+        "round trip, p99": [1e3 * percentile_99(together)],
+        "client CPU": [1e6 * cpu / len(together)],
+        "worker CPU": [1e6 * worker_cpu / len(together)],
+    }
+
+
+async def _call(times: int) -> list[float]:
+    seconds: list[float] = []
+    for _ in range(times):
+        began = time.perf_counter()
+        await (await noop.delay())
+        seconds.append(time.perf_counter() - began)
+    return seconds
+
+
+async def delayed(size: int) -> Samples:
+    """Measure how late tasks run that fall due over some seconds, while 100,000 wait that are due tomorrow.
+
+    Half of them are sent in bulk before, half one after the other meanwhile, each before others that wait already.
+    """
+    waiting = 200 * size
+    half = size // 2
+    async with app:
+        later = noop.options(countdown=_DAY)
+        for start in range(0, waiting, _BATCH):
+            await app.send_many(later.s() for _ in range(min(_BATCH, waiting - start)))
+        async with worker_running() as worker:
+            await worker.ready()
+            now = time.time()
+            dues = [now + 1.0 + random.uniform(0, half / 50) for _ in range(half)]
+            known = await app.send_many(lateness.options(eta=datetime.fromtimestamp(due, UTC)).s(due) for due in dues)
+            sent: list[AsyncResult[float]] = []
+            for _ in range(half):
+                due = time.time() + random.uniform(0.2, 0.6)
+                sent.append(await lateness.options(eta=datetime.fromtimestamp(due, UTC)).delay(due))
+                await asyncio.sleep(0.02)
+            late = [*await worker.unless_it_ends(known.get(timeout=LONGEST))]
+            late += [await result.get(timeout=LONGEST) for result in sent]
+    return {
+        "lateness, p50": [1e3 * statistics.median(late)],
+        "lateness, p99": [1e3 * percentile_99(late)],
+        "the earliest": [1e3 * min(late)],
+    }
+
+
+async def memory(size: int) -> Samples:
+    """Measure what a tenth of `size` tasks takes in Redis while no worker runs, and then a worker after all of them."""
+    part = size // 10
+    async with _used_memory() as used, app:
+        before = await used()
+        await _in_bulk(part)
+        queued = await used() - before
+        async with worker_running() as worker:
+            await worker.ready()
+            at_first = worker.memory()
+            for _ in range(9):
+                await _in_bulk(part)
+                last = await stamp.delay()
+                await worker.unless_it_ends(last.get())
+            at_last = worker.memory()
+    return {
+        "queued": [queued / MEGABYTE],
+        "bytes a task": [queued / part],
+        "worker's RSS at first": [at_first / MEGABYTE],
+        "worker's RSS at last": [at_last / MEGABYTE],
+    }
+
+
+async def leftover(seconds: int) -> Samples:
+    """Measure what Redis keeps of 100,000 tasks once they are done, their results expired and the streams deleted.
+
+    Waits for that for at most `seconds`: streams go a minute after they are empty.
+    """
+    async with Redis.from_url(app.conf.broker_url) as redis, _used_memory() as used:
+        before = await used()
+        async with app:
+            await _in_bulk(10 * _BATCH)
+            last = await stamp.delay()
+            most = await used()
+            async with worker_running() as worker:
+                await worker.unless_it_ends(last.get())
+                deadline = time.monotonic() + seconds
+                while time.monotonic() < deadline and await _has_streams(redis):  # noqa: ASYNC110  # nobody is told
+                    await asyncio.sleep(1)
+        await redis.config_resetstat()  # the server's own statistics of each command it ever ran: 0.7 MB
+        after = await used()
+        keys = await redis.dbsize()
+    return {
+        "at most": [(most - before) / MEGABYTE],
+        "left behind": [(after - before) / MEGABYTE],
+        "keys left behind": [float(keys)],
+    }
+
+
+async def _has_streams(redis: Redis) -> bool:
+    return bool([key async for key in redis.scan_iter(_type="stream")])
+
+
+@asynccontextmanager
+async def _used_memory() -> AsyncIterator[Callable[[], Awaitable[int]]]:
+    async with Redis.from_url(app.conf.broker_url) as redis:
+
+        async def used() -> int:
+            return int((await redis.info("memory"))["used_memory"])
+
+        yield used
+
+
+async def flat(size: int) -> Samples:
+    """Compare the CPU time a worker needs for a task when a thousandth of `size` tasks are queued, and so on up to all.
+
+    The depth stays what it is: whenever a window of tasks has run, as many are sent. Each depth has its own worker,
+    which has run some windows before; it tells its CPU time in a task at the end of each window, and the median of the
+    windows counts. The server's CPU time, that of topping up included, is taken over all of them.
+    """
+    window = size // 1000
+    samples: dict[str, list[float]] = {}
+    line: deque[AsyncResult[tuple[float, float]]] = deque()
+    async with app, Redis.from_url(app.conf.broker_url) as redis:
+        for depth, name in zip((size // 1000, size // 100, size // 10, size), _DEPTHS, strict=True):
+            while line and await line[0].ready():  # what the last worker still ran
+                line.popleft()
+            while (len(line) - 1) * window < depth:
+                await _add_window(line, window)
+            async with worker_running() as worker:
+                for _ in range(_WARM_UP_WINDOWS):
+                    await _next_window(line, window, worker)
+                before = await _server_cpu(redis)
+                stamps = [await _next_window(line, window, worker) for _ in range(_WINDOWS)]
+                server = await _server_cpu(redis) - before
+            spent = [later - earlier for earlier, later in pairwise(stamps)]
+            samples[f"worker CPU, {name}"] = [1e6 * statistics.median(spent) / (window + 1)]
+            samples[f"server CPU, {name}"] = [1e6 * server / (_WINDOWS * (window + 1))]
+    ours = [samples[f"worker CPU, {name}"][0] for name in _DEPTHS]
+    return {**samples, "largest to smallest": [max(ours) / min(ours)]}
+
+
+async def _add_window(line: deque[AsyncResult[tuple[float, float]]], window: int) -> None:
+    await _in_bulk(window)
+    line.append(await stamp.delay())
+
+
+async def _next_window(line: deque[AsyncResult[tuple[float, float]]], window: int, worker: WorkerProcess) -> float:
+    """Return the worker's CPU time at the end of the next window, and send another one."""
+    _, cpu = await worker.unless_it_ends(line.popleft().get())
+    await _add_window(line, window)
+    return cpu
+
+
+async def _server_cpu(redis: Redis) -> float:
+    cpu = await redis.info("cpu")
+    return float(cpu["used_cpu_user"]) + float(cpu["used_cpu_sys"])
+
+
+async def with_and_without_uvloop(size: int) -> Samples:
+    """Run `redis-throughput` with client and worker on asyncio's own loop, and then on uvloop's."""
+    if find_spec("uvloop") is None:
+        raise BenchmarkError("uvloop is not installed")
+    without, with_it = await _throughput_on(size, False), await _throughput_on(size, True)
+    return {
+        "asyncio's loop": [without],
+        "uvloop": [with_it],
+        "uvloop to asyncio's": [with_it / without],
+    }
+
+
+async def _throughput_on(size: int, is_uvloop: bool) -> float:
+    with tempfile.NamedTemporaryFile() as file:
+        words = ("redis-throughput", str(size), file.name, *["--uvloop"] * is_uvloop)
+        environment = {**os.environ, "AIOTQ_WORKER_UVLOOP": str(int(is_uvloop))}
+        await run_program("-m", "benchmarks.run", *words, environment=environment)
+        samples: dict[str, list[float]] = json.load(file)
+    return samples["end to end"][0]
+
+
+BENCHMARKS = (
+    Benchmark(
+        "redis-roundtrip",
+        "one call after the other, each result awaited",
+        "redis",
+        round_trip,
+        2000,
+        200,
+        (
+            Figure("round trip, p50", "ms", at_most=0.9),
+            Figure("round trip, p99", "ms", at_most=3),
+            CLIENT_CPU,
+            WORKER_CPU,
+        ),
+    ),
+    Benchmark(
+        "redis-callers",
+        f"calls from {_CALLERS} callers, each of which awaits a result before its next call",
+        "redis",
+        callers,
+        30_000,
+        2000,
+        (
+            Figure("calls", "calls/s", at_least=8000),
+            Figure("round trip, p50", "ms"),
+            Figure("round trip, p99", "ms", at_most=40),
+            CLIENT_CPU,
+            WORKER_CPU,
+        ),
+    ),
+    Benchmark(
+        "redis-throughput",
+        "no-op tasks, send_many, all results awaited",
+        "redis",
+        throughput,
+        50_000,
+        2000,
+        (Figure("end to end", "tasks/s", at_least=12_000), Figure("sending took", "% of it"), CLIENT_CPU, WORKER_CPU),
+    ),
+    Benchmark(
+        "redis-gather",
+        "no-op tasks, gather(delay()), gather(result)",
+        "redis",
+        gathered,
+        50_000,
+        2000,
+        (Figure("end to end", "tasks/s"), CLIENT_CPU, WORKER_CPU),
+    ),
+    Benchmark(
+        "redis-enqueue",
+        f"no-op tasks sent while no worker runs (in a row: {_IN_A_ROW} times fewer)",
+        "redis",
+        enqueue,
+        40_000,
+        2000,
+        (
+            Figure("in a row", "tasks/s", at_least=4000),
+            Figure("gathered", "tasks/s"),
+            Figure("in bulk", "tasks/s", at_least=40_000),
+            Figure("in bulk, client CPU", "us/task"),
+            Figure("bare script in a row", "tasks/s"),
+            Figure("bare script in bulk", "tasks/s"),
+        ),
+    ),
+    Benchmark(
+        "redis-drain",
+        "sent while no worker runs, then drained; the same with redis-py alone",
+        "redis",
+        drain,
+        50_000,
+        2000,
+        (
+            Figure("send only", "tasks/s"),
+            CLIENT_CPU,
+            Figure("drain", "tasks/s", at_least=16_000),
+            WORKER_CPU,
+            Figure("bare script's drain", "tasks/s"),
+            Figure("bare script's CPU", "us/task"),
+            Figure("of the bare script's rate", "x", at_least=0.65),
+        ),
+    ),
+    Benchmark(
+        "redis-sleep",
+        f"tasks that sleep {_NAP * 1000:g} ms, drained at concurrency {_NAPPERS}; the same with redis-py alone",
+        "redis",
+        naps,
+        20_000,
+        2000,
+        (
+            Figure("drain", "tasks/s", at_least=7000),
+            WORKER_CPU,
+            Figure("bare script's drain", "tasks/s"),
+            Figure("bare script's CPU", "us/task"),
+        ),
+    ),
+    Benchmark(
+        "redis-unbatched",
+        "no-op tasks drained by redis-py alone, each written for itself",
+        "redis",
+        unbatched,
+        10_000,
+        500,
+        (Figure("drain", "tasks/s"), WORKER_CPU),
+    ),
+    Benchmark(
+        "redis-appended",
+        "sent while no worker runs, then drained; Redis appends to its log (everysec)",
+        "redis-aof",
+        send_and_drain,
+        30_000,
+        2000,
+        (Figure("send only", "tasks/s"), CLIENT_CPU, Figure("drain", "tasks/s"), WORKER_CPU),
+    ),
+    Benchmark(
+        "redis-delayed",
+        "tasks due over some seconds while 200 times as many are due tomorrow",
+        "redis",
+        delayed,
+        500,
+        50,
+        (
+            Figure("lateness, p50", "ms"),
+            Figure("lateness, p99", "ms", at_most=100),
+            Figure("the earliest", "ms", at_least=0),
+        ),
+    ),
+    Benchmark(
+        "redis-uvloop",
+        "no-op tasks, send_many, all results awaited; without uvloop and with it",
+        "redis",
+        with_and_without_uvloop,
+        30_000,
+        2000,
+        (
+            Figure("asyncio's loop", "tasks/s"),
+            Figure("uvloop", "tasks/s"),
+            Figure("uvloop to asyncio's", "x", at_most=1.4),
+        ),
+    ),
+    Benchmark(
+        "redis-flat",
+        "tasks queued at most; the CPU time of one task at each depth",
+        "redis",
+        flat,
+        1_000_000,
+        50_000,
+        (
+            *(Figure(f"worker CPU, {name}", "us/task") for name in _DEPTHS),
+            *(Figure(f"server CPU, {name}", "us/task") for name in _DEPTHS),
+            Figure("largest to smallest", "x", at_most=1.15),
+        ),
+        once=True,
+    ),
+    Benchmark(
+        "redis-memory",
+        "tasks, a tenth of them queued before the worker starts",
+        "redis",
+        memory,
+        1_000_000,
+        20_000,
+        (
+            Figure("queued", "MB", at_most=40),
+            Figure("bytes a task", "B"),
+            Figure("worker's RSS at first", "MB"),
+            Figure("worker's RSS at last", "MB", at_most=70),
+        ),
+        once=True,
+        settings={"result_expires": 10},
+    ),
+    Benchmark(
+        "redis-leftover",
+        "seconds at most until 100,000 tasks are done, expired and gone",
+        "redis",
+        leftover,
+        120,
+        2,
+        (
+            Figure("at most", "MB"),
+            Figure("left behind", "MB", at_most=0.5),
+            Figure("keys left behind", ""),
+        ),
+        once=True,
+        settings={"result_expires": 1},
+    ),
+)
