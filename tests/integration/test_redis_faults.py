@@ -87,7 +87,7 @@ async def test_a_stream_that_goes_under_a_worker_takes_its_messages_and_nothing_
         await work.works()
         assert [(queue.ready, queue.leased) for queue in await work.app.admin.queues(["default"])] == [(0, 0)]
 
-    assert len(warnings(caplog, "lease")) == 3, "each is named"
+    assert len(warnings(caplog, "its run is cancelled")) == 3, "each is named"
     assert set(work.began) == {0, 1, 2, 21}
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from itertools import pairwise
 from typing import Any
 
 import pytest
 
 from aiotq import AioTQ
 from aiotq.exceptions import InvalidOption, InvalidSetting
+from aiotq.results.base import BOOKING_GRACE
 from aiotq.schedules import seconds_apart
 
 from ..waiting import wait_until
@@ -26,11 +26,10 @@ async def test_starts_are_as_far_apart_as_the_limit_says_in_two_workers(make_app
     tasks = [each.task(name="limited", rate_limit="20/s")(limited) for each in (app, other)]
 
     async with app, other, app.worker(), other.worker():
-        await (await app.send_many(tasks[0].s() for _ in range(10))).get(timeout=20)
+        await (await app.send_many(tasks[0].s() for _ in range(20))).get(timeout=20)
     starts.sort()
-    assert len(starts) == 10
-    assert starts[-1] - starts[0] >= 9 * 0.05 - 0.03
-    assert min(after - before for before, after in pairwise(starts)) >= 0.02
+    assert len(starts) == 20
+    assert starts[-1] - starts[0] >= 19 * 0.05 - BOOKING_GRACE  # one may be late, and the next one on time
 
 
 async def test_a_start_is_not_spent_by_waiting_for_a_slot(app: AioTQ) -> None:
@@ -48,7 +47,7 @@ async def test_a_start_is_not_spent_by_waiting_for_a_slot(app: AioTQ) -> None:
         await blocks.delay()
         results = await app.send_many(limited.s() for _ in range(4))
         await results.get(timeout=20)
-    assert min(after - before for before, after in pairwise(starts)) >= 0.15
+    assert starts[-1] - starts[0] >= 3 * 0.2 - BOOKING_GRACE
 
 
 async def test_others_run_while_a_limited_task_waits(app: AioTQ) -> None:

@@ -10,7 +10,7 @@ import importlib
 import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal, NamedTuple, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from ..exceptions import MissingLibrary, NotConnected, OperationalError
@@ -210,7 +210,7 @@ def parse(url: str) -> Address:
     Raises:
         ValueError: it does not describe one; the text says why, without the password.
     """
-    parts = urlsplit(url)
+    parts = _split(url)
     if parts.scheme not in _KINDS:
         raise ValueError(f"its scheme is none of {', '.join(SCHEMES)}")
     kind, is_encrypted = _KINDS[parts.scheme]
@@ -253,6 +253,21 @@ def parse(url: str) -> Address:
         connect_timeout=_seconds("connect_timeout", options.get("connect_timeout", "5")),
         reply_timeout=_seconds("reply_timeout", options.get("reply_timeout", "10")),
     )
+
+
+class _Parts(NamedTuple):
+    scheme: str
+    netloc: str
+    path: str
+    query: str
+
+
+def _split(url: str) -> _Parts:
+    """Return the parts of a URL. `urlsplit` of some versions refuses several hosts of which one is in brackets."""
+    scheme, _, rest = url.partition("://")
+    before, _, query = rest.partition("#")[0].partition("?")
+    netloc, slash, path = before.partition("/")
+    return _Parts(scheme.lower(), netloc, slash + path, query)
 
 
 def _without_password(url: str, password: str) -> str:

@@ -223,7 +223,10 @@ def _member(kind: type[Any], member: object) -> Any:
             raise DecodeError(f"enum {kind.__qualname__} has no member {shown(member)} here")
         return found
     if issubclass(kind, Flag) and type(member) is int:
-        return kind(member)
+        flags = kind(member)
+        if flags.value != member:  # Python 3.11.2 drops what a strict flag does not know
+            raise DecodeError(f"enum {kind.__qualname__} has no flags {member} here")
+        return flags
     raise DecodeError(f"a member of enum {kind.__qualname__} is a {type(member).__name__}, not its name")
 
 
