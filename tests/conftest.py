@@ -8,12 +8,16 @@ test, and is not counted.
 from __future__ import annotations
 
 import asyncio
+import signal
 import threading
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
 from .servers import close_shared
+
+# Started in the background by a shell, we have SIGINT ignored, and every process that a test starts would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 #: A task that was told to end needs a few turns of the loop to do it; one that waits for something stays.
 LAST_TURNS = 10
