@@ -22,7 +22,7 @@ from ..exceptions import NotConnected, OperationalError
 from .address import Address, Endpoint
 from .blocking import BlockingClient
 from .script import Script, pack
-from .wire import CLOSED, Command, ScriptMissing, Wire
+from .wire import CLOSED, ScriptMissing, Wire
 
 logger = logging.getLogger("aiotq.redis")
 
@@ -36,7 +36,7 @@ _CHECK: Final = 1.0
 _QUIET: Final = 5.0
 #: Seconds that a request waits for the connection to be there again before it fails.
 _PATIENCE: Final = 1.0
-#: What the server must at least be: XAUTOCLAIM's generation, `XPENDING … IDLE`, `SET … PXAT`.
+#: What the server must at least be: the first with `XPENDING … IDLE`, `SET … PXAT` and `XADD … MINID`.
 _OLDEST: Final = (6, 2)
 
 #: Told the payload of a push, after its first byte.
@@ -59,7 +59,6 @@ class RedisClient:
         #: Loop time at which the connection for requests was made anew; None for the first one.
         self.reconnected_at: float | None = None
         self._is_up = asyncio.Event()
-        self._is_heard = asyncio.Event()
         self._last_error: OperationalError | None = None
         self._channel = f"{self.base}:to:{self.name}".encode()
         self._broadcast = f"{self.base}:all".encode()
@@ -313,6 +312,3 @@ def info_fields(text: bytes) -> dict[str, str]:
 def _retrieve(future: asyncio.Future[Any]) -> None:
     if not future.cancelled():
         future.exception()
-
-
-__all__ = ["Command", "Hearer", "RedisClient", "info_fields"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Hashable, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from ..exceptions import ConnectionLost, NotConnected
 from .client import RedisClient
@@ -13,8 +13,8 @@ from .script import Script
 
 Item = TypeVar("Item")
 
-#: line, number -> whether the last number is this one or a later one, and the answers that were stored with it. After
-#: it the server refuses `number`, should it still be on its way.
+#: line, number -> whether that number was done last, and the answers that were stored with it. After it the server
+#: refuses `number`, should it still be on its way.
 SETTLE_LINE = Script(("aiotq._redis", "base"), ("aiotq._redis", "settle_line"))
 
 
@@ -68,9 +68,3 @@ class Line(Generic[Item]):
         was_done, answers = await self._client.run(SETTLE_LINE, [self._id, number])
         self._unsure = None
         return dict(zip(map(self._key, items), answers, strict=True)) if was_done else {}
-
-
-def answers_of(reply: Any) -> bytes:
-    """Return the answers in the reply of a numbered script."""
-    assert isinstance(reply, bytes)
-    return reply

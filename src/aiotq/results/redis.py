@@ -36,7 +36,6 @@ class RedisStore(ResultStore):
     def __init__(self, client: RedisClient, *, clock: Clock = SYSTEM_CLOCK) -> None:
         self.client = client
         self._clock = clock
-        self._watched: set[str] = set()
         self.on_push = _ignore
         self.on_revoked = _ignore
         self.on_missed = _ignore

@@ -197,17 +197,17 @@ class Intake:
                 self._suspects += delivery.is_suspect
                 self._start(delivery, "loop", is_revoked=True)
             taken = [each for each in admission.run if each.lease not in lost] if lost else admission.run
-            waits = await self._waits(taken)
+            waits, unable = await self._waits(taken)
             overflow = 0
             if connected:
                 await self._telling.received(taken)
             # Those who have their start go before the others: it is spent if they don't begin.
             for delivery in sorted(taken, key=lambda each: each.lease not in waits) if waits else taken:
                 del left[delivery.lease]
-                wait = waits.get(delivery.lease, 0.0) if waits else 0.0
+                wait = waits.get(delivery.lease, 0.0)
                 if wait > 0:
                     self._completer.add(self._coordinator.follow(Returned(delivery, wait)))
-                elif not self._place(delivery):
+                elif delivery.lease in unable or not self._place(delivery):
                     overflow += 1
                     self._completer.add(self._coordinator.follow(Returned(delivery, _OVERFLOW_DELAY)))
         except asyncio.CancelledError:
@@ -220,14 +220,18 @@ class Intake:
         if self.unstarted > self._prefetch:
             await self._let_start()
 
-    async def _waits(self, taken: Sequence[Delivery]) -> Mapping[int | str, float]:
-        """Return for those under a rate limit the seconds until they start: what has no free slot asks for no start."""
-        limited = self._limiter.limited(taken)
-        if not limited:
-            return {}
-        able = [each for each in limited if self._slots[self._tasks[each.message.task].runs_in].free > 0]
-        waits = await self._until_done(functools.partial(self._limiter.waits, able))
-        return {each.lease: waits.get(each.lease, _OVERFLOW_DELAY) for each in limited}
+    async def _waits(self, taken: Sequence[Delivery]) -> tuple[Mapping[int | str, float], Collection[int | str]]:
+        """Return for those under a rate limit the seconds until they start, and which have no slot for one now."""
+        able: list[Delivery] = []
+        unable: set[int | str] = set()
+        for each in self._limiter.limited(taken):
+            if self._slots[self._tasks[each.message.task].runs_in].free > 0:
+                able.append(each)
+            else:
+                unable.add(each.lease)
+        if not able:
+            return {}, unable
+        return await self._until_done(functools.partial(self._limiter.waits, able)), unable
 
     async def _let_start(self) -> None:
         """Wait a moment for what waits here to start: more of its kind may come with the next read."""

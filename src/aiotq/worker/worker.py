@@ -36,6 +36,8 @@ logger = logging.getLogger("aiotq.worker")
 
 #: Seconds a cancelled coroutine has for its cleanup before the log says that it refuses to end.
 _CLEANUP: Final = 5.0
+#: Seconds between looks for what dead workers held, about: it starts again so soon after its lease has ended.
+_RECLAIM_INTERVAL: Final = 1.5
 #: Seconds that the last commits of a stopping worker may take; after that their leases end by themselves.
 _LAST_COMMITS: Final = 30.0
 
@@ -329,7 +331,7 @@ class Worker:
                 complaint.make(exc)
             except Exception:  # a defect must not end the worker
                 logger.exception("looking for tasks of dead workers failed, trying again")
-            await asyncio.sleep(lease / 3 * random.uniform(0.7, 1.3))
+            await asyncio.sleep(min(lease / 3, _RECLAIM_INTERVAL) * random.uniform(0.7, 1.3))
 
     def _settled(self, delivery: Delivery) -> None:
         self._held.pop(delivery.lease, None)

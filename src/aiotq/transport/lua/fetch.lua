@@ -1,6 +1,7 @@
 -- Take messages for a consumer, at most as many as it can start.
--- ARGV: consumer, number, its place among those who wait, limit, whether a suspect may come, whether the lowest priority is first, whether
--- it will wait, lease (ms), queues in the order of their turns, whether a queue comes only when those before it have nothing more.
+-- ARGV: consumer, number, its place among those who wait, limit, whether a suspect may come, whether the lowest
+-- priority is first, whether it will wait, lease (ms), queues in the order of their turns, whether a queue comes only
+-- when those before it have nothing more.
 -- RETURNS: {entries, ms until something is due or false, whether there are revocations, keys that are no queues}. An
 -- entry is {queue, level, entry, fields, deaths, charges}.
 -- Keeps: a number that was given up (see `untake`) takes nothing; what was taken is remembered under its number.
