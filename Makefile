@@ -12,16 +12,22 @@ ARGS ?=
 RUN = $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup servers demo lint test bench clean
+.PHONY: help setup servers celery peers demo lint test bench bench-peers clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 setup: ## Build the environment in .venv (again only when pyproject.toml changed)
 	@PYTHON='$(PYTHON)' VENV='$(VENV)' sh scripts/setup.sh
 
-servers: ## Install redis-server, which tests and benchmarks start for themselves
+servers: ## Install redis-server and rabbitmq-server, which tests and benchmarks start for themselves
 	@sh scripts/setup.sh servers
+
+celery: ## Build .venv-celery, with the Celery that interoperability is tested against
+	@PYTHON='$(PYTHON)' sh scripts/setup.sh celery
+
+peers: ## Build .venv-peers, with the task queues that aiotq is measured beside
+	@PYTHON='$(PYTHON)' sh scripts/setup.sh peers
 
 demo: setup ## Survey Python's standard library with a worker in a process of its own
 	$(RUN) examples/stdlib_survey/demo.py $(ARGS)
@@ -33,13 +39,17 @@ lint: setup ## Check format, style, types and the direction of imports
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(RUN) -m pyright --pythonpath $(RUN)
 	$(RUN) -m pytest -q tests/unit/test_import_direction.py
 
-test: setup servers ## Run all tests, those that kill workers included
+test: setup servers celery ## Run all tests, those that kill workers included
 	$(RUN) -m pytest -n $(JOBS) --dist loadscope $(ARGS)
 
 bench: setup servers ## Measure, and print each figure beside its target
 	$(RUN) -m benchmarks $(ARGS)
 
+bench-peers: setup servers peers ## Measure aiotq and other task queues in turn, and print them side by side
+	$(RUN) -m benchmarks.peers $(ARGS)
+
 clean: ## Remove the environment and everything that was built
 	@if [ -f '$(VENV)/pyvenv.cfg' ]; then rm -rf '$(VENV)'; fi
+	@for venv in .venv-celery .venv-peers; do if [ -f $$venv/pyvenv.cfg ]; then rm -rf $$venv; fi; done
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

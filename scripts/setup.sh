@@ -1,6 +1,8 @@
 #!/bin/sh
 # Build the environment that the Makefile's commands run in; does nothing when it stands already.
 # With the word "servers": install the programs that tests and benchmarks start.
+# With the word "celery": build the environment of the Celery that aiotq is tested against, .venv-celery.
+# With the word "peers": build the environment of the task queues that aiotq is measured beside, .venv-peers.
 #
 #   PYTHON  interpreter to build on; empty: python3, or the newest of python3.13 to python3.11 when that is too old
 #   VENV    where to build it; empty: .venv
@@ -24,6 +26,36 @@ main() {
     say "installing aiotq and its development tools into $venv"
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-input --editable '.[dev]'
     { echo "$place"; cat pyproject.toml; } >"$stamp"
+}
+
+# The Celery that interoperability is tested against; one that its users have, and no dependency of ours.
+celery_wanted='celery[redis]==5.7.0'
+
+install_celery() {
+    install_into .venv-celery "$celery_wanted"
+}
+
+# The task queues that aiotq is measured beside: the newest of each that go together; raising one is a commit.
+peers_wanted='celery[redis]==5.7.0 dramatiq[rabbitmq,redis]==2.2.1 taskiq==0.13.0 taskiq-redis==1.2.4
+    taskiq-pipelines==0.1.4 taskiq-aio-pika==0.6.1 hiredis==3.5.0'
+
+install_peers() {
+    # shellcheck disable=SC2086  # one word a package
+    install_into .venv-peers $peers_wanted
+}
+
+# An environment of its own for other people's packages, pinned; again only when they, this place or Python changed.
+install_into() {
+    choose_python
+    venv=$1
+    shift
+    stamp=$venv/.installed-from
+    made_for="$* in $(pwd) on Python $python_is"
+    [ "$(cat "$stamp" 2>/dev/null)" != "$made_for" ] || return 0
+    make_venv
+    say "installing $* into $venv"
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-input "$@"
+    echo "$made_for" >"$stamp"
 }
 
 choose_python() {
@@ -69,20 +101,27 @@ install_ensurepip() {
 
 # The servers that tests and benchmarks start for themselves. They need the programs, not a running service.
 install_servers() {
-    command -v redis-server >/dev/null && return
+    missing=
+    command -v redis-server >/dev/null || missing=" redis-server"
+    [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || missing="$missing rabbitmq-server"
+    [ -n "$missing" ] || return 0
     command -v apt-get >/dev/null ||
-        die "the tests start their own redis-server, and there is none and no apt-get: install it by hand"
-    # A policy of "don't start" keeps the package from starting a service that nobody asked for.
+        die "the tests start servers of their own; not here:$missing, and no apt-get: install them by hand"
+    package=$missing
+    # A policy of "don't start" keeps the packages from starting services that nobody asked for.
     policy=/usr/sbin/policy-rc.d
     made=
     if [ ! -e "$policy" ]; then
         printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null && as_root chmod +x "$policy" && made=yes
     fi
-    installed=yes
-    apt_install redis-server || installed=
+    failed=
+    for package in $missing; do
+        apt_install "$package" || failed="$failed $package"
+    done
     [ -z "$made" ] || as_root rm -f "$policy"
-    [ -n "$installed" ] && command -v redis-server >/dev/null ||
-        die "redis-server could not be installed: do it by hand"
+    [ -z "$failed" ] || die "could not be installed:$failed. Do it by hand"
+    [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] ||
+        die "rabbitmq-server is installed, but not in /usr/lib/rabbitmq, where the tests look for it"
 }
 
 apt_install() {
@@ -102,4 +141,9 @@ as_root() {
     fi
 }
 
-if [ "${1:-}" = servers ]; then install_servers; else main; fi
+case "${1:-}" in
+servers) install_servers ;;
+celery) install_celery ;;
+peers) install_peers ;;
+*) main ;;
+esac

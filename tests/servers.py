@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+import random
 import shutil
 import signal
 import socket
@@ -17,6 +20,10 @@ import redis
 
 #: Seconds a server may take to answer.
 START = 20.0
+#: The same for a RabbitMQ, which computes for five seconds when nobody else does.
+START_RABBIT = 60.0
+#: Bytes; more than all servers of the tests write.
+MUCH: Final = 4 * 1024**3
 
 
 def free_port() -> int:
@@ -224,23 +231,286 @@ class RedisSentinel:
         return redis.Redis(host=host, port=port, socket_timeout=START)
 
 
+class RabbitServer:
+    """A rabbitmq-server of our own, with an epmd of its own; a context manager.
+
+    `settings` are lines of rabbitmq.conf; `rabbit` are parameters of the Erlang application, as Erlang writes them:
+    rabbitmq.conf has no name for some (`{"channel_tick_interval": 1000}`). With `certificates` (a directory, see
+    `make_certificates`) it listens for TLS as well; `clients_need_one`: and wants certificates of its clients.
+    """
+
+    PROGRAM: Final = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")  # the one on the PATH changes to a user of its own
+
+    def __init__(
+        self,
+        settings: Mapping[str, object] | None = None,
+        *,
+        rabbit: Mapping[str, object] | None = None,
+        certificates: Path | None = None,
+        clients_need_one: bool = False,
+    ) -> None:
+        self._temporary = tempfile.TemporaryDirectory(prefix="aiotq-rabbit-", dir=_quick_directory())
+        self.directory = Path(self._temporary.name)
+        self.port, self.tls_port, self._node_port, self._epmd_port = _quiet_ports(4)
+        self.node = f"aiotq{self.port}@localhost"
+        self._names = itertools.count()
+        self._calls = itertools.count()
+        self._settings: dict[str, object] = dict(settings or {})
+        if certificates is not None:
+            self._settings |= {
+                "listeners.ssl.default": f"127.0.0.1:{self.tls_port}",
+                "ssl_options.cacertfile": certificates / "ca.pem",
+                "ssl_options.certfile": certificates / "server.pem",
+                "ssl_options.keyfile": certificates / "server.key",
+                "ssl_options.verify": "verify_peer" if clients_need_one else "verify_none",
+                "ssl_options.fail_if_no_peer_cert": str(clients_need_one).lower(),
+            }
+        self._rabbit = dict(rabbit or {})
+        self._epmd: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Where it listens, as an administrator and on the virtual host `/`."""
+        return f"amqp://guest:guest@127.0.0.1:{self.port}/"
+
+    @property
+    def log(self) -> Path:
+        return self.directory / "rabbit.log"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.kill()
+        if self._epmd is not None:
+            self._epmd.kill()
+            self._epmd.wait()
+        self._temporary.cleanup()
+
+    def start(self) -> None:
+        """Start it, or start it again on what it wrote to its disk, and wait until it answers."""
+        epmd = shutil.which("epmd")
+        assert epmd is not None, "rabbitmq-server is not installed: `make test` does that"
+        assert self.PROGRAM.exists(), "rabbitmq-server is not installed: `make test` does that"
+        if self._epmd is None:
+            # The server would start one that outlives it, and one that it finds would be shared.
+            command = [epmd, "-port", str(self._epmd_port), "-address", "127.0.0.1"]
+            self._epmd = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            _await_port(self._epmd_port)
+            (self.directory / "rabbitmq.conf").write_text(
+                "".join(f"{name} = {value}\n" for name, value in self._settings.items())
+            )
+            rabbit = ", ".join(f"{{{name}, {value}}}" for name, value in self._rabbit.items())
+            (self.directory / "advanced.config").write_text(f"[{{rabbit, [{rabbit}]}}].\n")
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [self.PROGRAM], env=self._environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        self.answers()
+
+    def _environment(self) -> dict[str, str]:
+        here = str(self.directory)
+        return {
+            **{name: text for name, text in os.environ.items() if not name.startswith("RABBITMQ_")},
+            "HOME": here,  # where its cookie is
+            "detached": "1",  # for its script: become the server instead of starting it
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "ERL_EPMD_PORT": str(self._epmd_port),
+            "RABBITMQ_ADVANCED_CONFIG_FILE": f"{here}/advanced.config",
+            "RABBITMQ_CONFIG_FILE": f"{here}/rabbitmq",
+            "RABBITMQ_CONF_ENV_FILE": f"{here}/none",
+            "RABBITMQ_DIST_PORT": str(self._node_port),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": f"{here}/enabled_plugins",
+            "RABBITMQ_GENERATED_CONFIG_DIR": f"{here}/generated",
+            "RABBITMQ_LOG_BASE": here,
+            "RABBITMQ_LOGS": "-",
+            "RABBITMQ_MNESIA_BASE": f"{here}/mnesia",
+            "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+            "RABBITMQ_NODENAME": self.node,
+            "RABBITMQ_NODE_PORT": str(self.port),
+            "RABBITMQ_PID_FILE": f"{here}/pid",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 2:2",
+        }
+
+    def answers(self) -> None:
+        """Wait until it answers."""
+        deadline = time.monotonic() + START_RABBIT
+        while not _speaks_amqp(self.port):
+            assert self._process is not None
+            assert self._process.poll() is None, f"rabbitmq-server ended:\n{self._end_of_log()}"
+            assert time.monotonic() < deadline, f"rabbitmq-server does not answer:\n{self._end_of_log()}"
+            time.sleep(0.05)
+
+    def _end_of_log(self) -> str:
+        return self.log.read_text(errors="replace")[-4000:]
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        self.send_signal(signal.SIGKILL)
+        if self._process is not None:
+            self._process.wait()
+
+    def stop(self) -> None:
+        """Have it end in its own time, as an upgrade does."""
+        self.send_signal(signal.SIGTERM)
+        if self._process is not None:
+            self._process.wait(START_RABBIT)
+
+    def restart(self) -> None:
+        """Kill it, and start it on what it wrote to its disk."""
+        self.kill()
+        self.start()
+
+    def send_signal(self, number: signal.Signals) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(number)
+
+    def eval(self, expression: str) -> str:
+        """Have it evaluate Erlang, and return the value as Erlang writes it; rabbitmqctl would take a second.
+
+        Raises:
+            AssertionError: it failed, or the server does not answer.
+        """
+        program = next(Path("/usr/lib/erlang").glob("erts-*/bin/erl_call"))
+        own_name = f"eval{next(self._calls)}"  # not always the same: under load the last one still counts as connected
+        done = subprocess.run(
+            [program, "-sname", self.node, "-h", own_name, "-e"],
+            input=f"{expression}.\n".encode(),
+            env=self._environment(),
+            capture_output=True,
+            timeout=START_RABBIT,
+            check=False,
+        )
+        answer = done.stdout.decode().strip()
+        assert answer.startswith("{ok, "), f"{expression}: {answer} {done.stderr.decode()}"
+        return answer.removeprefix("{ok, ").removesuffix("}")
+
+    def vhost(self, *, tls: bool = False) -> str:
+        """Return the URL of a new virtual host, for a test that wants to be alone."""
+        name = f"test{next(self._names)}"
+        self.eval(f'rabbit_vhost:add(<<"{name}">>, <<"test">>)')
+        self.allow("guest", name)
+        return f"amqps://guest:guest@localhost:{self.tls_port}/{name}" if tls else f"{self.url}{name}"
+
+    def add_user(self, name: str, password: str, vhost: str = "/", *rights: str) -> None:
+        """Add a user with `rights`: what they may configure, write and read, as patterns; none: all of it."""
+        self.eval(f'rabbit_auth_backend_internal:add_user(<<"{name}">>, <<"{password}">>, <<"test">>)')
+        self.allow(name, vhost, *rights)
+
+    def allow(self, user: str, vhost: str, *rights: str) -> None:
+        """Give a user these `rights` on a virtual host instead of what they had."""
+        patterns = ", ".join(f'<<"{pattern}">>' for pattern in rights or (".*", ".*", ".*"))
+        self.eval(f'rabbit_auth_backend_internal:set_permissions(<<"{user}">>, <<"{vhost}">>, {patterns}, <<"test">>)')
+
+    def set_policy(self, vhost: str, pattern: str, *definition: str) -> None:
+        """Give the queues of a virtual host whose names match `pattern` a policy, of pairs as Erlang writes them."""
+        what = f'<<"{vhost}">>, <<"policy">>, <<"{pattern}">>, [{", ".join(definition)}]'
+        self.eval(f'ok = rabbit_policy:set({what}, 0, <<"queues">>, <<"test">>)')
+
+    def set_alarm(self, on: bool = True) -> None:
+        """Have it think that its memory is full: it blocks whoever publishes; or no longer."""
+        self.eval(f"vm_memory_monitor:set_vm_memory_high_watermark({'0.00001' if on else '0.8'})")
+
+    def messages(self, vhost: str = "/") -> dict[str, int]:
+        """Return the classic queues of a virtual host, each with all messages in it, those that somebody holds too."""
+        written = self.eval(
+            'lists:flatten([io_lib:format("~s ~p~n", [element(4, N), M]) || [{name, N}, {messages, M}] <- '
+            f'[(catch rabbit_amqqueue:info(Q, [name, messages])) || Q <- rabbit_amqqueue:list(<<"{vhost}">>)]])'
+        )
+        lines = written.strip('"[]').replace("\\n", "\n").split("\n")
+        return {name: int(count) for name, _, count in (line.rpartition(" ") for line in lines if line)}
+
+    def queues(self, vhost: str = "/") -> dict[str, int]:
+        """Return the queues of a virtual host, each with the messages that are ready in it; not those that just end."""
+        counted = f'[{{Q, (catch rabbit_amqqueue:stat(Q))}} || Q <- rabbit_amqqueue:list(<<"{vhost}">>)]'
+        written = self.eval(
+            f'lists:flatten([io_lib:format("~s ~p~n", [element(4, amqqueue:get_name(Q)), N]) '
+            f"|| {{Q, {{ok, N, _}}}} <- {counted}])"
+        )
+        lines = written.strip('"[]').replace("\\n", "\n").split("\n")
+        return {name: int(count) for name, _, count in (line.rpartition(" ") for line in lines if line)}
+
+
+def _quick_directory() -> str | None:
+    """Return a directory in memory if there is room, where a server that is killed finds its files again as well."""
+    memory = Path("/dev/shm")
+    return str(memory) if memory.is_dir() and shutil.disk_usage(memory).free > MUCH else None
+
+
+def _quiet_ports(count: int) -> list[int]:
+    """Return ports that nobody listens on, and that no connection is given while the server takes seconds to start."""
+    found: list[int] = []
+    ours = random.SystemRandom()  # seeded like ours, two test processes would want the same ports
+    while len(found) < count:
+        port = ours.randrange(10_000, 32_000)  # below what Linux takes for connections
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        if port not in found:
+            found.append(port)
+    return found
+
+
+def _await_port(port: int) -> None:
+    deadline = time.monotonic() + START
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return
+        except OSError:
+            assert time.monotonic() < deadline, f"nobody listens on port {port}"
+            time.sleep(0.01)
+
+
+def _speaks_amqp(port: int) -> bool:
+    """Whether a broker begins the handshake there."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), 1) as connection:
+            connection.sendall(b"AMQP\0\0\x09\x01")
+            return bool(connection.recv(1))
+    except OSError:
+        return False
+
+
 _KINDS: Final[Mapping[str, Callable[[], Server]]] = {
     "redis": RedisServer,
     "redis-cluster": RedisCluster,
     "redis-sentinel": RedisSentinel,
 }
 _shared: dict[str, Server] = {}
+_shared_rabbit: list[RabbitServer] = []
+_until_the_end = ExitStack()
 
 
 def shared(kind: str) -> Server:
     """Return this test process's server of a kind, started when first wanted. Tests keep apart by their prefixes."""
     if kind not in _shared:
-        _shared[kind] = _KINDS[kind]().__enter__()
+        _shared[kind] = _until_the_end.enter_context(_KINDS[kind]())
     return _shared[kind]
+
+
+def shared_rabbit() -> RabbitServer:
+    """Return this test process's RabbitMQ, started when first wanted. Tests keep apart by their virtual hosts."""
+    if not _shared_rabbit:
+        _shared_rabbit.append(_until_the_end.enter_context(RabbitServer()))
+    return _shared_rabbit[0]
 
 
 def close_shared() -> None:
     """End them."""
-    for server in _shared.values():
-        server.__exit__()
+    _until_the_end.close()
     _shared.clear()
+    _shared_rabbit.clear()

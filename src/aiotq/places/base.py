@@ -28,6 +28,8 @@ SCHEMES: Final = {
     "rediss+sentinel": "redis",
     "redis+cluster": "redis",
     "rediss+cluster": "redis",
+    "amqp": "amqp",
+    "amqps": "amqp",
 }
 
 
@@ -74,8 +76,8 @@ class Place(abc.ABC):
     async def __aexit__(self, *exc_info: object) -> None: ...
 
     @abc.abstractmethod
-    def committer(self) -> Committer:
-        """Return what commits to `transport` and `store` in one step."""
+    def committer(self) -> Committer | None:
+        """Return what commits to `transport` and `store` in one step; None: they have no such step."""
 
 
 def place_class(url: str) -> type[Place] | None:

@@ -9,7 +9,8 @@ from ..commit import Committer
 from ..commit.memory import MemoryCommitter
 from ..exceptions import OperationalError
 from ..results.memory import MemoryRecords, MemoryStore
-from ..transport.memory import MemoryBroker, MemoryTransport
+from ..transport.memory import MemoryTransport
+from ..transport.memory_broker import MemoryBroker
 from ..worker.child import is_child
 from .base import House, Place
 

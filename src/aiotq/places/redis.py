@@ -8,7 +8,9 @@ from typing import Self
 from .._redis import RedisClient, parse
 from ..commit import Committer
 from ..commit.redis import RedisCommitter
+from ..exceptions import InvalidSetting
 from ..results.redis import RedisStore
+from ..results.redis_celery import CeleryRedisStore
 from ..transport.redis import RedisTransport
 from .base import House, Place
 
@@ -22,7 +24,9 @@ class Here(Place):
         transport = RedisTransport(
             self._client, clock=house.clock, dead_letter_retention=house.conf.dead_letter_expires
         )
-        store = RedisStore(self._client, clock=house.clock)
+        if house.conf.celery_compat and self._client.address.kind == "cluster":
+            raise InvalidSetting("celery_compat", True, "False: Celery keeps results in one Redis, not in a cluster")
+        store = (CeleryRedisStore if house.conf.celery_compat else RedisStore)(self._client, clock=house.clock)
         self.transport, self.store = transport, store
         self._parts = transport, store
 

@@ -1,0 +1,132 @@
+"""What foreign programs and operators do to queues in RabbitMQ: the worker goes on, and says what it was (P5)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import orjson
+import pytest
+
+from aiotq._amqp import AmqpClient, Lane, pamqp, parse
+from aiotq.exceptions import OperationalError
+
+from ..servers import shared_rabbit
+from ..waiting import wait_until
+from .amqp_work import Work, publish, vhost_of
+
+
+@pytest.fixture
+def vhost() -> str:
+    return shared_rabbit().vhost()
+
+
+async def ask(url: str, frame: Any) -> None:
+    async with AmqpClient(parse(url), "operator") as client:
+        await Lane(client).ask(frame)
+
+
+JSON = {"content_type": "application/json", "content_encoding": "utf-8"}
+CALL = b"[[1], {}, {}]"
+CALLED = {"task": "x.double", "id": "called"}
+
+
+@pytest.mark.parametrize(
+    ("body", "properties", "reason"),
+    [
+        (b"", {}, "malformed"),
+        (b'{"some": "event"}', JSON, "malformed"),
+        (CALL, JSON, "malformed"),
+        (CALL, {**JSON, "headers": {"task": "x.double"}}, "malformed"),
+        (CALL, {**JSON, "headers": {"task": "x.double", "id": "a\nb"}}, "malformed"),
+        (b"\x80\x04.", {"content_type": "application/x-python-serialize", "headers": CALLED}, None),
+        (b"<call/>", {"content_type": "text/xml", "headers": CALLED}, None),
+        (b"[" * 5_000_000, {**JSON, "headers": CALLED}, None),
+    ],
+)  # fmt: skip
+async def test_foreign_messages_become_dead_letters_with_the_reason(
+    vhost: str, body: bytes, properties: dict[str, Any], reason: str | None
+) -> None:
+    work = Work(vhost)
+    async with work.app, work.app.worker():
+        await publish(vhost, "default", body, **properties)
+        (letter,) = await wait_until(work.app.admin.dead_letters, "it is a dead letter")
+        await work.works()
+
+        assert letter.queue == "default"
+        assert letter.reason == reason or reason is None
+        assert letter.detail or reason is None
+        if letter.message is None:
+            assert letter.raw == body
+            assert await work.app.admin.replay([letter.key]) == 0
+    assert not work.began.keys() - {21}
+
+
+async def test_calls_of_celerys_protocols_run(vhost: str) -> None:
+    work = Work(vhost)
+    async with work.app, work.app.worker():
+        first = {"id": "one", "task": "x.double", "args": [1], "kwargs": {}}
+        await publish(vhost, "default", orjson.dumps(first), **JSON)
+        await publish(
+            vhost, "default", b"[[2], {}, {}]", headers={"task": "x.double", "id": "two", "lang": "py"}, **JSON
+        )
+        await wait_until(lambda: work.began.keys() == {1, 2}, "both ran")
+
+
+async def test_a_queue_that_exists_with_other_arguments_is_named_with_what_differs(vhost: str) -> None:
+    await ask(vhost, pamqp("commands").Queue.Declare(queue="default", durable=True, arguments={"x-max-length": 5}))
+    work = Work(vhost)
+
+    async with work.app:
+        with pytest.raises(OperationalError, match=r"queue 'default' exists and differs.*x-") as refused:
+            await work.double.delay(1)
+        assert "Delete it when it is empty" in str(refused.value)
+        with pytest.raises(OperationalError, match="queue 'default' exists and differs"):
+            async with work.app.worker():
+                pytest.fail("the worker started")
+
+
+async def test_a_queue_deleted_under_a_worker_is_declared_again(vhost: str) -> None:
+    work = Work(vhost)
+    async with work.app, work.app.worker():
+        await work.works()
+        await ask(vhost, pamqp("commands").Queue.Delete(queue="default"))
+        await work.works()
+
+
+async def test_a_user_without_rights_is_told_so(vhost: str) -> None:
+    server = shared_rabbit()
+    server.add_user("reader", "pw", vhost_of(vhost), "^$", "^$", ".*")
+    work = Work(f"amqp://reader:pw@127.0.0.1:{server.port}/{vhost_of(vhost)}")
+
+    async with work.app:
+        with pytest.raises(OperationalError, match="not allowed to do this"):
+            await work.double.delay(1)
+
+
+async def test_names_that_are_ours_are_not_to_be_used_for_queues(vhost: str) -> None:
+    work = Work(vhost)
+    async with work.app:
+        with pytest.raises(OperationalError, match="not to be used"):
+            await work.double.options(queue="aiotq.dead").delay(1)
+        with pytest.raises(OperationalError, match="at most"):
+            await work.double.options(queue="q" * 255).delay(1)
+
+
+async def test_those_who_look_at_dead_letters_at_the_same_time_see_all_of_them(vhost: str) -> None:
+    works = [Work(vhost) for _ in range(3)]
+    async with works[0].app, works[1].app, works[2].app:
+        async with works[0].app.worker():
+            for _ in range(5):
+                await publish(vhost, "default", b"junk")
+
+            async def five() -> bool:
+                return len(await works[0].app.admin.dead_letters()) == 5
+
+            await wait_until(five, "all are dead letters")
+
+        seen = await asyncio.gather(*(work.app.admin.dead_letters() for work in works))
+
+        assert [len(letters) for letters in seen] == [5, 5, 5]
+        assert await works[1].app.admin.purge_dead() == 5
+        assert not await works[2].app.admin.dead_letters()
