@@ -27,14 +27,16 @@ _JSON_OPTIONS: Final = (
 #: Bodies without these bytes hold no tag: most, and they are not walked through. (`in` takes twice as long as `find`.)
 _JSON_MARK: Final = f'"{TYPE}"'.encode()
 _MARK: Final = TYPE.encode()
+#: The tags that kombu reads in JSON; in other formats it knows none. Source: kombu, `kombu.utils.json`.
+_KOMBUS: Final = ("datetime", "date", "time", "decimal", "uuid", "bytes", "base64")
 _ANY_KEYS: Final = ATOMS | {bytes}
 #: More than `int` reads of a string; PyYAML's own reading of `1:1:1…` takes quadratic time.
 _MAX_YAML_INT: Final = 4300
 
 
 class _Json:
-    def __init__(self, types: KnownTypes) -> None:
-        self._tagger = Tagger(types, finite=True)
+    def __init__(self, types: KnownTypes, is_shared: Callable[[], bool]) -> None:
+        self._tagger = Tagger(types, finite=True, is_shared=is_shared, shared=_KOMBUS)
 
     def encode(self, value: Any) -> bytes:
         try:
@@ -90,8 +92,9 @@ def _has_odd_number(value: Any) -> bool:
 
 
 class _Msgpack:
-    def __init__(self, types: KnownTypes) -> None:
-        self._tagger = Tagger(types, native=(bytes, msgpack.ExtType, msgpack.Timestamp), keys=_ANY_KEYS)
+    def __init__(self, types: KnownTypes, is_shared: Callable[[], bool]) -> None:
+        native = (bytes, msgpack.ExtType, msgpack.Timestamp)
+        self._tagger = Tagger(types, native=native, keys=_ANY_KEYS, is_shared=is_shared)
 
     def encode(self, value: Any) -> bytes:
         try:
@@ -113,8 +116,8 @@ class _Msgpack:
 
 
 class _Yaml:
-    def __init__(self, types: KnownTypes) -> None:
-        self._tagger = Tagger(types, native=(bytes,), keys=_ANY_KEYS)
+    def __init__(self, types: KnownTypes, is_shared: Callable[[], bool]) -> None:
+        self._tagger = Tagger(types, native=(bytes,), keys=_ANY_KEYS, is_shared=is_shared)
 
     def encode(self, value: Any) -> bytes:
         yaml, _, dumper = _yaml()
@@ -173,16 +176,18 @@ def _pickle_decode(body: bytes) -> Any:
     return pickle.loads(body)
 
 
-def _json(types: KnownTypes) -> Serializer:
-    return Serializer("json", "application/json", "utf-8", (own := _Json(types)).encode, own.decode)
+def _json(types: KnownTypes, is_shared: Callable[[], bool] = bool) -> Serializer:
+    return Serializer("json", "application/json", "utf-8", (own := _Json(types, is_shared)).encode, own.decode)
 
 
-def _msgpack(types: KnownTypes) -> Serializer:
-    return Serializer("msgpack", "application/x-msgpack", "binary", (own := _Msgpack(types)).encode, own.decode)
+def _msgpack(types: KnownTypes, is_shared: Callable[[], bool] = bool) -> Serializer:
+    return Serializer(
+        "msgpack", "application/x-msgpack", "binary", (own := _Msgpack(types, is_shared)).encode, own.decode
+    )
 
 
-def _yaml_of(types: KnownTypes) -> Serializer:
-    return Serializer("yaml", "application/x-yaml", "utf-8", (own := _Yaml(types)).encode, own.decode)
+def _yaml_of(types: KnownTypes, is_shared: Callable[[], bool] = bool) -> Serializer:
+    return Serializer("yaml", "application/x-yaml", "utf-8", (own := _Yaml(types, is_shared)).encode, own.decode)
 
 
 _NONE_KNOWN: Final = KnownTypes()
@@ -198,8 +203,11 @@ PICKLE: Final = Serializer(
 )
 
 
-def standard_registry(types: KnownTypes | None = None) -> SerializerRegistry:
-    """Return a registry with every serializer; those that know classes know `types`."""
+def standard_registry(types: KnownTypes | None = None, is_shared: Callable[[], bool] = bool) -> SerializerRegistry:
+    """Return a registry with every serializer; those that know classes know `types`.
+
+    While `is_shared()`, what they encode is such that Celery reads it.
+    """
     if types is None:
         return SerializerRegistry([JSON, MSGPACK, YAML, PICKLE])
-    return SerializerRegistry([_json(types), _msgpack(types), _yaml_of(types), PICKLE])
+    return SerializerRegistry([each(types, is_shared) for each in (_json, _msgpack, _yaml_of)] + [PICKLE])

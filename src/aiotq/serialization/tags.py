@@ -38,7 +38,11 @@ _MAX_SHARED_HASHES: Final = 1000
 
 
 class Tagger:
-    """Tags and revives values for one format, which has `native` types of its own and takes `keys` in its objects."""
+    """Tags and revives values for one format, which has `native` types of its own and takes `keys` in its objects.
+
+    While `is_shared()`, others read it too, who know the `shared` tags: a tuple becomes a list, what needs another tag
+    is refused.
+    """
 
     def __init__(
         self,
@@ -47,8 +51,12 @@ class Tagger:
         native: Iterable[type[Any]] = (),
         keys: Iterable[type[Any]] = (str,),
         finite: bool = False,
+        is_shared: Callable[[], bool] = bool,
+        shared: Iterable[str] = (),
     ) -> None:
         self._types = types
+        self._is_shared = is_shared
+        self._shared = frozenset(shared)
         self._native = frozenset(native)
         self._keys = frozenset(keys)
         self._finite = finite
@@ -72,6 +80,9 @@ class Tagger:
             return [self.tagged(each, depth + 1) for each in value]
         if kind is dict:
             return self._tagged_dict(value, depth)
+        return (self._tagged_for_others if self._is_shared() else self._tagged_for_us)(value, kind, depth)
+
+    def _tagged_for_us(self, value: Any, kind: type[Any], depth: int) -> Any:
         if kind in (tuple, set, frozenset):
             return _tag(kind.__name__, [self.tagged(each, depth + 2) for each in value])
         if (tag := _standard_tags().get(kind)) is not None:
@@ -89,12 +100,25 @@ class Tagger:
             raise TypeError(f"a {kind.__qualname__} would lose its type: make it a plain one")
         raise TypeError(f"a {kind.__qualname__} has no form in it: send plain data, a dataclass or a pydantic model")
 
+    def _tagged_for_others(self, value: Any, kind: type[Any], depth: int) -> Any:
+        if kind is tuple:
+            return [self.tagged(each, depth + 1) for each in value]
+        tag = _standard_tags().get(kind)
+        tagged = tag(value) if tag is not None else None
+        if tagged is None or tagged[TYPE] not in self._shared:
+            raise TypeError(
+                f"a {kind.__qualname__} has no form in it that Celery reads (celery_compat): send plain data"
+            )
+        return tagged
+
     def _tagged_dict(self, value: dict[Any, Any], depth: int) -> dict[str, Any]:
         for key in value:
             if type(key) not in self._keys:
                 names = ", ".join(sorted(each.__name__ for each in self._keys))
                 raise TypeError(f"key {shown(key)[:_MAX_KEY]} is of type {type(key).__name__}; keys must be {names}")
         is_like_a_tag = _is_like_a_tag(value)
+        if is_like_a_tag and self._is_shared():
+            raise ValueError(f"an object of {TYPE} and {VALUE} alone is a tag to Celery (celery_compat)")
         inside = depth + 2 if is_like_a_tag else depth + 1
         tagged = {key: self.tagged(each, inside) for key, each in value.items()}
         return _tag("dict", tagged) if is_like_a_tag else tagged
