@@ -9,9 +9,12 @@ from typing import Final
 
 import pytest
 
+from ..servers import shared_rabbit
 from .harness import (
+    AmqpTransportHarness,
     CommitHarness,
     JumpingClock,
+    MakeBroker,
     MemoryCommitHarness,
     MemoryStoreHarness,
     MemoryTransportHarness,
@@ -27,7 +30,10 @@ from .harness import (
 )
 
 pytest.register_assert_rewrite(
-    "tests.contract.transport_contract", "tests.contract.store_contract", "tests.contract.commit_contract"
+    "tests.contract.transport_contract",
+    "tests.contract.store_contract",
+    "tests.contract.seat_contract",
+    "tests.contract.commit_contract",
 )
 
 
@@ -52,6 +58,17 @@ def _sqlite_with_memory(directory: Path) -> CommitHarness:
     return CommitHarness(SQLiteTransportHarness(directory), MemoryStoreHarness(directory))
 
 
+def _rabbitmq(directory: Path) -> AmqpTransportHarness:
+    broker = AmqpTransportHarness(directory, "classic")
+    broker.lets_go = True
+    broker.lease = 0.5  # what is parked for so long climbs down the ladder first
+    return broker
+
+
+def _rabbitmq_with_redis(directory: Path) -> CommitHarness:
+    return CommitHarness(_rabbitmq(directory), RedisStoreHarness(directory))
+
+
 def _redis_with_sqlite(directory: Path) -> CommitHarness:
     return CommitHarness(RedisTransportHarness(directory), SQLiteStoreHarness(directory))
 
@@ -65,8 +82,16 @@ REDIS: Final = ("redis", "redis-sentinel", "redis-cluster")
 RAW_TRANSPORTS: dict[str, Callable[[Path], RawTransportHarness]] = {
     "sqlite": SQLiteTransportHarness,
     **{kind: partial(RedisTransportHarness, kind=kind) for kind in REDIS},
+    "rabbitmq-quorum": AmqpTransportHarness,
 }
 TRANSPORTS: dict[str, Callable[[Path], TransportHarness]] = {"memory": _memory_transport, **RAW_TRANSPORTS}
+#: For laws that need a fresh broker for every example: where RabbitMQ has classic queues, it takes less long.
+FRESH: dict[str, MakeBroker] = {
+    **{name: MakeBroker(make) for name, make in TRANSPORTS.items() if name != "rabbitmq-quorum"},
+    "rabbitmq-classic": MakeBroker(partial(AmqpTransportHarness, kind="classic"), examples=8),
+}
+#: Brokers that know leases, and each message by its id.
+FENCING: Final = tuple(name for name in TRANSPORTS if not name.startswith("rabbitmq"))
 STORES: dict[str, Callable[[Path], StoreHarness]] = {
     "memory": _memory_store,
     "sqlite": SQLiteStoreHarness,
@@ -78,6 +103,7 @@ ORDERED: dict[str, Callable[[Path], CommitHarness]] = {
     "ordered-sqlite-memory": _sqlite_with_memory,
     "ordered-redis-sqlite": _redis_with_sqlite,
     "ordered-memory-redis": _memory_with_redis,
+    "ordered-rabbitmq-redis": _rabbitmq_with_redis,
 }
 COMMITS: dict[str, Callable[[Path], CommitHarness]] = {
     "memory": MemoryCommitHarness,
@@ -99,10 +125,12 @@ async def raw_broker(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIte
         yield harness
 
 
-@pytest.fixture(params=TRANSPORTS)
-def make_broker(request: pytest.FixtureRequest) -> Callable[[Path], TransportHarness]:
+@pytest.fixture(params=FRESH)
+def make_broker(request: pytest.FixtureRequest) -> MakeBroker:
     """For laws that need a fresh broker for every example."""
-    return TRANSPORTS[request.param]
+    if request.param.startswith("rabbitmq"):
+        shared_rabbit()  # not inside an example, which it would make slow
+    return FRESH[request.param]
 
 
 @pytest.fixture(params=STORES)

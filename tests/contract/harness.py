@@ -14,12 +14,17 @@ import itertools
 import os
 import sqlite3
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, closing
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Generator, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar, cast
 
+from pamqp.commands import Queue
+
+from aiotq._amqp import AmqpClient, Lane, Post, Topology, pack_properties
+from aiotq._amqp import parse as parse_amqp
 from aiotq._redis import Address, RedisClient, parse
 from aiotq._sqlite import Database
 from aiotq.clock import SYSTEM_CLOCK
@@ -28,17 +33,21 @@ from aiotq.commit.memory import MemoryCommitter
 from aiotq.commit.ordered import OrderedCommitter
 from aiotq.commit.redis import RedisCommitter
 from aiotq.commit.sqlite import SQLiteCommitter
+from aiotq.exceptions import ConnectionLost
 from aiotq.message import Envelope, Message
 from aiotq.results import Record, ResultStore
 from aiotq.results.memory import MemoryRecords, MemoryStore
 from aiotq.results.redis import RedisStore
 from aiotq.results.sqlite import SQLiteStore
 from aiotq.transport import FAIR, Consumer, Delivery, QueueOrder, Transport
-from aiotq.transport.memory import MemoryBroker, MemoryTransport
+from aiotq.transport.amqp import DEAD_LETTER_RETENTION, AmqpTransport
+from aiotq.transport.amqp_consumer import AmqpConsumer
+from aiotq.transport.memory import MemoryTransport
+from aiotq.transport.memory_broker import MemoryBroker
 from aiotq.transport.redis import RedisTransport
 from aiotq.transport.sqlite import SQLiteTransport
 
-from ..servers import Server, shared
+from ..servers import Server, shared, shared_rabbit
 from ..waiting import wait_until
 
 T = TypeVar("T")
@@ -111,6 +120,12 @@ class Harness:
 class TransportHarness(Harness, abc.ABC):
     """One fresh broker."""
 
+    #: Whether it knows leases, and each message by its id (see `Transport.counts_deaths`).
+    is_fencing = True
+
+    #: Whether what was handed back is in its queue some time after that was answered.
+    hands_back_later = False
+
     @abc.abstractmethod
     def connected(self) -> AbstractAsyncContextManager[Transport]:
         """Enter a connection of its own, as another process would have."""
@@ -135,6 +150,21 @@ class TransportHarness(Harness, abc.ABC):
             while (found := found + await consumer.reclaim()) < count:
                 await self.pass_time(0.01)
         assert found == count
+
+    async def standing(self, transport: Transport) -> dict[str, int]:
+        """Return how much there is: ready, leased, delayed and dead."""
+        counts: Counter[str] = Counter(ready=0, leased=0, delayed=0, dead=0)
+        for stats in await transport.stats():
+            counts.update(ready=stats.ready, leased=stats.leased, delayed=stats.delayed, dead=stats.dead)
+        return dict(counts)
+
+
+@dataclass(frozen=True)
+class MakeBroker:
+    """How to have a fresh broker in a directory, and for how many examples of a law that can be had."""
+
+    make: Callable[[Path], TransportHarness]
+    examples: int = 20
 
 
 class RawTransportHarness(TransportHarness):
@@ -190,7 +220,7 @@ class CommitHarness(Harness):
         seen_transport, seen_store = wrap(transport, store) if wrap is not None else (transport, store)
         committer = self.make_committer(seen_transport, seen_store, name)
         committer.consumer = consumer
-        return Worker(transport, store, Pushes(store), consumer, committer)
+        return Worker(transport, store, Pushes(store), consumer, committer, self.broker)
 
 
 #: Puts something between the committer and its transport and store.
@@ -206,6 +236,7 @@ class Worker:
     pushes: Pushes
     consumer: Consumer
     committer: Committer
+    broker: TransportHarness
 
     async def admitted(self, limit: int = 10, *, suspect: bool = True, wait: float = 0.0) -> list[Delivery]:
         """Receive and admit; what is returned may run."""
@@ -391,6 +422,110 @@ class RedisTransportHarness(RawTransportHarness):
     async def insert_raw(self, queue: str, raw: bytes) -> None:
         with self.server.client() as client:
             client.xadd(f"{self.address.base}:q:{queue}:4", {"m": raw})
+
+
+class AmqpTransportHarness(RawTransportHarness):
+    """On the test process's RabbitMQ, in a virtual host of its own, with queues of a `kind`."""
+
+    is_fencing = False
+    hands_back_later = True  # a quorum queue does, under load
+
+    def __init__(self, directory: Path, kind: str = "quorum") -> None:
+        super().__init__(directory)
+        self.kind = kind
+        self.url = shared_rabbit().vhost()
+        self.mortals: list[Mortal] = []
+        #: Whether consumers let go at once of what they did not read, as they do after a moment.
+        self.lets_go = False
+        self._has_ladder = False
+
+    @asynccontextmanager
+    async def connected(self) -> AsyncGenerator[AmqpTransport]:
+        async with AmqpClient(parse_amqp(self.url), "test") as client:
+            if self.lets_go and not self._has_ladder:  # what is parked for a lease should not take longer to get there
+                self._has_ladder = True
+                await Topology(client, self.kind, DEAD_LETTER_RETENTION).ladder(round(self.lease * 1000))
+            yield AmqpTransport(client, kind=self.kind, names=("q", "other"))
+
+    async def consumer(
+        self, transport: Transport, name: str = "worker", *queues: str, order: QueueOrder = FAIR
+    ) -> Consumer:
+        consumer = await super().consumer(transport, f"{name}-{len(self.mortals)}.", *queues, order=order)
+        assert isinstance(consumer, AmqpConsumer)
+        mortal = Mortal(self, consumer)
+        self.mortals.append(mortal)
+        return mortal
+
+    async def standing(self, transport: Transport) -> dict[str, int]:
+        """Ask the server: what a consumer has before it is read is held by nobody, and ready to no one else."""
+        for mortal in self.mortals:
+            await mortal.synchronized()
+        counts = shared_rabbit().messages(self.url.rpartition("/")[2])
+        dead = counts.pop("aiotq.dead", 0)
+        delayed = sum(count for name, count in counts.items() if name.startswith("aiotq.delay."))
+        leased = sum(mortal.holds for mortal in self.mortals)
+        return {"ready": sum(counts.values()) - delayed - leased, "leased": leased, "delayed": delayed, "dead": dead}
+
+    def connections(self) -> str:
+        """The server's connections, as Erlang shows what they say of themselves."""
+        said = "rabbit_networking:connection_info_all([client_properties])"
+        return shared_rabbit().eval(f'lists:flatten(io_lib:format("~p", [{said}]))')
+
+    async def insert_raw(self, queue: str, raw: bytes) -> None:
+        async with AmqpClient(parse_amqp(self.url), "junk") as client:
+            channel = await Lane(client, confirms=True).channel()
+            await channel.publish([Post("", queue, pack_properties(message_id="1"), raw)])
+
+
+class Mortal(Consumer):
+    """A consumer that dies as its process would, its connection cut, when it was not used for a lease."""
+
+    def __init__(self, broker: AmqpTransportHarness, consumer: AmqpConsumer) -> None:
+        self._broker = broker
+        self._consumer = consumer
+        self._used_at = time.monotonic()
+
+    async def receive(self, limit: int, *, suspect: bool, wait: float) -> Sequence[Delivery]:
+        received = await self._consumer.receive(limit, suspect=suspect, wait=wait)
+        if self._broker.lets_go:
+            self._consumer.pause()
+            await self.synchronized()
+        self._used_at = time.monotonic()
+        return received
+
+    def renew(self, held: Collection[Delivery]) -> Collection[Delivery]:
+        self._used_at = time.monotonic()
+        return self._consumer.renew(held)
+
+    async def reclaim(self) -> int:
+        found = 0
+        for mortal in self._broker.mortals:
+            if time.monotonic() - mortal._used_at >= self._broker.lease:
+                found += await mortal.die()
+        return found
+
+    @property
+    def holds(self) -> int:
+        """How many messages are held."""
+        return sum(held.channel.is_open and not held.parked for held in self._consumer.held.values())
+
+    async def synchronized(self) -> None:
+        """Return when the queue has seen all that was settled."""
+        channel = self._consumer.channel
+        if channel is not None and channel.is_open:
+            with suppress(ConnectionLost):
+                await channel.request(Queue.Declare(queue="q", passive=True))
+
+    async def die(self) -> int:
+        """Cut the connection; return how many messages were held, which somebody else gets now."""
+        found = self.holds
+        if found:
+            client = self._consumer.client
+            name = client.title
+            await wait_until(lambda: name in self._broker.connections(), "the server knows the connection")
+            client.abort("its process was killed")
+            await wait_until(lambda: name not in self._broker.connections(), "the server sees that it is gone")
+        return found
 
 
 class RedisStoreHarness(StoreHarness):

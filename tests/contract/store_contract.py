@@ -14,18 +14,24 @@ from aiotq.results import (
     AlreadyDone,
     Arrival,
     Booking,
+    Caution,
     Claimed,
     Closing,
+    Extension,
+    Growth,
     HeldElsewhere,
     Join,
+    Joining,
     Record,
     ResultStore,
+    Suspected,
 )
 from aiotq.results.base import BOOKING_GRACE
 from aiotq.states import FAILURE, REVOKED, STARTED, SUCCESS
 
 from ..waiting import wait_until
 from .harness import Pushes, StoreHarness, envelope
+from .seat_contract import SeatContract
 
 KEY = ("a", 0)
 
@@ -42,8 +48,20 @@ def record(
     return Record(task_id, state, body, "application/json", harness.now() + lasts, reply_to)
 
 
-def join(harness: StoreHarness, size: int, *, join_id: str = "join", lasts: float = 1000.0) -> Join:
-    return Join(join_id, size, (envelope("then"),), (envelope("otherwise"),), harness.now() + lasts)
+def join(
+    size: int,
+    *,
+    join_id: str = "join",
+    then: tuple[str, ...] = ("then",),
+    patience: float = 1000.0,
+    until: float = 0.0,
+    about: str = "",
+) -> Join:
+    return Join(join_id, size, tuple(map(envelope, then)), patience, about, until)
+
+
+def member_record(member: object, body: bytes = b"4", *, failed: bool = False) -> Record:
+    return Record(f"task-{member}", FAILURE if failed else SUCCESS, body, "application/json", 4e9)
 
 
 async def close(store: ResultStore, closing: Closing, holder: str = "me") -> tuple[Envelope, ...] | None:
@@ -51,12 +69,35 @@ async def close(store: ResultStore, closing: Closing, holder: str = "me") -> tup
     return answer
 
 
-async def arrive(store: ResultStore, index: int, *, failed: bool = False, run: int = 0) -> list[str] | None:
-    """Run a member to its end, under a claim of its own; return the ids of what is to be sent."""
-    key = (f"member-{index}-{run}", 0)
+_runs = itertools.count()
+
+
+async def run(store: ResultStore, joining: Joining, record: Record | None = None) -> list[str]:
+    """Close a run under a claim of its own; return the ids of what is to be sent."""
+    key = (f"run-{next(_runs)}", 0)
     await store.claim([key], "me", 100.0)
-    answer = await close(store, Closing(key, arrivals=(Arrival("join", index, failed),)))
-    return None if answer is None else [each.message.id for each in answer]
+    answer = await close(store, Closing(key, record, joining=joining))
+    assert answer is not None
+    return [each.message.id for each in answer]
+
+
+async def arrive(store: ResultStore, member: object, *, failed: bool = False, join_id: str = "join") -> list[str]:
+    """Run a member to its end; return the ids of what is to be sent."""
+    arrival = Arrival(join_id, f"{member}", failed=failed)
+    return await run(store, Joining(arrivals=(arrival,)), member_record(member, failed=failed))
+
+
+#: What a join told about, its members and whether it failed.
+Over = tuple[str, dict[str, Record], bool]
+
+
+def over(about: str, members: dict[str, Record], *, failed: bool = False) -> Over:
+    return about, members, failed
+
+
+async def joined(store: ResultStore, join_id: str = "join") -> Over | None:
+    (found,) = await store.joined([join_id])
+    return over(found.about, dict(found.members), failed=found.failed) if found is not None else None
 
 
 class RecordContract:
@@ -263,6 +304,25 @@ class RevocationContract:
 
         assert set(await store.revoked(["a"])) == {"a"}
 
+    async def test_whether_anything_is_revoked_is_known(self, results: StoreHarness) -> None:
+        store, _ = await results.connect()
+        worker, _ = await results.connect()
+        assert not await worker.has_revocations()
+
+        await store.revoke(["a"], terminate=False, expires=results.now() + 1000)
+
+        assert await worker.has_revocations()
+
+    async def test_what_is_not_revoked_any_more_may_run(self, results: StoreHarness) -> None:
+        store, _ = await results.connect()
+        worker, _ = await results.connect()
+        await store.revoke(["a", "b"], terminate=False, expires=results.now() + 1000)
+
+        await store.unrevoke(["a", "c"])
+        await store.unrevoke([])
+
+        assert set(await worker.revoked(["a", "b"])) == {"b"}
+
     async def test_a_revocation_that_terminates_is_told_to_all_who_listen(self, results: StoreHarness) -> None:
         store, own = await results.connect()
         _, other = await results.connect()
@@ -302,7 +362,7 @@ class ClaimContract:
         await store.claim([KEY], "me", 0.1)
         await results.pass_time(0.15)
 
-        assert list(await other.claim([KEY], "other", 100.0)) == [Claimed()]
+        assert list(await other.claim([KEY], "other", 100.0)) == [Claimed(1)]
 
         assert set(await asyncio.to_thread(store.renew_claims, [KEY], "me", 100.0)) == {KEY}
         assert await close(store, Closing(KEY, record(results), (envelope("next"),))) is None
@@ -337,6 +397,54 @@ class ClaimContract:
 
         assert list(await store.claim([KEY], "other", 100.0)) == [Claimed()]
 
+    async def died_with(self, results: StoreHarness, store: ResultStore, *holders: str) -> None:
+        """Let each of `holders` claim the message and not renew it."""
+        for holder in holders:
+            await store.claim([KEY], holder, 0.1)
+            await results.pass_time(0.15)
+
+    async def test_a_claim_counts_the_holders_that_died_with_it(self, results: StoreHarness) -> None:
+        store, _ = await results.connect()
+        other, _ = await results.connect()
+        await self.died_with(results, store, "first", "second")
+
+        assert list(await other.claim([KEY], "third", 100.0)) == [Claimed(2)]
+        assert list(await other.claim([KEY], "third", 100.0)) == [Claimed(2)]
+
+    async def test_a_claim_that_was_given_up_has_killed_nobody_and_remembers_who_died(
+        self, results: StoreHarness
+    ) -> None:
+        store, _ = await results.connect()
+        await self.died_with(results, store, "first")
+        await store.claim([KEY], "second", 100.0)
+
+        await store.close([Closing(KEY, is_done=False)], "second")
+
+        assert list(await store.claim([KEY], "third", 100.0)) == [Claimed(1)]
+
+    async def test_a_holder_that_comes_back_takes_back_its_death(self, results: StoreHarness) -> None:
+        store, _ = await results.connect()
+        await self.died_with(results, store, "sleeper")
+        await store.claim([KEY], "second", 100.0)
+
+        assert set(await asyncio.to_thread(store.renew_claims, [KEY], "sleeper", 100.0)) == {KEY}
+
+        assert list(await store.claim([KEY], "second", 100.0)) == [Claimed(0)]
+        await store.close([Closing(KEY, is_done=False)], "second")
+        assert list(await store.claim([KEY], "third", 100.0)) == [Claimed(0)]
+
+    async def test_no_more_suspects_are_claimed_than_there_is_room_for(self, results: StoreHarness) -> None:
+        store, _ = await results.connect()
+        suspects = [("a", 0), ("b", 0)]
+        for holder in ("first", "second"):
+            await store.claim(suspects, holder, 0.1)
+            await results.pass_time(0.15)
+        keys = [*suspects, ("normal", 0)]
+
+        assert list(await store.claim(keys, "me", 100.0, Caution(2, 0))) == [Suspected(2), Suspected(2), Claimed()]
+        assert list(await store.claim(keys, "me", 100.0, Caution(2, 1))) == [Claimed(2), Suspected(2), Claimed()]
+        assert list(await store.claim(keys, "me", 100.0, Caution(3, 0))) == [Claimed(2), Claimed(2), Claimed()]
+
     async def test_of_two_who_race_for_a_claim_one_gets_it(self, results: StoreHarness) -> None:
         stores = [(await results.connect())[0] for _ in range(2)]
         keys = [(f"{n}", 0) for n in range(30)]
@@ -368,15 +476,37 @@ class ClaimContract:
 
     async def test_closing_again_answers_as_the_first_time_and_changes_nothing(self, results: StoreHarness) -> None:
         store, _ = await results.connect()
-        await store.open_joins([join(results, 1)])
+        await store.open_joins([join(1), join(1, join_id="grown"), join(1, join_id="read", then=("x", "y"))])
+        await arrive(store, 0, join_id="read")
         await store.claim([KEY], "me", 100.0)
-        closing = Closing(KEY, record(results), (envelope("next"),), (Arrival("join", 0),))
+        joining = Joining(
+            opened=(join(1, join_id="opened", then=("first",)),),
+            grown=(Growth("grown", 1),),
+            arrivals=(Arrival("join", "0"), Arrival("opened", "0")),
+            released=("read",),
+        )
+        closing = Closing(KEY, record(results), (envelope("next"),), joining)
 
         first = await close(store, closing)
         second = await close(store, closing)
 
         assert first == second
-        assert [each.message.id for each in first or ()] == ["next", "then"]
+        assert [each.message.id for each in first or ()] == ["next", "then", "first"]
+        assert await joined(store, "read") is not None
+        assert [await arrive(store, n, join_id="grown") for n in range(2)] == [[], ["then"]]
+
+    async def test_records_of_others_are_stored_with_the_end_of_a_run(self, results: StoreHarness) -> None:
+        caller, heard = await results.connect()
+        worker, _ = await results.connect()
+        await worker.put([record(results, "over")])
+        await worker.claim([KEY], "me", 100.0)
+        names = ("never", "over", "a")
+        further = tuple(record(results, name, FAILURE, reply_to=caller.address) for name in names)
+
+        await close(worker, Closing(KEY, record(results), further=further))
+
+        assert [each and each.state for each in await caller.get(names)] == [FAILURE, SUCCESS, SUCCESS]
+        await heard.arrived(("never", FAILURE))
 
     async def test_a_lost_claim_does_not_fail_its_neighbours(self, results: StoreHarness) -> None:
         store, _ = await results.connect()
@@ -397,100 +527,379 @@ class JoinContract:
         self, results: StoreHarness, order: tuple[int, ...]
     ) -> None:
         store, _ = await results.connect()
-        await store.open_joins([join(results, 3)])
+        await store.open_joins([join(3)])
 
-        answers = [await arrive(store, index) for index in order]
+        answers = [await arrive(store, member) for member in order]
 
         assert answers == [[], [], ["then"]]
-        assert await arrive(store, 0, run=1) == []
+        assert await arrive(store, 0) == []
 
-    async def test_arriving_twice_is_arriving_once(self, results: StoreHarness) -> None:
+    async def test_a_join_that_is_over_tells_how_its_members_ended(self, results: StoreHarness) -> None:
         store, _ = await results.connect()
-        await store.open_joins([join(results, 2)])
+        other, _ = await results.connect()
+        await store.open_joins([join(2, about="what for: ä"), join(1, join_id="open")])
+        began = results.now()
+        uneven = Record("task", SUCCESS, bytes(range(256)), "application/x", 4e9 + 0.5, "somebody")
+
+        assert await joined(other) is None
+        await arrive(store, 0)
+        assert await joined(other) is None
+        await run(store, Joining(arrivals=(Arrival("join", "+uuid"),)), uneven)
+
+        assert await joined(other) == over("what for: ä", {"0": member_record(0), "+uuid": uneven})
+        still_open, known, unknown = await other.joined(["open", "join", "unheard-of"])
+        assert (still_open, unknown) == (None, None)
+        assert known is not None
+        assert began - 0.01 <= known.ended_at <= results.now() + 0.01
+        assert list(await other.joined([])) == []
+
+    async def test_arriving_twice_is_arriving_once_and_the_first_time_counts(self, results: StoreHarness) -> None:
+        store, _ = await results.connect()
+        await store.open_joins([join(2)])
 
         assert await arrive(store, 0) == []
-        assert await arrive(store, 0, run=1) == []
+        assert await arrive(store, 0) == []
+        assert await arrive(store, 0, failed=True) == []
+        assert await run(store, Joining(arrivals=(Arrival("join", "0"),)), member_record(0, b"other")) == []
         assert await arrive(store, 1) == ["then"]
 
-    async def test_the_first_failure_sends_otherwise_and_later_arrivals_change_nothing(
-        self, results: StoreHarness
-    ) -> None:
+        assert await joined(store) == over("", {"0": member_record(0), "1": member_record(1)})
+
+    async def test_arriving_twice_in_one_step_is_arriving_once(self, results: StoreHarness) -> None:
         store, _ = await results.connect()
-        await store.open_joins([join(results, 3)])
+        await store.open_joins([join(2)])
+        twice = (Arrival("join", "0"), Arrival("join", "0", member_record("other"), failed=True))
+
+        assert await run(store, Joining(arrivals=twice), member_record(0)) == []
+        assert await run(store, Joining(arrivals=(Arrival("join", "1"), *twice)), member_record(1)) == ["then"]
+
+        assert await joined(store) == over("", {"0": member_record(0), "1": member_record(1)})
+
+    async def test_the_first_failure_ends_it_and_later_arrivals_change_nothing(self, results: StoreHarness) -> None:
+        store, _ = await results.connect()
+        await store.open_joins([join(4, about="x")])
 
         assert await arrive(store, 0) == []
-        assert await arrive(store, 1, failed=True) == ["otherwise"]
+        assert await arrive(store, 1, failed=True) == ["then"]
         assert await arrive(store, 2, failed=True) == []
-        assert await arrive(store, 1, run=1) == []
-        assert await arrive(store, 2, run=1) == []
+        assert [await arrive(store, member) for member in (1, 2, 3)] == [[], [], []]
+
+        assert await joined(store) == over("x", {"1": member_record(1, failed=True)}, failed=True)
+
+    async def test_of_the_arrivals_of_one_step_those_before_the_end_count(self, results: StoreHarness) -> None:
+        store, _ = await results.connect()
+        await store.open_joins([join(3), join(1, join_id="one")])
+        arrivals = (
+            Arrival("join", "0"),
+            Arrival("join", "1", failed=True),
+            Arrival("join", "2", failed=True),
+            Arrival("one", "0"),
+            Arrival("one", "1"),
+        )
+
+        assert await run(store, Joining(arrivals=arrivals), member_record("all")) == ["then", "then"]
+
+        assert await joined(store) == over("", {"1": member_record("all")}, failed=True)
+        assert await joined(store, "one") == over("", {"0": member_record("all")})
 
     async def test_a_complete_join_does_not_fail_any_more(self, results: StoreHarness) -> None:
         store, _ = await results.connect()
-        await store.open_joins([join(results, 1)])
+        await store.open_joins([join(1)])
 
         assert await arrive(store, 0) == ["then"]
-        assert await arrive(store, 0, failed=True, run=1) == []
+        assert await arrive(store, 0, failed=True) == []
+        assert await arrive(store, 1, failed=True) == []
+
+        assert await joined(store) == over("", {"0": member_record(0)})
 
     async def test_opening_a_join_again_does_not_forget_who_arrived(self, results: StoreHarness) -> None:
         store, _ = await results.connect()
-        await store.open_joins([join(results, 2)])
+        await store.open_joins([join(2)])
         assert await arrive(store, 0) == []
 
-        await store.open_joins([join(results, 2)])
+        await store.open_joins([join(2)])
 
         assert await arrive(store, 1) == ["then"]
-        await store.open_joins([join(results, 2)])
-        assert await arrive(store, 0, run=1) == []
-        assert await arrive(store, 1, run=1) == []
+        await store.open_joins([join(2)])
+        assert [await arrive(store, member) for member in range(2)] == [[], []]
 
-    async def test_joins_of_a_closing_are_open_before_its_arrivals_count(self, results: StoreHarness) -> None:
+    async def test_a_step_opens_then_grows_then_arrives_then_lets_go(self, results: StoreHarness) -> None:
+        store, _ = await results.connect()
+        joining = Joining(
+            opened=(join(1), join(1, join_id="done", then=("next",))),
+            grown=(Growth("join", 1),),
+            arrivals=(Arrival("join", "0"), Arrival("done", "0")),
+            extended=(Extension("join", results.now() + 2000),),
+            released=("done",),
+        )
+
+        assert await run(store, joining, member_record(0)) == ["next"]
+
+        assert await joined(store, "done") is None
+        assert await arrive(store, 1) == ["then"]
+
+    async def test_an_arrival_may_bring_a_record_of_its_own(self, results: StoreHarness) -> None:
+        store, _ = await results.connect()
+        await store.open_joins([join(3)])
+        own, of_the_run = member_record("own"), member_record("run")
+        arrivals = (Arrival("join", "0", own), Arrival("join", "1"), Arrival("join", "2", of_the_run))
+
+        await run(store, Joining(arrivals=arrivals), of_the_run)
+
+        assert await joined(store) == over("", {"0": own, "1": of_the_run, "2": of_the_run})
+        assert [each and each.id for each in await store.get([own.id, of_the_run.id])] == [None, of_the_run.id]
+
+    async def test_an_arrival_without_a_record_is_refused_before_anything_is_done(self, results: StoreHarness) -> None:
+        store, _ = await results.connect()
+        await store.open_joins([join(1)])
+        await store.claim([KEY, ("b", 0)], "me", 100.0)
+        closings = [
+            Closing(KEY, record(results)),
+            Closing(("b", 0), joining=Joining(arrivals=(Arrival("join", "0"),))),
+        ]
+
+        with pytest.raises(ValueError, match="member '0' arrives at join join without a record"):
+            await store.close(closings, "me")
+
+        assert list(await store.get(["a"])) == [None]
+        assert await arrive(store, 0) == ["then"]
+
+    @pytest.mark.parametrize("size", [0, -1])
+    async def test_a_join_of_nobody_is_refused(self, results: StoreHarness, size: int) -> None:
         store, _ = await results.connect()
         await store.claim([KEY], "me", 100.0)
 
-        answer = await close(store, Closing(KEY, joins=(join(results, 1),), arrivals=(Arrival("join", 0),)))
+        with pytest.raises(ValueError, match=f"join join has the size {size}"):
+            await store.open_joins([join(1, join_id="other"), join(size)])
+        with pytest.raises(ValueError, match=f"join join has the size {size}"):
+            await close(store, Closing(KEY, joining=Joining(opened=(join(size),))))
 
-        assert [each.message.id for each in answer or ()] == ["then"]
+        assert await arrive(store, 0, join_id="other") == []
 
-    async def test_a_join_expires(self, results: StoreHarness) -> None:
+    async def test_a_join_that_is_to_shrink_is_refused(self, results: StoreHarness) -> None:
         store, _ = await results.connect()
-        await store.open_joins([join(results, 1, lasts=0.1)])
+        await store.open_joins([join(2)])
 
-        await results.pass_time(0.15)
+        with pytest.raises(ValueError, match="join join can't grow by -1"):
+            await run(store, Joining(grown=(Growth("join", -1),)))
 
         assert await arrive(store, 0) == []
 
-    async def test_an_arrival_at_an_unknown_join_is_nothing(self, results: StoreHarness) -> None:
+    async def test_a_grown_join_waits_for_more(self, results: StoreHarness) -> None:
         store, _ = await results.connect()
+        await store.open_joins([join(1)])
 
-        assert await arrive(store, 0) == []
+        assert await run(store, Joining(grown=(Growth("join", 1), Growth("join", 1)))) == []
+
+        assert [await arrive(store, member) for member in ("0", "+x", "+y")] == [[], [], ["then"]]
+
+    async def test_what_is_done_at_a_join_that_is_over_or_unknown_is_nothing(self, results: StoreHarness) -> None:
+        store, _ = await results.connect()
+        await store.open_joins([join(1)])
+        await arrive(store, 0)
+        before = await joined(store)
+
+        for join_id in ("join", "unheard-of"):
+            assert await arrive(store, 1, join_id=join_id) == []
+            growth, extension = Growth(join_id, 1), Extension(join_id, results.now() + 1000)
+            assert await run(store, Joining(grown=(growth,), extended=(extension,))) == []
+        assert await run(store, Joining(released=("unheard-of",))) == []
+
+        assert await joined(store) == before
+        assert await joined(store, "unheard-of") is None
+        assert await arrive(store, 1, join_id="unheard-of") == []
+
+    async def test_a_join_is_kept_until_each_of_its_readers_let_go(self, results: StoreHarness) -> None:
+        store, _ = await results.connect()
+        await store.open_joins([join(1, then=("a", "b", "c"))])
+        await run(store, Joining(released=("join",)))  # it is open, and so nobody can have read it
+        assert await arrive(store, 0) == ["a", "b", "c"]
+
+        for _ in range(3):
+            assert await joined(store) is not None
+            await run(store, Joining(released=("join",)))
+
+        assert await joined(store) is None
+        await run(store, Joining(released=("join",)))
+        assert await arrive(store, 1) == []
+        await store.open_joins([join(1)])
+        assert await arrive(store, 0) == ["then"]
+
+    async def test_a_failed_join_is_let_go_as_well(self, results: StoreHarness) -> None:
+        store, _ = await results.connect()
+        await store.open_joins([join(2)])
+        await arrive(store, 0)
+        await arrive(store, 1, failed=True)
+
+        await run(store, Joining(released=("join",)))
+
+        assert await joined(store) is None
+
+    async def test_a_join_that_is_never_let_go_is_forgotten_its_patience_after_it_ended(
+        self, results: StoreHarness
+    ) -> None:
+        store, _ = await results.connect()
+        await store.open_joins([join(1, patience=0.3), join(1, join_id="longer")])
+        await results.pass_time(0.2)
+        await arrive(store, 0)
+        await arrive(store, 0, join_id="longer")
+        await results.pass_time(0.2)
+        assert await joined(store) is not None
+
+        await results.pass_time(0.2)
+
+        assert await joined(store) is None
+        assert await joined(store, "longer") is not None
 
     async def test_what_a_join_sends_is_what_it_was_given(self, results: StoreHarness) -> None:
         store, _ = await results.connect()
         message = Message("then", "proj.body", bytes(range(256)), reply_to="caller", attempt=1, headers={"x": [1]})
         then = (Envelope(message, "bodies", 9, results.now() + 50), envelope("second"))
-        await store.open_joins([Join("join", 1, then, (), results.now() + 100)])
+        await store.open_joins([Join("join", 1, then, 100.0)])
         await store.claim([KEY], "me", 100.0)
+        joining = Joining(arrivals=(Arrival("join", "0"),))
 
-        assert await close(store, Closing(KEY, arrivals=(Arrival("join", 0),))) == then
+        assert await close(store, Closing(KEY, member_record(0), joining=joining)) == then
 
     async def test_a_thousand_concurrent_arrivals_send_then_once(self, results: StoreHarness) -> None:
         stores = [(await results.connect())[0] for _ in range(2)]
-        await stores[0].open_joins([join(results, 1000)])
+        await stores[0].open_joins([join(1000)])
         members = list(range(1000))
         random.Random(7).shuffle(members)
 
-        async def arrive_together(store: ResultStore, indexes: list[int]) -> list[str]:
-            keys = [(f"member-{index}", 0) for index in indexes]
+        async def arrive_together(store: ResultStore, members: list[int]) -> list[str]:
+            keys = [(f"member-{member}", 0) for member in members]
             await store.claim(keys, f"holder-{store.address}", 100.0)
-            answers = await store.close(
-                [Closing(key, arrivals=(Arrival("join", index),)) for key, index in zip(keys, indexes, strict=True)],
-                f"holder-{store.address}",
-            )
+            closings = [
+                Closing(key, member_record(member), joining=Joining(arrivals=(Arrival("join", f"{member}"),)))
+                for key, member in zip(keys, members, strict=True)
+            ]
+            answers = await store.close(closings, f"holder-{store.address}")
             return [each.message.id for answer in answers for each in answer or ()]
 
         sent = await asyncio.gather(*(arrive_together(stores[n % 2], members[n * 20 : n * 20 + 20]) for n in range(50)))
 
         assert [task_id for each in sent for task_id in each] == ["then"]
+        found = await joined(stores[1])
+        assert found is not None
+        assert found[1] == {f"{member}": member_record(member) for member in members}
+
+    async def test_a_join_of_ten_thousand_is_read_and_let_go(self, results: StoreHarness) -> None:
+        store, _ = await results.connect()
+        await store.open_joins([join(10_000)])
+        arrivals = tuple(Arrival("join", f"{n}", member_record(n)) for n in range(10_000))
+        assert await run(store, Joining(arrivals=arrivals)) == ["then"]
+
+        found = await joined(store)
+
+        assert found is not None
+        assert found[1] == {arrival.member: arrival.record for arrival in arrivals}
+        await run(store, Joining(released=("join",)))
+        assert await joined(store) is None
+
+
+class OverdueContract:
+    """Joins at which nobody arrives (P3, P7)."""
+
+    async def test_a_join_at_which_nobody_arrives_is_overdue_after_its_patience(self, results: StoreHarness) -> None:
+        store, _ = await results.connect()
+        other, _ = await results.connect()
+        await store.open_joins([join(2, patience=0.2), join(1, join_id="patient")])
+        assert list(await other.overdue()) == []
+
+        await results.pass_time(0.25)
+
+        assert list(await store.overdue()) == ["join"]
+        assert list(await other.overdue()) == ["join"]
+
+    async def test_an_overdue_join_is_open_until_an_arrival_fails_it(self, results: StoreHarness) -> None:
+        store, _ = await results.connect()
+        await store.open_joins([join(2, patience=0.2)])
+        await results.pass_time(0.25)
+        assert list(await store.overdue()) == ["join"]
+
+        assert await arrive(store, "-", failed=True) == ["then"]
+
+        assert list(await store.overdue()) == []
+        assert await arrive(store, "-", failed=True) == []
+
+    async def test_what_is_over_is_not_overdue(self, results: StoreHarness) -> None:
+        store, _ = await results.connect()
+        await store.open_joins([join(1, join_id=name, patience=0.2) for name in ("complete", "failed", "released")])
+        await arrive(store, 0, join_id="complete")
+        await arrive(store, 0, failed=True, join_id="failed")
+        await arrive(store, 0, join_id="released")
+        await run(store, Joining(released=("released",)))
+
+        await results.pass_time(0.25)
+
+        assert list(await store.overdue()) == []
+
+    async def test_every_arrival_begins_its_patience_anew(self, results: StoreHarness) -> None:
+        """Whether anybody looks for overdue joins meanwhile or not."""
+        store, _ = await results.connect()
+        await store.open_joins([join(10, patience=0.4), join(10, join_id="unseen", patience=0.4)])
+        for member in range(8):
+            await results.pass_time(0.25)
+            await arrive(store, member)
+            await arrive(store, member, join_id="unseen")
+            if member < 3:
+                assert list(await store.overdue()) == []
+
+        assert list(await store.overdue()) == []
+        await arrive(store, 8)
+        assert await arrive(store, 9) == ["then"]
+        await results.pass_time(0.45)
+        assert list(await store.overdue()) == ["unseen"]
+
+    async def test_arriving_twice_does_not_begin_it_anew(self, results: StoreHarness) -> None:
+        store, _ = await results.connect()
+        await store.open_joins([join(2, patience=0.3)])
+        await arrive(store, 0)
+        await results.pass_time(0.2)
+        await arrive(store, 0)
+
+        await results.pass_time(0.15)
+
+        assert list(await store.overdue()) == ["join"]
+
+    async def test_patience_begins_when_members_can_arrive(self, results: StoreHarness) -> None:
+        store, _ = await results.connect()
+        until = results.now() + 1.2
+        await store.open_joins([join(2, patience=0.6, until=until), join(2, join_id="extended", patience=0.6)])
+        extended = Extension("extended", until), Extension("extended", results.now() - 100)
+        await run(store, Joining(extended=extended))
+
+        await results.pass_time(0.9)
+        assert list(await store.overdue()) == []
+        assert await arrive(store, 0) == []
+        assert await arrive(store, 0, join_id="extended") == []
+        await results.pass_time(0.6)
+        assert list(await store.overdue()) == []
+
+        await results.pass_time(0.6)
+        assert sorted(await store.overdue()) == ["extended", "join"]
+
+    async def test_no_more_than_asked_for_are_returned_and_none_is_hidden_behind_others(
+        self, results: StoreHarness
+    ) -> None:
+        store, _ = await results.connect()
+        await store.open_joins([join(2, join_id=f"alive-{n}", patience=0.2) for n in range(150)])
+        await store.open_joins([join(2, join_id=f"{n}", patience=0.2) for n in range(30)])
+        await results.pass_time(0.1)
+        arrivals = tuple(Arrival(f"alive-{n}", "0", member_record(n)) for n in range(150))
+        await run(store, Joining(arrivals=arrivals))
+        await results.pass_time(0.12)
+
+        assert len(await store.overdue(7)) == 7
+        assert len(await store.overdue(0)) == 0
+
+        found: set[str] = set()
+        while more := await store.overdue(12):
+            for name in more:
+                assert await arrive(store, "-", failed=True, join_id=name) == ["then"]
+            found.update(name for name in more if not name.startswith("alive"))
+        assert found == {f"{n}" for n in range(30)}
 
 
 class BookingContract:
@@ -536,5 +945,14 @@ class BookingContract:
         assert list(await store.book([])) == []
 
 
-class StoreContract(RecordContract, PushContract, RevocationContract, ClaimContract, JoinContract, BookingContract):
+class StoreContract(
+    RecordContract,
+    PushContract,
+    RevocationContract,
+    ClaimContract,
+    JoinContract,
+    OverdueContract,
+    BookingContract,
+    SeatContract,
+):
     """All that every store keeps."""

@@ -1,14 +1,23 @@
-"""Every results store keeps its contract; and what is the memory store's own."""
+"""Every results store keeps its contract; and what is the memory, the file's and the Redis store's own."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
 
-from aiotq.results import Record
+import pytest
+
+from aiotq.results import Arrival, Extension, Joining, Record, ResultStore
 from aiotq.results.memory import SWEEP_BATCH, MemoryRecords, MemoryStore
+from aiotq.results.sqlite import SQLiteStore
+from aiotq.results.sqlite_joins import purge_joins
 
-from .harness import JumpingClock, Pushes
-from .store_contract import StoreContract
+from ..servers import shared
+from .harness import JumpingClock, Pushes, RedisStoreHarness, SQLiteStoreHarness
+from .store_contract import StoreContract, arrive, join, joined, member_record, over, run
 
 
 class TestStore(StoreContract):
@@ -58,3 +67,167 @@ class TestMemoryRecords:
         await store.put([Record("c", "PROGRESS", b"", "", clock.time() + 1000)])
 
         assert len(records) == 2
+
+    async def test_a_join_that_nobody_let_go_is_removed_by_later_writes(self) -> None:
+        clock = JumpingClock()
+        records = MemoryRecords(clock=clock)
+        store = MemoryStore(records)
+        await store.open_joins([join(1, patience=100), join(1, join_id="open", patience=100)])
+        await arrive(store, 0)
+        claims_and_records = 2
+        assert len(records) == 2 + claims_and_records
+        clock.jump(101)
+
+        await store.put([Record("b", "PROGRESS", b"", "", 4e9)])
+
+        assert len(records) == 1 + 1 + claims_and_records
+        assert list(await store.overdue()) == ["open"]
+
+
+class TestSQLiteJoins:
+    async def test_a_join_that_nobody_let_go_is_deleted_after_its_patience_with_its_members(
+        self, tmp_path: Path
+    ) -> None:
+        async with SQLiteStoreHarness(tmp_path) as harness:
+            store, _ = await harness.connect()
+            assert isinstance(store, SQLiteStore)
+            await store.open_joins([join(2, join_id=f"over-{n}", patience=10.0) for n in range(5)])
+            await store.open_joins([join(3, join_id="open", patience=10.0)])
+            for name in (*(f"over-{n}" for n in range(5)), "open"):
+                await arrive(store, 0, join_id=name)
+                await arrive(store, 1, join_id=name)
+            later = harness.now() + 11
+
+            purged = [
+                await store.database.write(lambda transaction: purge_joins(transaction, later, 6)) for _ in range(3)
+            ]
+
+            assert purged == [True, True, False], "about six rows at a time"
+            counts = await store.database.read(
+                lambda connection: connection.execute(
+                    "SELECT (SELECT count(*) FROM joins), (SELECT count(*) FROM arrivals)"
+                ).fetchone()
+            )
+            assert counts == (1, 2)
+            assert await arrive(store, 2, join_id="open") == ["then"]
+
+
+class RedisKeys:
+    """The keys of a test's store, seen from outside."""
+
+    def __init__(self, client: Any, base: str) -> None:
+        self.client = client
+        self.base = base
+
+    def key(self, name: str) -> str:
+        return f"{self.base}:{name}"
+
+    def of_joins(self) -> dict[str, float]:
+        """Seconds that each has left; -1: it never expires."""
+        names = [name.decode() for name in self.client.keys(f"{self.base}:join*")]
+        left = {name.removeprefix(f"{self.base}:"): self.client.pttl(name) for name in names}
+        return {name: ms / 1000 if ms >= 0 else -1 for name, ms in left.items()}
+
+
+class TestRedisJoins:
+    @pytest.fixture
+    async def harness(self, tmp_path: Path) -> AsyncIterator[RedisStoreHarness]:
+        async with RedisStoreHarness(tmp_path) as harness:
+            yield harness
+
+    @pytest.fixture
+    async def store(self, harness: RedisStoreHarness) -> ResultStore:
+        store, _ = await harness.connect()
+        return store
+
+    @pytest.fixture
+    async def keys(self, harness: RedisStoreHarness) -> AsyncIterator[RedisKeys]:
+        with closing(shared("redis").client()) as client:
+            yield RedisKeys(client, harness.address.base)
+
+    async def test_all_keys_outlive_the_deadline_by_the_patience_and_no_key_stays(
+        self, harness: RedisStoreHarness, store: ResultStore, keys: RedisKeys
+    ) -> None:
+        await store.open_joins([join(2, patience=50.0)])
+        assert set(keys.of_joins()) == {"join:join", "joins"}
+        assert all(100 <= left <= 150 for left in keys.of_joins().values())
+        await arrive(store, 0)
+        assert set(keys.of_joins()) == {"join:join", "join:join:in", "joins"}
+        assert all(100 <= left <= 150 for left in keys.of_joins().values())
+
+        await run(store, Joining(extended=(Extension("join", harness.now() + 1000),)))
+        assert all(1100 <= left <= 1150 for left in keys.of_joins().values())
+
+        assert await arrive(store, 1) == ["then"]
+        assert set(keys.of_joins()) == {"join:join", "join:join:in"}
+        assert all(0 <= left <= 50 for left in keys.of_joins().values())
+
+        await run(store, Joining(released=("join",)))
+        assert keys.of_joins() == {}
+
+    async def test_a_short_join_does_not_end_the_index_of_a_long_one(self, store: ResultStore, keys: RedisKeys) -> None:
+        await store.open_joins([join(2, join_id="long", patience=1000.0), join(2, patience=1.0)])
+
+        assert keys.of_joins()["joins"] > 1000
+
+    async def test_what_is_gone_leaves_the_index(self, store: ResultStore, keys: RedisKeys) -> None:
+        await store.open_joins([join(2, join_id=name, patience=0.3) for name in ("evicted", "foreign", "kept")])
+        keys.client.delete(keys.key("join:evicted"))
+        keys.client.delete(keys.key("join:foreign"))
+        keys.client.rpush(keys.key("join:foreign"), "something else")
+        await asyncio.sleep(0.35)
+
+        assert list(await store.overdue()) == ["kept"]
+
+        assert keys.client.zrange(keys.key("joins"), 0, -1) == [b"kept"]
+
+    @pytest.mark.parametrize("name", ["join:join", "join:join:in", "joins"])
+    async def test_a_key_of_another_type_leaves_no_half_of_a_step(
+        self, store: ResultStore, keys: RedisKeys, name: str
+    ) -> None:
+        await store.open_joins([join(2), join(1, join_id="other", then=("other",))])
+        keys.client.delete(keys.key(name))
+        keys.client.set(keys.key(name), "something else")
+        joining = Joining(
+            opened=(join(1, join_id="new", then=("new",)),),
+            arrivals=tuple(Arrival(join_id, "0") for join_id in ("join", "new", "other")),
+            extended=(Extension("join", 4e9),),
+            released=("join", "other"),
+        )
+
+        assert await run(store, joining, member_record("a")) == ["new", "other"]
+
+        assert list(await store.get(["task-a"])) == [member_record("a")]
+        assert list(await store.overdue()) == []
+        assert await joined(store, "join") is None
+
+    async def test_a_join_whose_members_were_overwritten_can_be_failed(
+        self, store: ResultStore, keys: RedisKeys
+    ) -> None:
+        await store.open_joins([join(2)])
+        keys.client.set(keys.key("join:join:in"), "something else")
+
+        assert await arrive(store, 0, failed=True) == ["then"]
+
+        assert await joined(store) == over("", {"0": member_record(0, failed=True)}, failed=True)
+
+    async def test_a_join_of_foreign_fields_leaves_no_half_of_a_step(self, store: ResultStore, keys: RedisKeys) -> None:
+        keys.client.hset(keys.key("join:join"), mapping={"open": 1, "size": "x", "then": "y", "until": "z"})
+        extension = Extension("join", 4e9)
+
+        assert await run(store, Joining(extended=(extension,)), member_record("a")) == []
+        assert await arrive(store, 0) == []
+
+        assert list(await store.get(["task-a", "task-0"])) == [member_record("a"), member_record(0)]
+
+    async def test_a_member_that_can_not_be_read_is_left_out_and_told(
+        self, store: ResultStore, keys: RedisKeys, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        await store.open_joins([join(2)])
+        await arrive(store, 0)
+        keys.client.hset(keys.key("join:join:in"), "junk", "something else")
+        await arrive(store, 1)
+
+        assert await joined(store) == over("", {"0": member_record(0), "1": member_record(1)})
+
+        assert "the record of its member b'junk' can't be read" in caplog.text

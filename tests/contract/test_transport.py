@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
 
 from aiotq.transport import ACK, GiveUp
-from aiotq.transport.memory import MemoryBroker, MemoryTransport
+from aiotq.transport.memory import MemoryTransport
+from aiotq.transport.memory_broker import MemoryBroker
 
-from .harness import JumpingClock, envelope, ids
-from .transport_contract import RawContract, TransportContract
+from .conftest import FENCING, TRANSPORTS
+from .harness import JumpingClock, TransportHarness, envelope, ids
+from .transport_contract import FencingContract, RawContract, TransportContract
 
 
 class TestTransport(TransportContract):
     pass
+
+
+class TestFencingTransport(FencingContract):
+    @pytest.fixture(params=FENCING)
+    async def broker(self, request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[TransportHarness]:
+        async with TRANSPORTS[request.param](tmp_path) as harness:
+            yield harness
 
 
 class TestRawTransport(RawContract):

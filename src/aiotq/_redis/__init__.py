@@ -3,7 +3,7 @@
 from .address import SCHEMES, Address, parse
 from .blocking import BlockingClient
 from .client import RedisClient, info_fields
-from .envelopes import PackedEnvelope, envelopes_of, packed_envelopes, packed_key
+from .envelopes import PackedEnvelope, envelopes_of, packed_envelopes, packed_key, unpacked_key
 from .line import Line
 from .script import Script, pack, unpack
 
@@ -22,4 +22,5 @@ __all__ = [
     "packed_key",
     "parse",
     "unpack",
+    "unpacked_key",
 ]

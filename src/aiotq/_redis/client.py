@@ -39,7 +39,7 @@ _PATIENCE: Final = 1.0
 #: What the server must at least be: the first with `XPENDING … IDLE`, `SET … PXAT` and `XADD … MINID`.
 _OLDEST: Final = (6, 2)
 
-#: Told the payload of a push, after its first byte.
+#: Told the payload of a push, after its first byte; or all of it, on a channel of its own.
 Hearer = Callable[[bytes], None]
 
 
@@ -63,6 +63,7 @@ class RedisClient:
         self._channel = f"{self.base}:to:{self.name}".encode()
         self._broadcast = f"{self.base}:all".encode()
         self._hearers: dict[int, list[Hearer]] = {}
+        self._channels: dict[bytes, tuple[Hearer, asyncio.Event]] = {}
         self._on_gap: list[Callable[[], None]] = []
         self._service: Service[None] = Service(self._main, "aiotq.redis")
 
@@ -86,6 +87,27 @@ class RedisClient:
     def unhear(self, kind: bytes, hearer: Hearer) -> None:
         with suppress(ValueError):
             self._hearers.get(kind[0], []).remove(hearer)
+
+    async def listen(self, channel: bytes, hearer: Hearer) -> None:
+        """Have `hearer` told all that is published on `channel`; on return nothing is missed, but for gaps.
+
+        Raises:
+            NotConnected: the server does not confirm it; there will be a gap, and it is tried again after that.
+        """
+        _, confirmed = self._channels.setdefault(channel, (hearer, asyncio.Event()))
+        if self._pushes is None or not self._pushes.is_open:
+            return
+        self._pushes.tell(("SUBSCRIBE", channel))
+        try:
+            async with asyncio.timeout(self.address.reply_timeout):
+                await confirmed.wait()
+        except TimeoutError as exc:
+            raise NotConnected(f"{self.address.shown}: the subscription was not confirmed") from exc
+
+    def unlisten(self, channel: bytes) -> None:
+        """End what `listen` began."""
+        if self._channels.pop(channel, None) is not None and self._pushes is not None:
+            self._pushes.tell(("UNSUBSCRIBE", channel))
 
     def on_gap(self, callback: Callable[[], None]) -> None:
         """Have `callback` called when pushes may have been missed."""
@@ -270,17 +292,21 @@ class RedisClient:
 
         def on_push(push: list[Any]) -> None:
             if push[0] == b"message":
-                self._heard(push[2])
+                self._heard(push[1], push[2])
             elif push[0] == b"subscribe":
                 channels.add(push[1])
+                if push[1] in self._channels:
+                    self._channels[push[1]][1].set()
                 if channels >= {self._channel, self._broadcast}:
                     answered.set()
             elif push[0] == CLOSED:
                 answered.set()
+                for _, confirmed in self._channels.values():  # nobody is to wait for what won't come
+                    confirmed.set()
 
         wire = await Wire.open(self.address, endpoint, on_push)
         try:
-            wire.tell(("SUBSCRIBE", self._channel, self._broadcast))
+            wire.tell(("SUBSCRIBE", self._channel, self._broadcast, *self._channels))
             async with asyncio.timeout(self.address.connect_timeout):
                 await answered.wait()
             if not wire.is_open:
@@ -295,10 +321,15 @@ class RedisClient:
         for callback in tuple(self._on_gap):
             callback()
 
-    def _heard(self, payload: bytes) -> None:
-        for hearer in tuple(self._hearers.get(payload[0], ())) if payload else ():
+    def _heard(self, channel: bytes, payload: bytes) -> None:
+        if (own := self._channels.get(channel)) is not None:
+            hearers: Sequence[Hearer] = (own[0],)
+        else:
+            hearers = tuple(self._hearers.get(payload[0], ())) if payload else ()
+            payload = payload[1:]
+        for hearer in hearers:
             try:
-                hearer(payload[1:])
+                hearer(payload)
             except Exception:  # one that fails must not keep the others from hearing
                 logger.exception("a push could not be used")
 

@@ -22,6 +22,12 @@ def packed_key(key: tuple[str, int]) -> str:
     return f"{task_id}\t{attempt}" if attempt else task_id
 
 
+def unpacked_key(packed: bytes) -> tuple[str, int]:
+    """Return what `packed_key` packed."""
+    task_id, _, attempt = packed.decode().partition("\t")
+    return task_id, int(attempt or 0)
+
+
 def packed_envelopes(envelopes: Iterable[Envelope]) -> list[PackedEnvelope]:
     """Return envelopes as scripts read, keep and return them; due is false, or seconds since the epoch."""
     return [

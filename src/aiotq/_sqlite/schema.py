@@ -6,7 +6,7 @@ from typing import Final
 
 #: "aitq" in the file's header: this file is ours.
 APPLICATION_ID: Final = 0x61697471
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 4
 
 #: `messages.holder` of what is ready, and of what waits for its due time. Any consumer's number is larger, and takes as
 #: many bytes in a row: so SQLite leases a message of a megabyte by overwriting four bytes of it (measured: 4 kB of log
@@ -94,16 +94,33 @@ CREATE TABLE watchers (
 ) WITHOUT ROWID;
 CREATE INDEX watchers_address ON watchers (address);
 CREATE TABLE joins (
-    id TEXT PRIMARY KEY,
+    number INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
     size INTEGER NOT NULL,
     arrived INTEGER NOT NULL DEFAULT 0,
     is_over INTEGER NOT NULL DEFAULT 0,
-    expires REAL NOT NULL,
-    completed BLOB,
-    failed BLOB
+    is_failed INTEGER NOT NULL DEFAULT 0,
+    readers INTEGER NOT NULL,
+    patience REAL NOT NULL,
+    touched REAL NOT NULL,
+    until REAL NOT NULL,
+    due REAL NOT NULL,
+    about TEXT NOT NULL,
+    following BLOB
 );
-CREATE INDEX joins_expire ON joins (expires);
-CREATE TABLE arrivals (join_id TEXT, member INTEGER, PRIMARY KEY (join_id, member)) WITHOUT ROWID;
+CREATE INDEX joins_open ON joins (due) WHERE is_over = 0;
+CREATE INDEX joins_over ON joins (due) WHERE is_over <> 0;
+CREATE TABLE arrivals (
+    join_number INTEGER NOT NULL,
+    member TEXT NOT NULL,
+    id TEXT NOT NULL,
+    state TEXT NOT NULL,
+    reply_to TEXT,
+    content_type TEXT NOT NULL,
+    expires REAL NOT NULL,
+    body BLOB NOT NULL,
+    PRIMARY KEY (join_number, member)
+);
 CREATE TABLE claims (
     id TEXT,
     attempt INTEGER,
@@ -112,6 +129,7 @@ CREATE TABLE claims (
     expires REAL NOT NULL,
     is_done INTEGER NOT NULL DEFAULT 0,
     following BLOB,
+    died TEXT NOT NULL DEFAULT '',
     PRIMARY KEY (id, attempt)
 );
 CREATE INDEX claims_expire ON claims (expires);
@@ -123,5 +141,13 @@ CREATE TABLE revocations (
 );
 CREATE INDEX revocations_expire ON revocations (expires);
 CREATE TABLE starts (name TEXT PRIMARY KEY, at REAL NOT NULL, expires REAL NOT NULL) WITHOUT ROWID;
-CREATE INDEX starts_expire ON starts (expires)
+CREATE INDEX starts_expire ON starts (expires);
+CREATE TABLE seats (
+    name TEXT, id TEXT, attempt INTEGER, holder TEXT, ends REAL NOT NULL, PRIMARY KEY (name, id, attempt, holder)
+) WITHOUT ROWID;
+CREATE TABLE seekers (
+    name TEXT, id TEXT, attempt INTEGER, since REAL NOT NULL, expires REAL NOT NULL, PRIMARY KEY (name, id, attempt)
+) WITHOUT ROWID;
+CREATE INDEX seekers_line ON seekers (name, since);
+CREATE INDEX seekers_expire ON seekers (expires)
 """

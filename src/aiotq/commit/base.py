@@ -11,7 +11,8 @@ from typing import Final
 
 from .._values import value
 from ..message import Envelope
-from ..results.base import Arrival, Join, Record
+from ..results.base import NO_JOINING, Joining, Record, ResultStore
+from ..results.revocations import is_among, keys_of
 from ..transport.base import ACK, Consumer, Delivery, Settlement
 
 
@@ -23,8 +24,8 @@ class Finish:
     settlement: Settlement = ACK
     record: Record | None = None
     envelopes: tuple[Envelope, ...] = ()
-    arrivals: tuple[Arrival, ...] = ()
-    joins: tuple[Join, ...] = ()
+    joining: Joining = NO_JOINING
+    further: tuple[Record, ...] = ()  #: of tasks that will never run because of how this one ended
 
 
 @value
@@ -47,6 +48,29 @@ class Admission:
 
     run: Sequence[Delivery]
     revoked: Sequence[Delivery] = ()
+
+
+def admission(deliveries: Sequence[Delivery], revoked: Collection[str]) -> Admission:
+    """Sort out which of `deliveries` are among the `revoked` (see `results.revocations`)."""
+    if not revoked:
+        return Admission(deliveries)
+    run: list[Delivery] = []
+    not_run: list[Delivery] = []
+    for delivery in deliveries:
+        (not_run if is_among(delivery.message, revoked) else run).append(delivery)
+    return Admission(run, not_run)
+
+
+def keys_of_all(deliveries: Sequence[Delivery]) -> list[str]:
+    """Return all that may revoke one of `deliveries`."""
+    return list({key: None for delivery in deliveries for key in keys_of(delivery.message)})
+
+
+async def admitted(store: ResultStore, deliveries: Sequence[Delivery]) -> Admission:
+    """Ask `store` which of `deliveries` are revoked: mostly none is, and then little is asked."""
+    if not deliveries or not await store.has_revocations():
+        return Admission(deliveries)
+    return admission(deliveries, await store.revoked(keys_of_all(deliveries)))
 
 
 class Committer(abc.ABC):

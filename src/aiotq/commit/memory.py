@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from ..results.joining import check_joining
 from ..results.memory import MemoryStore
 from ..transport.base import Delivery
 from ..transport.memory import MemoryTransport
-from .base import COMMITTED, LEASE_LOST, Admission, Committed, Committer, Finish, LostLease
+from .base import COMMITTED, LEASE_LOST, Admission, Committed, Committer, Finish, LostLease, admission, keys_of_all
 
 
 class MemoryCommitter(Committer):
@@ -18,26 +19,24 @@ class MemoryCommitter(Committer):
         self._records = store.records
 
     async def admit(self, deliveries: Sequence[Delivery]) -> Admission:
-        with self._records.lock:
-            revoked = self._records.revoked([delivery.message.id for delivery in deliveries])
-        if not revoked:
+        if not self._records.has_revocations:
             return Admission(deliveries)
-        return Admission(
-            [delivery for delivery in deliveries if delivery.message.id not in revoked],
-            [delivery for delivery in deliveries if delivery.message.id in revoked],
-        )
+        with self._records.lock:
+            return admission(deliveries, self._records.revoked(keys_of_all(deliveries)))
 
     def renew(self, held: Collection[Delivery]) -> Collection[Delivery]:
         return self.consumer.renew(held) if self.consumer is not None else ()
 
     async def commit(self, group: Sequence[Finish]) -> Sequence[Committed | LostLease]:
+        for finish in group:
+            check_joining(finish.joining, finish.record)
         with self._broker.lock, self._records.lock:
             return [self._write(finish) for finish in group]
 
     def _write(self, finish: Finish) -> Committed | LostLease:
         if finish.delivery is not None and not self._broker.settle(finish.delivery, finish.settlement):
             return LEASE_LOST
-        following = self._records.write(finish.record, finish.arrivals, finish.joins, finish.envelopes)
+        following = self._records.write(finish.record, finish.envelopes, finish.joining, finish.further)
         if following:
             self._broker.add(following)
         return COMMITTED

@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Final
 
 from ..clock import SYSTEM_CLOCK, Clock
 from ..message import Envelope
-from ..results.base import AlreadyDone, Claimed, Closing, HeldElsewhere, ResultStore
-from ..transport.base import ACK, Delivery, HandBack, Settlement, Transport
-from .base import COMMITTED, LEASE_LOST, Admission, Committed, Committer, Finish, LostLease
+from ..results.base import (
+    NO_JOINING,
+    AlreadyDone,
+    Caution,
+    Claimed,
+    Closing,
+    HeldElsewhere,
+    Record,
+    ResultStore,
+    Suspected,
+)
+from ..results.joining import check_joining
+from ..transport.base import ACK, SUSPECT_DEATHS, Delivery, HandBack, Settlement, Transport
+from .base import COMMITTED, LEASE_LOST, Admission, Committed, Committer, Finish, LostLease, admitted
 
 #: A delivery whose claim is about to end is parked at least this long: the claim may end a moment later by
 #: another clock.
 _SHORTEST_PARKING: Final = 0.05
+#: Seconds after which a suspect for which there is no room here comes again, here or elsewhere.
+_SUSPECT_PARKING: Final = 1.0
 
 
 class OrderedCommitter(Committer):
@@ -24,8 +38,8 @@ class OrderedCommitter(Committer):
     again when the lease ends, to whoever then finds the claim as it was left. A finish is written in three
     steps:
 
-    1. the store closes the claim: outcome, arrivals, new joins and all that is to be sent now are kept in
-       one step;
+    1. the store closes the claim: outcomes, what is done at joins and all that is to be sent now are kept
+       in one step;
     2. what is to be sent goes to the broker;
     3. the delivery is settled.
 
@@ -46,8 +60,9 @@ class OrderedCommitter(Committer):
     comes again when its lease ends.
 
     To send a workflow (`delivery` None), its joins are opened first, then its messages are sent. Dying
-    between them, nothing was sent: the caller was not told that it was accepted, and the joins expire.
-    Arrivals without a delivery are closed like a run, under a claim made up from their own ids.
+    between them, nothing was sent: the caller was not told that it was accepted, and the joins become
+    overdue. What else is done at joins without a delivery is closed like a run, under a claim made up from
+    its first arrival or the id of its record.
     """
 
     def __init__(
@@ -67,6 +82,11 @@ class OrderedCommitter(Committer):
         #: What was admitted here, with the wall time at which its claim ends: a redelivery to ourselves,
         #: while the first one still runs, is parked like that of a stranger (P2).
         self._running: dict[tuple[str, int], float] = {}
+        #: Which of them are being committed: a claim that such a commit has given up may be a duplicate's by the time
+        #: that the commit is repeated, and must not be ours to give up again.
+        self._committing: set[tuple[str, int]] = set()
+        #: Which of them are suspects, where claims count deaths; there is one at most (P5).
+        self._suspects: set[tuple[str, int]] = set()
 
     async def admit(self, deliveries: Sequence[Delivery]) -> Admission:
         if not deliveries:
@@ -74,20 +94,14 @@ class OrderedCommitter(Committer):
         now = self._clock.time()
         run: list[Delivery] = []
         again: list[Envelope] = []
-        settlements: list[tuple[Delivery, Settlement]] = []
-        fresh: dict[tuple[str, int], Delivery] = {}
-        for delivery in deliveries:
-            key = delivery.message.key
-            ends = now + self._lease if key in fresh else self._running.get(key, now)
-            if ends > now:
-                settlements.append((delivery, self._park(ends)))
-            else:
-                fresh[key] = delivery
-        claims = await self._store.claim(list(fresh), self._holder, self._lease)
+        fresh, settlements = self._sorted_out(deliveries, now)
+        claims = await self._store.claim(list(fresh), self._holder, self._lease, self._caution())
         for delivery, claim in zip(fresh.values(), claims, strict=True):
             match claim:
-                case Claimed():
-                    run.append(delivery)
+                case Claimed(deaths):
+                    run.append(self._counted(delivery, deaths))
+                case Suspected(deaths):
+                    settlements.append((self._counted(delivery, deaths), HandBack(_SUSPECT_PARKING)))
                 case AlreadyDone(envelopes):
                     again.extend(envelopes)
                     settlements.append((delivery, ACK))
@@ -97,14 +111,39 @@ class OrderedCommitter(Committer):
             await self._transport.send(again)
         if settlements:
             await self._transport.settle(settlements)
-        revoked = await self._store.revoked([delivery.message.id for delivery in run]) if run else ()
+        admission = await admitted(self._store, run)
         self._running.update((delivery.message.key, now + self._lease) for delivery in run)
-        if not revoked:
-            return Admission(run)
-        return Admission(
-            [delivery for delivery in run if delivery.message.id not in revoked],
-            [delivery for delivery in run if delivery.message.id in revoked],
-        )
+        if not self._transport.counts_deaths:
+            self._suspects.update(delivery.message.key for delivery in run if delivery.is_suspect)
+        return admission
+
+    def _sorted_out(
+        self, deliveries: Sequence[Delivery], now: float
+    ) -> tuple[dict[tuple[str, int], Delivery], list[tuple[Delivery, Settlement]]]:
+        """Return those to be claimed by their keys, and how to settle those that run here already."""
+        fresh: dict[tuple[str, int], Delivery] = {}
+        settlements: list[tuple[Delivery, Settlement]] = []
+        for delivery in deliveries:
+            key = delivery.message.key
+            is_here = key in fresh or key in self._committing
+            ends = now + self._lease if is_here else self._running.get(key, now)
+            if ends > now:
+                settlements.append((delivery, self._park(ends)))
+            else:
+                fresh[key] = delivery
+        return fresh, settlements
+
+    def _caution(self) -> Caution | None:
+        """Where the broker can't tell who died with what, the claims do, and let one suspect start at a time."""
+        if self._transport.counts_deaths:
+            return None
+        return Caution(SUSPECT_DEATHS, 0 if self._suspects else 1)
+
+    def _counted(self, delivery: Delivery, deaths: int) -> Delivery:
+        """Return `delivery` with what its claim knows. Each death of a suspect was its own: it ran as the only one."""
+        if self._transport.counts_deaths or deaths == delivery.deaths:
+            return delivery
+        return replace(delivery, deaths=deaths, charges=max(0, deaths - SUSPECT_DEATHS))
 
     def _park(self, until: float) -> HandBack:
         return HandBack(max(until - self._clock.time(), _SHORTEST_PARKING))
@@ -125,11 +164,13 @@ class OrderedCommitter(Committer):
             if delivery in lost_leases or key in lost_claims:
                 lost.append(delivery)
                 self._running.pop(key, None)
+                self._suspects.discard(key)
             elif key in self._running:
                 self._running[key] = ends
         return lost
 
     async def commit(self, group: Sequence[Finish]) -> Sequence[Committed | LostLease]:
+        self._committing.update(finish.delivery.message.key for finish in group if finish.delivery is not None)
         kept = await self._close(group)
         following: list[Envelope] = []
         settlements: list[tuple[Delivery, Settlement]] = []
@@ -139,6 +180,9 @@ class OrderedCommitter(Committer):
             # Handing back is for the broker to allow: when the claim is gone already, this may be a repeat.
             if finish.delivery is not None and (envelopes is not None or _hands_back(finish)):
                 settlements.append((finish.delivery, finish.settlement))
+            elif finish.delivery is not None and not self._transport.counts_deaths:
+                # Such a broker would keep it for us as long as we are connected: whoever is next asks for its claim.
+                settlements.append((finish.delivery, HandBack(_SHORTEST_PARKING)))
         if following:
             await self._transport.send(following)
         settled: set[Delivery] = set()
@@ -148,6 +192,8 @@ class OrderedCommitter(Committer):
         for finish in group:
             if finish.delivery is not None:
                 self._running.pop(finish.delivery.message.key, None)
+                self._committing.discard(finish.delivery.message.key)
+                self._suspects.discard(finish.delivery.message.key)
         return [
             COMMITTED if (finish.delivery in settled if _hands_back(finish) else envelopes is not None) else LEASE_LOST
             for finish, envelopes in zip(group, kept, strict=True)
@@ -155,14 +201,21 @@ class OrderedCommitter(Committer):
 
     async def _close(self, group: Sequence[Finish]) -> list[tuple[Envelope, ...] | None]:
         """Write the store's half of `group`; return what each has to send, None where the claim was lost."""
+        for finish in group:
+            check_joining(finish.joining, finish.record)
         kept: list[tuple[Envelope, ...] | None] = [finish.envelopes for finish in group]
-        closings = {
-            index: _closing(finish)
-            for index, finish in enumerate(group)
-            if finish.delivery is not None or finish.arrivals
-        }
-        await self._write_undelivered([finish for finish in group if finish.delivery is None])
-        made_up = [closing.key for index, closing in closings.items() if group[index].delivery is None]
+        closings: dict[int, Closing] = {}
+        made_up: list[tuple[str, int]] = []
+        plain: list[Finish] = []
+        for index, finish in enumerate(group):
+            if finish.delivery is not None:
+                closings[index] = _closing(finish, finish.delivery.message.key)
+            elif _is_plain(finish):
+                plain.append(finish)
+            else:
+                made_up.append(_made_up_key(finish))
+                closings[index] = _closing(finish, made_up[-1])
+        await self._write_plain(plain)
         if made_up:
             claims = await self._store.claim(made_up, self._holder, self._lease)
             done = {
@@ -178,12 +231,16 @@ class OrderedCommitter(Committer):
                 kept[index] = envelopes
         return kept
 
-    async def _write_undelivered(self, group: Sequence[Finish]) -> None:
-        """Write the joins and records which come with no delivery, and so under no claim."""
-        joins = [join for finish in group for join in finish.joins]
+    async def _write_plain(self, group: Sequence[Finish]) -> None:
+        """Write what comes under no claim, and may be written twice: new joins and records."""
+        joins = [join for finish in group for join in finish.joining.opened]
         if joins:
             await self._store.open_joins(joins)
-        records = [finish.record for finish in group if finish.record is not None]
+        records: list[Record] = []
+        for finish in group:
+            if finish.record is not None:
+                records.append(finish.record)
+            records += finish.further
         if records:
             await self._store.put(records)
 
@@ -192,15 +249,29 @@ def _hands_back(finish: Finish) -> bool:
     return isinstance(finish.settlement, HandBack)
 
 
-def _closing(finish: Finish) -> Closing:
-    if finish.delivery is None:
-        first = finish.arrivals[0]
-        return Closing((f"arrival:{first.join_id}:{first.index}", 0), None, finish.envelopes, finish.arrivals)
+def _is_plain(finish: Finish) -> bool:
+    """Whether a finish does nothing at joins but open them, which may be repeated."""
+    joining = finish.joining
+    return joining is NO_JOINING or not (joining.grown or joining.arrivals or joining.extended or joining.released)
+
+
+def _made_up_key(finish: Finish) -> tuple[str, int]:
+    """Return the key of a claim for a finish which has no delivery, and does at joins what can't be repeated."""
+    if finish.joining.arrivals:
+        first = finish.joining.arrivals[0]
+        return f"arrival:{first.join_id}:{first.member}", 0
+    if finish.record is not None:
+        return f"outcome:{finish.record.id}", 0
+    if finish.envelopes:
+        sent, attempt = finish.envelopes[0].message.key
+        return f"sent:{sent}", attempt
+    # Should several do so, one release counts: the join then stays until it expires.
+    joining = finish.joining
+    joins = [*joining.released, *(each.join_id for each in joining.grown), *(each.join_id for each in joining.extended)]
+    return f"left:{joins[0]}", 0
+
+
+def _closing(finish: Finish, key: tuple[str, int]) -> Closing:
     return Closing(
-        finish.delivery.message.key,
-        finish.record,
-        finish.envelopes,
-        finish.arrivals,
-        finish.joins,
-        is_done=not _hands_back(finish),
+        key, finish.record, finish.envelopes, finish.joining, finish.further, is_done=not _hands_back(finish)
     )

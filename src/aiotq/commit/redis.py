@@ -7,16 +7,17 @@ from typing import Final
 
 from .._redis import Line, Script, packed_envelopes
 from ..clock import SYSTEM_CLOCK, Clock
+from ..results.joining import check_joining
 from ..results.redis import RedisStore
-from ..results.redis_records import LIBRARY as RESULTS
-from ..results.redis_records import packed_arrival, packed_join, packed_record
+from ..results.redis_records import LIBRARIES as RESULTS
+from ..results.redis_records import packed_effects, packed_record
 from ..transport.base import Delivery
 from ..transport.redis import RedisTransport
 from ..transport.redis_consumer import RedisConsumer
 from ..transport.redis_messages import LIBRARIES, packed_settlement, place_of
-from .base import COMMITTED, LEASE_LOST, Admission, Committed, Committer, Finish, LostLease
+from .base import COMMITTED, LEASE_LOST, Admission, Committed, Committer, Finish, LostLease, admission, keys_of_all
 
-COMMIT: Final = Script(*LIBRARIES, RESULTS, ("aiotq.commit", "commit"))
+COMMIT: Final = Script(*LIBRARIES, *RESULTS, ("aiotq.commit", "commit"))
 
 
 class RedisCommitter(Committer):
@@ -33,13 +34,7 @@ class RedisCommitter(Committer):
         # The read that brought them saw whether there are revocations at all: nearly always there are none.
         if isinstance(self.consumer, RedisConsumer) and not self.consumer.saw_revocations:
             return Admission(deliveries)
-        revoked = await self._store.revoked([delivery.message.id for delivery in deliveries])
-        if not revoked:
-            return Admission(deliveries)
-        return Admission(
-            [delivery for delivery in deliveries if delivery.message.id not in revoked],
-            [delivery for delivery in deliveries if delivery.message.id in revoked],
-        )
+        return admission(deliveries, await self._store.revoked(keys_of_all(deliveries)))
 
     def renew(self, held: Collection[Delivery]) -> Collection[Delivery]:
         return self.consumer.renew(held) if self.consumer is not None else ()
@@ -47,6 +42,8 @@ class RedisCommitter(Committer):
     async def commit(self, group: Sequence[Finish]) -> Sequence[Committed | LostLease]:
         if not group:
             return ()
+        for finish in group:
+            check_joining(finish.joining, finish.record)
         answers = await self._line.write(group, self._commit)
         return [COMMITTED if answer else LEASE_LOST for answer in answers]
 
@@ -61,7 +58,6 @@ def _packed(finish: Finish) -> tuple[object, ...]:
         place_of(finish.delivery) if finish.delivery is not None else False,
         *packed_settlement(finish.settlement),
         packed_record(finish.record) if finish.record is not None else False,
-        [packed_arrival(arrival) for arrival in finish.arrivals],
-        [packed_join(join) for join in finish.joins],
         packed_envelopes(finish.envelopes),
+        *packed_effects(finish.joining, finish.further, finish.record),
     )

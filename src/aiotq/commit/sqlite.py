@@ -6,14 +6,15 @@ from collections.abc import Collection, Sequence
 
 from .._sqlite import Transaction
 from ..message import Envelope
-from ..results.base import Arrival, Join, Record
+from ..results.base import NO_JOINING, Joining, Record
+from ..results.joining import check_joining
 from ..results.sqlite import SQLiteStore
-from ..results.sqlite_joins import arrive, open_joins
+from ..results.sqlite_joins import write_joinings
 from ..results.sqlite_records import write_records
 from ..transport.base import Delivery
 from ..transport.sqlite import SQLiteTransport
 from ..transport.sqlite_messages import encode, insert, settle
-from .base import COMMITTED, LEASE_LOST, Admission, Committed, Committer, Finish, LostLease
+from .base import COMMITTED, LEASE_LOST, Admission, Committed, Committer, Finish, LostLease, admitted
 
 
 class SQLiteCommitter(Committer):
@@ -27,18 +28,14 @@ class SQLiteCommitter(Committer):
         self._clock = transport.clock
 
     async def admit(self, deliveries: Sequence[Delivery]) -> Admission:
-        revoked = await self._store.revoked([delivery.message.id for delivery in deliveries])
-        if not revoked:
-            return Admission(deliveries)
-        return Admission(
-            [delivery for delivery in deliveries if delivery.message.id not in revoked],
-            [delivery for delivery in deliveries if delivery.message.id in revoked],
-        )
+        return await admitted(self._store, deliveries)
 
     def renew(self, held: Collection[Delivery]) -> Collection[Delivery]:
         return self.consumer.renew(held) if self.consumer is not None else ()
 
     async def commit(self, group: Sequence[Finish]) -> Sequence[Committed | LostLease]:
+        for finish in group:
+            check_joining(finish.joining, finish.record)
         now = self._clock.time()
         return await self._database.write(lambda transaction: _write(transaction, group, now))
 
@@ -53,26 +50,24 @@ def _write(transaction: Transaction, group: Sequence[Finish], now: float) -> lis
         )
     )
     answers: list[Committed | LostLease] = []
-    joins: list[Join] = []
+    joinings: list[tuple[Joining, Record | None]] = []
     records: list[Record] = []
-    arrivals: list[Arrival] = []
     envelopes: list[Envelope] = []
     for finish in group:
         if finish.delivery is not None and not next(held):
             answers.append(LEASE_LOST)
             continue
         answers.append(COMMITTED)
-        joins += finish.joins
-        arrivals += finish.arrivals
         envelopes += finish.envelopes
+        if finish.joining is not NO_JOINING:
+            joinings.append((finish.joining, finish.record))
         if finish.record is not None:
             records.append(finish.record)
-    if joins:
-        open_joins(transaction, joins)
+        records += finish.further
+    if joinings:
+        envelopes += write_joinings(transaction, joinings, now)
     if records:
         write_records(transaction, records, now)
-    if arrivals:
-        envelopes += arrive(transaction, arrivals, now)
     if envelopes:
         insert(transaction, encode(envelopes, now))
     return answers

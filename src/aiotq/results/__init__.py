@@ -1,27 +1,43 @@
 """Remembering outcomes: one contract, what keeps it for each store, and the handles that callers hold."""
 
 from .base import (
+    NO_JOINING,
     AlreadyDone,
     Arrival,
     Booking,
+    Caution,
     Claim,
     Claimed,
     Closing,
+    Extension,
+    Growth,
     HeldElsewhere,
     Join,
+    Joined,
+    Joining,
     Record,
     ResultStore,
+    Seat,
+    Suspected,
 )
 
 __all__ = [
+    "NO_JOINING",
     "AlreadyDone",
     "Arrival",
     "Booking",
+    "Caution",
     "Claim",
     "Claimed",
     "Closing",
+    "Extension",
+    "Growth",
     "HeldElsewhere",
     "Join",
+    "Joined",
+    "Joining",
     "Record",
     "ResultStore",
+    "Seat",
+    "Suspected",
 ]

@@ -7,7 +7,7 @@ listen, so that no push can be missed. A stored terminal state is never replaced
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final, Self
 
 from .._values import value
@@ -28,31 +28,94 @@ class Record:
 
 @value
 class Join:
-    """A counted barrier: when arrivals with `size` different indexes are in, `then` is sent, once.
+    """A counted barrier: when `size` different members have arrived, `then` is sent, once.
 
-    The first failed arrival sends `otherwise` instead, and nothing that arrives later changes anything.
-    The envelopes are complete when the workflow is sent; the store only moves them.
+    The first failed arrival ends it at once, and sends the same envelopes: whoever runs them reads what they were sent
+    for (`ResultStore.joined`). Nothing that arrives later changes anything. The envelopes are complete when the
+    workflow is sent; the store only moves them, and keeps the records of the members for as many releases as there
+    are envelopes. `about` is for whoever reads them. A join at which nobody arrives for `patience` seconds is overdue,
+    not counting the time before wall time `until`.
     """
 
     id: str
     size: int
     then: tuple[Envelope, ...]
-    otherwise: tuple[Envelope, ...]
-    expires: float
+    patience: float
+    about: str = ""
+    until: float = 0.0
 
 
 @value
 class Arrival:
-    """Member `index` of join `join_id` ended. Arriving twice is arriving once."""
+    """`member` of join `join_id` ended. Arriving twice is arriving once.
+
+    `record` says how, and is kept in the join; None: the record of the same finish does. `failed` ends the join.
+    """
 
     join_id: str
-    index: int
+    member: str
+    record: Record | None = None
+    failed: bool = False
+
+
+@value
+class Growth:
+    """Join `join_id` waits for `count` members more."""
+
+    join_id: str
+    count: int
+
+
+@value
+class Extension:
+    """A member of join `join_id` won't arrive before wall time `until`: its patience begins then."""
+
+    join_id: str
+    until: float
+
+
+@value
+class Joining:
+    """What a finish does at joins, in this order. One that is over or unknown is left as it is.
+
+    `released`: joins whose records the finish has read, or was sent for, and that no run of it reads again.
+    """
+
+    opened: tuple[Join, ...] = ()
+    grown: tuple[Growth, ...] = ()
+    arrivals: tuple[Arrival, ...] = ()
+    extended: tuple[Extension, ...] = ()
+    released: tuple[str, ...] = ()
+
+
+NO_JOINING: Final = Joining()
+
+
+@value
+class Joined:
+    """A join that is over: what was said `about` it, and the records of its members by name.
+
+    If `failed`, there is one: that of the member which failed it. It ended at wall time `ended_at`.
+    """
+
+    about: str
+    members: Mapping[str, Record]
+    ended_at: float
     failed: bool = False
 
 
 @value
 class Claimed:
-    """The claim is ours: run it."""
+    """The claim is ours: run it. `deaths` holders of it died."""
+
+    deaths: int = 0
+
+
+@value
+class Suspected:
+    """It may be what killed its `deaths` holders, and there is no room for such a one: nothing was claimed."""
+
+    deaths: int
 
 
 @value
@@ -69,7 +132,15 @@ class HeldElsewhere:
     until: float
 
 
-Claim = Claimed | AlreadyDone | HeldElsewhere
+Claim = Claimed | AlreadyDone | HeldElsewhere | Suspected
+
+
+@value
+class Caution:
+    """Of messages with whom `deaths` holders or more died, no more than `room` are to be claimed."""
+
+    deaths: int
+    room: int
 
 
 @value
@@ -77,14 +148,14 @@ class Closing:
     """The store's half of a finish: what is written, in one step, when a claimed run ended.
 
     `key` is the message's id and attempt. `is_done` False gives the claim up instead of completing it (a delivery
-    handed back may be claimed again at once).
+    handed back may be claimed again at once); what is known of deaths stays.
     """
 
     key: tuple[str, int]
     record: Record | None = None
     envelopes: tuple[Envelope, ...] = ()
-    arrivals: tuple[Arrival, ...] = ()
-    joins: tuple[Join, ...] = ()
+    joining: Joining = NO_JOINING
+    further: tuple[Record, ...] = ()  #: of tasks that will never run because of how this one ended
     is_done: bool = True
 
 
@@ -113,6 +184,26 @@ def booked(booking: Booking, before: float | None, free_at: float | None, now: f
     return start, start + booking.interval
 
 
+@value
+class Seat:
+    """A run of message `key` (id and attempt) of the task `name`, of which `limit` are to run at once in all workers.
+
+    `since` (wall time) says who is first among those that wait.
+    """
+
+    key: tuple[str, int]
+    name: str
+    limit: int
+    since: float
+
+
+#: Seconds for which a seat is kept for the message that was told of it; it may have died on its way.
+SEAT_KEPT: Final = 5.0
+#: Seconds for which a message that waits for a seat is remembered without asking again: more than the longest time
+#: after which it does.
+SEEKING_KEPT: Final = 3 * 3600.0
+
+
 class ResultStore(abc.ABC):
     """Remembers outcomes. Used as an async context manager."""
 
@@ -124,9 +215,13 @@ class ResultStore(abc.ABC):
     on_missed: Callable[[Collection[str] | None], None]
     #: Called in that loop with the ids of tasks whose revocation asks for running ones to be cancelled.
     on_revoked: Callable[[Collection[str]], None]
+    #: Whether it can count members of joins, for all workers.
+    has_joins: bool = True
     #: Whether anybody in this process waits for a record. While it is False pushes need not be read: whoever begins to
     #: wait sets it first and then looks with `get`.
     listening: bool = False
+    #: Whether a record reaches this process only while its id is watched, whatever its `reply_to`.
+    watches_all: bool = False
 
     @property
     @abc.abstractmethod
@@ -161,22 +256,39 @@ class ResultStore(abc.ABC):
 
     @abc.abstractmethod
     async def revoke(self, ids: Sequence[str], *, terminate: bool, expires: float) -> None:
-        """Remember until wall time `expires` that these are not to be run; tell all who listen (P8)."""
+        """Remember until wall time `expires` that these are not to be run; tell all who listen (P8).
+
+        Each is the id of a task, or what `revocations` calls many of them by.
+        """
+
+    @abc.abstractmethod
+    async def unrevoke(self, ids: Sequence[str]) -> None:
+        """Forget that these are revoked."""
 
     @abc.abstractmethod
     async def revoked(self, ids: Sequence[str]) -> Collection[str]:
         """Return those of `ids` that are revoked."""
 
     @abc.abstractmethod
-    async def claim(self, keys: Sequence[tuple[str, int]], holder: str, lease: float) -> Sequence[Claim]:
+    async def has_revocations(self) -> bool:
+        """Return whether anything is revoked at all: nearly always nothing is, and this is asked for every read."""
+
+    @abc.abstractmethod
+    async def claim(
+        self, keys: Sequence[tuple[str, int]], holder: str, lease: float, caution: Caution | None = None
+    ) -> Sequence[Claim]:
         """Claim the right to run each message (id and attempt) for `lease` seconds.
 
-        For brokers that can't fence. A holder's own live claim is `Claimed` again; an ended one passes on.
+        For brokers that can't fence. A holder's own live claim is `Claimed` again; an ended one passes on, and whoever
+        let it end counts as dead until it renews. Without `caution` any number of suspects is claimed.
         """
 
     @abc.abstractmethod
     def renew_claims(self, keys: Sequence[tuple[str, int]], holder: str, lease: float) -> Collection[tuple[str, int]]:
-        """Move the end of claims; return those that are lost. Blocking, on a connection of its own (see P2)."""
+        """Move the end of claims; return those that are lost. Blocking, on a connection of its own (see P2).
+
+        A holder that has lost one to somebody else is alive after all: the death is taken back.
+        """
 
     @abc.abstractmethod
     async def close(self, closings: Sequence[Closing], holder: str) -> Sequence[tuple[Envelope, ...] | None]:
@@ -192,8 +304,38 @@ class ResultStore(abc.ABC):
         """Create joins; one that exists stays as it is."""
 
     @abc.abstractmethod
+    async def joined(self, join_ids: Sequence[str]) -> Sequence[Joined | None]:
+        """Return what became of joins; None for one that is not over, or not known (any more)."""
+
+    @abc.abstractmethod
+    async def overdue(self, limit: int = 100) -> Sequence[str]:
+        """Return the ids of joins that are overdue, to be failed by an arrival. Called by every worker's timer."""
+
+    @abc.abstractmethod
     async def book(self, bookings: Sequence[Booking]) -> Sequence[float]:
         """Reserve starts under rate limits that hold for all workers; return the seconds until each (0: now).
 
         A message that has a start which has not passed keeps it. See `booked`, which says what every store does.
+        """
+
+    @abc.abstractmethod
+    async def sit(self, seats: Sequence[Seat], holder: str, lease: float) -> Sequence[int]:
+        """Take seats for `holder`, who has them for `lease` seconds.
+
+        Returns 0 for each that was had, and where none is free a number of those who wait, this one among them.
+        """
+
+    @abc.abstractmethod
+    def keep_seats(self, seats: Collection[Seat], holder: str, lease: float) -> None:
+        """Move the end of what `holder` has. Blocking, on a connection of its own, as `renew_claims`."""
+
+    @abc.abstractmethod
+    async def usher(
+        self, left: Sequence[Seat], seeking: Sequence[Seat], holder: str, limits: Mapping[str, int]
+    ) -> Sequence[Seat]:
+        """Free what `holder` has left, and remember who waits for a seat; return who is to be told of one.
+
+        What is free now of each name in `limits` is kept for those who waited longest. A seat that is kept for one who
+        can't be told is left by the holder "". Called with nothing but `limits` on a timer, since seats of the dead are
+        free when their leases end.
         """

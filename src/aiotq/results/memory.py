@@ -10,7 +10,7 @@ import asyncio
 import heapq
 import itertools
 import threading
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, Self
 
@@ -18,18 +18,26 @@ from ..clock import SYSTEM_CLOCK, Clock
 from ..message import Envelope
 from ..states import READY_STATES
 from .base import (
+    NO_JOINING,
     AlreadyDone,
-    Arrival,
     Booking,
+    Caution,
     Claim,
     Claimed,
     Closing,
     HeldElsewhere,
     Join,
+    Joined,
+    Joining,
     Record,
     ResultStore,
+    Seat,
+    Suspected,
     booked,
 )
+from .joining import check_joining, check_joins
+from .memory_joins import MemoryJoins
+from .seats import Seats
 
 #: How long a claim is remembered after it was done or ended: a broker that was down for a day may still
 #: redeliver.
@@ -45,24 +53,14 @@ _addresses = itertools.count(1)
 class _Claim:
     """Who may run a message, until when, and, once it ran, what follows from it."""
 
-    __slots__ = ("ends", "envelopes", "expires", "holder")
+    __slots__ = ("died", "ends", "envelopes", "expires", "holder")
 
     def __init__(self, holder: str, ends: float) -> None:
-        self.holder = holder
+        self.holder = holder  #: empty: it was given up
+        self.died: tuple[str, ...] = ()
         self.ends = ends
         self.expires = ends + CLAIM_KEPT
         self.envelopes: tuple[Envelope, ...] | None = None  #: None: not done yet
-
-
-class _OpenJoin:
-    """A join and who arrived; `join` is dropped when it has sent what it was to send."""
-
-    __slots__ = ("arrived", "expires", "join")
-
-    def __init__(self, join: Join) -> None:
-        self.join: Join | None = join
-        self.arrived: set[int] = set()
-        self.expires = join.expires
 
 
 class _Revocation:
@@ -114,13 +112,14 @@ class MemoryRecords:
         self.clock = clock
         self._records: dict[str, Record] = {}
         self._claims: dict[tuple[str, int], _Claim] = {}
-        self._joins: dict[str, _OpenJoin] = {}
+        self._joins = MemoryJoins()
         self._revocations: dict[str, _Revocation] = {}
         self._starts: dict[object, _Start] = {}  #: by message, and by name
+        self.seats: Final = Seats()
         self._tables: tuple[dict[Any, Any], ...] = (
             self._records,
             self._claims,
-            self._joins,
+            self._joins.kept,
             self._revocations,
             self._starts,
         )
@@ -131,8 +130,8 @@ class MemoryRecords:
         self._watchers: dict[str, set[str]] = {}
 
     def __len__(self) -> int:
-        """How many things are kept: records, claims, joins and revocations."""
-        return sum(map(len, self._tables))
+        """How many things are kept: records, claims, joins, revocations and seats."""
+        return sum(map(len, self._tables)) + len(self.seats)
 
     def get(self, task_id: str) -> Record | None:
         record = self._records.get(task_id)
@@ -176,14 +175,31 @@ class MemoryRecords:
             for listener in list(self._listeners.values()):
                 self._call(listener, listener.store.on_revoked, ids)
 
+    def unrevoke(self, ids: Iterable[str]) -> None:
+        for task_id in ids:
+            self._revocations.pop(task_id, None)
+
+    @property
+    def has_revocations(self) -> bool:
+        return bool(self._revocations)
+
     def revoked(self, ids: Iterable[str]) -> set[str]:
-        if not self._revocations:
-            return set()
         now = self.clock.time()
         known = self._revocations
         return {task_id for task_id in ids if task_id in known and known[task_id].expires > now}
 
-    def claim(self, key: tuple[str, int], holder: str, lease: float) -> Claim:
+    def claim(self, keys: Sequence[tuple[str, int]], holder: str, lease: float, caution: Caution | None) -> list[Claim]:
+        room = caution.room if caution is not None else 0
+        claims: list[Claim] = []
+        for key in keys:
+            claim = self._claim(key, holder, lease, caution.deaths if caution is not None and room <= 0 else None)
+            if caution is not None and isinstance(claim, Claimed) and claim.deaths >= caution.deaths:
+                room -= 1
+            claims.append(claim)
+        return claims
+
+    def _claim(self, key: tuple[str, int], holder: str, lease: float, deadly: int | None) -> Claim:
+        """Claim one message, unless `deadly` holders died with it."""
         now = self.clock.time()
         claim = self._claims.get(key)
         if claim is None:
@@ -194,13 +210,18 @@ class MemoryRecords:
             return AlreadyDone(claim.envelopes)
         if claim.holder != holder and claim.ends > now:
             return HeldElsewhere(claim.ends)
-        claim.holder = holder
+        died = (*claim.died, claim.holder) if claim.holder not in {"", holder} else claim.died
+        if deadly is not None and len(died) >= deadly:
+            return Suspected(len(died))
+        claim.holder, claim.died = holder, died
         self._prolong(claim, now + lease)
-        return Claimed()
+        return Claimed(len(died))
 
     def renew_claim(self, key: tuple[str, int], holder: str, lease: float) -> bool:
         claim = self._claims.get(key)
         if claim is None or claim.holder != holder or claim.envelopes is not None:
+            if claim is not None:
+                claim.died = tuple(each for each in claim.died if each != holder)
             return False
         self._prolong(claim, self.clock.time() + lease)
         return True
@@ -212,10 +233,12 @@ class MemoryRecords:
             return None
         if claim.envelopes is not None:
             return claim.envelopes
-        following = self.write(closing.record, closing.arrivals, closing.joins, closing.envelopes)
+        following = self.write(closing.record, closing.envelopes, closing.joining, closing.further)
         if closing.is_done:
             claim.envelopes = following
             claim.expires = self.clock.time() + CLAIM_KEPT
+        elif claim.died:
+            claim.holder, claim.ends = "", 0.0
         else:
             del self._claims[closing.key]
         return following
@@ -223,39 +246,31 @@ class MemoryRecords:
     def write(
         self,
         record: Record | None,
-        arrivals: Iterable[Arrival],
-        joins: Iterable[Join],
         envelopes: tuple[Envelope, ...],
+        joining: Joining,
+        further: Iterable[Record],
     ) -> tuple[Envelope, ...]:
-        """Write what came of one run; return `envelopes` and those of joins it completed or failed."""
-        for join in joins:
-            self.open_join(join)
+        """Write what came of one run; return `envelopes` and those of joins that are over by it."""
+        if joining is not NO_JOINING:
+            now = self.clock.time()
+            then, ended = self._joins.write(joining, record, now)
+            envelopes += then
+            for join_id, expires in ended:
+                self._expire(expires, 2, join_id, now)
         if record is not None:
             self.put(record)
-        for arrival in arrivals:
-            envelopes += self._arrive(arrival)
+        for each in further:
+            self.put(each)
         return envelopes
 
     def open_join(self, join: Join) -> None:
-        if join.id not in self._joins:
-            self._joins[join.id] = _OpenJoin(join)
-            self._expire(join.expires, 2, join.id, self.clock.time())
+        self._joins.open(join, self.clock.time())
 
-    def _arrive(self, arrival: Arrival) -> tuple[Envelope, ...]:
-        opened = self._joins.get(arrival.join_id)
-        if opened is None or opened.join is None or opened.expires <= self.clock.time():
-            return ()
-        join = opened.join
-        if arrival.failed:
-            following = join.otherwise
-        else:
-            opened.arrived.add(arrival.index)
-            if len(opened.arrived) < join.size:
-                return ()
-            following = join.then
-        opened.join = None
-        opened.arrived.clear()
-        return following
+    def joined(self, join_id: str) -> Joined | None:
+        return self._joins.joined(join_id, self.clock.time())
+
+    def overdue(self, limit: int) -> list[str]:
+        return self._joins.overdue(limit, self.clock.time())
 
     def book(self, booking: Booking) -> float:
         now = self.clock.time()
@@ -380,30 +395,66 @@ class MemoryStore(ResultStore):
         with self.records.lock:
             self.records.revoke(ids, terminate, expires)
 
+    async def unrevoke(self, ids: Sequence[str]) -> None:
+        with self.records.lock:
+            self.records.unrevoke(ids)
+
     async def revoked(self, ids: Sequence[str]) -> Collection[str]:
         with self.records.lock:
             return self.records.revoked(ids)
 
-    async def claim(self, keys: Sequence[tuple[str, int]], holder: str, lease: float) -> Sequence[Claim]:
+    async def has_revocations(self) -> bool:
+        return self.records.has_revocations
+
+    async def claim(
+        self, keys: Sequence[tuple[str, int]], holder: str, lease: float, caution: Caution | None = None
+    ) -> Sequence[Claim]:
         with self.records.lock:
-            return [self.records.claim(key, holder, lease) for key in keys]
+            return self.records.claim(keys, holder, lease, caution)
 
     def renew_claims(self, keys: Sequence[tuple[str, int]], holder: str, lease: float) -> Collection[tuple[str, int]]:
         with self.records.lock:
             return [key for key in keys if not self.records.renew_claim(key, holder, lease)]
 
     async def close(self, closings: Sequence[Closing], holder: str) -> Sequence[tuple[Envelope, ...] | None]:
+        for closing in closings:
+            check_joining(closing.joining, closing.record)
         with self.records.lock:
             return [self.records.close(closing, holder) for closing in closings]
 
     async def open_joins(self, joins: Sequence[Join]) -> None:
+        check_joins(joins)
         with self.records.lock:
             for join in joins:
                 self.records.open_join(join)
 
+    async def joined(self, join_ids: Sequence[str]) -> Sequence[Joined | None]:
+        with self.records.lock:
+            return [self.records.joined(join_id) for join_id in join_ids]
+
+    async def overdue(self, limit: int = 100) -> Sequence[str]:
+        with self.records.lock:
+            return self.records.overdue(limit)
+
     async def book(self, bookings: Sequence[Booking]) -> Sequence[float]:
         with self.records.lock:
             return [self.records.book(booking) for booking in bookings]
+
+    async def sit(self, seats: Sequence[Seat], holder: str, lease: float) -> Sequence[int]:
+        with self.records.lock:
+            now = self.records.clock.monotonic()
+            return [self.records.seats.sit(seat, holder, lease, now) for seat in seats]
+
+    def keep_seats(self, seats: Collection[Seat], holder: str, lease: float) -> None:
+        with self.records.lock:
+            for seat in seats:
+                self.records.seats.keep(seat, holder, lease, self.records.clock.monotonic())
+
+    async def usher(
+        self, left: Sequence[Seat], seeking: Sequence[Seat], holder: str, limits: Mapping[str, int]
+    ) -> Sequence[Seat]:
+        with self.records.lock:
+            return self.records.seats.usher(left, seeking, holder, limits, self.records.clock.monotonic())
 
 
 def _ignore(_: object) -> None:

@@ -2,30 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import asyncio
+import logging
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, Self
 
-from .._redis import RedisClient, envelopes_of, packed_envelopes, packed_key, unpack
+from .._redis import RedisClient, envelopes_of, packed_envelopes, packed_key, unpack, unpacked_key
 from ..clock import SYSTEM_CLOCK, Clock
 from ..message import Envelope
-from .base import BOOKING_GRACE, AlreadyDone, Booking, Claim, Claimed, Closing, HeldElsewhere, Join, Record, ResultStore
+from .base import (
+    BOOKING_GRACE,
+    AlreadyDone,
+    Booking,
+    Caution,
+    Claim,
+    Claimed,
+    Closing,
+    HeldElsewhere,
+    Join,
+    Joined,
+    Record,
+    ResultStore,
+    Seat,
+    Suspected,
+)
+from .joining import check_joining, check_joins
 from .redis_records import (
     BOOK,
     CLAIM,
     CLOSE,
     FORGET,
+    JOINED,
+    KEEP_SEATS,
     OPEN_JOINS,
+    OVERDUE,
     PUT,
     RENEW_CLAIMS,
     REVOKE,
     REVOKED,
+    SIT,
+    UNREVOKE,
+    USHER,
     WATCH,
-    packed_arrival,
+    member_of,
+    packed_effects,
     packed_join,
     packed_record,
     record_of,
 )
 
+logger = logging.getLogger("aiotq.results.redis")
+
+#: Members of a join that are read before the loop has a turn: about a millisecond's work.
+_MEMBERS_AT_ONCE: Final = 250
 #: Seconds for which a process that ended without saying so is thought to watch a task.
 _WATCH_KEPT: Final = 86_400
 
@@ -87,10 +116,21 @@ class RedisStore(ResultStore):
         found: list[bytes] = await self.client.run(REVOKED, [list(ids)])
         return {task_id.decode() for task_id in found}
 
-    async def claim(self, keys: Sequence[tuple[str, int]], holder: str, lease: float) -> Sequence[Claim]:
+    async def unrevoke(self, ids: Sequence[str]) -> None:
+        if ids:
+            await self.client.run(UNREVOKE, [list(ids)])
+
+    async def has_revocations(self) -> bool:
+        return bool(await self.client.ask("EXISTS", f"{self.client.base}:revoked"))
+
+    async def claim(
+        self, keys: Sequence[tuple[str, int]], holder: str, lease: float, caution: Caution | None = None
+    ) -> Sequence[Claim]:
         if not keys:
             return ()
-        answers = await self.client.run(CLAIM, [holder, lease * 1000, [packed_key(key) for key in keys]])
+        deadly, room = (caution.deaths, caution.room) if caution is not None else (0, 0)
+        arguments = [holder, lease * 1000, [packed_key(key) for key in keys], deadly, room]
+        answers = await self.client.run(CLAIM, arguments)
         now = self._clock.time()
         return [_claim_of(answer, now) for answer in answers]
 
@@ -104,14 +144,15 @@ class RedisStore(ResultStore):
     async def close(self, closings: Sequence[Closing], holder: str) -> Sequence[tuple[Envelope, ...] | None]:
         if not closings:
             return ()
+        for closing in closings:
+            check_joining(closing.joining, closing.record)
         packed = [
             (
                 packed_key(closing.key),
-                packed_record(closing.record) if closing.record is not None else False,
-                [packed_arrival(arrival) for arrival in closing.arrivals],
-                [packed_join(join) for join in closing.joins],
-                packed_envelopes(closing.envelopes),
                 closing.is_done,
+                packed_record(closing.record) if closing.record is not None else False,
+                packed_envelopes(closing.envelopes),
+                *packed_effects(closing.joining, closing.further, closing.record),
             )
             for closing in closings
         ]
@@ -119,8 +160,22 @@ class RedisStore(ResultStore):
         return [envelopes_of(answer) if answer is not None else None for answer in answers]
 
     async def open_joins(self, joins: Sequence[Join]) -> None:
+        check_joins(joins)
         if joins:
             await self.client.run(OPEN_JOINS, [self._clock.time(), [packed_join(join) for join in joins]])
+
+    async def joined(self, join_ids: Sequence[str]) -> Sequence[Joined | None]:
+        if not join_ids:
+            return ()
+        answers = await self.client.run(JOINED, [list(join_ids)])
+        return [
+            await _joined_of(join_id, answer) if answer is not None else None
+            for join_id, answer in zip(join_ids, answers, strict=True)
+        ]
+
+    async def overdue(self, limit: int = 100) -> Sequence[str]:
+        found: list[bytes] = await self.client.run(OVERDUE, [limit])
+        return [join_id.decode() for join_id in found]
 
     async def book(self, bookings: Sequence[Booking]) -> Sequence[float]:
         if not bookings:
@@ -128,6 +183,30 @@ class RedisStore(ResultStore):
         packed = [(packed_key(booking.key), booking.name, booking.interval * 1000) for booking in bookings]
         answers: bytes = await self.client.run(BOOK, [packed, BOOKING_GRACE * 1000])
         return [wait / 1000 for wait in unpack(answers)]
+
+    async def sit(self, seats: Sequence[Seat], holder: str, lease: float) -> Sequence[int]:
+        if not seats:
+            return ()
+        packed = [(packed_key(seat.key), seat.name, seat.limit) for seat in seats]
+        answers: Sequence[int] = await self.client.run(SIT, [holder, lease * 1000, packed])
+        return answers
+
+    def keep_seats(self, seats: Collection[Seat], holder: str, lease: float) -> None:
+        if seats:
+            packed = [(packed_key(seat.key), seat.name) for seat in seats]
+            self.client.blocking.run(KEEP_SEATS, [holder, lease * 1000, packed])
+
+    async def usher(
+        self, left: Sequence[Seat], seeking: Sequence[Seat], holder: str, limits: Mapping[str, int]
+    ) -> Sequence[Seat]:
+        packed_left = [(packed_key(seat.key), seat.name) for seat in left]
+        packed_seeking = [(packed_key(seat.key), seat.name, seat.since) for seat in seeking]
+        told = await self.client.run(USHER, [holder, packed_left, packed_seeking, list(limits.items())])
+        names = [name.decode() for _, name, _ in told]
+        return [
+            Seat(unpacked_key(key), name, limits[name], float(since))
+            for name, (key, _, since) in zip(names, told, strict=True)
+        ]
 
     def _pushed(self, payload: bytes) -> None:
         if not self.listening:
@@ -160,8 +239,26 @@ def _claim_of(answer: Sequence[Any], now: float) -> Claim:
             return AlreadyDone(envelopes_of(packed))
         case [b"h", left]:
             return HeldElsewhere(now + float(left) / 1000)
+        case [b"s", deaths]:
+            return Suspected(deaths)
+        case [_, deaths]:
+            return Claimed(deaths)
         case _:
-            return Claimed()
+            raise ValueError(f"Redis answered a claim with {answer!r}")
+
+
+async def _joined_of(join_id: str, answer: Sequence[Any]) -> Joined:
+    about, ended_at, failed, fields = answer
+    members: dict[str, Record] = {}
+    for number, (member, packed) in enumerate(zip(fields[::2], fields[1::2], strict=True), 1):
+        record = member_of(packed)
+        if record is None:
+            logger.warning("join %s: the record of its member %s can't be read, and is left out", join_id, member)
+        else:
+            members[member.decode()] = record
+        if not number % _MEMBERS_AT_ONCE:
+            await asyncio.sleep(0)
+    return Joined(about.decode(), members, float(ended_at), failed == b"1")
 
 
 def _ignore(_: object) -> None:

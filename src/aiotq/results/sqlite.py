@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Final, Self
 
@@ -19,10 +19,12 @@ from ..clock import SYSTEM_CLOCK, Clock
 from ..exceptions import OperationalError
 from ..message import Envelope
 from ..states import READY_STATES
-from .base import Booking, Claim, Closing, Join, Record, ResultStore
-from .sqlite_claims import CLAIM_KEPT, claim, close
-from .sqlite_joins import open_joins
+from .base import Booking, Caution, Claim, Closing, Join, Joined, Record, ResultStore, Seat
+from .joining import check_joining, check_joins
+from .sqlite_claims import CLAIM_KEPT, claim_all, close, take_back_deaths
+from .sqlite_joins import joined, look_for_overdue, open_joins, purge_joins, put_right
 from .sqlite_records import RECORD, Seen, last_numbers, mail, write_records
+from .sqlite_seats import keep, sit, usher
 from .sqlite_starts import book
 
 logger = logging.getLogger("aiotq.results.sqlite")
@@ -158,23 +160,36 @@ class SQLiteStore(ResultStore):
 
         await self.database.write(revoke)
 
+    async def unrevoke(self, ids: Sequence[str]) -> None:
+        def unrevoke(transaction: Transaction) -> None:
+            for chunk in in_chunks(ids):
+                transaction.execute(f"DELETE FROM revocations WHERE id IN ({marks(len(chunk))})", chunk)
+
+        await self.database.write(unrevoke)
+
+    async def has_revocations(self) -> bool:
+        query = "SELECT EXISTS (SELECT 1 FROM revocations WHERE expires > ?)"
+        now = self.clock.time()
+        (found,) = await self.database.read(lambda connection: connection.execute(query, (now,)).fetchone())
+        return bool(found)
+
     async def revoked(self, ids: Sequence[str]) -> Collection[str]:
         if not ids:
             return ()
         now = self.clock.time()
         return await self.database.read(lambda connection: _revoked_ids(connection, ids, now))
 
-    async def claim(self, keys: Sequence[tuple[str, int]], holder: str, lease: float) -> Sequence[Claim]:
+    async def claim(
+        self, keys: Sequence[tuple[str, int]], holder: str, lease: float, caution: Caution | None = None
+    ) -> Sequence[Claim]:
         now = self.clock.time()
-        return await self.database.write(
-            lambda transaction: [claim(transaction, key, holder, now, lease) for key in keys]
-        )
+        return await self.database.write(lambda transaction: claim_all(transaction, keys, holder, now, lease, caution))
 
     def renew_claims(self, keys: Sequence[tuple[str, int]], holder: str, lease: float) -> Collection[tuple[str, int]]:
         now = self.clock.time()
 
         def renew(transaction: Transaction) -> list[tuple[str, int]]:
-            return [
+            lost = [
                 key
                 for key in keys
                 if not transaction.execute(
@@ -183,21 +198,64 @@ class SQLiteStore(ResultStore):
                     (now + lease, now + lease + CLAIM_KEPT, *key, holder),
                 ).rowcount
             ]
+            take_back_deaths(transaction, lost, holder)
+            return lost
 
         return self.database.write_here(renew, min(self.database.timeout, max(lease / 3, 1.0)))
 
     async def close(self, closings: Sequence[Closing], holder: str) -> Sequence[tuple[Envelope, ...] | None]:
+        for closing in closings:
+            check_joining(closing.joining, closing.record)
         now = self.clock.time()
         return await self.database.write(
             lambda transaction: [close(transaction, closing, holder, now) for closing in closings]
         )
 
     async def open_joins(self, joins: Sequence[Join]) -> None:
-        await self.database.write(lambda transaction: open_joins(transaction, joins))
+        check_joins(joins)
+        now = self.clock.time()
+        await self.database.write(lambda transaction: open_joins(transaction, joins, now))
+
+    async def joined(self, join_ids: Sequence[str]) -> Sequence[Joined | None]:
+        if not join_ids:
+            return ()
+        now = self.clock.time()
+        found = await self.database.read(lambda connection: joined(connection, join_ids, now))
+        return [found.get(join_id) for join_id in join_ids]
+
+    async def overdue(self, limit: int = 100) -> Sequence[str]:
+        now = self.clock.time()
+        look = partial(look_for_overdue, limit=limit, now=now)
+        is_more, found = True, list[str]()
+        while is_more:
+            found, wrong, is_more = await self.database.read(look)
+            if wrong:
+                await self.database.write(partial(put_right, numbers=wrong), durable=False)
+        return found
 
     async def book(self, bookings: Sequence[Booking]) -> Sequence[float]:
         now = self.clock.time()
         return await self.database.write(lambda transaction: [book(transaction, each, now) for each in bookings])
+
+    async def sit(self, seats: Sequence[Seat], holder: str, lease: float) -> Sequence[int]:
+        now = self.clock.time()
+        return await self.database.write(lambda transaction: sit(transaction, seats, holder, now, lease), durable=False)
+
+    def keep_seats(self, seats: Collection[Seat], holder: str, lease: float) -> None:
+        ends = self.clock.time() + lease
+        self.database.write_here(
+            lambda transaction: keep(transaction, seats, holder, ends), min(self.database.timeout, max(lease / 3, 1.0))
+        )
+
+    async def usher(
+        self, left: Sequence[Seat], seeking: Sequence[Seat], holder: str, limits: Mapping[str, int]
+    ) -> Sequence[Seat]:
+        if not (left or seeking) and not await self.database.read(self._is_sought):
+            return ()
+        now = self.clock.time()
+        return await self.database.write(
+            lambda transaction: usher(transaction, left, seeking, holder, limits, now), durable=False
+        )
 
     def _hear(self, about: int) -> None:
         if about & RECORDS and not self.listening:
@@ -268,6 +326,8 @@ class SQLiteStore(ResultStore):
                 "UPDATE watchers SET expires = ? WHERE address = ?", (now + WATCH_EXPIRES, self.address)
             )
         transaction.execute("DELETE FROM watchers WHERE expires <= ?", (now,))
+        transaction.execute("DELETE FROM seats WHERE ends <= ?", (now,))
+        transaction.execute("DELETE FROM seekers WHERE expires <= ?", (now,))
         is_more = False
         for table, number, when in (
             ("results", "seq", "expires"),
@@ -279,12 +339,11 @@ class SQLiteStore(ResultStore):
             chosen = f"SELECT {number} FROM {table} WHERE {when} <= ? LIMIT {BATCH}"
             deleted = transaction.execute(f"DELETE FROM {table} WHERE {number} IN ({chosen})", (now,)).rowcount
             is_more = is_more or deleted == BATCH
-        for (join_id,) in transaction.execute(
-            f"SELECT id FROM joins WHERE expires <= ? LIMIT {BATCH}", (now,)
-        ).fetchall():
-            transaction.execute("DELETE FROM arrivals WHERE join_id = ?", (join_id,))
-            transaction.execute("DELETE FROM joins WHERE id = ?", (join_id,))
-        return is_more
+        return purge_joins(transaction, now, BATCH) or is_more
+
+    @staticmethod
+    def _is_sought(connection: sqlite3.Connection) -> bool:
+        return bool(connection.execute("SELECT EXISTS (SELECT 1 FROM seekers)").fetchone()[0])
 
     def _unwatch_all(self, transaction: Transaction) -> None:
         transaction.execute("DELETE FROM watchers WHERE address = ?", (self.address,))

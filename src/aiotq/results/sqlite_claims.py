@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Final
 
 from .._sqlite import Transaction
 from ..exceptions import MalformedMessage
 from ..message import Envelope
-from .base import AlreadyDone, Claim, Claimed, Closing, HeldElsewhere
-from .sqlite_joins import arrive, open_joins, pack_all, unpack_all
+from .base import NO_JOINING, AlreadyDone, Caution, Claim, Claimed, Closing, HeldElsewhere, Suspected
+from .sqlite_joins import pack_all, unpack_all, write_joinings
 from .sqlite_records import write_records
 
 logger = logging.getLogger("aiotq.results.sqlite")
@@ -18,14 +19,36 @@ logger = logging.getLogger("aiotq.results.sqlite")
 CLAIM_KEPT: Final = 86_400.0
 
 
-def claim(transaction: Transaction, key: tuple[str, int], holder: str, now: float, lease: float) -> Claim:
-    """Let `holder` run the task with this id and attempt, unless somebody else does or did."""
+def claim_all(
+    transaction: Transaction,
+    keys: Sequence[tuple[str, int]],
+    holder: str,
+    now: float,
+    lease: float,
+    caution: Caution | None,
+) -> list[Claim]:
+    """Let `holder` run these messages, but for suspects beyond what `caution` has room for."""
+    room = caution.room if caution is not None else 0
+    claims: list[Claim] = []
+    for key in keys:
+        deadly = caution.deaths if caution is not None and room <= 0 else None
+        claims.append(found := _claim(transaction, key, holder, now, lease, deadly))
+        if caution is not None and isinstance(found, Claimed) and found.deaths >= caution.deaths:
+            room -= 1
+    return claims
+
+
+def _claim(
+    transaction: Transaction, key: tuple[str, int], holder: str, now: float, lease: float, deadly: int | None
+) -> Claim:
+    """Let `holder` run this message, unless somebody else does or did, or `deadly` holders died with it."""
     row = transaction.execute(
-        "SELECT holder, ends, is_done, following FROM claims WHERE id = ? AND attempt = ? AND expires > ?",
+        "SELECT holder, ends, is_done, following, died FROM claims WHERE id = ? AND attempt = ? AND expires > ?",
         (*key, now),
     ).fetchone()
+    died = ""
     if row is not None:
-        claimant, ends, is_done, following = row
+        claimant, ends, is_done, following, died = row
         if is_done:
             try:
                 return AlreadyDone(unpack_all(following))
@@ -34,11 +57,25 @@ def claim(transaction: Transaction, key: tuple[str, int], holder: str, now: floa
                 return AlreadyDone(())
         if claimant != holder and ends > now:
             return HeldElsewhere(ends)
+        if claimant not in {"", holder}:
+            died += f"{claimant}\n"
+    deaths = died.count("\n")
+    if deadly is not None and deaths >= deadly:
+        return Suspected(deaths)
     transaction.execute(
-        "INSERT OR REPLACE INTO claims (id, attempt, holder, ends, expires) VALUES (?, ?, ?, ?, ?)",
-        (*key, holder, now + lease, now + lease + CLAIM_KEPT),
+        "INSERT OR REPLACE INTO claims (id, attempt, holder, ends, expires, died) VALUES (?, ?, ?, ?, ?, ?)",
+        (*key, holder, now + lease, now + lease + CLAIM_KEPT, died),
     )
-    return Claimed()
+    return Claimed(deaths)
+
+
+def take_back_deaths(transaction: Transaction, keys: Sequence[tuple[str, int]], holder: str) -> None:
+    """Note that `holder` is alive, though others have claimed these meanwhile."""
+    for key in keys:
+        transaction.execute(
+            "UPDATE claims SET died = replace(died, ?, '') WHERE id = ? AND attempt = ? AND died <> ''",
+            (f"{holder}\n", *key),
+        )
 
 
 def close(transaction: Transaction, closing: Closing, holder: str, now: float) -> tuple[Envelope, ...] | None:
@@ -52,15 +89,18 @@ def close(transaction: Transaction, closing: Closing, holder: str, now: float) -
     is_done, before = row
     if is_done:
         return unpack_all(before)
-    open_joins(transaction, closing.joins)
-    if closing.record is not None:
-        write_records(transaction, [closing.record], now)
-    following = closing.envelopes + arrive(transaction, closing.arrivals, now)
+    following = closing.envelopes
+    if closing.joining is not NO_JOINING:
+        following += write_joinings(transaction, [(closing.joining, closing.record)], now)
+    records = [closing.record] if closing.record is not None else []
+    if records or closing.further:
+        write_records(transaction, [*records, *closing.further], now)
     if closing.is_done:
         transaction.execute(
             "UPDATE claims SET is_done = 1, following = ?, expires = ? WHERE id = ? AND attempt = ?",
             (pack_all(following), now + CLAIM_KEPT, *closing.key),
         )
     else:
-        transaction.execute("DELETE FROM claims WHERE id = ? AND attempt = ?", closing.key)
+        transaction.execute("DELETE FROM claims WHERE id = ? AND attempt = ? AND died = ''", closing.key)
+        transaction.execute("UPDATE claims SET holder = '', ends = 0 WHERE id = ? AND attempt = ?", closing.key)
     return following

@@ -190,7 +190,15 @@ class Consumer(abc.ABC):
 
 
 class Transport(abc.ABC):
-    """A broker. Used as an async context manager: connected when entered, nothing of it runs when left."""
+    """A broker. Used as an async context manager: connected when entered, nothing of it runs when left.
+
+    One with `counts_deaths` False can't tell who died with what, knows no message by its id, and delivers again
+    whatever a lost connection held: then the results store's claims tell what runs elsewhere or ran, and count.
+    """
+
+    counts_deaths: bool = True
+    #: Whether what waits for its due time can be made due earlier.
+    can_hurry: bool = False
 
     @abc.abstractmethod
     async def __aenter__(self) -> Self: ...
@@ -235,6 +243,14 @@ class Transport(abc.ABC):
         Raises:
             ConnectionLost: unknown which were settled; repeating is safe (those settled answer False).
         """
+
+    async def hurry(self, keys: Sequence[tuple[str, int]]) -> Sequence[bool]:
+        """Make messages, named by id and attempt, due now; False for one that does not wait for its due time.
+
+        Raises:
+            ConnectionLost: unknown which; repeating is safe.
+        """
+        return [False] * len(keys)
 
     @abc.abstractmethod
     async def stats(self, queues: Collection[str] | None = None) -> Sequence[QueueStats]:

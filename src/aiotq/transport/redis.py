@@ -14,6 +14,7 @@ from ..message import Envelope
 from .base import FAIR, Consumer, DeadLetter, Delivery, QueueOrder, QueueStats, Settlement, Transport
 from .redis_consumer import RedisConsumer
 from .redis_messages import (
+    HURRY,
     PURGE,
     REPLAY,
     SEND,
@@ -35,6 +36,8 @@ _PAGE: Final = 100
 
 class RedisTransport(Transport):
     """A broker on one `RedisClient`, which is entered by whoever made it."""
+
+    can_hurry = True
 
     def __init__(
         self,
@@ -96,6 +99,12 @@ class RedisTransport(Transport):
         packed = [(place_of(delivery), *packed_settlement(settlement)) for delivery, settlement in settlements]
         answers: bytes = await self.client.run(SETTLE, [line, number, self.retention, packed])
         return answers
+
+    async def hurry(self, keys: Sequence[tuple[str, int]]) -> Sequence[bool]:
+        if not keys:
+            return ()
+        answers: bytes = await self.client.run(HURRY, [[packed_key(key) for key in keys]])
+        return [bool(answer) for answer in answers]
 
     async def stats(self, queues: Collection[str] | None = None) -> Sequence[QueueStats]:
         if queues is not None and not queues:

@@ -29,6 +29,7 @@ RENEW: Final = script("renew")
 STATS: Final = script("stats")
 PURGE: Final = script("purge")
 REPLAY: Final = script("replay")
+HURRY: Final = script("hurry")
 
 #: The streams of what was given back and of suspects; all others are called by their priority.
 AGAIN: Final = "a"

@@ -18,7 +18,7 @@ from ..exceptions import MalformedMessage
 from ..message import Envelope, Message, unpack
 from .base import FAIR, Consumer, DeadLetter, Delivery, QueueOrder, QueueStats, Settlement, Transport
 from .sqlite_consumer import SQLiteConsumer
-from .sqlite_messages import BATCH, encode, insert, settle
+from .sqlite_messages import BATCH, encode, hurry, insert, settle
 
 DEAD_LETTER_RETENTION: Final = 30 * 86_400.0
 
@@ -27,6 +27,8 @@ _LETTER: Final = "number, queue, priority, data, reason, detail, died_at, deaths
 
 class SQLiteTransport(Transport):
     """A broker in a SQLite file."""
+
+    can_hurry = True
 
     def __init__(
         self,
@@ -73,6 +75,12 @@ class SQLiteTransport(Transport):
     async def settle(self, settlements: Sequence[tuple[Delivery, Settlement]]) -> Sequence[bool]:
         now = self.clock.time()
         return await self.database.write(lambda transaction: settle(transaction, settlements, now))
+
+    async def hurry(self, keys: Sequence[tuple[str, int]]) -> Sequence[bool]:
+        if not keys:
+            return ()
+        now = self.clock.time()
+        return await self.database.write(lambda transaction: [hurry(transaction, key, now) for key in keys])
 
     async def stats(self, queues: Collection[str] | None = None) -> Sequence[QueueStats]:
         now = self.clock.time()

@@ -151,6 +151,17 @@ def move_due(transaction: Transaction, queue: str, now: float) -> None:
     )
 
 
+def hurry(transaction: Transaction, key: tuple[str, int], now: float) -> bool:
+    """Make one message due at wall time `now`; False if it does not wait for that."""
+    where = f"WHERE id = ? AND attempt = ? AND holder = {DELAYED}"
+    found = transaction.execute(f"SELECT queue FROM messages {where}", key).fetchone()
+    if found is None:
+        return False
+    transaction.execute(f"UPDATE messages SET since = min(since, ?) {where}", (now, *key))
+    transaction.queues.add(found[0])
+    return True
+
+
 def next_due(connection: sqlite3.Connection, queues: Sequence[str]) -> float | None:
     """Return the earliest due time in `queues`."""
     earliest = [

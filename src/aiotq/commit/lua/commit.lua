@@ -1,6 +1,6 @@
 -- What finished tasks do to the world, each in one step (P3).
 -- ARGV: line, number, the sender's clock (s), retention of dead letters (ms), finishes {delivery or false, kind, reason,
--- detail, record or false, arrivals, joins, envelopes}.
+-- detail, record or false, envelopes, and, if there is any, joining and further records}.
 -- RETURNS: a byte for each: 1 done, 0 its lease was lost.
 -- Keeps: a number that was used is refused; a finish whose lease was lost writes nothing.
 local line, number, clock, retention, finishes = unpack(args)
@@ -13,12 +13,12 @@ redis.call('SCARD', base .. ':queues')
 keep_line(line, number, '') -- the first write: if Redis has no memory left, it fails here, and nothing is half done
 local answers, following = {}, {}
 for i, finish in ipairs(finishes) do
-    local delivery, kind, reason, detail, record, arrivals, joins, envelopes = unpack(finish)
+    local delivery, kind, reason, detail, record, envelopes, joining, further = unpack(finish)
     if delivery and not settle(delivery, kind, reason, detail, retention) then
         answers[i] = '\0'
     else
         answers[i] = '\1'
-        for _, envelope in ipairs(write_outcome(record, arrivals, joins, envelopes, offset)) do
+        for _, envelope in ipairs(write_outcome(record, envelopes, joining, further, offset)) do
             following[#following + 1] = envelope
         end
     end

@@ -1,19 +1,31 @@
 -- Claim the right to run messages.
--- ARGV: holder, lease (ms), ids of messages.
--- RETURNS: for each {'c'}: claimed; {'d', packed envelopes}: done; {'h', left}: another's for so long (ms).
-local holder, lease, ids = unpack(args)
+-- ARGV: holder, lease (ms), ids of messages, from how many deaths on one is a suspect (0: none is), and how many of
+-- those may be claimed.
+-- RETURNS: for each {'c', deaths}: claimed; {'d', packed envelopes}: done; {'h', left}: another's for so long (ms);
+-- {'s', deaths}: a suspect, not claimed.
+local holder, lease, ids, deadly, room = unpack(args)
 local answers = {}
 for i, id in ipairs(ids) do
     local key = base .. ':claim:' .. id
-    local state = redis.call('HMGET', key, 'holder', 'ends', 'done')
+    local state = redis.call('HMGET', key, 'holder', 'ends', 'done', 'died')
     if state[3] then
         answers[i] = {'d', state[3]}
     elseif state[1] and state[1] ~= holder and tonumber(state[2]) > now then
         answers[i] = {'h', string.format('%.3f', tonumber(state[2]) - now)}
     else
-        redis.call('HSET', key, 'holder', holder, 'ends', string.format('%.3f', now + lease))
-        redis.call('PEXPIRE', key, milliseconds(lease + CLAIM_KEPT))
-        answers[i] = {'c'}
+        local died = state[4] or ''
+        if state[1] and state[1] ~= '' and state[1] ~= holder then died = died .. state[1] .. '\n' end
+        local _, deaths = string.gsub(died, '\n', '')
+        local is_suspect = deadly > 0 and deaths >= deadly
+        if is_suspect and room <= 0 then
+            answers[i] = {'s', deaths}
+        else
+            if is_suspect then room = room - 1 end
+            redis.call('HSET', key, 'holder', holder, 'ends', string.format('%.3f', now + lease))
+            if died ~= '' then redis.call('HSET', key, 'died', died) end
+            redis.call('PEXPIRE', key, milliseconds(lease + CLAIM_KEPT))
+            answers[i] = {'c', deaths}
+        end
     end
 end
 return answers

@@ -1,7 +1,7 @@
 -- Create joins.
 -- ARGV: the sender's clock (s), joins.
-local clock, joins = unpack(args)
-for _, join in ipairs(joins) do
-    open_join(join, now - clock * 1000)
+local clock, wanted = unpack(args)
+for _, join in ipairs(wanted) do
+    on_joins().open(join, now - clock * 1000)
 end
 return 1

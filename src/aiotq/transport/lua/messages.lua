@@ -1,7 +1,7 @@
 -- What happens to messages. A library: every script on queues includes it after `base`.
 --
 -- {base}:queues                 set of the names of queues
--- {base}:ids                    hash: id of a message -> where it is, "level entry queue", or "delayed queue"
+-- {base}:ids                    hash: id of a message -> where it is, "level entry queue", or "delayed due queue"
 -- {base}:q:{queue}:{level}      stream, one for each priority 0 to 9: field m is the packed message
 -- {base}:q:{queue}:a, :s        streams of what was given back and of suspects: m, k id, p priority, n returns, t since
 -- {base}:q:{queue}:delayed      sorted set by due time (ms) of packed {k, p, n, m}
@@ -179,7 +179,7 @@ local function delay(queue, due, id, priority, returns, blob)
     redis.call('ZADD', key, string.format('%.3f', due), cmsgpack.pack({id or '', priority, returns, blob}))
     redis.call('SADD', base .. ':queues', queue)
     if id then
-        redis.call('HSET', IDS, id, 'delayed ' .. queue)
+        redis.call('HSET', IDS, id, string.format('delayed %.3f %s', due, queue))
     end
     if not first[2] or due < tonumber(first[2]) then
         local waiting = redis.pcall('SMEMBERS', queue_key(queue, 'waiting'))
@@ -279,7 +279,7 @@ end
 local function is_there(where)
     local level, id, queue = string.match(where, '^(%w) (%S+) (.*)$')
     if not level then
-        queue = string.match(where, '^delayed (.*)$')
+        queue = string.match(where, '^delayed %S+ (.*)$')
         return queue and redis.call('EXISTS', queue_key(queue, 'delayed')) == 1
     end
     local found = redis.pcall('XRANGE', queue_key(queue, level), id, id)
@@ -349,6 +349,24 @@ local function move_due(queue)
         redis.call('ZREM', key, unpack(moved))
     end
     return #moved == #due
+end
+
+-- Make a delayed message due now. False if it does not wait for that.
+local function hurry(id)
+    local due, queue = string.match(redis.call('HGET', IDS, id) or '', '^delayed (%S+) (.*)$')
+    if not due or not can_delay(queue) then
+        return false
+    end
+    local key = queue_key(queue, 'delayed')
+    for _, member in ipairs(redis.call('ZRANGEBYSCORE', key, due, due)) do
+        local its, priority, returns, blob = unpack(delayed_fields(member))
+        if its == id then
+            redis.call('ZREM', key, member)
+            delay(queue, now, id, priority, returns, blob)
+            return true
+        end
+    end
+    return false
 end
 
 -- What was acknowledged and is still to be deleted: stream -> entries, and the ids of messages. Many at once take a
