@@ -1,7 +1,19 @@
-"""Describing calls and what follows from their outcomes."""
+"""Describing workflows, planning them, and what follows from their outcomes."""
 
-from .coordinator import Coordinator
-from .outcome import Outcome
-from .signature import Signature
+from .forms import as_canvas, as_form, signature
+from .signature import Canvas, Chain, Chord, Chunks, Group, Signature, chain, chord, group
 
-__all__ = ["Coordinator", "Outcome", "Signature"]
+__all__ = [
+    "Canvas",
+    "Chain",
+    "Chord",
+    "Chunks",
+    "Group",
+    "Signature",
+    "as_canvas",
+    "as_form",
+    "chain",
+    "chord",
+    "group",
+    "signature",
+]

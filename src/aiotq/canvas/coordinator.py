@@ -5,15 +5,36 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any
 
 from .. import states
 from ..clock import Clock
 from ..commit import Finish
-from ..exceptions import AioTQError, DeadLettered, EncodeError, MessageTooLarge, TaskRevokedError
-from ..results import Record
-from ..results.document import DocumentCodec, format_traceback
-from ..transport import ACK, Delivery, GiveUp, HandBack
-from .outcome import Failure, Ignored, Outcome, Policy, Rejected, Retried, Returned, Revoked, Success
+from ..exceptions import AioTQError, CallError, DeadLettered, EncodeError, JoinLost, TaskError, TaskRevokedError
+from ..message import Envelope, Message
+from ..request import running_request
+from ..results import NO_JOINING, Arrival, Extension, Joining, Record
+from ..results.document import Called, DocumentCodec, format_traceback
+from ..results.neighbours import Neighbours
+from ..transport import ACK, Delivery, GiveUp, HandBack, Settlement
+from .following import Ended, Following, neighbours_of_message
+from .links import NO_LINKS, Links
+from .outcome import (
+    UNTRUSTED,
+    Failure,
+    Ignored,
+    Outcome,
+    Policy,
+    Postponed,
+    Prevented,
+    Rejected,
+    Replaced,
+    Retried,
+    Returned,
+    Revoked,
+    Success,
+)
+from .planner import Planner
 
 logger = logging.getLogger("aiotq.task")
 
@@ -22,10 +43,18 @@ class Coordinator:
     """Says what a finished task does to the world. Decides only: has no connection and awaits nothing."""
 
     def __init__(
-        self, codec: DocumentCodec, clock: Clock, *, worker: str, result_expires: float, keeps_results: bool
+        self,
+        codec: DocumentCodec,
+        clock: Clock,
+        planner: Planner,
+        *,
+        worker: str,
+        result_expires: float,
+        keeps_results: bool,
     ) -> None:
         self._codec = codec
         self._clock = clock
+        self._planner = planner
         self._worker = worker
         self._result_expires = result_expires
         self._keeps_results = keeps_results
@@ -33,22 +62,25 @@ class Coordinator:
     def follow(self, outcome: Outcome) -> Finish:
         """Return all that follows from `outcome`."""
         match outcome:
-            case Success(delivery, value, policy, children):
-                return self._succeeded(delivery, value, policy, children)
+            case Success():
+                return self._succeeded(outcome)
             case Retried(delivery, error, again, policy):
                 record = self._record(delivery, states.RETRY, error, policy, format_traceback(error))
-                return Finish(delivery, ACK, record, (again,))
-            case Ignored(delivery):
-                return Finish(delivery, ACK)
-            case Failure(delivery, error, policy):
-                return Finish(delivery, ACK, self._failed(delivery, error, policy))
-            case Revoked(delivery, reason, policy):
-                error = TaskRevokedError(reason)
-                return Finish(delivery, ACK, self._record(delivery, states.REVOKED, error, policy))
-            case Rejected(delivery, reason, detail):
-                error = DeadLettered(f"{reason}: {detail}")
-                record = self._record(delivery, states.FAILURE, error, Policy(delivery.message.ignore_result))
-                return Finish(delivery, GiveUp(reason, detail), record)
+                return Finish(delivery, ACK, record, (again,), _later(again))
+            case Ignored():
+                return self._ignored(outcome)
+            case Failure(delivery, error, policy, links):
+                return self._failed(delivery, error, policy, links)
+            case Prevented():
+                return self._prevented(outcome)
+            case Postponed(delivery, again):
+                return Finish(delivery, ACK, None, (again,), _later(again))
+            case Replaced():
+                return self._replaced(outcome)
+            case Revoked(delivery, reason, policy, links):
+                return self._ended(delivery, states.REVOKED, TaskRevokedError(reason), policy, links)
+            case Rejected():
+                return self._rejected(outcome)
             case Returned(delivery, delay):
                 return Finish(delivery, HandBack(delay))
 
@@ -58,23 +90,129 @@ class Coordinator:
         What fails here once would fail again wherever it comes, for ever.
         """
         detail = f"a defect in aiotq: {type(error).__name__}"
-        record = None
         with suppress(Exception):  # it may be how records are made that is broken
+            ended = DeadLettered(f"defect: {detail}")
             policy = Policy(delivery.message.ignore_result)
-            record = self._record(delivery, states.FAILURE, DeadLettered(f"defect: {detail}"), policy)
-        return Finish(delivery, GiveUp("defect", detail), record)
+            settlement = GiveUp("defect", detail)
+            return self._ended(delivery, states.FAILURE, ended, policy, NO_LINKS, settlement=settlement)
+        return Finish(delivery, GiveUp("defect", detail), None)
 
-    def _succeeded(self, delivery: Delivery, value: object, policy: Policy, children: Sequence[str]) -> Finish:
+    def overdue(self, join_id: str) -> Finish:
+        """Return the finish that fails a join which waited for too long."""
+        now = self._clock.time()
+        error = JoinLost(f"no task of {join_id} ended for join_timeout seconds")
+        body = self._codec.encode(join_id, states.FAILURE, error, done_at=now, worker=self._worker)
+        record = Record(join_id, states.FAILURE, body, self._codec.content_type, now + self._result_expires)
+        return Finish(None, joining=Joining(arrivals=(Arrival(join_id, "overdue", record, failed=True),)))
+
+    def _prevented(self, outcome: Prevented) -> Finish:
+        delivery, links = outcome.delivery, outcome.links
+        return self._ended(
+            delivery,
+            outcome.state,
+            outcome.error,
+            outcome.policy,
+            links,
+            calls_errbacks=False,
+            scope=links.scope,
+            cause=outcome.cause,
+        )
+
+    def _ignored(self, outcome: Ignored) -> Finish:
+        delivery, message = outcome.delivery, outcome.delivery.message
+        if outcome.links is NO_LINKS and message.step is None:
+            return Finish(delivery, ACK)
+        # Its own record is nobody's business; but those who come after it wait.
+        error = TaskError(f"task {message.task}[{message.id}] wants to be ignored")
+        return self._ended(delivery, states.FAILURE, error, None, outcome.links, calls_errbacks=False)
+
+    def _replaced(self, outcome: Replaced) -> Finish:
+        delivery = outcome.delivery
+        following = Following(self._planner, delivery.message, self._codec, outcome.links)
         try:
-            return Finish(delivery, ACK, self._record(delivery, states.SUCCESS, value, policy, children=children))
-        except (EncodeError, MessageTooLarge) as exc:
-            message = delivery.message
-            logger.error("Task %s[%s] returned what can't be kept: %s", message.task, message.id, exc)
-            return Finish(delivery, ACK, self._failed(delivery, exc, policy))
+            following.replace(outcome.canvas, outcome.links)
+        except AioTQError as exc:
+            return self._failed(delivery, exc, outcome.policy, outcome.links)
+        return Finish(delivery, ACK, None, tuple(following.envelopes), following.joining(None, 0.0))
 
-    def _failed(self, delivery: Delivery, error: BaseException, policy: Policy) -> Record | None:
-        trace = format_traceback(error)
-        return self._record(delivery, states.FAILURE, error, policy, trace)
+    def _rejected(self, outcome: Rejected) -> Finish:
+        delivery, settlement = outcome.delivery, GiveUp(outcome.reason, outcome.detail)
+        error = DeadLettered(f"{outcome.reason}: {outcome.detail}")
+        policy = Policy(delivery.message.ignore_result)
+        if outcome.reason in UNTRUSTED:
+            return Finish(delivery, settlement, self._record(delivery, states.FAILURE, error, policy))
+        return self._ended(delivery, states.FAILURE, error, policy, outcome.links, settlement=settlement)
+
+    def _succeeded(self, outcome: Success) -> Finish:
+        delivery, message, links = outcome.delivery, outcome.delivery.message, outcome.links
+        try:
+            if isinstance(outcome.value, BaseException):
+                raise EncodeError("the result is an exception, which is no value: raise it, or return plain data")
+            if links is NO_LINKS and message.step is None:
+                record = self._record(
+                    delivery, states.SUCCESS, outcome.value, outcome.policy, children=outcome.children
+                )
+                return Finish(delivery, ACK, record)
+            return self._ended(
+                delivery,
+                states.SUCCESS,
+                outcome.value,
+                outcome.policy,
+                links,
+                children=outcome.children,
+                added=outcome.added,
+            )
+        except CallError as exc:  # what it returned, or what it added to its chord
+            logger.error("Task %s[%s] returned what can't be kept: %s", message.task, message.id, exc)
+            return self._failed(delivery, exc, outcome.policy, links)
+
+    def _failed(self, delivery: Delivery, error: BaseException, policy: Policy, links: Links) -> Finish:
+        return self._ended(delivery, states.FAILURE, error, policy, links, trace=format_traceback(error))
+
+    def _ended(
+        self,
+        delivery: Delivery,
+        state: str,
+        result: Any,
+        policy: Policy | None,
+        links: Links,
+        *,
+        trace: str | None = None,
+        children: Sequence[str] = (),
+        added: Sequence[Any] = (),
+        settlement: Settlement = ACK,
+        calls_errbacks: bool = True,
+        scope: int = 0,
+        cause: Record | None = None,
+    ) -> Finish:
+        """Return the finish of a task that has ended; `policy` None: nothing is kept of it."""
+        message = delivery.message
+        step = message.step
+        is_kept = policy is not None and self._is_kept(policy, state)
+        if links is NO_LINKS and step is None:
+            record = self._made(delivery, state, result, trace, children) if is_kept else None
+            return Finish(delivery, settlement, record)
+        following = Following(self._planner, message, self._codec, links)
+        if state == states.SUCCESS:
+            following.succeed(result, links)
+            following.add(added)
+        else:
+            if calls_errbacks:
+                following.call_errbacks(result, links, trace)
+            following.fail(result, state, links, scope, cause)
+        record = None
+        if is_kept or following.needs_record:
+            sent = [*children, *following.children]
+            record = self._made(delivery, state, result, trace, sent, following.neighbours())
+        further = [self._further(message, ended) for ended in following.prevented] if self._keeps_results else []
+        return Finish(
+            delivery,
+            settlement,
+            record if is_kept else None,
+            tuple(following.envelopes),
+            following.joining(None if is_kept else record, self._clock.time() + self._result_expires),
+            tuple(further),
+        )
 
     def _record(
         self,
@@ -86,10 +224,20 @@ class Coordinator:
         *,
         children: Sequence[str] = (),
     ) -> Record | None:
-        if not self._keeps_results:
-            return None
-        if policy.ignore_result and not (policy.keeps_errors and state == states.FAILURE):
-            return None
+        return self._made(delivery, state, result, trace, children) if self._is_kept(policy, state) else None
+
+    def _is_kept(self, policy: Policy, state: str) -> bool:
+        return self._keeps_results and (not policy.ignore_result or (policy.keeps_errors and state == states.FAILURE))
+
+    def _made(
+        self,
+        delivery: Delivery,
+        state: str,
+        result: object,
+        trace: str | None,
+        children: Sequence[str],
+        neighbours: Neighbours | None = None,
+    ) -> Record:
         message = delivery.message
         now = self._clock.time()
         body = self._codec.encode(
@@ -101,8 +249,45 @@ class Coordinator:
             parent_id=message.parent_id,
             worker=self._worker,
             children=children,
+            name=message.task,
+            neighbours=neighbours_of_message(message, NO_LINKS) if neighbours is None else neighbours,
+            called=_called(delivery) if self._codec.is_extended else None,
         )
         return Record(message.id, state, body, self._codec.content_type, now + self._result_expires, message.reply_to)
+
+    def _further(self, message: Message, ended: Ended) -> Record:
+        """Return the record of a task that never runs, because of one before it."""
+        now = self._clock.time()
+        body = self._codec.encode(
+            ended.id,
+            ended.state,
+            ended.error,
+            done_at=now,
+            parent_id=message.id,
+            worker=self._worker,
+            name=ended.task or None,
+            neighbours=Neighbours(message.root_id or message.id),
+        )
+        return Record(
+            ended.id, ended.state, body, self._codec.content_type, now + self._result_expires, message.reply_to
+        )
+
+
+def _called(delivery: Delivery) -> Called:
+    """Return how the task of `delivery` was called; without its arguments, if it did not run here."""
+    request = running_request.get()
+    message = delivery.message
+    if (request.id, request.attempt) == message.key:
+        return Called(request.args, request.kwargs, message.retries, delivery.queue)
+    return Called(retries=message.retries, queue=delivery.queue)
+
+
+def _later(again: Envelope) -> Joining:
+    """Return what is said to the join of a task that comes again when it is due."""
+    step = again.message.step
+    if step is None or step.join is None or again.due is None:
+        return NO_JOINING
+    return Joining(extended=(Extension(step.join, again.due),))
 
 
 def describe(error: BaseException) -> str:

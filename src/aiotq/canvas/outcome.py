@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from .._values import value
 from ..message import Envelope
+from ..results import Record
 from ..transport.base import Delivery
+from .links import NO_LINKS, Links
+from .signature import Canvas
+
+#: Reasons of a dead letter whose workflow is not followed: anybody may have written it.
+UNTRUSTED: Final = frozenset({"unsigned", "bad_signature"})
 
 
 @value
@@ -25,6 +31,8 @@ class Success:
     value: Any
     policy: Policy
     children: tuple[str, ...] = ()  #: ids of the calls it made
+    links: Links = NO_LINKS
+    added: tuple[Canvas[Any], ...] = ()  #: members that it added to the join it belongs to
 
 
 @value
@@ -42,6 +50,7 @@ class Ignored:
     """The task wants nothing to be known of this run."""
 
     delivery: Delivery
+    links: Links = NO_LINKS
 
 
 @value
@@ -51,6 +60,40 @@ class Failure:
     delivery: Delivery
     error: BaseException
     policy: Policy
+    links: Links = NO_LINKS
+
+
+@value
+class Prevented:
+    """The task was not run: the join it awaited failed by `error`, and ended in `state`, before its turn came.
+
+    `cause` is the record of the task that failed.
+    """
+
+    delivery: Delivery
+    error: BaseException
+    state: str
+    policy: Policy
+    links: Links = NO_LINKS
+    cause: Record | None = None
+
+
+@value
+class Postponed:
+    """The task is to start later than its message came: as `again`."""
+
+    delivery: Delivery
+    again: Envelope
+
+
+@value
+class Replaced:
+    """The task is to go on as `canvas`, in its place."""
+
+    delivery: Delivery
+    canvas: Canvas[Any]
+    policy: Policy
+    links: Links = NO_LINKS
 
 
 @value
@@ -60,6 +103,7 @@ class Revoked:
     delivery: Delivery
     reason: str
     policy: Policy
+    links: Links = NO_LINKS
 
 
 @value
@@ -69,6 +113,7 @@ class Rejected:
     delivery: Delivery
     reason: str
     detail: str
+    links: Links = NO_LINKS
 
 
 @value
@@ -79,4 +124,4 @@ class Returned:
     delay: float = 0.0
 
 
-Outcome = Success | Retried | Ignored | Failure | Revoked | Rejected | Returned
+Outcome = Success | Retried | Ignored | Failure | Prevented | Postponed | Replaced | Revoked | Rejected | Returned

@@ -1,35 +1,205 @@
-"""Signatures: descriptions of calls, as values that are never changed, only replaced."""
+"""Signatures, chains, groups and chords: descriptions of work, as values that are never changed, only replaced.
+
+Options given to a composite go on at once to the signatures in it that they concern, so only those have any.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import abc
+import importlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import field, replace
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Literal, Protocol, Self, TypeVar, cast, overload
 
-from .._values import value
-from ..exceptions import CallError
-from ..results.handle import AsyncResult, ResultSet
+from .._values import shown, value
+from ..exceptions import CallError, InvalidOption
+from ..options import check_options_here
+from ..results.handle import AsyncResult
+from ..results.sets import GroupResult, ResultSet
+from ..sync import Bridge
+from .blocking import SyncCanvas
+
+if TYPE_CHECKING:
+    from ..results.graph import Graph
+    from .sketching import Form
 
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
+Handle = TypeVar("Handle")
+Handle_co = TypeVar("Handle_co", covariant=True)
+
+#: What a failure does to the chain or group that a step stands in: it fails that; the step is as though it had not
+#: been there; its exception stands for its value.
+WhenFailed = Literal["fail", "skip", "continue"]
+_WHEN_FAILED: Final = ("fail", "skip", "continue")
+#: How a task takes its arguments: in one call; or an iterable's items, each in a call of its own, one after the other.
+Mode = Literal["once", "map", "starmap"]
+#: Options of a chord that are its header's, and that are its body's; the others are both's.
+_OF_HEADER: Final = frozenset({"countdown", "eta"})
+_OF_LAST: Final = frozenset({"task_id", "link"})
 
 
 class Sender(Protocol):
     """All that a signature asks of the app."""
 
+    @property
+    def bridge(self) -> Bridge:
+        """The way in for code without a loop."""
+        ...
+
+    @property
+    def links_errors_of_headers(self) -> bool:
+        """Whether error callbacks of a chord are those of its header's tasks too."""
+        ...
+
     async def send_many(self, signatures: Iterable[Signature[R]]) -> ResultSet[R]:
         """Send the calls in one round trip; their results in order."""
         ...
 
+    async def send_workflow(self, workflow: Canvas[Handle]) -> Handle:
+        """Send a workflow in one round trip; the handle of its result."""
+        ...
+
+    async def apply_workflow(
+        self, workflow: Canvas[Handle], *, throw: bool | None, root_id: str | None = None
+    ) -> Handle:
+        """Run a workflow here, as part of that of `root_id`; the handle of its result, which has ended."""
+        ...
+
+    def find_task(self, name: str) -> Callable[..., Any]:
+        """Return a registered task."""
+        ...
+
+
+_default_sender: list[Sender] = []
+
+
+def set_default_sender(sender: Sender) -> None:
+    """Make `sender` the app of what was made of names alone, or of nothing."""
+    _default_sender[:] = [sender]
+
+
+class Canvas(abc.ABC, Generic[Handle_co]):
+    """What can be called, now or later, and put together with its like: a signature, chain, group or chord."""
+
+    __slots__ = ()
+    form: ClassVar[Form]
+
+    when_failed: WhenFailed
+
+    @property
+    @abc.abstractmethod
+    def app(self) -> Sender | None:
+        """The app it is sent by; None if it was made of names alone."""
+
+    @property
+    @abc.abstractmethod
+    def parts(self) -> Sequence[Canvas[Any]]:
+        """What it is made of, callbacks not counted."""
+
+    @abc.abstractmethod
+    def clone(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Self:
+        """Return it with `args` before its own, and `kwargs` and `options` over its own."""
+
+    @abc.abstractmethod
+    def link(self, *callbacks: Canvas[Any]) -> Self:
+        """Return it with `callbacks`: each is called with its value when it has succeeded."""
+
+    @abc.abstractmethod
+    def link_error(self, *callbacks: Canvas[Any]) -> Self:
+        """Return it with `callbacks` for its failure: each is called with request, exception and traceback.
+
+        One whose task takes a single argument is called with the id of the task that failed.
+        """
+
+    def __or__(self, other: Canvas[Handle]) -> Canvas[Handle]:
+        """Return the chain of the two; what follows a group or chord is (a part of) its body."""
+        if not isinstance(cast(object, other), Canvas):
+            return NotImplemented
+        return cast("Canvas[Handle]", chained((self, other)))
+
+    def set(self, **options: Any) -> Self:
+        """Return it with further calling options."""
+        return self.clone(**options)
+
+    def on_error(self, callback: Canvas[Any]) -> Self:
+        """As `link_error`."""
+        return self.link_error(callback)
+
+    def on_failure(self, what: WhenFailed) -> Self:
+        """Return it with what becomes of the group or chain it stands in when it fails.
+
+        "fail" (as without it): that fails too. "continue": the exception stands for its value. "skip": it is as
+        though it had not been there; a group's list is shorter, and a chain goes on with what this step was given.
+        """
+        if what not in _WHEN_FAILED:
+            raise InvalidOption(f"on_failure must be one of {', '.join(map(repr, _WHEN_FAILED))}, not {what!r}")
+        return cast(Self, replace(cast(Any, self), when_failed=what))
+
+    async def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        """As `delay`."""
+        return await self.apply_async(args, kwargs)
+
+    async def delay(self, /, *args: Any, **kwargs: Any) -> Handle_co:
+        """Send it, with further arguments for its first tasks; on return it is in the broker (P1)."""
+        return await self.apply_async(args, kwargs)
+
+    async def apply_async(
+        self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> Handle_co:
+        """Send it, with further arguments and options.
+
+        Raises:
+            CallError: it can't be sent so; nothing was.
+            PublishTimeout: the broker did not accept it in time.
+        """
+        return await self._sender().send_workflow(self.clone(args, kwargs, **options))
+
+    async def apply(
+        self,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        throw: bool | None = None,
+        **options: Any,
+    ) -> Handle_co:
+        """Run all of it here, step after step, as workers would; see `Task.apply`.
+
+        Its result has ended: an `EagerResult`, and of a group a `GroupResult` of such. `throw` raises what it ends
+        with, when all has run; how a callback ends is in the log.
+
+        Raises:
+            CallError: it can't be run so; nothing was.
+        """
+        check_options_here(shown(self), options)
+        return await self._sender().apply_workflow(self.clone(args, kwargs, **options), throw=throw)
+
+    def graph(self) -> Graph:
+        """Return what it is made of, to be looked at: `print(canvas.graph().text())`."""
+        graph: Graph = importlib.import_module(".sketching", __package__).graph_of(self)  # few processes draw any
+        return graph
+
+    @property
+    def sync(self) -> SyncCanvas[Handle_co]:
+        """Its calling API for code without a loop: `canvas.sync.delay().get(timeout=3)`."""
+        return SyncCanvas(self, self._sender().bridge)
+
+    def _sender(self) -> Sender:
+        sender = self.app or next(iter(_default_sender), None)
+        if sender is None:
+            raise CallError(f"{self!r} belongs to no app: create an AioTQ first")
+        return sender
+
 
 @value
-class Signature(Generic[R_co]):
+class Signature(Canvas[AsyncResult[R_co]]):
     """A task's name with arguments and options for one call of it.
 
         add.s(2, 2)                    # add(2, 2)
         await add.s(2).delay(8)        # add(8, 2): arguments given later come first
+        add.s(2, 2) | mul.s(8)         # mul(add(2, 2), 8)
 
-    An `immutable` one (`si`) takes no further arguments.
+    An `immutable` one (`si`) takes no further arguments. Calling it calls the task here, as calling the task does.
     """
 
     task: str
@@ -37,35 +207,331 @@ class Signature(Generic[R_co]):
     kwargs: Mapping[str, Any] = field(default_factory=dict[str, Any])
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     immutable: bool = False
+    mode: Mode = "once"
+    when_failed: WhenFailed = "fail"
     sender: Sender | None = field(default=None, compare=False, repr=False)
+    form: ClassVar[Form] = "call"
 
     def __repr__(self) -> str:
-        arguments = [repr(value) for value in self.args]
-        arguments += [f"{name}={value!r}" for name, value in self.kwargs.items()]
+        if self.mode != "once":
+            return f"[{self.task}({'*' * (self.mode == 'starmap')}x) for x in {', '.join(map(repr, self.args))}]"
+        arguments = [repr(argument) for argument in self.args]
+        arguments += [f"{name}={argument!r}" for name, argument in self.kwargs.items()]
         return f"{self.task}({', '.join(arguments)})"
 
-    def set(self, **options: Any) -> Signature[R_co]:
-        """Return this signature with further calling options."""
-        return replace(self, options={**self.options, **options})
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        """Call the task, here and now, with further arguments."""
+        whole = self.clone(args, kwargs)
+        if self.mode != "once":
+            raise CallError(f"{self!r} is called item by item: send it, or use apply()")
+        return self._sender().find_task(self.task)(*whole.args, **whole.kwargs)
 
-    def clone(
-        self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
-    ) -> Signature[R_co]:
-        """Return this signature with `args` before its own, and `kwargs` and `options` over its own."""
-        merged = {**self.options, **options}
-        if self.immutable:
-            return replace(self, options=merged)
+    @property
+    def app(self) -> Sender | None:
+        return self.sender
+
+    @property
+    def parts(self) -> Sequence[Canvas[Any]]:
+        return ()
+
+    @property
+    def id(self) -> str | None:
+        """The id that its call will have, if that is fixed."""
+        return self.options.get("task_id")
+
+    def clone(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Self:
+        merged = {**self.options, **options} if options else self.options
+        for option in ("link", "link_error"):
+            if option in options:
+                merged = {**merged, option: as_callbacks(option, options[option])}
+        if self.immutable or not (args or kwargs):
+            return self if merged is self.options else replace(self, options=merged)
         return replace(self, args=(*args, *self.args), kwargs={**self.kwargs, **(kwargs or {})}, options=merged)
 
-    async def delay(self, /, *args: Any, **kwargs: Any) -> AsyncResult[R_co]:
-        """Send the call, with further arguments."""
-        return await self.apply_async(args, kwargs)
+    def link(self, *callbacks: Canvas[Any]) -> Self:
+        return self._linked("link", callbacks)
 
-    async def apply_async(
-        self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
-    ) -> AsyncResult[R_co]:
-        """Send the call, with further arguments and options."""
-        if self.sender is None:
-            raise CallError(f"signature {self!r} belongs to no app: make it with task.s() or app.signature()")
-        (result,) = await self.sender.send_many([self.clone(args, kwargs, **options)])
-        return result
+    def link_error(self, *callbacks: Canvas[Any]) -> Self:
+        return self._linked("link_error", callbacks)
+
+    def _linked(self, option: str, callbacks: Sequence[Canvas[Any]]) -> Self:
+        before = as_callbacks(option, self.options.get(option))
+        new = [callback for callback in as_callbacks(option, callbacks) if callback not in before]
+        return replace(self, options={**self.options, option: [*before, *new]})
+
+
+@value
+class Chain(Canvas[Handle_co]):
+    """Steps, each called with the value of the one before; made by `chain` and `|`.
+
+    There are no chains in `tasks` (but for those with an `on_failure` of their own), and nothing follows a group.
+    """
+
+    form: ClassVar[Form] = "chain"
+    tasks: tuple[Canvas[Any], ...]
+    when_failed: WhenFailed = "fail"
+
+    def __repr__(self) -> str:
+        text = " | ".join(map(repr, self.tasks)) or "chain()"
+        return text if self.when_failed == "fail" else f"({text})"
+
+    @property
+    def app(self) -> Sender | None:
+        return _app_of(self.tasks)
+
+    @property
+    def parts(self) -> Sequence[Canvas[Any]]:
+        return self.tasks
+
+    def clone(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Self:
+        """Return it with arguments and options for its first task; `task_id` and `link` are the last's."""
+        if not (args or kwargs or options):
+            return self
+        self._refuse_empty()
+        of_last = {option: options.pop(option) for option in _OF_LAST if option in options}
+        errbacks = options.pop("link_error", None)
+        first, *others = self.tasks
+        steps = [first.clone(args, kwargs, **options), *others]
+        if of_last:
+            steps[-1] = steps[-1].clone(**of_last)
+        changed = replace(self, tasks=tuple(steps))
+        return changed if errbacks is None else changed.link_error(*as_callbacks("link_error", errbacks))
+
+    def link(self, *callbacks: Canvas[Any]) -> Self:
+        self._refuse_empty()
+        return replace(self, tasks=(*self.tasks[:-1], self.tasks[-1].link(*callbacks)))
+
+    def link_error(self, *callbacks: Canvas[Any]) -> Self:
+        return replace(self, tasks=tuple(step.link_error(*callbacks) for step in self.tasks))
+
+    def _refuse_empty(self) -> None:
+        if not self.tasks:
+            raise CallError("an empty chain has nothing to call: leave it out")
+
+
+@value
+class Group(Canvas[GroupResult[R_co]]):
+    """Tasks and workflows that run side by side; made by `group`. Its value is the list of theirs, in order."""
+
+    form: ClassVar[Form] = "group"
+    tasks: tuple[Canvas[Any], ...]
+    id: str | None = None
+    when_failed: WhenFailed = "fail"  #: always: what is said of a group is said of its tasks
+
+    def __repr__(self) -> str:
+        return f"group({list(self.tasks)!r})"
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    @property
+    def app(self) -> Sender | None:
+        return _app_of(self.tasks)
+
+    @property
+    def parts(self) -> Sequence[Canvas[Any]]:
+        return self.tasks
+
+    def clone(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Self:
+        """Return it with arguments and options for each of its tasks; `task_id` is its own."""
+        if not (args or kwargs or options):
+            return self
+        group_id = options.pop("task_id", self.id)
+        if "link" in options:
+            self.link()
+        return replace(self, tasks=tuple(task.clone(args, kwargs, **options) for task in self.tasks), id=group_id)
+
+    def on_failure(self, what: WhenFailed) -> Self:
+        """Return it with this for each of its tasks that says nothing of its own."""
+        return replace(
+            self, tasks=tuple(task if task.when_failed != "fail" else task.on_failure(what) for task in self.tasks)
+        )
+
+    def link(self, *callbacks: Canvas[Any]) -> Self:
+        """Refuse: a group has no single end.
+
+        Raises:
+            CallError: always.
+        """
+        raise CallError(f"{self!r} has no single end to link to: use group | task, or link its tasks")
+
+    def link_error(self, *callbacks: Canvas[Any]) -> Self:
+        return replace(self, tasks=tuple(task.link_error(*callbacks) for task in self.tasks))
+
+
+@value
+class Chunks(Group[R_co]):
+    """A task's many calls, some of them in each message; made by `Task.chunks`."""
+
+    def __repr__(self) -> str:
+        return f"group({list(self.tasks)!r})"
+
+    def group(self) -> Group[R_co]:
+        """Return the group of them."""
+        return Group(self.tasks, self.id)
+
+
+@value
+class Chord(Canvas[Handle_co]):
+    """A group, and a body that is called once with the list of its values; made by `chord`, and by `group | body`."""
+
+    form: ClassVar[Form] = "chord"
+    header: Group[Any]
+    body: Canvas[Handle_co]
+    when_failed: WhenFailed = "fail"
+
+    def __repr__(self) -> str:
+        first, rest = (self.body.tasks[0], self.body.tasks[1:]) if isinstance(self.body, Chain) else (self.body, ())
+        if isinstance(first, Signature):
+            called = cast("Signature[Any]", first)
+            text = f"%{replace(called, args=(list(self.header.tasks), *called.args))!r}"
+        else:
+            text = f"{self.header!r} | {first!r}"
+        return " | ".join([text, *map(repr, rest)])
+
+    @property
+    def tasks(self) -> tuple[Canvas[Any], ...]:
+        """The tasks of the header."""
+        return self.header.tasks
+
+    @property
+    def app(self) -> Sender | None:
+        return _app_of(self.parts)
+
+    @property
+    def parts(self) -> Sequence[Canvas[Any]]:
+        return self.header, self.body
+
+    def clone(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Self:
+        """Return it with arguments for each task of its header.
+
+        `task_id` and `link` are the body's, `countdown` and `eta` the header's, other options both's; `link_error` as
+        the setting `task_allow_error_cb_on_chord_header` says.
+        """
+        if not (args or kwargs or options):
+            return self
+        errbacks = options.pop("link_error", None)
+        of_header = {option: given for option, given in options.items() if option not in _OF_LAST}
+        of_body = {option: given for option, given in options.items() if option not in _OF_HEADER}
+        changed = replace(self, header=self.header.clone(args, kwargs, **of_header), body=self.body.clone(**of_body))
+        return changed if errbacks is None else changed.link_error(*as_callbacks("link_error", errbacks))
+
+    def link(self, *callbacks: Canvas[Any]) -> Self:
+        return replace(self, body=self.body.link(*callbacks))
+
+    def link_error(self, *callbacks: Canvas[Any]) -> Self:
+        app = self.app
+        both = app is not None and app.links_errors_of_headers
+        header = self.header.link_error(*callbacks) if both else self.header
+        return replace(self, header=header, body=self.body.link_error(*callbacks))
+
+
+def chained(steps: Iterable[Canvas[Any]]) -> Canvas[Any]:
+    """Return the chain of `steps`; one of them alone is itself."""
+    flat: list[Canvas[Any]] = []
+    for given in steps:
+        for step in given.tasks if isinstance(given, Chain) and given.when_failed == "fail" else (given,):
+            last = flat[-1] if flat else None
+            if isinstance(last, Group):
+                flat[-1] = Chord(cast("Group[Any]", last), step)
+            elif isinstance(last, Chord) and last.when_failed == "fail":
+                flat[-1] = replace(last, body=chained((last.body, step)))
+            else:
+                flat.append(step)
+    return flat[0] if len(flat) == 1 else Chain(tuple(flat))
+
+
+def as_callbacks(option: str, given: object) -> list[Canvas[Any]]:
+    """Return the one or many callbacks `given` for `option` as a list.
+
+    Raises:
+        InvalidOption: they are no signatures.
+    """
+    if given is None:
+        return []
+    callbacks: list[Any] = list(cast("list[Any]", given)) if isinstance(given, (list, tuple)) else [given]
+    for callback in callbacks:
+        if not isinstance(callback, Canvas):
+            raise InvalidOption(f"option {option} must be a signature or a list of them, not {callback!r}")
+    return callbacks
+
+
+def _app_of(parts: Iterable[Canvas[Any]]) -> Sender | None:
+    return next((app for part in parts if (app := part.app) is not None), None)
+
+
+def _members(option: str, given: Sequence[Any]) -> list[Canvas[Any]]:
+    """Return the parts of a composite: `given`, or what is in it if it is a single iterable."""
+    if len(given) == 1 and not isinstance(given[0], Canvas):
+        given = list(cast("Iterable[Any]", given[0])) if isinstance(given[0], Iterable) else given
+    for part in given:
+        if not isinstance(part, Canvas):
+            raise CallError(f"{option} is made of signatures (task.s(...), group, chain, chord), not of {part!r}")
+    return list(given)
+
+
+@overload
+def chain(last: Canvas[Handle], /) -> Canvas[Handle]: ...
+@overload
+def chain(first: Canvas[Any], last: Canvas[Handle], /) -> Canvas[Handle]: ...
+@overload
+def chain(first: Canvas[Any], second: Canvas[Any], last: Canvas[Handle], /) -> Canvas[Handle]: ...
+@overload
+def chain(first: Canvas[Any], second: Canvas[Any], third: Canvas[Any], last: Canvas[Handle], /) -> Canvas[Handle]: ...
+@overload
+def chain(*steps: Canvas[Any] | Iterable[Canvas[Any]]) -> Canvas[Any]: ...
+def chain(*steps: Any) -> Canvas[Any]:
+    """Return the chain of steps, given one by one or as an iterable: each is called with the value of the one before.
+
+    result = await chain(add.s(2, 2), add.s(4))()
+    assert await result == 8 and await result.parent == 4
+    """
+    return chained(_members("a chain", steps))
+
+
+@overload
+def group(*tasks: Canvas[AsyncResult[R]]) -> Group[R]: ...
+@overload
+def group(tasks: Iterable[Canvas[AsyncResult[R]]], /) -> Group[R]: ...
+@overload
+def group(*tasks: Canvas[Any] | Iterable[Canvas[Any]]) -> Group[Any]: ...
+def group(*tasks: Any) -> Group[Any]:
+    """Return a group of tasks, given one by one or as an iterable: they run side by side.
+
+    result = await group(add.s(i, i) for i in range(3))()
+    assert await result == [0, 2, 4]
+    """
+    return Group(tuple(_members("a group", tasks)))
+
+
+class Header:
+    """A chord that wants its body: `await chord(tasks)(body)` sends it."""
+
+    def __init__(self, header: Group[Any]) -> None:
+        self._header = header
+
+    async def __call__(self, body: Canvas[Handle], **kwargs: Any) -> Handle:
+        """Send the chord with this body; `kwargs` are further arguments of that."""
+        return await Chord(self._header, body.clone((), kwargs)).apply_async()
+
+
+@overload
+def chord(header: Canvas[Any] | Iterable[Canvas[Any]]) -> Header: ...
+@overload
+def chord(header: Canvas[Any] | Iterable[Canvas[Any]], body: Canvas[Handle]) -> Chord[Handle]: ...
+def chord(header: Canvas[Any] | Iterable[Canvas[Any]], body: Canvas[Handle] | None = None) -> Header | Chord[Handle]:
+    """Return a chord: `body` is called with the list of the values of the tasks in `header`.
+
+    result = await chord((add.s(i, i) for i in range(10)), xsum.s())()
+    assert await result == 90
+    """
+    members: Group[Any]
+    if isinstance(header, Group):
+        members = cast("Group[Any]", header)
+    else:
+        members = Group(tuple(_members("a chord's header", (header,))))
+    if body is None:
+        return Header(members)
+    if not isinstance(cast(object, body), Canvas):
+        raise CallError(f"a chord's body is a signature, not {body!r}")
+    return Chord(members, body)

@@ -12,16 +12,20 @@ import importlib
 import math
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final, cast
 
 from .. import exceptions, states
 from .._values import value
-from ..exceptions import DecodeError, EncodeError, MessageTooLarge, RemoteError
+from ..exceptions import CallError, DecodeError, EncodeError, MessageTooLarge, RemoteError
+from ..request import Request
 from ..serialization import Serializer, SerializerRegistry
+from . import celery
 from .base import Record
+from .neighbours import NO_NEIGHBOURS, Neighbours, neighbours_of
 
 #: A traceback longer than this says nothing more, and recursion errors would fill the store.
 MAX_TRACEBACK: Final = 64 * 1024
@@ -42,6 +46,37 @@ class RemoteTraceback(Exception):
 
 
 @value
+class Called:
+    """How a task was called and where it ran: what a result tells beyond it with `result_extended`.
+
+    `args` and `kwargs` are None if it did not run, or if they can't be kept with its result.
+    """
+
+    args: tuple[Any, ...] | None = None
+    kwargs: Mapping[str, Any] | None = None
+    retries: int | None = None
+    queue: str | None = None
+
+    @classmethod
+    def by(cls, request: Request) -> Called:
+        """Return what the call that runs here says of itself."""
+        return cls(request.args, request.kwargs, request.retries, request.delivery_info.get("queue"))
+
+    def plain(self) -> dict[str, Any]:
+        """Return what is known of it."""
+        fields = {
+            "args": None if self.args is None else list(self.args),  # a tuple would be tagged
+            "kwargs": self.kwargs,
+            "retries": self.retries,
+            "queue": self.queue,
+        }
+        return {name: given for name, given in fields.items() if given is not None}
+
+
+_NOT_TOLD: Final = Called()
+
+
+@value
 class Document:
     """One state of a task, decoded. `result` is the value, the exception (FAILURE, REVOKED) or the state's own info."""
 
@@ -53,6 +88,9 @@ class Document:
     parent_id: str | None = None
     children: tuple[Any, ...] = ()
     worker: str | None = None
+    name: str | None = None  #: the task's
+    neighbours: Neighbours = NO_NEIGHBOURS
+    called: Called = _NOT_TOLD
 
     @property
     def date_done(self) -> datetime | None:
@@ -69,6 +107,7 @@ class Document:
             "children": list(self.children),
             "date_done": self.date_done.isoformat() if self.date_done else None,
             "parent_id": self.parent_id,
+            **({"name": self.name, "worker": self.worker, **self.called.plain()} if self.called.plain() else {}),
         }
 
 
@@ -84,7 +123,11 @@ class DocumentCodec:
         accept: frozenset[str],
         max_size: int,
         exception_types: tuple[str, ...],
+        celery_compat: bool = False,
+        extended: bool = False,
     ) -> None:
+        self.is_extended = extended  #: whether results tell how their tasks were called
+        self._is_celerys = celery_compat
         self._registry = registry
         self._serializer: Serializer = registry.to_send(serializer, accept)
         self._compression = registry.compression(compression)
@@ -98,7 +141,9 @@ class DocumentCodec:
 
     @property
     def content_type(self) -> str:
-        """The serializer's, and the compression's behind it if there is one."""
+        """The serializer's, and what more there is to say of the body."""
+        if self._is_celerys:
+            return celery.CELERYS
         if self._compression is None:
             return self._serializer.content_type
         return f"{self._serializer.content_type}{_COMPRESSED}{self._compression.content_type}"
@@ -114,6 +159,9 @@ class DocumentCodec:
         parent_id: str | None = None,
         worker: str | None = None,
         children: Sequence[str] = (),
+        name: str | None = None,
+        neighbours: Neighbours = NO_NEIGHBOURS,
+        called: Called | None = None,
     ) -> bytes:
         """Return the document's bytes.
 
@@ -136,6 +184,21 @@ class DocumentCodec:
             document["worker"] = worker
         if children:
             document["children"] = list(children)
+        if name is not None:
+            document["name"] = name
+        if neighbours is not NO_NEIGHBOURS:
+            document["workflow"] = neighbours.plain()
+        if called is not None:
+            with suppress(CallError):  # should the value be the reason, it is said again
+                body = self._encoded({**document, **called.plain()}, result)
+                if len(body) <= self._max_size:
+                    return body
+            document |= replace(called, args=None, kwargs=None).plain()
+        return self._encoded(document, result)
+
+    def _encoded(self, document: dict[str, Any], result: object) -> bytes:
+        if self._is_celerys:
+            document = celery.completed(document)
         try:
             body = self._serializer.encode(document)
         except Exception:  # whatever the serializer raises: said again with the place
@@ -152,7 +215,7 @@ class DocumentCodec:
         Raises:
             ContentDisallowed, DecodeError: it is not one that this app reads.
         """
-        content_type = record.content_type
+        content_type = record.content_type if record.content_type != celery.CELERYS else celery.JSON
         if _COMPRESSED not in content_type:
             found: object = self._registry.decode(content_type, record.body, self._accept)
         else:
@@ -165,10 +228,9 @@ class DocumentCodec:
             raise DecodeError(f"result of {record.id} is a {type(found).__name__}, not a document")
         document = cast("dict[str, Any]", found)
         trace = _text(document.get("traceback"))
-        children = document.get("children")
         result = document.get("result")
         if record.state in states.EXCEPTION_STATES:
-            result = self._decode_exception(result, trace)
+            result = self.decode_exception(result, trace)
         return Document(
             task_id=record.id,
             state=record.state,
@@ -176,15 +238,20 @@ class DocumentCodec:
             traceback=trace,
             done_at=document.get("date_done"),
             parent_id=_text(document.get("parent_id")),
-            children=tuple(cast("list[Any]", children)) if isinstance(children, list) else (),
+            children=celery.children_of(document.get("children")),
             worker=_text(document.get("worker")),
+            name=_text(document.get("name")),
+            neighbours=neighbours_of(document.get("workflow")),
+            called=_called_of(document),
         )
 
-    def _decode_exception(self, encoded: object, trace: str | None) -> BaseException:
+    def decode_exception(self, encoded: object, trace: str | None) -> BaseException:
+        """Return the exception that a document describes (see `encode_exception`)."""
         if not isinstance(encoded, dict):
             return RemoteError("Exception", str(encoded), trace)
         fields = cast("dict[str, Any]", encoded)
-        name, module = str(fields.get("exc_type", "Exception")), str(fields.get("exc_module", "builtins"))
+        name = str(fields.get("exc_type", "Exception"))
+        module = celery.module_of(str(fields.get("exc_module") or "builtins"), name)
         told: Any = fields.get("exc_message", ())
         arguments = _as_tuple(cast("list[Any]", told)) if isinstance(told, (list, tuple)) else (told,)
         kind = self._find_exception(module, name)
@@ -272,6 +339,18 @@ def _sendable(text: str) -> str:
 
 def _text(given: object) -> str | None:
     return given if isinstance(given, str) else None
+
+
+def _called_of(document: Mapping[str, Any]) -> Called:
+    args, kwargs, retries, queue = (document.get(name) for name in ("args", "kwargs", "retries", "queue"))
+    if args is kwargs is retries is queue is None:
+        return _NOT_TOLD
+    return Called(
+        tuple(cast("Sequence[Any]", args)) if isinstance(args, (list, tuple)) else None,
+        cast("Mapping[str, Any]", kwargs) if isinstance(kwargs, dict) else None,
+        retries if isinstance(retries, int) else None,
+        _text(queue),
+    )
 
 
 def _parse_date(text: object) -> datetime | None:

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import inspect
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping
 from contextlib import aclosing
-from contextvars import ContextVar
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, Final, Generic, Literal, Protocol, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Literal, Protocol, TypeVar, cast, overload
 
 from .. import states
 from .._values import value
 from ..exceptions import ResultTimeout
+from ..request import running_request
 from ..sync import Bridge
 from .base import Record, ResultStore
 from .document import Document, DocumentCodec
 from .waiting import Waiting
 
-R = TypeVar("R")
+if TYPE_CHECKING:
+    from .graph import Graph
+    from .lineage import Call, Handle
+    from .progress import Progress, Pushed
+    from .sets import GroupResult, SyncGroupResult
+
+R_co = TypeVar("R_co", covariant=True)
 
 #: State changes kept for a reader of `updates` who is slow.
 _BACKLOG: Final = 1000
@@ -29,7 +36,7 @@ OnMessage = Callable[[dict[str, Any]], Any]
 #: Seconds a revocation is remembered beyond the task's due time, unless results live longer.
 _REVOCATION_TIME: Final = 86_400.0
 #: The same for a handle made from an id, which does not know when its task is due.
-_LONG_REVOCATION: Final = 366 * 86_400.0
+LONG_REVOCATION: Final = 366 * 86_400.0
 
 
 @value
@@ -57,23 +64,6 @@ class Readers(Protocol):
         ...
 
 
-class Slot(Protocol):
-    """The place a running task occupies in its worker."""
-
-    def lend(self) -> None:
-        """Let another task run here while this one waits."""
-
-    async def take_back(self) -> None:
-        """Wait for a place to go on."""
-
-    def take_back_now(self) -> None:
-        """Go on at once, for cleaning up, even with one too many."""
-
-
-#: The slot of the task that runs in this context, if one does: a task that awaits another's result lends it.
-running_slot: ContextVar[Slot | None] = ContextVar("aiotq_running_slot", default=None)
-
-
 @value
 class Update:
     """One state change of a task: `info` is the value, the exception, or what `update_state` was given."""
@@ -83,15 +73,16 @@ class Update:
     is_ready: bool
 
 
-class AsyncResult(Generic[R]):
+class AsyncResult(Generic[R_co]):
     """What became of one call. Await it for the task's return value, or the exception it raised.
 
     result = await add.delay(2, 2)
     assert await result == 4
     """
 
-    __slots__ = ("_document", "_due", "_ignored", "_knows_due", "_readers", "_reply_to", "id", "parent", "task_name")
+    __slots__ = ("_document", "_due", "_ignored", "_knows_due", "_readers", "id", "parent", "reply_to", "task_name")
     _frames: TracebackType | None = None  #: where the exception came from, if that was here
+    is_eager: ClassVar[bool] = False  #: whether its task ran where it was called, so that no store knows it
 
     def __init__(
         self,
@@ -99,7 +90,7 @@ class AsyncResult(Generic[R]):
         readers: Readers,
         *,
         task_name: str | None = None,
-        parent: AsyncResult[Any] | None = None,
+        parent: AsyncResult[Any] | GroupResult[Any] | None = None,
         reply_to: str | None = None,
         due: float | None = None,
         ignored: bool = False,
@@ -108,13 +99,13 @@ class AsyncResult(Generic[R]):
         self.task_name = task_name
         self.parent = parent
         self._readers = readers
-        self._reply_to = reply_to
+        self.reply_to = reply_to  #: the address that its result is pushed to
         self._due = due
         self._knows_due = task_name is not None  # a handle of a call, and not one made from an id
         self._ignored = ignored
         self._document: Document | None = None
 
-    def __await__(self) -> Generator[Any, Any, R]:
+    def __await__(self) -> Generator[Any, Any, R_co]:
         return self.get().__await__()
 
     def __repr__(self) -> str:
@@ -132,25 +123,30 @@ class AsyncResult(Generic[R]):
         return self._ignored or self._document is not None
 
     @property
-    def sync(self) -> SyncResult[R]:
+    def document(self) -> Document | None:
+        """How its task ended, if this handle has seen that."""
+        return self._document
+
+    @property
+    def sync(self) -> SyncResult[R_co]:
         """This result for code without a loop."""
         return SyncResult(self, self._readers.bridge)
 
     @overload
     async def get(
         self, timeout: float | None = ..., *, propagate: Literal[True] = ..., on_message: OnMessage | None = ...
-    ) -> R: ...
+    ) -> R_co: ...
     @overload
     async def get(
         self, timeout: float | None = ..., *, propagate: bool, on_message: OnMessage | None = ...
-    ) -> R | BaseException: ...
+    ) -> R_co | BaseException: ...
     async def get(
         self,
         timeout: float | None = None,
         *,
         propagate: bool = True,
         on_message: OnMessage | None = None,
-    ) -> R | BaseException:
+    ) -> R_co | BaseException:
         """Return the task's value, waiting up to `timeout` seconds (None: as long as it takes).
 
         `propagate=False` returns the task's exception instead of raising it. `on_message` (plain or coroutine) is
@@ -163,10 +159,10 @@ class AsyncResult(Generic[R]):
             Exception: what the task raised; as `RemoteError` if its type is not loaded here.
         """
         if self._ignored:
-            return cast(R, None)
+            return cast(R_co, None)
         document = self._document
         if document is None:
-            slot = running_slot.get()
+            slot = running_request.get().slot
             if slot is None:
                 document = await self._terminal(timeout, on_message)
             else:
@@ -180,7 +176,7 @@ class AsyncResult(Generic[R]):
         if document.state in states.EXCEPTION_STATES and propagate:
             error: BaseException = document.result
             raise error.with_traceback(self._frames)  # it is raised again at each await: its traceback must not grow
-        return cast(R, document.result)
+        return cast(R_co, document.result)
 
     wait = get
 
@@ -217,9 +213,54 @@ class AsyncResult(Generic[R]):
         """Return when the task ended (UTC)."""
         return (await self._present()).date_done
 
+    async def name(self) -> str | None:
+        """Return the task's name, when its state is known."""
+        return (await self._present()).name
+
+    async def worker(self) -> str | None:
+        """Return the name of the worker that runs it or ran it."""
+        return (await self._present()).worker
+
+    async def args(self) -> tuple[Any, ...] | None:
+        """Return what it was called with; kept with `result_extended`, if a run of it began."""
+        return (await self._present()).called.args
+
+    async def kwargs(self) -> Mapping[str, Any] | None:
+        """Return what it was called with by name; as `args`."""
+        return (await self._present()).called.kwargs
+
+    async def retries(self) -> int | None:
+        """Return how often it was retried; kept with `result_extended`."""
+        return (await self._present()).called.retries
+
+    async def queue(self) -> str | None:
+        """Return the queue it came from; kept with `result_extended`."""
+        return (await self._present()).called.queue
+
     async def children(self) -> list[AsyncResult[Any]]:
         """Return the results of the tasks which this one sent."""
         return [AsyncResult(str(child), self._readers) for child in (await self._present()).children]
+
+    async def graph(self) -> Graph:
+        """Return its workflow as far as it leads here, with callbacks and what its tasks have sent, and their states.
+
+            print((await result.graph()).text())
+
+        Through a handle that was made from an id, what the records of its tasks tell of each other.
+        """
+        return await seen_graph(self, self._readers)
+
+    async def progress(self) -> AsyncGenerator[Progress, None]:
+        """Yield how many tasks of its workflow have ended, now and whenever that changes, up to the end of all.
+
+            async for now in result.progress():
+                print(f"{now.ended} of {now.total}, {now.failed} failed")
+
+        A chain that fails is over: its later steps count as failed. Tasks whose results are ignored don't count.
+        """
+        async with aclosing(progress_in_task(self, self._readers)) as changes:
+            async for now in changes:
+                yield now
 
     async def updates(self) -> AsyncIterator[Update]:
         """Yield the present state and then each change as it happens, up to the last."""
@@ -252,7 +293,7 @@ class AsyncResult(Generic[R]):
         if self._knows_due:
             expires = max(now, self._due or now) + max(_REVOCATION_TIME, reader.result_expires)
         else:
-            expires = now + max(_LONG_REVOCATION, reader.result_expires)
+            expires = now + max(LONG_REVOCATION, reader.result_expires)
         await reader.store.revoke([self.id], terminate=terminate, expires=expires)
 
     async def _present(self) -> Document:
@@ -294,7 +335,7 @@ class AsyncResult(Generic[R]):
 
     def elsewhere(self, reader: Reader) -> tuple[str, ...]:
         """Return this id, if its records go to another process, and nothing otherwise."""
-        return () if reader.store.address == self._reply_to else (self.id,)
+        return (self.id,) if is_elsewhere(reader, self) else ()
 
     async def _tell(self, reader: Reader, on_message: OnMessage) -> Document:
         async with reader.waiting.records([self.id], elsewhere=self.elsewhere(reader), size=_BACKLOG) as records:
@@ -313,106 +354,49 @@ class AsyncResult(Generic[R]):
                     return document
 
 
-class ResultSet(Sequence[AsyncResult[R]]):
-    """The results of many calls, in the order of the calls. Await it for the list of their values.
+async def seen_graph(handle: Handle, readers: Readers) -> Graph:
+    """Return the workflow of `handle`. What draws it is loaded with the first: few processes look at workflows."""
+    graph: Graph = await importlib.import_module(".lineage", __package__).graph_of(handle, readers.reader)
+    return graph
 
-    results = await app.send_many(add.s(i, i) for i in range(10))
-    assert await results == [0, 2, 4, 6, 8, 10, 12, 14, 16, 18]
-    """
 
-    def __init__(self, results: Iterable[AsyncResult[R]], readers: Readers) -> None:
-        self._results = tuple(results)
-        self._readers = readers
-
-    @overload
-    def __getitem__(self, index: int) -> AsyncResult[R]: ...
-    @overload
-    def __getitem__(self, index: slice) -> ResultSet[R]: ...
-    def __getitem__(self, index: int | slice) -> AsyncResult[R] | ResultSet[R]:
-        if isinstance(index, slice):
-            return ResultSet(self._results[index], self._readers)
-        return self._results[index]
-
-    def __len__(self) -> int:
-        return len(self._results)
-
-    def __await__(self) -> Generator[Any, Any, list[R]]:
-        return self.get().__await__()
-
-    def __repr__(self) -> str:
-        return f"<ResultSet: {len(self)} results>"
-
-    @overload
-    async def get(self, timeout: float | None = ..., *, propagate: Literal[True] = ...) -> list[R]: ...
-    @overload
-    async def get(self, timeout: float | None = ..., *, propagate: bool) -> list[R | BaseException]: ...
-    async def get(self, timeout: float | None = None, *, propagate: bool = True) -> list[R] | list[R | BaseException]:
-        """Return all values in order, waiting up to `timeout` seconds for the last.
-
-        The first failure that comes in is raised at once; `propagate=False` puts exceptions in the list instead.
-
-        Raises:
-            ResultTimeout: not all came in time; the tasks go on.
-        """
-        limit = asyncio.timeout(timeout)
-        try:
-            async with limit, aclosing(self.as_completed()) as completed:
-                async for result in completed:
-                    if propagate:
-                        await result
-        except TimeoutError:
-            if not limit.expired():  # a task raised it
-                raise
-            missing = sum(not result.is_known for result in self)
-            raise ResultTimeout(f"{missing} of {len(self)} results did not come within {timeout:g} s") from None
-        return [await result.get(propagate=propagate) for result in self]
-
-    async def as_completed(self) -> AsyncGenerator[AsyncResult[R], None]:
-        """Yield each result when its task has ended; awaiting it then takes no time."""
-        for result in self:
-            if result.is_known:
-                yield result
-        pending: dict[str, list[AsyncResult[R]]] = {}
-        for result in self:
-            if not result.is_known:
-                pending.setdefault(result.id, []).append(result)
-        if not pending:
-            return
-        reader = await self._readers.reader()
-        elsewhere = [found for result in self for found in result.elsewhere(reader) if found in pending]
-        slot = running_slot.get()
+async def progress_in_task(handle: Handle, readers: Readers) -> AsyncGenerator[Progress, None]:
+    """Yield how far the workflow of `handle` is; a task that waits for this lends its slot meanwhile."""
+    slot = running_request.get().slot
+    if slot is not None:
+        slot.lend()
+    try:
+        following = importlib.import_module(".progress", __package__).progress_of
+        async with aclosing(following(handle, readers.reader, is_elsewhere)) as changes:
+            async for now in changes:
+                yield now
+    finally:
         if slot is not None:
-            slot.lend()
-        try:
-            async with reader.waiting.records(tuple(pending), elsewhere=elsewhere) as records:
-                while pending:
-                    record = await records.get()
-                    if states.is_ready(record.state):
-                        for result in pending.pop(record.id, ()):
-                            result.see(reader.codec.decode(record))
-                            yield result
-        finally:
-            if slot is not None:
-                slot.take_back_now()
-
-    async def completed_count(self) -> int:
-        """Return how many of the tasks have ended with a value."""
-        return sum([await result.successful() for result in self])
-
-    async def ready(self) -> bool:
-        """Whether all tasks have ended."""
-        return all([result.is_known or await result.ready() for result in self])
+            slot.take_back_now()
 
 
-class EagerResult(AsyncResult[R]):
+def is_elsewhere(source: Pushed, call: Call) -> bool:
+    """Whether the records of `call` go to another process than this one."""
+    return not isinstance(call, AsyncResult) or call.reply_to != source.store.address
+
+
+class EagerResult(AsyncResult[R_co]):
     """The result of a call that was run where it was made (`apply`, `task_always_eager`): it has ended already."""
 
     __slots__ = ("_frames",)
+    is_eager = True
 
     def __init__(
-        self, task_id: str, value: R | BaseException, state: str, traceback: str | None = None, *, readers: Readers
+        self,
+        task_id: str,
+        value: R_co | BaseException,
+        state: str,
+        traceback: str | None = None,
+        *,
+        readers: Readers,
+        parent: AsyncResult[Any] | GroupResult[Any] | None = None,
     ) -> None:
-        super().__init__(task_id, readers)
+        super().__init__(task_id, readers, parent=parent)
         self._frames = value.__traceback__ if isinstance(value, BaseException) else None
         done = datetime.fromtimestamp(readers.now(), UTC)
         self.see(Document(task_id, state, value, traceback, done))
@@ -431,10 +415,10 @@ class EagerResult(AsyncResult[R]):
         """Do nothing: the task has run."""
 
 
-class SyncResult(Generic[R]):
+class SyncResult(Generic[R_co]):
     """An `AsyncResult` for code without a loop: the same names, not awaited."""
 
-    def __init__(self, result: AsyncResult[R], bridge: Bridge) -> None:
+    def __init__(self, result: AsyncResult[R_co], bridge: Bridge) -> None:
         self._result = result
         self._bridge = bridge
         self.id = result.id
@@ -442,23 +426,32 @@ class SyncResult(Generic[R]):
     def __repr__(self) -> str:
         return f"<SyncResult: {self.id}>"
 
+    @property
+    def parent(self) -> SyncResult[Any] | SyncGroupResult[Any] | None:
+        """The result of what went before it in its chain."""
+        parent = self._result.parent
+        return None if parent is None else parent.sync
+
     @overload
     def get(
         self, timeout: float | None = ..., *, propagate: Literal[True] = ..., on_message: OnMessage | None = ...
-    ) -> R: ...
+    ) -> R_co: ...
     @overload
     def get(
         self, timeout: float | None = ..., *, propagate: bool, on_message: OnMessage | None = ...
-    ) -> R | BaseException: ...
+    ) -> R_co | BaseException: ...
     def get(
         self, timeout: float | None = None, *, propagate: bool = True, on_message: OnMessage | None = None
-    ) -> R | BaseException:
+    ) -> R_co | BaseException:
         """As `AsyncResult.get`."""
 
-        async def get() -> R | BaseException:
+        async def get() -> R_co | BaseException:
             return await self._result.get(timeout, propagate=propagate, on_message=on_message)
 
         return self._bridge.run(get)
+
+    def graph(self) -> Graph:
+        return self._bridge.run(self._result.graph)
 
     def state(self) -> str:
         return self._bridge.run(self._result.state)
@@ -477,6 +470,24 @@ class SyncResult(Generic[R]):
 
     def traceback(self) -> str | None:
         return self._bridge.run(self._result.traceback)
+
+    def name(self) -> str | None:
+        return self._bridge.run(self._result.name)
+
+    def worker(self) -> str | None:
+        return self._bridge.run(self._result.worker)
+
+    def args(self) -> tuple[Any, ...] | None:
+        return self._bridge.run(self._result.args)
+
+    def kwargs(self) -> Mapping[str, Any] | None:
+        return self._bridge.run(self._result.kwargs)
+
+    def retries(self) -> int | None:
+        return self._bridge.run(self._result.retries)
+
+    def queue(self) -> str | None:
+        return self._bridge.run(self._result.queue)
 
     def forget(self) -> None:
         self._bridge.run(self._result.forget)

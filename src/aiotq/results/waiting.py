@@ -51,6 +51,13 @@ class Backlog:
             raise _closed()
         return record
 
+    async def take(self) -> list[Record]:
+        """Return all that has come, when there is something; as `get`."""
+        records = [await self.get()]
+        while not self._queue.empty():
+            records.append(await self.get())
+        return records
+
 
 class Waiting:
     """Who waits for which task in this loop; its owner runs `run()`."""
@@ -124,6 +131,8 @@ class Waiting:
     ) -> AsyncGenerator[None, None]:
         if self._is_closed:
             raise _closed()
+        if self._store.watches_all:
+            elsewhere = ids
         for task_id in ids:
             self._listeners.setdefault(task_id, []).append(listener)
         self._store.listening = True

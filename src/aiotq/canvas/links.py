@@ -1,0 +1,209 @@
+"""What a message carries of its workflow in its body: callbacks, error callbacks, and the rest of its chain.
+
+Source: Celery, "Message Protocol", the third element of a body: callbacks, errbacks, chain (last step first), chord.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Final, Literal, cast
+
+from .._values import value
+from ..exceptions import CallError, MalformedMessage
+from ..options import CALL_OPTIONS
+from .forms import as_canvas, as_form
+from .signature import Canvas, Mode, Signature
+
+#: What a failure is turned into where a chain says so.
+Instead = Literal["skip", "continue", "leave_out"]
+_INSTEAD: Final = ("skip", "continue", "leave_out")
+#: Celery's word for our marker in a chain; its workers don't know it.
+_RESUME: Final = "aiotq.resume"
+
+
+@value
+class Resume:
+    """Stands in the rest of a chain: a failure before it, behind the mark before, ends here and becomes `instead`.
+
+    `given` is what "skip" goes on with; None: what the failed step was given.
+    """
+
+    instead: Instead
+    given: tuple[Any, ...] | None = None
+
+
+#: Of a signature in a message: `attempt` is that of a task that was replaced.
+_OPTIONS: Final = CALL_OPTIONS | {"attempt"}
+
+#: What holds forms in a composite's keyword arguments.
+_OF_FORMS: Final = frozenset({"tasks", "header", "body", "task"})
+
+Rest = tuple[Canvas[Any] | Resume, ...]
+
+
+@value
+class Broken:
+    """What an error callback is called for: the failed call's request, its exception and traceback, as documents."""
+
+    request: Mapping[str, Any]
+    error: Mapping[str, Any]
+    traceback: str | None
+
+
+@value
+class Links:
+    """What follows a task, as its message says.
+
+    `given` is the value of the step before, when it runs; until then only if it is neither its first argument
+    (`is_given`) nor in the join it awaits. `called_with` are the arguments that it runs with.
+    """
+
+    callbacks: tuple[Canvas[Any], ...] = ()
+    errbacks: tuple[Canvas[Any], ...] = ()
+    rest: Rest = ()
+    mode: Mode = "once"
+    broken: Broken | None = None
+    is_given: bool = False
+    given: tuple[Any, ...] = ()
+    then: tuple[str, ...] = ()  #: the first tasks behind the join it arrives at; only the first member is told
+    is_gated: bool = False  #: that join is a gate, and they are the next step of its chain
+    is_first: bool = False  #: it is the first task behind the join it awaits ...
+    begins: str | None = None  #: ... where this group comes, if it is one
+    #: Of one that awaits a join: marks and joins behind it, the nearest first, that are part of what that join starts.
+    #: If none of that runs they do not count.
+    scope: int = 0
+    awaited: tuple[str, ...] = ()  #: when it runs: the tasks whose values that gave, if it is the first
+    called_with: tuple[Sequence[Any], Mapping[str, Any]] = ((), MappingProxyType({}))
+
+
+NO_LINKS: Final = Links()
+
+
+def embedded(links: Links) -> dict[str, Any]:
+    """Return `links` in the form of a body's third element; what is not there is left out."""
+    embed: dict[str, Any] = {}
+    if links.callbacks:
+        embed["callbacks"] = [as_form(callback) for callback in links.callbacks]
+    if links.errbacks:
+        embed["errbacks"] = [as_form(callback) for callback in links.errbacks]
+    if links.rest:
+        embed["chain"] = [_rest_form(each) for each in reversed(links.rest)]
+    if links.mode != "once":
+        embed["mode"] = links.mode
+    if links.broken is not None:
+        embed["broken"] = [dict(links.broken.request), dict(links.broken.error), links.broken.traceback]
+    if links.is_given:
+        embed["is_given"] = True
+    elif links.given and links.rest[:1] == (Resume("skip"),):
+        embed["given"] = list(links.given)
+    if links.then:
+        embed["then"] = [list(links.then), links.is_gated]
+    if links.is_first:
+        embed["is_first"] = links.begins or True
+    if links.scope:
+        embed["scope"] = links.scope
+    return embed
+
+
+def links_of(embed: object) -> Links:
+    """Return what a body's third element says.
+
+    Raises:
+        MalformedMessage: it can't be read, or asks for what is not done here.
+    """
+    if not embed:
+        return NO_LINKS
+    if not isinstance(embed, Mapping):
+        raise MalformedMessage("the workflow that it carries is no mapping")
+    given = cast("Mapping[str, Any]", embed)
+    if given.get("chord"):
+        raise MalformedMessage("it is in the header of a chord of Celery's own, which only Celery's workers can count")
+    mode: Any = given.get("mode") or "once"
+    broken = given.get("broken")
+    if mode not in ("once", "map", "starmap"):
+        raise MalformedMessage(f"its task can't be called as {mode!r}")
+    try:
+        then, is_gated = given.get("then") or ((), False)
+        return Links(
+            tuple(_embedded_canvas(form) for form in _list(given, "callbacks")),
+            tuple(_embedded_canvas(form) for form in _list(given, "errbacks")),
+            tuple(_rest(form) for form in reversed(_list(given, "chain"))),
+            mode,
+            None if broken is None else Broken(*broken),
+            bool(given.get("is_given")),
+            tuple(_list(given, "given")),
+            then=tuple(each for each in then if isinstance(each, str)),
+            is_gated=bool(is_gated),
+            is_first=bool(given.get("is_first")),
+            begins=begins if isinstance(begins := given.get("is_first"), str) else None,
+            scope=int(given.get("scope") or 0),
+        )
+    except (CallError, TypeError, ValueError) as exc:
+        raise MalformedMessage(f"the workflow that it carries can't be read: {exc}") from None
+
+
+def _rest_form(each: Canvas[Any] | Resume) -> dict[str, Any]:
+    if not isinstance(each, Resume):
+        return as_form(each)
+    return {"task": _RESUME, "args": [each.instead] if each.given is None else [each.instead, list(each.given)]}
+
+
+def _rest(form: object) -> Canvas[Any] | Resume:
+    if isinstance(form, Mapping):
+        found = cast("Mapping[str, Any]", form)
+        if found.get("task") == _RESUME:
+            instead, *given = found.get("args") or (None,)
+            if instead not in _INSTEAD:
+                raise CallError(f"a chain can't resume with {instead!r}")
+            return Resume(instead, tuple(cast("Sequence[Any]", given[0])) if given else None)
+        return _embedded_canvas(found)
+    return _embedded_canvas(form)
+
+
+def _embedded_canvas(form: object) -> Canvas[Any]:
+    if not isinstance(form, Mapping):
+        raise CallError(f"a signature's form is a mapping, not a {type(form).__name__}")
+    return as_canvas(_without_celerys(cast("Mapping[str, Any]", form)))
+
+
+def _without_celerys(form: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `form` without those options that only Celery has."""
+    plain = dict(form)
+    if isinstance(plain.get("options"), Mapping):
+        options = cast("Mapping[str, Any]", plain["options"])
+        if options.get("chord"):
+            raise CallError("a step is in the header of a chord of Celery's own")
+        plain["options"] = {option: given for option, given in options.items() if option in _OPTIONS}
+    if plain.get("subtask_type") and isinstance(plain.get("kwargs"), Mapping):
+        kwargs = cast("Mapping[str, Any]", plain["kwargs"])
+        plain["kwargs"] = {name: _plain_inside(given) if name in _OF_FORMS else given for name, given in kwargs.items()}
+    return plain
+
+
+def _plain_inside(given: object) -> object:
+    """Return a form without what only Celery has, and a list with such; what is neither as it is."""
+    if isinstance(given, Mapping):
+        return _without_celerys(cast("Mapping[str, Any]", given))
+    if isinstance(given, (list, tuple)):
+        return [_plain_inside(each) for each in cast("Sequence[object]", given)]
+    return given
+
+
+def _list(embed: Mapping[str, Any], name: str) -> Sequence[Any]:
+    found: object = embed.get(name) or []
+    if not isinstance(found, (list, tuple)):
+        raise CallError(f"its {name} are no list")
+    return cast("Sequence[Any]", found)
+
+
+def steps_of(rest: Rest) -> tuple[Canvas[Any], ...]:
+    """Return the steps in `rest`."""
+    return tuple(each for each in rest if not isinstance(each, Resume))
+
+
+def signatures_of(canvas: Canvas[Any]) -> Sequence[Signature[Any]]:
+    """Return all signatures in `canvas`, those of callbacks not counted."""
+    if isinstance(canvas, Signature):
+        return [cast("Signature[Any]", canvas)]
+    return [signature for part in canvas.parts for signature in signatures_of(part)]

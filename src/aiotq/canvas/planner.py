@@ -1,0 +1,564 @@
+"""From a canvas to the messages that start it, and the joins that send the rest.
+
+A step knows what follows it in one of two ways: it carries the rest of its chain while that is small, or it arrives at
+a join, which holds the finished messages of what follows. So no message grows with what follows it, and nobody needs
+more than a message and a join to go on. All ids are fixed before anything is sent.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Final, cast
+
+import orjson
+
+from .._values import shown, value
+from ..calls import Callee, Part, wall_time
+from ..exceptions import CallError, EncodeError
+from ..message import Envelope, Step, new_id
+from ..results.base import Join
+from .building import Builder
+from .checking import check_arguments, check_depth, check_workflow, refuse_skip
+from .forms import as_form
+from .links import NO_LINKS, Broken, Instead, Links, Rest, Resume, embedded, steps_of
+from .signature import Canvas, Chain, Chord, Group, Signature, WhenFailed, as_callbacks, chained
+
+#: Bytes of a chain's rest that travel in a message; what is longer waits behind a join.
+INLINE: Final = 4096
+#: Celery's name of the task that returns what it is called with.
+ACCUMULATE: Final = "celery.accumulate"
+_SIZE_OF_MARK: Final = 50
+#: The first member of every join.
+_FIRST: Final = "0"
+#: Ids of last tasks that a message names.
+_MOST_ENDS: Final = 16
+
+
+@value
+class Given:
+    """What the first tasks of a canvas are called with: a value, or nothing."""
+
+    values: tuple[Any, ...] = ()
+
+
+@value
+class Awaited:
+    """They are called with the values that the members of a join arrived with, or then with `values`.
+
+    `first` is the first of them; `begins` the group that all of them are in.
+    """
+
+    join: str
+    first: str | None = None
+    begins: str | None = None
+    values: tuple[Any, ...] | None = None
+
+
+NOTHING: Final = Given()
+Incoming = Given | Awaited | Broken
+
+
+@value
+class Place:
+    """Where a canvas stands: what follows it, whose member it is, and whose child."""
+
+    rest: Rest = ()
+    join: str | None = None
+    members: tuple[str, ...] = ()
+    then: tuple[str, ...] = ()  #: the first tasks behind that join; only its first member is told
+    is_gated: bool = False  #: that join is a gate ...
+    chord: tuple[str, ...] = ()  #: ... behind which is this join, for this member
+    scope: int = 0  #: see `Links`
+    group_id: str | None = None
+    group_index: int | None = None
+    parent_id: str | None = None
+    root_id: str | None = None
+    reply_to: str | None = None
+
+
+@value(eq=False)
+class Plan:
+    """What is to be sent to start a workflow; joins first."""
+
+    envelopes: tuple[Envelope, ...]
+    joins: tuple[Join, ...] = ()
+
+
+@value(eq=False)
+class _Opening:
+    """A join to come, whose messages are still to be made: those that start `canvas`."""
+
+    id: str
+    size: int
+    canvas: Canvas[Any]
+    place: Place
+    about: str
+    until: float = 0.0
+
+
+def about(shape: object, *, is_gate: bool = False, marks: int = 0) -> str:
+    """Return what a join says to those who read its members; see `joined`. So many `marks` stand behind its header."""
+    told: dict[str, Any] = {"shape": shape}
+    if is_gate:
+        told["gate"] = True
+    if marks:
+        told["marks"] = marks
+    return orjson.dumps(told).decode()
+
+
+class Planner:
+    """Plans canvases whose ids are fixed (`frozen`). `has_joins` False: there is no store that workers share."""
+
+    def __init__(self, builder: Builder, *, has_joins: bool = True) -> None:
+        self._builder = builder
+        self._has_joins = has_joins
+        self._openings: deque[_Opening] = deque()
+
+    def check(self, canvas: Canvas[Any]) -> None:
+        """Raise `CallError` if a step of `canvas` can't be called so."""
+        check_workflow(canvas, self._builder.task)
+
+    def plan(self, canvas: Canvas[Any], incoming: Incoming, place: Place) -> Plan:
+        """Return what starts `canvas`.
+
+        Raises:
+            CallError: a task in it can't be sent so, or it needs a store that there is not.
+        """
+        return self.plan_all([(canvas, place)], incoming)
+
+    def plan_all(self, canvases: Sequence[tuple[Canvas[Any], Place]], incoming: Incoming) -> Plan:
+        """As `plan`, for several at once."""
+        self._openings.clear()
+        envelopes = [each for canvas, place in canvases for each in self._start(canvas, incoming, place)]
+        return Plan(tuple(envelopes), self._opened())
+
+    def gate(self, canvas: Canvas[Any], place: Place) -> Plan:
+        """Return a join of one member, "0", which starts `canvas` with the value that arrives; nothing starts yet."""
+        self._openings.clear()
+        self._open_gate(canvas, place)
+        return Plan((), self._opened())
+
+    def _opened(self) -> tuple[Join, ...]:
+        """Return the joins that were asked for, and those that their messages ask for."""
+        joins: list[Join] = []
+        patience = self._builder.conf.join_timeout
+        while self._openings:
+            opening = self._openings.popleft()
+            first = next(iter(_first_ids(opening.canvas, 1)), None)
+            then = self._start(opening.canvas, Awaited(opening.id, first), replace(opening.place, scope=0))
+            joins.append(Join(opening.id, opening.size, tuple(then), patience, opening.about, opening.until))
+        return tuple(joins)
+
+    def _open_gate(self, canvas: Canvas[Any], place: Place) -> str:
+        gate = new_id()
+        self._openings.append(_Opening(gate, 1, canvas, place, about(None, is_gate=True)))
+        return gate
+
+    def _start(self, canvas: Canvas[Any], incoming: Incoming, place: Place) -> Sequence[Envelope]:
+        match canvas:
+            case Signature():
+                if canvas.when_failed != "fail":
+                    place = _marked(place, Resume(canvas.when_failed))
+                return self._call(cast("Signature[Any]", canvas), incoming, place)
+            case Chain(tasks, when_failed):
+                if not tasks:
+                    raise CallError("an empty chain has nothing to call and no value: leave it out")
+                place = place if when_failed == "fail" else _marked(place, _resume(when_failed))
+                return self._start(tasks[0], incoming, replace(place, rest=(*tasks[1:], *place.rest)))
+            case Group():
+                return self._group(cast("Group[Any]", canvas), incoming, place)
+            case Chord(header, body, when_failed):
+                place = place if when_failed == "fail" else _marked(place, _resume(when_failed))
+                return self._chord(header, body, incoming, place)
+            case _:
+                raise CallError(f"{canvas!r} can't be sent")
+
+    def _group(self, group: Group[Any], incoming: Incoming, place: Place) -> Sequence[Envelope]:
+        following = next((at for at, each in enumerate(place.rest) if not isinstance(each, Resume)), None)
+        if following is not None:
+            body = cast("Canvas[Any]", place.rest[following])
+            marks, rest = place.rest[:following], place.rest[following + 1 :]
+            return self._chord(group, body, incoming, replace(place, rest=rest), marks=len(marks))
+        group_id = group.id or new_id()
+        incoming = _beginning(incoming, group_id)
+        members = iter(place.members)
+        envelopes: list[Envelope] = []
+        for index, member in enumerate(group.tasks):
+            there = replace(place, group_id=group_id, group_index=index)
+            if place.join is not None:
+                there = replace(there, members=tuple(next(members) for _ in range(leaves(member))))
+                if _FIRST not in there.members:
+                    there = replace(there, then=())
+            envelopes += self._start(*as_member(member, incoming, there))
+        return envelopes
+
+    def _chord(
+        self, header: Group[Any], body: Canvas[Any], incoming: Incoming, place: Place, *, marks: int = 0
+    ) -> Sequence[Envelope]:
+        size = leaves(header)
+        if size == 0:  # nobody would arrive
+            value = (shape_of(header),)
+            given = replace(incoming, values=value) if isinstance(incoming, Awaited) else Given(value)
+            return self._start(body, given, place)
+        if not self._has_joins:
+            raise CallError(
+                f"the chord {shown(header)} | {shown(body)} needs a results store that all workers share, to count in: "
+                "set result_backend to redis:// or sqlite:///; chains and links work without"
+            )
+        join = header.id or new_id()
+        told = about(shape_of(header), marks=marks)
+        self._openings.append(_Opening(join, size, body, place, told, self._until(header)))
+        inside = replace(place, rest=(), join=join, group_id=join, is_gated=False, chord=(), scope=place.scope + 1)
+        then = _first_ids(body)
+        incoming = _beginning(incoming, join)
+        envelopes: list[Envelope] = []
+        first = 0
+        for index, member in enumerate(header.tasks):
+            count = leaves(member)
+            members = tuple(map(str, range(first, first + count)))
+            there = replace(inside, group_index=index, members=members, then=then if _FIRST in members else ())
+            first += count
+            envelopes += self._start(*as_member(member, incoming, there))
+        return envelopes
+
+    def _call(self, call: Signature[Any], incoming: Incoming, place: Place) -> Sequence[Envelope]:
+        rest = place.rest
+        options = dict(call.options)
+        callbacks = tuple(as_callbacks("link", options.pop("link", None)))
+        errbacks = tuple(as_callbacks("link_error", options.pop("link_error", None)))
+        options.setdefault("task_id", new_id())
+        attempt = options.pop("attempt", 0)
+        task = self._builder.task(call.task) or call.task
+        links = Links(callbacks, errbacks, rest, call.mode, then=place.then, is_gated=place.is_gated)
+        step = Step(
+            place.group_id,
+            place.group_index,
+            place.join,
+            place.members,
+            is_gated=place.is_gated,
+            chord=place.chord,
+        )
+        args = call.args
+        if isinstance(incoming, Awaited):
+            declared = None if isinstance(task, str) else task.declared.expires
+            links = replace(links, is_first=options["task_id"] == incoming.first, scope=place.scope)
+            links = replace(links, begins=incoming.begins)
+            is_immutable = call.immutable or incoming.values is not None
+            step, options = _of_awaiting(step, incoming.join, is_immutable, options, declared)
+            args, links = _given_to(call, incoming.values or (), links)
+        elif isinstance(incoming, Broken):
+            if not call.immutable and takes_exceptions(task):
+                links = replace(links, broken=incoming)
+            elif not call.immutable:
+                args = (incoming.request["id"], *args)
+        else:
+            args, links = _given_to(call, incoming.values, links)
+        takes = links.broken is not None or (step.awaits is not None and not step.immutable)
+        check_arguments(call, task, args, 3 if links.broken is not None else int(takes))
+        try:
+            return self._message(call, task, args, options, place, step, links, attempt, self._carried(links.rest))
+        except EncodeError:
+            count = _marks(rest)
+            if not (self._has_joins and rest[count:]):
+                raise
+            # What a later step is called with has no form in this one's content type: it goes in a message of its own.
+            return self._message(call, task, args, options, place, step, links, attempt, count)
+
+    def _message(
+        self,
+        call: Signature[Any],
+        task: Callee | str,
+        args: Sequence[Any],
+        options: dict[str, Any],
+        place: Place,
+        step: Step,
+        links: Links,
+        attempt: int,
+        carried: int,
+    ) -> Sequence[Envelope]:
+        """Return the message of one call, which carries so many of what its rest is made of."""
+        rest = links.rest
+        if carried < len(rest):
+            before = steps_of(rest[:carried])
+            parent_id = lasts(before[-1])[0].id if before else options["task_id"]
+            first, *others = rest[carried:]
+            gate = self._open_gate(cast("Canvas[Any]", first), replace(place, rest=tuple(others), parent_id=parent_id))
+            step = replace(step, join=gate, members=(_FIRST,), is_gated=True, chord=step.seat or ())
+            links = replace(links, rest=rest[:carried], then=_first_ids(cast("Canvas[Any]", first)), is_gated=True)
+        if links.rest:
+            step = replace(step, ends=_ends(links.rest)[:_MOST_ENDS])
+        part = Part(
+            place.parent_id,
+            place.root_id if place.root_id != options["task_id"] else None,
+            step if step != _NO_STEP else None,
+            embedded(links) if links != NO_LINKS else {},
+            attempt,
+        )
+        return self._builder.envelopes(task, args, call.kwargs, options, reply_to=place.reply_to, part=part)
+
+    def _carried(self, rest: Rest) -> int:
+        """Return how much of `rest` a message carries: all, or what is short enough and ends with one call's value."""
+        if not self._has_joins:
+            return len(rest)
+        size = 0
+        for at, each in enumerate(rest):
+            size += _size(each)
+            if size > INLINE or (at == len(rest) - 1 and len(_ends(rest)) > _MOST_ENDS):
+                break
+        else:
+            return len(rest)
+        least = _marks(rest)
+        at += _marks(rest[at:])
+        while least < at < len(rest) and not _is_cut(rest, at):
+            at -= 1
+        return max(at, least)
+
+    def _until(self, header: Group[Any]) -> float:
+        """Return the time at which the last task of `header` is due that is to start later; 0 if none is."""
+        now = self._builder.now()
+        conf = self._builder.conf
+        latest = 0.0
+        for member in header.tasks:
+            for first in firsts(member):
+                if (countdown := first.options.get("countdown")) is not None:
+                    latest = max(latest, now + countdown)
+                elif (due := wall_time("eta", first.options.get("eta"), now, conf)) is not None:
+                    latest = max(latest, due)
+        return latest
+
+
+_NO_STEP: Final = Step()
+
+
+def frozen(canvas: Canvas[Any]) -> Canvas[Any]:
+    """Return `canvas` with the ids of all its calls and groups fixed; those of callbacks are given when they are sent.
+
+    Raises:
+        CallError: two calls in it have the same id, or it is nested too deep.
+    """
+    check_depth(canvas)
+    seen: set[str] = set()
+    return _frozen(canvas, seen)
+
+
+def _frozen(canvas: Canvas[Any], seen: set[str]) -> Canvas[Any]:
+    match canvas:
+        case Signature():
+            call = cast("Signature[Any]", canvas)
+            task_id = call.options.get("task_id")
+            if task_id is None:
+                task_id = new_id()
+                call = replace(call, options={**call.options, "task_id": task_id})
+            if task_id in seen:
+                raise CallError(f"two calls of one workflow have the id {task_id}: {call!r}")
+            seen.add(task_id)
+            return call
+        case Chain():
+            return replace(canvas, tasks=_with_end(tuple(_frozen(step, seen) for step in canvas.tasks)))
+        case Group():
+            group = cast("Group[Any]", canvas)
+            return replace(group, tasks=tuple(_frozen(task, seen) for task in group.tasks), id=group.id or new_id())
+        case Chord():
+            header, body = _with_end((_frozen(canvas.header, seen), _frozen(canvas.body, seen)))
+            return replace(canvas, header=cast("Group[Any]", header), body=body)
+        case _:
+            raise CallError(f"{canvas!r} can't be sent")
+
+
+def _with_end(steps: tuple[Canvas[Any], ...]) -> tuple[Canvas[Any], ...]:
+    """Return `steps` with a call at their end: without one, nobody would know when an empty group's turn has come."""
+    if len(steps) < 2 or firsts(steps[-1]):
+        return steps
+    value = shape_of(steps[-1])
+    end: Signature[Any] = Signature(ACCUMULATE, (value,), {"index": 0}, {"task_id": new_id()}, immutable=True)
+    return *steps[:-1], end
+
+
+def firsts(canvas: Canvas[Any]) -> Sequence[Signature[Any]]:
+    """Return the calls that start `canvas`."""
+    match canvas:
+        case Signature():
+            return [cast("Signature[Any]", canvas)]
+        case Chain(tasks):
+            return firsts(tasks[0]) if tasks else []
+        case Chord(header, body):
+            return firsts(header) if leaves(header) else firsts(body)
+        case _:
+            return [first for member in canvas.parts for first in firsts(member)]
+
+
+def _beginning(incoming: Incoming, group_id: str) -> Incoming:
+    """Return `incoming` of a group for its members."""
+    if isinstance(incoming, Awaited) and incoming.begins is None:
+        return replace(incoming, begins=group_id)
+    return incoming
+
+
+def _first_ids(canvas: Canvas[Any], most: int = 8) -> tuple[str, ...]:
+    """Return the ids of the calls that start `canvas`, so many of them as are told to others."""
+    return tuple(first.options["task_id"] for first in firsts(canvas)[:most] if "task_id" in first.options)
+
+
+def with_firsts(canvas: Canvas[Any], changed: Sequence[Signature[Any]]) -> Canvas[Any]:
+    """Return `canvas` with `changed` in the place of its `firsts`, in that order."""
+    left = iter(changed)
+
+    def put(each: Canvas[Any]) -> Canvas[Any]:
+        match each:
+            case Signature():
+                return next(left)
+            case Chain(tasks):
+                return replace(each, tasks=(put(tasks[0]), *tasks[1:])) if tasks else each
+            case Group(tasks):
+                return replace(cast("Group[Any]", each), tasks=tuple(map(put, tasks)))
+            case Chord(header, body):
+                if leaves(header):
+                    return replace(each, header=cast("Group[Any]", put(header)))
+                return replace(each, body=put(body))
+            case _:
+                return each
+
+    return put(canvas)
+
+
+def lasts(canvas: Canvas[Any]) -> Sequence[Signature[Any]]:
+    """Return the calls whose values are that of `canvas`."""
+    match canvas:
+        case Signature():
+            return [cast("Signature[Any]", canvas)]
+        case Chain(tasks):
+            return lasts(tasks[-1]) if tasks else []
+        case Chord(_, body):
+            return lasts(body)
+        case _:
+            return [last for member in canvas.parts for last in lasts(member)]
+
+
+def leaves(canvas: Canvas[Any]) -> int:
+    """Return how many calls the value of `canvas` is made of."""
+    match canvas:
+        case Signature():
+            return 1
+        case Chain(tasks):
+            return leaves(tasks[-1]) if tasks else 0
+        case Chord(_, body):
+            return leaves(body)
+        case _:
+            return sum(map(leaves, canvas.parts))
+
+
+def shape_of(canvas: Canvas[Any]) -> Any:
+    """Return how the value of `canvas` nests: None for a call's; a number of calls or a list of such for a group's."""
+    match canvas:
+        case Signature():
+            return None
+        case Chain(tasks):
+            return shape_of(tasks[-1]) if tasks else None
+        case Chord(_, body):
+            return shape_of(body)
+        case _:
+            shapes = [shape_of(member) for member in canvas.parts]
+            return len(shapes) if shapes and all(shape is None for shape in shapes) else shapes
+
+
+def takes_exceptions(task: Callee | str) -> bool:
+    """Whether an error callback takes request, exception and traceback; the others, and unknown ones, take an id."""
+    return not isinstance(task, str) and task.takes_several
+
+
+def as_member(member: Canvas[Any], incoming: Incoming, place: Place) -> tuple[Canvas[Any], Incoming, Place]:
+    """Return `member` to be started as one of a group: what is said of its failure is said of its place."""
+    if member.when_failed == "fail":
+        return member, incoming, place
+    instead: Instead = "leave_out" if member.when_failed == "skip" else "continue"
+    plain = replace(cast(Any, member), when_failed="fail")
+    return plain, incoming, _marked(place, Resume(instead))
+
+
+def _marked(place: Place, mark: Resume) -> Place:
+    """Return `place` with `mark` behind what is to stand there."""
+    return replace(place, rest=(mark, *place.rest), scope=place.scope + 1)
+
+
+def _given_to(call: Signature[Any], values: tuple[Any, ...], links: Links) -> tuple[tuple[Any, ...], Links]:
+    """Return the arguments of `call` when it is given `values`, which are gone on with if it is skipped."""
+    if not values:
+        return call.args, links
+    args = call.args if call.immutable else (*values, *call.args)
+    if not links.rest or links.rest[0] != Resume("skip"):
+        return args, links
+    return args, replace(links, given=values) if call.immutable else replace(links, is_given=True)
+
+
+def _resume(when_failed: WhenFailed) -> Resume:
+    if when_failed == "skip":
+        refuse_skip()
+    return Resume("continue")
+
+
+def _marks(rest: Rest) -> int:
+    """Return how many marks `rest` begins with."""
+    return next((at for at, each in enumerate(rest) if not isinstance(each, Resume)), len(rest))
+
+
+def _is_cut(rest: Rest, at: int) -> bool:
+    """Whether a message may carry what is before `at` alone: it ends with one call's value, and with its marks."""
+    if isinstance(rest[at], Resume):
+        return False
+    steps = steps_of(rest[:at])
+    return not steps or shape_of(steps[-1]) is None
+
+
+def _size(each: Canvas[Any] | Resume) -> int:
+    """Return about how many bytes `each` takes in a message."""
+    if isinstance(each, Resume):
+        return _SIZE_OF_MARK if each.given is None else _length(each.given)
+    return _length(as_form(each))
+
+
+def _length(given: Any) -> int:
+    try:
+        return len(orjson.dumps(given, default=repr, option=orjson.OPT_NON_STR_KEYS))
+    except TypeError:  # nested too deep for JSON, or numbers too large for it
+        return INLINE + 1
+
+
+def _ends(rest: Rest) -> tuple[str, ...]:
+    steps = steps_of(rest)
+    if not steps:
+        return ()
+    return tuple(last.options["task_id"] for last in lasts(steps[-1]) if "task_id" in last.options)
+
+
+def of_last(canvas: Canvas[Any], **options: Any) -> Canvas[Any]:
+    """Return `canvas` with options for the one call that it ends with."""
+    match canvas:
+        case Chain(tasks):
+            return replace(canvas, tasks=(*tasks[:-1], of_last(tasks[-1], **options)))
+        case Chord(_, body):
+            return replace(canvas, body=of_last(body, **options))
+        case _:
+            return canvas.clone(**options)
+
+
+def single(canvas: Canvas[Any]) -> Canvas[Any]:
+    """Return `canvas` such that it ends with one call: a group's values are collected by one more."""
+    if shape_of(canvas) is None:
+        return canvas
+    when_failed = canvas.when_failed
+    plain = canvas if when_failed == "fail" else canvas.on_failure("fail")
+    collecting: Signature[Any] = Signature(ACCUMULATE, kwargs={"index": 0})
+    whole = chained((plain, collecting))
+    return whole if when_failed == "fail" else whole.on_failure(when_failed)
+
+
+def _of_awaiting(
+    step: Step, join: str, is_immutable: bool, options: dict[str, Any], lifetime: float | None
+) -> tuple[Step, dict[str, Any]]:
+    """Return step and options of a call that waits for `join`: what counts from its start counts from that's end."""
+    rest = dict(options)
+    countdown = rest.pop("countdown", None)
+    lifetime = rest.pop("expires", lifetime) if isinstance(rest.get("expires", 0.0), (int, float)) else None
+    return replace(step, awaits=join, immutable=is_immutable, wait=countdown or None, lifetime=lifetime), rest

@@ -1,0 +1,435 @@
+"""Handles of many calls: `ResultSet`, and `GroupResult`, which nests as its group does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Generator, Iterable, Iterator, Sequence
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Self, TypeVar, cast, overload
+
+from .. import states
+from ..exceptions import CallError, ResultTimeout
+from ..request import running_request
+from ..sync import Bridge
+from .base import Record
+from .handle import AsyncResult, Readers, SyncResult, progress_in_task, seen_graph
+
+if TYPE_CHECKING:
+    from .graph import Graph
+    from .progress import Progress
+
+R_co = TypeVar("R_co", covariant=True)
+
+
+#: Seconds for which a saved group's shape is kept at least.
+_SHAPE_KEPT: Final = 86_400.0
+
+
+class ResultSet(Sequence[AsyncResult[R_co]]):
+    """The results of many calls, in the order of the calls. Await it for the list of their values.
+
+    results = await app.send_many(add.s(i, i) for i in range(10))
+    assert await results == [0, 2, 4, 6, 8, 10, 12, 14, 16, 18]
+    """
+
+    def __init__(self, results: Iterable[AsyncResult[R_co]], readers: Readers) -> None:
+        self._results = tuple(results)
+        self._readers = readers
+
+    @overload
+    def __getitem__(self, index: int) -> AsyncResult[R_co]: ...
+    @overload
+    def __getitem__(self, index: slice) -> ResultSet[R_co]: ...
+    def __getitem__(self, index: int | slice) -> AsyncResult[R_co] | ResultSet[R_co]:
+        if isinstance(index, slice):
+            return ResultSet(self._results[index], self._readers)
+        return self._results[index]
+
+    def __len__(self) -> int:
+        return len(self._results)
+
+    def __await__(self) -> Generator[Any, Any, list[R_co]]:
+        return self.get().__await__()
+
+    def __repr__(self) -> str:
+        return f"<ResultSet: {len(self)} results>"
+
+    @overload
+    async def get(self, timeout: float | None = ..., *, propagate: Literal[True] = ...) -> list[R_co]: ...
+    @overload
+    async def get(self, timeout: float | None = ..., *, propagate: bool) -> list[R_co | BaseException]: ...
+    async def get(
+        self, timeout: float | None = None, *, propagate: bool = True
+    ) -> list[R_co] | list[R_co | BaseException]:
+        """Return all values in order, waiting up to `timeout` seconds for the last.
+
+        The first failure that comes in is raised at once; `propagate=False` puts exceptions in the list instead.
+
+        Raises:
+            ResultTimeout: not all came in time; the tasks go on.
+        """
+        await self.wait(timeout, propagate=propagate)
+        return [await result.get(propagate=propagate) for result in self]
+
+    async def wait(
+        self, timeout: float | None = None, *, propagate: bool = False, tolerated: frozenset[str] = frozenset()
+    ) -> None:
+        """Return when all have ended; with `propagate` raise the first failure (but for those of ids in `tolerated`).
+
+        Raises:
+            ResultTimeout: not all ended within `timeout` seconds; the tasks go on.
+        """
+        limit = asyncio.timeout(timeout)
+        try:
+            async with limit, aclosing(self.as_completed()) as completed:
+                async for result in completed:
+                    if propagate and result.id not in tolerated:
+                        await result
+        except TimeoutError:
+            if not limit.expired():  # a task raised it
+                raise
+            missing = sum(not result.is_known for result in self)
+            raise ResultTimeout(f"{missing} of {len(self)} results did not come within {timeout:g} s") from None
+
+    async def as_completed(self) -> AsyncGenerator[AsyncResult[R_co], None]:
+        """Yield each result when its task has ended; awaiting it then takes no time."""
+        for result in self:
+            if result.is_known:
+                yield result
+        pending: dict[str, list[AsyncResult[R_co]]] = {}
+        for result in self:
+            if not result.is_known:
+                pending.setdefault(result.id, []).append(result)
+        if not pending:
+            return
+        reader = await self._readers.reader()
+        elsewhere = [found for result in self for found in result.elsewhere(reader) if found in pending]
+        slot = running_request.get().slot
+        if slot is not None:
+            slot.lend()
+        try:
+            async with reader.waiting.records(tuple(pending), elsewhere=elsewhere) as records:
+                while pending:
+                    record = await records.get()
+                    if states.is_ready(record.state):
+                        for result in pending.pop(record.id, ()):
+                            result.see(reader.codec.decode(record))
+                            yield result
+        finally:
+            if slot is not None:
+                slot.take_back_now()
+
+    async def completed_count(self) -> int:
+        """Return how many of the tasks have ended with a value."""
+        return sum(state == states.SUCCESS for state in await self.states())
+
+    async def ready(self) -> bool:
+        """Whether all tasks have ended."""
+        await self.states()
+        return all(result.is_known for result in self)
+
+    async def successful(self) -> bool:
+        """Whether all tasks have ended with a value."""
+        return all(state == states.SUCCESS for state in await self.states())
+
+    async def failed(self) -> bool:
+        """Whether a task has failed."""
+        return any(state == states.FAILURE for state in await self.states())
+
+    async def waiting(self) -> bool:
+        """Whether a task has not ended yet."""
+        return not await self.ready()
+
+    async def states(self) -> list[str]:
+        """Return the state of each task, in one look."""
+        unknown = [result for result in self if not result.is_known]
+        if unknown:
+            reader = await self._readers.reader()
+            records = await reader.store.get([result.id for result in unknown])
+            present = {record.id: record for record in records if record is not None}
+            for result in unknown:
+                if result.id in present and states.is_ready(present[result.id].state):
+                    result.see(reader.codec.decode(present[result.id]))
+        else:
+            present = {}
+        return [
+            (await result.state()) if result.is_known else getattr(present.get(result.id), "state", states.PENDING)
+            for result in self
+        ]
+
+    async def forget(self) -> None:
+        """Delete what the store knows of the tasks."""
+        ids = [result.id for result in self if not result.is_eager]
+        if ids:
+            await (await self._readers.reader()).store.forget(ids)
+
+    async def revoke(self, *, terminate: bool = False) -> None:
+        """See to it that none of the tasks runs; see `AsyncResult.revoke`."""
+        await asyncio.gather(*(result.revoke(terminate=terminate) for result in self))
+
+
+class GroupResult(Generic[R_co]):
+    """What became of a group: a list of handles, nested as the group was. Await it for the list of their values.
+
+    result = await group(add.s(i, i) for i in range(3))()
+    assert await result == [0, 2, 4]
+    """
+
+    def __init__(
+        self,
+        group_id: str,
+        results: Sequence[AsyncResult[Any] | GroupResult[Any]],
+        readers: Readers,
+        *,
+        parent: AsyncResult[Any] | GroupResult[Any] | None = None,
+        when_failed: Sequence[str] = (),
+    ) -> None:
+        self.id = group_id
+        self.results = list(results)
+        self.parent = parent
+        self._readers = readers
+        #: What becomes of the list when that member fails: "fail", "skip" or "continue".
+        self.when_failed = tuple(when_failed) or ("fail",) * len(self.results)
+
+    def __await__(self) -> Generator[Any, Any, list[R_co]]:
+        return self.get().__await__()
+
+    def __len__(self) -> int:
+        return len(self.results)
+
+    def __iter__(self) -> Iterator[AsyncResult[Any] | GroupResult[Any]]:
+        return iter(self.results)
+
+    def __getitem__(self, index: int) -> AsyncResult[Any] | GroupResult[Any]:
+        return self.results[index]
+
+    def __repr__(self) -> str:
+        return f"<GroupResult: {self.id} [{', '.join(result.id for result in self.results)}]>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, GroupResult) and (self.id, self.results) == (other.id, other.results)
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    @property
+    def sync(self) -> SyncGroupResult[R_co]:
+        """This result for code without a loop."""
+        return SyncGroupResult(self, self._readers.bridge)
+
+    @property
+    def children(self) -> list[AsyncResult[Any] | GroupResult[Any]]:
+        """The members' handles."""
+        return self.results
+
+    @property
+    def members(self) -> ResultSet[Any]:
+        """The handles of all its tasks, those of groups in it too, in order."""
+        return ResultSet(self._leaves(), self._readers)
+
+    @overload
+    async def get(self, timeout: float | None = ..., *, propagate: Literal[True] = ...) -> list[R_co]: ...
+    @overload
+    async def get(self, timeout: float | None = ..., *, propagate: bool) -> list[R_co | BaseException]: ...
+    async def get(
+        self, timeout: float | None = None, *, propagate: bool = True
+    ) -> list[R_co] | list[R_co | BaseException]:
+        """Return the values in order, waiting up to `timeout` seconds for the last.
+
+        The first failure that comes in is raised at once; `propagate=False` puts exceptions in the list instead.
+
+        Raises:
+            ResultTimeout: not all came in time; the tasks go on.
+        """
+        await self.members.wait(timeout, propagate=propagate, tolerated=frozenset(self._tolerated()))
+        return cast("list[R_co]", await self._values("fail" if propagate else "continue"))
+
+    join = get
+
+    def as_completed(self) -> AsyncGenerator[AsyncResult[Any], None]:
+        """Yield the handle of each of its tasks when that has ended; awaiting it then takes no time."""
+        return self.members.as_completed()
+
+    async def completed_count(self) -> int:
+        """Return how many of its tasks have ended with a value."""
+        return await self.members.completed_count()
+
+    async def ready(self) -> bool:
+        """Whether all of its tasks have ended."""
+        return await self.members.ready()
+
+    async def successful(self) -> bool:
+        """Whether all of its tasks have ended with a value."""
+        return await self.members.successful()
+
+    async def failed(self) -> bool:
+        """Whether one of its tasks has failed."""
+        return await self.members.failed()
+
+    async def waiting(self) -> bool:
+        """Whether one of its tasks has not ended yet."""
+        return await self.members.waiting()
+
+    async def graph(self) -> Graph:
+        """Return its workflow, with the states of its tasks; see `AsyncResult.graph`."""
+        return await seen_graph(self, self._readers)
+
+    async def progress(self) -> AsyncGenerator[Progress, None]:
+        """Yield how many of its tasks, and of those before it, have ended; see `AsyncResult.progress`."""
+        async with aclosing(progress_in_task(self, self._readers)) as changes:
+            async for now in changes:
+                yield now
+
+    async def revoke(self, *, terminate: bool = False) -> None:
+        """See to it that none of its tasks runs; see `AsyncResult.revoke`."""
+        await self.members.revoke(terminate=terminate)
+
+    async def forget(self) -> None:
+        """Delete what the store knows of its tasks, and of itself if it was saved."""
+        ids = [result.id for result in self._leaves() if not result.is_eager]
+        if ids or not self.results:
+            await (await self._readers.reader()).store.forget([self.id, *ids])
+
+    async def save(self) -> None:
+        """Keep its shape in the store, as long as results are kept, so that `restore` finds it by its id."""
+        reader = await self._readers.reader()
+        now = self._readers.now()
+        expires = now + max(reader.result_expires, _SHAPE_KEPT)
+        body = reader.codec.encode(self.id, states.SUCCESS, _shape(self), done_at=now)
+        await reader.store.put([Record(self.id, states.SUCCESS, body, reader.codec.content_type, expires)])
+
+    @classmethod
+    async def restore(cls, group_id: str, app: Readers) -> Self | None:
+        """Return the group that was saved under `group_id`; None if there is none (any more)."""
+        reader = await app.reader()
+        (record,) = await reader.store.get([group_id])
+        if record is None:
+            return None
+        shape = reader.codec.decode(record).result
+        if not is_shape(shape):
+            raise CallError(f"{group_id} is the id of a task, not of a group that was saved")
+        return cast(Self, _of_shape(cast("dict[str, Any]", shape), app))
+
+    def _leaves(self) -> Iterator[AsyncResult[Any]]:
+        for result in self.results:
+            if isinstance(result, GroupResult):
+                yield from result._leaves()
+            else:
+                yield result
+
+    def _tolerated(self) -> Iterator[str]:
+        """Yield the ids of tasks whose failure is not the group's."""
+        for result, when_failed in zip(self.results, self.when_failed, strict=True):
+            if isinstance(result, GroupResult):
+                yield from result._tolerated() if when_failed == "fail" else (leaf.id for leaf in result._leaves())
+            elif when_failed != "fail":
+                yield result.id
+
+    async def _values(self, otherwise: str) -> list[Any]:
+        """Return the values; `otherwise` says what becomes of failed members that say nothing of their own."""
+        values: list[Any] = []
+        for result, own in zip(self.results, self.when_failed, strict=True):
+            when_failed = otherwise if own == "fail" else own
+            if isinstance(result, GroupResult):
+                values.append(await result._values(when_failed))
+            elif when_failed == "fail":
+                values.append(await result.get())
+            elif when_failed != "skip" or await result.successful():
+                values.append(await result.get(propagate=False))
+        return values
+
+
+class SyncGroupResult(Generic[R_co]):
+    """A `GroupResult` for code without a loop: the same names, not awaited."""
+
+    def __init__(self, result: GroupResult[R_co], bridge: Bridge) -> None:
+        self._result = result
+        self._bridge = bridge
+        self.id = result.id
+
+    def __repr__(self) -> str:
+        return f"<SyncGroupResult: {self.id}>"
+
+    def __len__(self) -> int:
+        return len(self._result)
+
+    @property
+    def results(self) -> list[SyncResult[Any] | SyncGroupResult[Any]]:
+        """The members' handles."""
+        return [member.sync for member in self._result]
+
+    @property
+    def parent(self) -> SyncResult[Any] | SyncGroupResult[Any] | None:
+        """The result of what went before it in its chain."""
+        parent = self._result.parent
+        return None if parent is None else parent.sync
+
+    @overload
+    def get(self, timeout: float | None = ..., *, propagate: Literal[True] = ...) -> list[R_co]: ...
+    @overload
+    def get(self, timeout: float | None = ..., *, propagate: bool) -> list[R_co | BaseException]: ...
+    def get(self, timeout: float | None = None, *, propagate: bool = True) -> list[R_co] | list[R_co | BaseException]:
+        """As `GroupResult.get`."""
+
+        async def get() -> list[R_co] | list[R_co | BaseException]:
+            return await self._result.get(timeout, propagate=propagate)
+
+        return self._bridge.run(get)
+
+    join = get
+
+    def graph(self) -> Graph:
+        return self._bridge.run(self._result.graph)
+
+    def completed_count(self) -> int:
+        return self._bridge.run(self._result.completed_count)
+
+    def ready(self) -> bool:
+        return self._bridge.run(self._result.ready)
+
+    def successful(self) -> bool:
+        return self._bridge.run(self._result.successful)
+
+    def failed(self) -> bool:
+        return self._bridge.run(self._result.failed)
+
+    def waiting(self) -> bool:
+        return self._bridge.run(self._result.waiting)
+
+    def revoke(self, *, terminate: bool = False) -> None:
+        async def revoke() -> None:
+            await self._result.revoke(terminate=terminate)
+
+        self._bridge.run(revoke)
+
+    def forget(self) -> None:
+        self._bridge.run(self._result.forget)
+
+    def save(self) -> None:
+        self._bridge.run(self._result.save)
+
+
+def is_shape(given: object) -> bool:
+    """Whether `given` is how `GroupResult.save` keeps a group."""
+    return isinstance(given, dict) and {"id", "parent", "results", "on_failure"} == set(cast("dict[str, Any]", given))
+
+
+def _shape(result: AsyncResult[Any] | GroupResult[Any]) -> Any:
+    """Return ids and nesting of `result` as plain values."""
+    parent = None if result.parent is None else _shape(result.parent)
+    if not isinstance(result, GroupResult):
+        return {"id": result.id, "parent": parent}
+    return {
+        "id": result.id,
+        "parent": parent,
+        "results": [_shape(each) for each in result.results],
+        "on_failure": list(result.when_failed),
+    }
+
+
+def _of_shape(shape: dict[str, Any], readers: Readers) -> AsyncResult[Any] | GroupResult[Any]:
+    parent = None if shape.get("parent") is None else _of_shape(shape["parent"], readers)
+    if "results" not in shape:
+        return AsyncResult(str(shape["id"]), readers, parent=parent)
+    results = [_of_shape(each, readers) for each in shape["results"]]
+    return GroupResult(str(shape["id"]), results, readers, parent=parent, when_failed=shape.get("on_failure", ()))
