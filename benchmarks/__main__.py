@@ -97,6 +97,7 @@ def describe_settings(options: argparse.Namespace) -> dict[str, str]:
         f"prefetch {conf.worker_prefetch}, lease {conf.worker_lease:g} s: the defaults",
         "durability": "SQLite: write-ahead log, synchronous=FULL (fsync for every commit), late acknowledgement",
         "redis": "a server of its own on the same machine, save '' and appendonly no (redis-aof: appendfsync everysec)",
+        "rabbitmq": "a server of its own, all defaults; claims and results in such a Redis; every message is confirmed",
         "results": "stored and awaited, JSON; nothing is left out but the log (level warning)",
         "start": "each round has fresh processes and a new, empty broker; modules are compiled and in the disk cache",
         "rounds": f"{options.rounds}, interleaved; judged by their median{'; quick: small sizes' * options.quick}",
@@ -128,7 +129,7 @@ def run_once(benchmark: Benchmark, quick: bool, directory: Path, compiled: str) 
             tempfile.TemporaryDirectory(prefix="aiotq-", dir=directory, ignore_cleanup_errors=True)
         )
         try:
-            url = stack.enter_context(broker_running(benchmark.broker, Path(place)))
+            urls = stack.enter_context(broker_running(benchmark.broker, Path(place)))
         except BenchmarkError as exc:
             print(f"{benchmark.name}: {exc}", file=sys.stderr)
             return None
@@ -137,7 +138,7 @@ def run_once(benchmark: Benchmark, quick: bool, directory: Path, compiled: str) 
         # A session of its own: Ctrl-C is ours, and one signal ends whatever it started.
         process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.run", benchmark.name, str(size), str(file)],
-            env=environment(benchmark, url, Path(place), compiled),
+            env=environment(benchmark, urls, Path(place), compiled),
             stdin=subprocess.DEVNULL,
             start_new_session=True,
         )
@@ -156,7 +157,7 @@ def run_once(benchmark: Benchmark, quick: bool, directory: Path, compiled: str) 
         return samples
 
 
-def environment(benchmark: Benchmark, url: str, place: Path, compiled: str) -> dict[str, str]:
+def environment(benchmark: Benchmark, urls: Mapping[str, str], place: Path, compiled: str) -> dict[str, str]:
     """Return the environment of a benchmark: no settings but the defaults and its own, and all it makes in `place`."""
     kept = {name: text for name, text in os.environ.items() if not name.startswith("AIOTQ_") and name not in _DROPPED}
     paths = [str(Path(__file__).resolve().parent.parent), *filter(None, [kept.get("PYTHONPATH")])]
@@ -165,8 +166,7 @@ def environment(benchmark: Benchmark, url: str, place: Path, compiled: str) -> d
         "PYTHONPATH": os.pathsep.join(paths),
         "PYTHONPYCACHEPREFIX": compiled,
         "TMPDIR": str(place),
-        "AIOTQ_BROKER_URL": url,
-        **{f"AIOTQ_{name.upper()}": str(value) for name, value in benchmark.settings.items()},
+        **{f"AIOTQ_{name.upper()}": str(value) for name, value in {**urls, **benchmark.settings}.items()},
     }
 
 

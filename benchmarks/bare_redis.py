@@ -26,7 +26,7 @@ _GROUP: Final = "bare"
 #: XADDs in one pipeline.
 _SENT_AT_ONCE: Final = 500
 #: Seconds that a result is kept, as ours are by default.
-_EXPIRES: Final = 86_400
+EXPIRES: Final = 86_400
 #: Milliseconds that one read waits.
 _BLOCK: Final = 1000
 _ORIGIN: Final = f"{os.getpid()}@host"
@@ -95,13 +95,14 @@ async def drained(url: str, way: str, count: int, size: int, task: str, *args: o
         sent = time.perf_counter() - began
         last = await send_in_bulk(redis, 1, "stamp")
         await run_program("-m", "benchmarks.bare_redis", url, way, str(count), str(size + 2))
-        began_at, cpu_before = await _stamp_of(redis, first)
-        ended_at, cpu_after = await _stamp_of(redis, last)
+        began_at, cpu_before = await stamp_of(redis, first)
+        ended_at, cpu_after = await stamp_of(redis, last)
         await redis.flushdb()
     return Drained(size / sent, size / (ended_at - began_at), 1e6 * (cpu_after - cpu_before) / size)
 
 
-async def _stamp_of(redis: Redis, task_id: str) -> tuple[float, float]:
+async def stamp_of(redis: Redis, task_id: str) -> tuple[float, float]:
+    """Return what a task returned that has run."""
     found: Any = await redis.get(f"result:{task_id}")
     at, cpu = orjson.loads(found)["result"]
     return at, cpu
@@ -120,10 +121,10 @@ async def work(url: str, way: str, count: int, total: int) -> None:
 
 async def _run_batch(redis: Redis, entries: Sequence[Entry]) -> None:
     """Run `entries`, and write what came of all of them in one pipeline."""
-    results = await asyncio.gather(*(asyncio.create_task(_run(fields[b"m"])) for _, fields in entries))
+    results = await asyncio.gather(*(asyncio.create_task(result_of(fields[b"m"])) for _, fields in entries))
     pipeline = redis.pipeline(transaction=False)
     for key, result in results:
-        pipeline.set(key, result, ex=_EXPIRES)
+        pipeline.set(key, result, ex=EXPIRES)
     numbers = [number for number, _ in entries]
     pipeline.xack(_STREAM, _GROUP, *numbers)
     pipeline.xdel(_STREAM, *numbers)
@@ -134,15 +135,16 @@ async def _run_one_by_one(redis: Redis, entries: Sequence[Entry]) -> None:
     """Run `entries`, each of which writes for itself what came of it, as most task queues do."""
 
     async def run(number: bytes, packed: bytes) -> None:
-        key, result = await _run(packed)
-        await redis.set(key, result, ex=_EXPIRES)
+        key, result = await result_of(packed)
+        await redis.set(key, result, ex=EXPIRES)
         await redis.xack(_STREAM, _GROUP, number)
         await redis.xdel(_STREAM, number)
 
     await asyncio.gather(*(asyncio.create_task(run(number, fields[b"m"])) for number, fields in entries))
 
 
-async def _run(packed: bytes) -> tuple[str, bytes]:
+async def result_of(packed: bytes) -> tuple[str, bytes]:
+    """Run a task; return the key of its result, and that."""
     headers, args, kwargs = orjson.loads(packed)
     result = await _TASKS[headers["task"]](*args, **kwargs)
     document = {

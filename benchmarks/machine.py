@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 
 _FSYNCS = 50
-_PACKAGES = ("aiotq", "anyio", "orjson", "msgpack", "redis", "hiredis", "uvloop")
+_PACKAGES = ("aiotq", "anyio", "orjson", "msgpack", "redis", "hiredis", "pamqp", "aiormq", "uvloop")
 
 
 def describe(directory: Path) -> dict[str, str]:
@@ -29,6 +29,7 @@ def describe(directory: Path) -> dict[str, str]:
         "python": f"{platform.python_implementation()} {platform.python_version()} ({sys.executable})",
         "sqlite": sqlite3.sqlite_version,
         "redis": _redis_version(),
+        "rabbitmq": _rabbitmq_version(),
         "packages": ", ".join(f"{name} {_version(name)}" for name in _PACKAGES),
         "disk": f"{directory} ({kind}), writing and syncing 4 kB takes {fsync:.2f} ms (median of {_FSYNCS})",
         "load before": f"{load} (1, 5 and 15 minutes)",
@@ -78,6 +79,11 @@ def _redis_version() -> str:
         return "(not installed)"
     text = subprocess.run([program, "--version"], check=False, capture_output=True, text=True).stdout
     return next((word.removeprefix("v=") for word in text.split() if word.startswith("v=")), "unknown")
+
+
+def _rabbitmq_version() -> str:
+    places = sorted(Path("/usr/lib/rabbitmq/lib").glob("rabbitmq_server-*"))
+    return places[-1].name.removeprefix("rabbitmq_server-") if places else "(not installed)"
 
 
 def _version(name: str) -> str:

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from aiotq import AsyncResult, Signature
 
 from .figures import Figure, Samples
-from .processes import LONGEST, client_and_worker, own_cpu, worker_running
+from .processes import LONGEST, client_and_worker, worker_running
 from .tasks import app, noop, stamp
+from .usage import own_cpu
 
 _WARM_UP = 50
 

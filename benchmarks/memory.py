@@ -6,8 +6,9 @@ import asyncio
 import time
 
 from .figures import Benchmark, Figure, Samples
-from .processes import LONGEST, own_cpu
+from .processes import LONGEST
 from .tasks import app, nap, noop, noop_in_process, noop_in_thread
+from .usage import own_cpu
 
 _NAP = 0.01
 _NAPPERS = 200

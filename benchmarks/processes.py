@@ -1,17 +1,15 @@
-"""Workers in processes of their own, as a user starts them, and what a process has used so far."""
+"""Workers in processes of their own, as a user starts them."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import resource
 import sys
 import time
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager, suppress
-from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from . import usage
 from .figures import BenchmarkError
 from .tasks import app, noop
 
@@ -22,10 +20,6 @@ WORKER: Final = (sys.executable, "-m", "aiotq", "worker", "benchmarks.tasks:app"
 _PATIENCE: Final = 30.0
 #: Seconds that any one measurement may take.
 LONGEST: Final = 300.0
-_TICK: Final = 1 / os.sysconf("SC_CLK_TCK")
-_PAGE: Final = os.sysconf("SC_PAGE_SIZE")
-#: One megabyte, as the targets mean it.
-MEGABYTE: Final = 1_000_000
 
 
 class WorkerProcess:
@@ -65,11 +59,11 @@ class WorkerProcess:
 
     def cpu(self) -> float:
         """Return the seconds of CPU used so far."""
-        return sum(_cpu(pid) for pid in _tree(self._process.pid))
+        return usage.cpu(self._process.pid)
 
     def memory(self) -> float:
         """Return the resident memory in bytes."""
-        return sum(_memory(pid) for pid in _tree(self._process.pid))
+        return usage.memory(self._process.pid)
 
 
 @asynccontextmanager
@@ -116,35 +110,3 @@ async def client_and_worker() -> AsyncIterator[WorkerProcess]:
     async with app, worker_running() as worker:
         await worker.ready()
         yield worker
-
-
-def own_cpu() -> float:
-    """Return the seconds of CPU that this process has used, its children left out."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
-
-
-def _tree(root: int) -> list[int]:
-    """Return `root` and the processes it started, and those they started."""
-    parents: dict[int, list[int]] = {}
-    for entry in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):  # it ended meanwhile
-            parents.setdefault(int(_fields(entry)[1]), []).append(int(entry.parent.name))
-    found = [root]
-    for pid in found:
-        found += parents.get(pid, ())
-    return found
-
-
-def _cpu(pid: int) -> float:
-    fields = _fields(Path(f"/proc/{pid}/stat"))
-    return (int(fields[11]) + int(fields[12])) * _TICK
-
-
-def _memory(pid: int) -> float:
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE
-
-
-def _fields(stat: Path) -> list[str]:
-    """Return what stands behind the name in a `/proc/PID/stat` (the name may have blanks and brackets in it)."""
-    return stat.read_text().rpartition(")")[2].split()

@@ -33,8 +33,9 @@ from .measures import (
     send_and_drain,
     throughput,
 )
-from .processes import LONGEST, MEGABYTE, WorkerProcess, client_and_worker, own_cpu, run_program, worker_running
+from .processes import LONGEST, WorkerProcess, client_and_worker, run_program, worker_running
 from .tasks import app, lateness, nap, noop, stamp
+from .usage import MEGABYTE, own_cpu
 
 _CALLERS: Final = 100
 _WARM_UP: Final = 500

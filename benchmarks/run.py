@@ -11,11 +11,13 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from . import imports, memory, redis, sqlite, worker
+from . import canvas, imports, memory, rabbitmq, redis, sqlite, worker
 from .figures import Benchmark, BenchmarkError, Samples
 
 BENCHMARKS: dict[str, Benchmark] = {
-    benchmark.name: benchmark for group in (sqlite, redis, worker, memory, imports) for benchmark in group.BENCHMARKS
+    benchmark.name: benchmark
+    for group in (sqlite, redis, rabbitmq, canvas, worker, memory, imports)
+    for benchmark in group.BENCHMARKS
 }
 #: Seconds after which a benchmark counts as stuck; filling in a million delayed tasks is what takes longest.
 _DEADLINE = 1800.0

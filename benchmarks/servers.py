@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import json
+import os
+import random
 import shutil
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from . import usage
 from .figures import BenchmarkError, Broker
 
-#: Seconds in which a redis-server must answer, and end.
-_PATIENCE: Final = 20.0
+#: Seconds in which a server must answer, and end; RabbitMQ computes for five of them when nobody else does.
+_PATIENCE: Final = 60.0
+#: The file in which a RabbitMQ's environment is kept for whoever wants to ask it.
+_ENVIRONMENT: Final = "rabbitmq.json"
+#: The program itself: the one on the PATH changes to a user of its own.
+_RABBITMQ: Final = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
 #: The settings that say what is kept on the disk.
 PERSISTENCE: Final[dict[Broker, tuple[str, ...]]] = {
     "redis": ("--save", "", "--appendonly", "no"),
@@ -23,16 +31,22 @@ PERSISTENCE: Final[dict[Broker, tuple[str, ...]]] = {
 
 
 @contextmanager
-def broker_running(broker: Broker, directory: Path) -> Iterator[str]:
-    """Start a new and empty `broker` which keeps its files in `directory`; yield its URL and end it afterwards."""
+def broker_running(broker: Broker, directory: Path) -> Iterator[dict[str, str]]:
+    """Start a new and empty `broker` which keeps its files in `directory`; yield the settings that name it.
+
+    It is ended afterwards. With RabbitMQ come results in Redis.
+    """
     match broker:
         case "redis" | "redis-aof":
             with _redis_server(directory, PERSISTENCE[broker]) as url:
-                yield url
+                yield {"broker_url": url}
+        case "rabbitmq":
+            with _redis_server(directory, PERSISTENCE["redis"]) as results, _rabbitmq_server(directory) as url:
+                yield {"broker_url": url, "result_backend": results}
         case "sqlite":
-            yield f"sqlite:////{str(directory.resolve()).lstrip('/')}/queue.db"
+            yield {"broker_url": f"sqlite:////{str(directory.resolve()).lstrip('/')}/queue.db"}
         case "memory" | "none":
-            yield "memory://"
+            yield {"broker_url": "memory://"}
 
 
 @contextmanager
@@ -47,7 +61,7 @@ def _redis_server(directory: Path, settings: tuple[str, ...]) -> Iterator[str]:
         [program, *place, *settings], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
     )
     try:
-        _wait_until_it_answers(process, port)
+        _wait_until_it_answers(process, port, b"PING\r\n", b"+PONG")
         yield f"redis://127.0.0.1:{port}/0"
     finally:
         process.terminate()
@@ -57,6 +71,82 @@ def _redis_server(directory: Path, settings: tuple[str, ...]) -> Iterator[str]:
             process.kill()
 
 
+@contextmanager
+def _rabbitmq_server(directory: Path) -> Iterator[str]:
+    program, epmd = _RABBITMQ, shutil.which("epmd")
+    if epmd is None or not program.exists():
+        raise BenchmarkError("rabbitmq-server is not installed")
+    port, names_port, nodes_port = _quiet_ports(3)
+    # epmd, which knows where nodes listen, is one of our own: the server would start one that outlives it.
+    names = subprocess.Popen(
+        [epmd, "-port", str(names_port), "-address", "127.0.0.1"],
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    process: subprocess.Popen[bytes] | None = None
+    try:
+        _wait_until_it_answers(names, names_port)
+        environment = _rabbitmq_environment(directory, port, names_port, nodes_port)
+        with Path(directory, "rabbitmq.log").open("wb") as log:
+            process = subprocess.Popen(
+                [program], env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+        _wait_until_it_answers(process, port, b"AMQP\0\0\x09\x01", b"\1")
+        Path(directory, _ENVIRONMENT).write_text(json.dumps(environment))
+        Path(environment["RABBITMQ_PID_FILE"]).write_text(str(process.pid))
+        yield f"amqp://guest:guest@127.0.0.1:{port}/"
+    finally:
+        for each in (process, names):
+            if each is not None:  # nobody needs its files any more
+                each.kill()
+                each.wait()
+
+
+def _rabbitmq_environment(directory: Path, port: int, names_port: int, nodes_port: int) -> dict[str, str]:
+    here = str(directory)
+    return {
+        **{name: text for name, text in os.environ.items() if not name.startswith("RABBITMQ_")},
+        "HOME": here,  # where its cookie is
+        "detached": "1",  # for its script: become the server instead of starting it
+        "ERL_EPMD_ADDRESS": "127.0.0.1",
+        "ERL_EPMD_PORT": str(names_port),
+        "RABBITMQ_CONFIG_FILE": f"{here}/none",
+        "RABBITMQ_ADVANCED_CONFIG_FILE": f"{here}/none.config",
+        "RABBITMQ_CONF_ENV_FILE": f"{here}/none",
+        "RABBITMQ_DIST_PORT": str(nodes_port),
+        "RABBITMQ_ENABLED_PLUGINS_FILE": f"{here}/enabled_plugins",
+        "RABBITMQ_GENERATED_CONFIG_DIR": f"{here}/generated",
+        "RABBITMQ_LOG_BASE": here,
+        "RABBITMQ_LOGS": "-",
+        "RABBITMQ_MNESIA_BASE": f"{here}/mnesia",
+        "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+        "RABBITMQ_NODENAME": f"benchmark{port}@localhost",
+        "RABBITMQ_NODE_PORT": str(port),
+        "RABBITMQ_PID_FILE": f"{here}/pid",
+    }
+
+
+def count_queues(directory: Path) -> int:
+    """Return how many queues there are in the RabbitMQ that runs in `directory`."""
+    environment = json.loads(Path(directory, _ENVIRONMENT).read_text())
+    program = next(Path("/usr/lib/erlang").glob("erts-*/bin/erl_call"))
+    done = subprocess.run(
+        [program, "-sname", environment["RABBITMQ_NODENAME"], "-e"],
+        input=b"length(rabbit_amqqueue:list()).\n",
+        env=environment,
+        capture_output=True,
+        timeout=_PATIENCE,
+        check=True,
+    )
+    return int(done.stdout.decode().removeprefix("{ok, ").removesuffix("}"))
+
+
+def rabbitmq_cpu(directory: Path) -> float:
+    """Return the seconds of CPU that the RabbitMQ which runs in `directory` has used so far."""
+    return usage.cpu(int(Path(directory, "pid").read_text()))
+
+
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -64,15 +154,33 @@ def _free_port() -> int:
         return port
 
 
-def _wait_until_it_answers(process: subprocess.Popen[bytes], port: int) -> None:
+def _quiet_ports(count: int) -> list[int]:
+    """Return ports that nobody listens on, and that no connection is given while a server takes seconds to start."""
+    found: list[int] = []
+    while len(found) < count:
+        port = random.randrange(10_000, 32_000)  # below what Linux takes for connections
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            if port not in found:
+                found.append(port)
+    return found
+
+
+def _wait_until_it_answers(
+    process: subprocess.Popen[bytes], port: int, question: bytes = b"", answer: bytes = b""
+) -> None:
+    """Wait until `process` listens on `port`, and answers so."""
     deadline = time.monotonic() + _PATIENCE
     while process.poll() is None and time.monotonic() < deadline:
         try:
             with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
-                connection.sendall(b"PING\r\n")
-                if connection.recv(16).startswith(b"+PONG"):
+                if not question:
+                    return
+                connection.sendall(question)
+                if connection.recv(16).startswith(answer):
                     return
         except OSError:
             pass
         time.sleep(0.01)
-    raise BenchmarkError(f"redis-server does not answer (exit code {process.poll()})")
+    name = Path(str(process.args[0] if isinstance(process.args, (list, tuple)) else process.args)).name
+    raise BenchmarkError(f"{name} does not answer (exit code {process.poll()})")

@@ -37,6 +37,18 @@ async def lateness(due: float) -> float:
 
 
 @app.task
+async def same(number: int) -> int:
+    """Return `number`: a member of a chord, or a step of a chain, that does nothing."""
+    return number
+
+
+@app.task
+async def total(numbers: list[int]) -> int:
+    """Return the sum: what a chord is called for."""
+    return sum(numbers)
+
+
+@app.task
 def noop_in_thread() -> None:
     """Do nothing, in a thread."""
 

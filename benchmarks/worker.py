@@ -6,8 +6,9 @@ import asyncio
 import time
 
 from .figures import Benchmark, Figure, Samples
-from .processes import LONGEST, MEGABYTE, client_and_worker, own_cpu, worker_running
+from .processes import LONGEST, client_and_worker, worker_running
 from .tasks import app, noop, stamp
+from .usage import MEGABYTE, own_cpu
 
 _DAY = 86_400.0
 _BATCH = 10_000
