@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import Final, Protocol
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Final, Protocol
 
 from .clock import Clock
+from .exceptions import CallError, EncodeError, InvalidOption
+from .message import MAX_NAME, is_name
 from .results import ResultStore
+from .results.handle import LONG_REVOCATION
+from .results.revocations import of_header, of_root, of_task
 from .transport import DeadLetter, QueueStats, Transport
 
+#: Seconds for which all calls of a task or with a header are revoked, unless told otherwise.
+_WIDE_REVOCATION: Final = 86_400.0
 #: Dead letters looked at together when all are replayed: their bodies are in memory meanwhile.
 _PAGE: Final = 200
 
@@ -91,6 +97,53 @@ class Admin:
         before = None if older_than is None else self._home.clock.time() - older_than
         return await (await self._transport()).purge_dead(queue, before=before)
 
+    async def revoke(
+        self,
+        *task_ids: str,
+        tasks: Collection[str] = (),
+        roots: Collection[str] = (),
+        headers: Mapping[str, Any] | None = None,
+        terminate: bool = False,
+        expires: float | None = None,
+    ) -> None:
+        """See to it that calls do not run: they end as REVOKED when a worker comes to them (P8).
+
+            await app.admin.revoke(result.id, other.id)
+            await app.admin.revoke(tasks=["proj.send_mail"], terminate=True)
+            await app.admin.revoke(headers={"customer": 7}, expires=3600)
+            await app.admin.revoke(roots=[result.id])
+
+        By id; all calls of tasks; a call and all that it led to (`roots`: the ids of what was called first, in a
+        workflow the `root_id` of its requests); all calls that have one of `headers`. This holds for `expires` seconds
+        (None: a day for `tasks` and `headers`, a year otherwise), for workers that start later, and for calls that are
+        sent later. With `terminate` those that run are cancelled, as `AsyncResult.revoke` says.
+
+        Raises:
+            CallError: nothing is named.
+            InvalidOption: a name or `expires` is impossible.
+            EncodeError: a header has no form in JSON.
+        """
+        lasting, passing = _keys(task_ids, tasks, roots, headers or {})
+        if expires is not None and not 0 < expires < float("inf"):
+            raise InvalidOption(f"revoke: expires must be seconds, more than 0, not {expires!r}")
+        store = (await self._home.connection()).store
+        now = self._home.clock.time()
+        for keys, seconds in ((lasting, LONG_REVOCATION), (passing, _WIDE_REVOCATION)):
+            if keys:
+                ends = now + (seconds if expires is None else expires)
+                await store.revoke(keys, terminate=terminate, expires=ends)
+
+    async def unrevoke(
+        self,
+        *task_ids: str,
+        tasks: Collection[str] = (),
+        roots: Collection[str] = (),
+        headers: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Take `revoke` back for what it was said of; what has ended as REVOKED stays so. Raises as that."""
+        lasting, passing = _keys(task_ids, tasks, roots, headers or {})
+        await (await self._home.connection()).store.unrevoke([*lasting, *passing])
+
     async def _replay(self, letters: Sequence[DeadLetter]) -> int:
         readable = [(letter.key, letter.message.id) for letter in letters if letter.message is not None]
         if not readable:
@@ -101,3 +154,24 @@ class Admin:
 
     async def _transport(self) -> Transport:
         return (await self._home.connection()).transport
+
+
+def _keys(
+    task_ids: Sequence[str], tasks: Collection[str], roots: Collection[str], headers: Mapping[str, Any]
+) -> tuple[Sequence[str], Sequence[str]]:
+    """Return what stands for calls in a store: of ids and roots, and of tasks and headers."""
+    for option, names in (("task_ids", task_ids), ("tasks", tasks), ("roots", roots)):
+        if isinstance(names, str):
+            raise InvalidOption(f"revoke: {option} is a list of names: [{names!r}], not {names!r}")
+        for name in names:
+            if not is_name(name):
+                raise InvalidOption(
+                    f"revoke: {option} must be strings of 1 to {MAX_NAME} printable characters, not {name!r}"
+                )
+    if not (task_ids or tasks or roots or headers):
+        raise CallError("revoke: nothing is named; give ids, tasks, roots or headers")
+    try:
+        wide = [of_header(name, given) for name, given in headers.items()]
+    except TypeError as exc:
+        raise EncodeError(f"revoke: a header can't be so: {exc}") from exc
+    return [*task_ids, *map(of_root, roots)], [*map(of_task, tasks), *wide]

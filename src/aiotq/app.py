@@ -2,68 +2,74 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import os
 import socket
 import weakref
-from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
-from typing import Any, Final, ParamSpec, Self, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, Unpack, cast, overload
 
 from . import settings
 from .admin import Admin
-from .calls import build_envelopes
-from .canvas import Coordinator, Signature
+from .canvas import Signature
+from .canvas.building import Builder
+from .canvas.forms import signature
+from .canvas.planner import Planner, firsts
+from .canvas.signature import Canvas
 from .clock import SYSTEM_CLOCK, Clock
 from .connection import DISABLED, Connection
+from .connections import Connections
 from .content import Content, check_secret, check_secrets
-from .eager import call_eagerly
-from .exceptions import CallError, OperationalError, PublishTimeout, ResultsDisabled, SettingsError
-from .message import Envelope
+from .exceptions import ResultsDisabled, SettingsError
+from .message import Envelope, Message
 from .middleware import OutgoingCall
-from .options import CallOptions, check_options, check_route_option
+from .options import CallOptions, check_options, check_retry_policy, check_route_option
 from .outgoing import Call, tell_after, tell_before
+from .publisher import Persistence, persistence_of_calls
 from .registry import TaskRegistry
 from .request import Request, running_request
-from .results import Record, handle
-from .results.document import DocumentCodec
-from .results.handle import Reader, ResultSet
+from .results import Joined, Record, handle
+from .results.document import Called, DocumentCodec
+from .results.handle import Reader
+from .results.neighbours import Neighbours
+from .results.sets import ResultSet
 from .routing import Router, check_queues, check_routes, check_weights, select_queues
-from .serialization import sealed
 from .settings import Settings
 from .signals import after_task_publish, before_task_publish, connected
 from .surroundings import Surroundings
 from .sync import Bridge
 from .task import Task, current_trails, set_default_home
 from .transport import QueueOrder
-from .worker import Worker, WorkerOptions
+from .workflows import send_workflow, through_middleware
+
+if TYPE_CHECKING:
+    from .canvas.coordinator import Coordinator
+    from .worker import Worker
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Handle = TypeVar("Handle")
 T = TypeVar("T")
 
-#: State of `memory://name` URLs, common to the apps of a process; `memory://` is each app's own.
-_named_memory: Final[dict[tuple[str, str], Any]] = {}
 _CHECKS: Final[Mapping[str, settings.Check]] = {
     "security_key": check_secret,
     "security_previous_keys": check_secrets,
+    "task_publish_retry_policy": check_retry_policy,
     "task_queues": check_queues,
     "task_routes": lambda given: check_routes(given, check_route_option),
     "worker_queue_weights": check_weights,
 }
+_LINKS: Final = frozenset({"link", "link_error"})
 #: What an app under test has another one of.
 _REPLACED: Final = (
     *("conf", "clock", "bridge", "_memory", "_codec", "_router", "_coordinator_class"),
     *("_connections", "_last_loop", "_last_connection"),
 )
-_apps: Final[weakref.WeakSet[AioTQ]] = weakref.WeakSet()
-#: Connections that a fork copied: to take them apart here is to meddle with the parent's.
-_of_the_parent: Final[list[object]] = []
 
 
-class AioTQ(TaskRegistry, Surroundings, Content):
+class AioTQ(TaskRegistry, Surroundings, Content, Connections):
     """An application: its tasks, its settings and its connections.
 
         app = AioTQ("proj", broker="sqlite:///proj.db")
@@ -95,7 +101,8 @@ class AioTQ(TaskRegistry, Surroundings, Content):
         task_cls: type[Task[..., Any]] | None = None,
         **more_settings: Any,
     ) -> None:
-        TaskRegistry.__init__(self, main, Settings(checks=_CHECKS), task_cls)
+        checks = {**_CHECKS, "task_annotations": self.annotate_tasks}
+        TaskRegistry.__init__(self, main, Settings(checks=checks), task_cls)
         Surroundings.__init__(self)
         self.clock = clock
         self.conf.update(settings.from_environment(os.environ))
@@ -103,16 +110,12 @@ class AioTQ(TaskRegistry, Surroundings, Content):
         self._arguments = {name: value for name, value in given.items() if value is not None} | more_settings
         self.conf.update(self._arguments)
         Content.__init__(self, lambda: [task.fn for task in self.tasks.values()], main)
-        self._connections: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Slot] = weakref.WeakKeyDictionary()
-        self._last_loop: asyncio.AbstractEventLoop | None = None
-        self._last_connection: Connection | None = None
+        Connections.__init__(self)
         self._codec: DocumentCodec | None = None
         self._router: Router | None = None
-        self._memory: dict[tuple[str, str], Any] = {}
-        self._coordinator_class = Coordinator
-        self.bridge = Bridge(self.close)
+        self._coordinator_class: type[Coordinator] | None = None
         self.origin = f"{os.getpid()}@{socket.gethostname()}"
-        _apps.add(self)
+        self.builder = Builder(self)
         set_default_home(self)
 
     def __repr__(self) -> str:
@@ -179,6 +182,7 @@ class AioTQ(TaskRegistry, Surroundings, Content):
             yield
         finally:
             vars(self).update(own)
+            self.annotate_tasks(self.conf.task_annotations)
 
     def _home(self) -> AioTQ:
         return self
@@ -219,7 +223,7 @@ class AioTQ(TaskRegistry, Surroundings, Content):
         if not calls:
             return []
         timeout = max(timeouts)
-        connection = await self._connected_within(timeout, None)
+        connection = await self.connected_within(timeout, None)
         sent: list[Envelope] = []
         copies: list[Envelope] = []
         for task, call in calls:
@@ -229,7 +233,8 @@ class AioTQ(TaskRegistry, Surroundings, Content):
             sent.append(envelopes[0])
             if len(envelopes) > 1:
                 copies.extend(envelopes[1:])
-        await connection.publisher.publish([*sent, *copies] if copies else sent, timeout)
+        persistence = self.persistence(call.options for _, call in calls)
+        await connection.publisher.publish([*sent, *copies] if copies else sent, timeout, (), persistence)
         if running_request.get().id is not None:
             for envelope, (_, call) in zip(sent, calls, strict=True):
                 self._remember_child(envelope.message.id, call.options)
@@ -242,6 +247,10 @@ class AioTQ(TaskRegistry, Surroundings, Content):
         self, task: Task[..., Any] | str, args: Sequence[Any], kwargs: Mapping[str, Any], options: CallOptions
     ) -> handle.AsyncResult[Any]:
         """Send one call; what `Task.delay` and `send_task` do."""
+        if options and ("link" in options or "link_error" in options):
+            name = task if isinstance(task, str) else task.name
+            linked: Signature[Any] = Signature(name, tuple(args), kwargs, options, sender=self)
+            return await self.send_workflow(linked)
         if connected or self.onion.senders:
             name = task if isinstance(task, str) else task.name
             calls = [OutgoingCall(name, cast("tuple[Any, ...]", args), kwargs, options)]
@@ -251,18 +260,68 @@ class AioTQ(TaskRegistry, Surroundings, Content):
         timeout = options.get("publish_timeout")
         if timeout is not None:
             check_options(task if isinstance(task, str) else task.name, options)
-        connection = await self._connected_within(timeout, options.get("task_id"))
+        connection = await self.connected_within(timeout, options.get("task_id"))
         envelopes = self._envelopes(connection, task, args, kwargs, options)
-        await connection.publisher.publish(envelopes, timeout)
+        await connection.publisher.publish(envelopes, timeout, (), self.persistence((options,)) if options else None)
         self._remember_child(envelopes[0].message.id, options)
         return self._result(envelopes[0])
+
+    def persistence(self, calls: Iterable[Mapping[str, Any]]) -> Persistence | None:
+        """Return how often calls with these options are sent again; None: as the settings say."""
+        return persistence_of_calls(calls, self.conf.task_publish_retry, self.conf.task_publish_retry_policy)
 
     async def _call_eagerly(
         self, task: Task[..., Any] | str, args: Sequence[Any], kwargs: Mapping[str, Any], options: CallOptions
     ) -> handle.AsyncResult[Any]:
-        result = await call_eagerly(self, task, args, kwargs, options)
+        result: handle.AsyncResult[Any] = await _loaded("eager").call_eagerly(self, task, args, kwargs, options)
         self._remember_child(result.id, options)
         return result
+
+    def remember_children(self, envelopes: Sequence[Envelope], options: Mapping[str, Any]) -> None:
+        """As for one call, for those that a workflow begins with."""
+        for envelope in envelopes:
+            self._remember_child(envelope.message.id, cast(CallOptions, options))
+
+    async def run_eagerly(
+        self, task: Task[..., Any], message: Message, request: Request, call: Callable[[Request], Awaitable[Any]]
+    ) -> Any:
+        """Run `call` here as a run of `task`, with the signals, middleware and handlers that stand round one."""
+        if not (connected or task.handlers or self.onion.runners):
+            return await call(request)
+        return await _loaded("eager").run_surrounded(self.onion, task, message, request, call)
+
+    async def send_workflow(self, workflow: Canvas[Handle]) -> Handle:
+        """Send a signature, chain, group or chord, in one round trip; what `workflow.delay()` does."""
+        if self.conf.task_always_eager:
+            return await through_middleware(self, workflow, self._send_eagerly)
+        if isinstance(workflow, Signature) and workflow.mode == "once" and not _LINKS & workflow.options.keys():
+            call = cast("Signature[Any]", workflow)
+            task = self.tasks.get(call.task, call.task)
+            return cast(Handle, await self.call(task, call.args, call.kwargs, cast(CallOptions, call.options)))
+        return await send_workflow(self, cast("Canvas[Handle]", workflow))
+
+    async def _send_eagerly(self, workflow: Canvas[Any]) -> Any:
+        result = await self.apply_workflow(workflow, throw=None)
+        for first in firsts(workflow):
+            self._remember_child(first.options["task_id"], cast(CallOptions, first.options))
+        return result
+
+    async def apply_workflow(
+        self, workflow: Canvas[Handle], *, throw: bool | None, root_id: str | None = None
+    ) -> Handle:
+        """Run a workflow here, step after step; what `workflow.apply()` does."""
+        applied = await _loaded("eager_workflows").apply_workflow(self, workflow, throw=throw, root_id=root_id)
+        return cast(Handle, applied)
+
+    @property
+    def links_errors_of_headers(self) -> bool:
+        """Whether error callbacks of a chord are those of its header's tasks too."""
+        return self.conf.task_allow_error_cb_on_chord_header
+
+    async def joined(self, join_id: str) -> Joined | None:
+        """Return what became of a join."""
+        (found,) = await (await self.connection()).store.joined([join_id])
+        return found
 
     def _remember_child(self, task_id: str, options: CallOptions) -> None:
         """Note a call that was made by the task which runs here, for the `children` of its result."""
@@ -270,11 +329,21 @@ class AioTQ(TaskRegistry, Surroundings, Content):
         if request.id is not None and current_trails() and options.get("add_to_parent", True):
             request.children.append(task_id)
 
+    @overload
     def signature(
-        self, task: str, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
-    ) -> Signature[Any]:
-        """Return a signature of a task by name."""
-        return Signature(task, tuple(args), kwargs or {}, options, sender=self)
+        self, task: str, args: Sequence[Any] = ..., kwargs: Mapping[str, Any] | None = ..., **options: Any
+    ) -> Signature[Any]: ...
+    @overload
+    def signature(self, task: Canvas[Handle] | Mapping[str, Any], **options: Any) -> Canvas[Any]: ...
+    def signature(
+        self,
+        task: str | Canvas[Any] | Mapping[str, Any],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Canvas[Any]:
+        """Return a signature of a task by name, or of the form that `as_form` gave."""
+        return signature(task, args, kwargs, app=self, **options)
 
     def AsyncResult(self, task_id: str) -> handle.AsyncResult[Any]:
         """Return the handle of a call by its id."""
@@ -289,20 +358,7 @@ class AioTQ(TaskRegistry, Surroundings, Content):
         options: CallOptions,
     ) -> Sequence[Envelope]:
         reply_to = connection.store.address if connection.keeps_results else None
-        envelopes = build_envelopes(
-            self.conf,
-            self.serializers,
-            self.router,
-            task,
-            args,
-            kwargs,
-            options,
-            reply_to=reply_to,
-            now=self.clock.time(),
-            origin=self.origin,
-        )
-        signer = self.signer
-        return envelopes if signer is None else [sealed(signer, envelope) for envelope in envelopes]
+        return self.builder.envelopes(task, args, kwargs, options, reply_to=reply_to)
 
     def _result(self, envelope: Envelope) -> handle.AsyncResult[Any]:
         message = envelope.message
@@ -339,6 +395,8 @@ class AioTQ(TaskRegistry, Surroundings, Content):
                 accept=frozenset(self.conf.accept_content),
                 max_size=self.conf.result_max_size,
                 exception_types=self.conf.result_exception_types,
+                celery_compat=self.conf.celery_compat,
+                extended=self.conf.result_extended,
             )
         return self._codec
 
@@ -355,108 +413,30 @@ class AioTQ(TaskRegistry, Surroundings, Content):
         if request.id is None or request.ignore_result or not connection.keeps_results:
             return
         now = self.clock.time()
-        body = self.codec.encode(request.id, state, meta, done_at=now, parent_id=request.parent_id)
+        around = Neighbours(None if request.root_id == request.id else request.root_id, request.group)
+        is_told = self.codec.is_extended
+        body = self.codec.encode(
+            request.id,
+            state,
+            meta,
+            done_at=now,
+            parent_id=request.parent_id,
+            worker=request.hostname if is_told else None,
+            name=request.task,
+            neighbours=around,
+            called=Called.by(request) if is_told else None,
+        )
         expires = now + self.conf.result_expires
         record = Record(request.id, state, body, self.codec.content_type, expires, request.reply_to)
         await connection.store.put([record])
 
-    async def connection(self) -> Connection:
-        """Return the connection of the running loop, made with the first use; the settings are frozen then.
-
-        Raises:
-            OperationalError: broker or store can't be reached.
-            SettingsError: a URL can't be used.
-        """
-        loop = asyncio.get_running_loop()
-        if loop is self._last_loop and (last := self._last_connection) is not None and last.is_open:
-            return last
-        slot = self._slot()
-        failures = slot.failures
-        async with slot.lock:
-            if slot.connection is None or not slot.connection.is_open:
-                if slot.failures != failures and slot.failure is not None:
-                    raise slot.failure  # it was tried while we waited: a crowd must not try one after the other
-                slot.connection = await self._connect(slot)
-            self._last_loop, self._last_connection = loop, slot.connection
-            return slot.connection
-
-    async def _connect(self, slot: _Slot) -> Connection:
-        connection = Connection(self.conf, self.clock, self._memory_for)
+    def _settle(self) -> None:
         self._router = self._router if self.conf.is_frozen else Router(self.conf, check_route_option)
         self.check_security()
-        self.conf.freeze(f"{self!r} is in use; settings are made before the first call")
-        try:
-            await connection.open()
-        except OperationalError as exc:
-            slot.failures += 1
-            slot.failure = exc
-            raise
-        return connection
 
-    async def _connected_within(self, seconds: float | None, task_id: str | None) -> Connection:
-        """As `connection`, under the deadline of a call (P7)."""
-        last = self._last_connection
-        if last is not None and last.is_open and self._last_loop is asyncio.get_running_loop():
-            return last
-        seconds = self.conf.task_publish_timeout if seconds is None else seconds
-        limit = asyncio.timeout(seconds)
-        try:
-            async with limit:
-                return await self.connection()
-        except TimeoutError:
-            if not limit.expired():
-                raise
-            raise PublishTimeout(task_id or "(not sent)", seconds, maybe_sent=False) from None
-
-    async def close(self) -> None:
-        """Disconnect in the running loop: what is under way is sent first.
-
-        Raises:
-            CallError: a worker runs in this loop: leave it first.
-        """
-        slot = self._slot()
-        if slot.holders:
-            raise CallError(f"{self!r} can't disconnect while a worker of it runs in this loop: leave that first")
-        async with slot.lock:
-            connection, slot.connection = slot.connection, None
-            if self._last_connection is connection:
-                self._last_loop = self._last_connection = None
-            if connection is not None:
-                await connection.close()
-
-    async def __aenter__(self) -> Self:
-        await self.connection()
-        slot = self._slot()
-        slot.entered += 1
-        slot.is_left = False
-        return self
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        slot = self._slot()
-        slot.entered -= 1
-        if slot.entered == 0:
-            slot.is_left = True
-            if not slot.holders:
-                await self.close()
-
-    @asynccontextmanager
-    async def holding(self) -> AsyncGenerator[Connection, None]:
-        """Be connected, and stay so although the app is left meanwhile; what a worker does while it runs."""
-        connection = await self.connection()
-        slot = self._slot()
-        slot.holders += 1
-        try:
-            yield connection
-        finally:
-            slot.holders -= 1
-            if slot.is_left and not slot.entered and not slot.holders:
-                await self.close()
-
-    @asynccontextmanager
-    async def lifespan(self, _asgi_app: object = None) -> AsyncGenerator[None, None]:
-        """Stay connected while an ASGI application runs: `FastAPI(lifespan=app.lifespan)`."""
-        async with self:
-            yield
+    def forget_connections(self) -> None:
+        super().forget_connections()
+        self.origin = f"{os.getpid()}@{socket.gethostname()}"
 
     def worker(
         self,
@@ -483,9 +463,10 @@ class AioTQ(TaskRegistry, Surroundings, Content):
             InvalidOption: a queue's name or a number is impossible.
         """
         conf = self.conf
-        return Worker(
+        room: Any = _loaded("worker")
+        made: Worker = room.Worker(
             self,
-            WorkerOptions(
+            room.WorkerOptions(
                 queues=select_queues(conf, queues, exclude_queues),
                 order=QueueOrder(
                     conf.worker_queue_weights if queue_weights is None else queue_weights,
@@ -499,61 +480,29 @@ class AioTQ(TaskRegistry, Surroundings, Content):
                 grace=conf.worker_grace if grace is None else grace,
             ),
         )
+        return made
 
     @property
     def admin(self) -> Admin:
         """Queues and dead letters, for whoever looks after them."""
         return Admin(self)
 
-    def coordinator(self, worker: str) -> Coordinator:
+    def coordinator(self, worker: str, *, has_joins: bool) -> Coordinator:
         """Return what decides, for the worker called so, what follows from an outcome."""
-        return self._coordinator_class(
+        kind: type[Coordinator] = self._coordinator_class or _loaded("canvas.coordinator").Coordinator
+        return kind(
             self.codec,
             self.clock,
+            Planner(self.builder, has_joins=has_joins),
             worker=worker,
             result_expires=self.conf.result_expires,
             keeps_results=self.conf.result_backend != DISABLED,
         )
 
-    def _slot(self) -> _Slot:
-        loop = asyncio.get_running_loop()
-        slot = self._connections.get(loop)
-        if slot is None:
-            for other in [each() for each in self._connections.keyrefs()]:
-                if other is not None and other.is_closed():  # its connection would keep it
-                    self._connections.pop(other, None)
-            slot = self._connections[loop] = _Slot()
-        return slot
 
-    def _memory_for(self, name: str, kind: str, make: Callable[[], Any]) -> Any:
-        """Return what lasts longer than a connection: the memory of `memory://` is ours, that with a name anybody's."""
-        kept = _named_memory if name else self._memory
-        if (name, kind) not in kept:
-            kept.setdefault((name, kind), make())
-        return kept[name, kind]
-
-    def forget_connections(self) -> None:
-        """Drop what a fork copied: the connections are the parent's."""
-        _of_the_parent.append((self._connections, self._last_connection))
-        self._connections = weakref.WeakKeyDictionary()
-        self._last_loop = self._last_connection = None
-        self.bridge.forget()
-        self.origin = f"{os.getpid()}@{socket.gethostname()}"
-
-
-class _Slot:
-    """The connection of one loop, and who entered it."""
-
-    __slots__ = ("__weakref__", "connection", "entered", "failure", "failures", "holders", "is_left", "lock")
-
-    def __init__(self) -> None:
-        self.connection: Connection | None = None
-        self.entered = 0
-        self.holders = 0  #: workers
-        self.is_left = False  #: whether somebody entered the app and the last one left it
-        self.failures = 0  #: attempts to connect that failed, and the last one's error
-        self.failure: OperationalError | None = None
-        self.lock = asyncio.Lock()
+def _loaded(room: str) -> Any:
+    """Return a room that most processes never need: to send calls is not to run them."""
+    return importlib.import_module(f".{room}", __package__)
 
 
 def _import_object(path: str) -> object:
@@ -567,11 +516,3 @@ def _import_object(path: str) -> object:
         found = importlib.import_module(parent)
         colon = ":"
     return getattr(found, attribute) if colon else found
-
-
-def _after_fork() -> None:
-    for app in _apps:
-        app.forget_connections()
-
-
-os.register_at_fork(after_in_child=_after_fork)

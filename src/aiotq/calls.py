@@ -5,12 +5,14 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from dataclasses import replace
+from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Any, Final, Protocol, TypeVar
 
+from ._values import value
 from .exceptions import EncodeError, InvalidArguments, InvalidOption, MessageTooLarge
-from .message import END_OF_TIME, MAX_NAME, MAX_USER_HEADERS, Envelope, Message, is_name, new_id
+from .message import END_OF_TIME, MAX_NAME, MAX_USER_HEADERS, Envelope, Message, Step, is_name, new_id
 from .options import CallOptions, RunsIn, TaskOptions, check_options
 from .request import running_request
 from .routing import PLACES, Router
@@ -18,6 +20,8 @@ from .serialization import PLAIN_JSON, Compression, Serializer, SerializerRegist
 from .settings import Settings
 
 T = TypeVar("T")
+
+_NO_EMBED: Final[Mapping[str, Any]] = {}
 
 
 class Callee(Protocol):
@@ -36,6 +40,33 @@ class Callee(Protocol):
 
     def parameter(self, index: int) -> str: ...
 
+    @property
+    def takes_several(self) -> bool: ...
+
+
+class Parent(Protocol):
+    """A running call, as those it makes need it."""
+
+    @property
+    def id(self) -> str | None: ...
+
+    @property
+    def root_id(self) -> str | None: ...
+
+
+@value
+class Part:
+    """What a call is of a workflow: its parent's id and its root's, its step, and the `embed` of its body.
+
+    Its arguments were checked by whoever made it: they are not all there yet.
+    """
+
+    id: str | None
+    root_id: str | None
+    step: Step | None
+    embed: Mapping[str, Any]
+    attempt: int = 0
+
 
 class ArgumentCheck:
     """Whether arguments fit a signature, decided quickly; the slow way words the error."""
@@ -51,6 +82,8 @@ class ArgumentCheck:
         plain = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
         self._names = [p.name for p in plain]
         self._simple = len(plain) == len(parameters) and all(p.kind is p.POSITIONAL_OR_KEYWORD for p in plain)
+        is_open = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+        self._positional = math.inf if is_open else len(plain)
         self._least = sum(p.default is p.empty for p in plain)
 
     def check(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
@@ -60,6 +93,11 @@ class ArgumentCheck:
             self._signature.bind(*args, **kwargs)
         except TypeError as exc:
             raise InvalidArguments(f"{self._name}{self._signature}: {exc}") from None
+
+    @property
+    def takes_several(self) -> bool:
+        """Whether it can be called with more than one positional argument."""
+        return self._positional > 1
 
     def name_of(self, index: int) -> str:
         return self._names[index] if index < len(self._names) else f"#{index}"
@@ -76,36 +114,40 @@ def build_envelope(
     reply_to: str | None,
     now: float,
     origin: str | None = None,
+    part: Part | None = None,
 ) -> Envelope:
     """Return the envelope of one call, checked: nothing that can't be sent or run gets further than this.
 
-    Options go: the call's, the task's, the settings'.
+    Options go: the call's, the task's, the settings'. `part` is what it is of a workflow.
 
     Raises:
         InvalidArguments, InvalidOption, EncodeError, MessageTooLarge: see `Task.delay`.
     """
-    name, declared = _check(task, args, kwargs, options)
+    name, declared = _check(task, args, kwargs, options, part)
     serializer = serializers.to_send(
         options.get("serializer") or declared.serializer or conf.task_serializer, conf.accept_content
     )
     wanted = options.get("compression") or declared.compression or conf.task_compression
     compression = None if wanted is None else serializers.compression(wanted)
-    body = encode_body(conf, serializers, serializer, task, args, kwargs, compression)
+    embed = _NO_EMBED if part is None else part.embed
+    body = encode_body(conf, serializers, serializer, task, args, kwargs, compression, embed)
     ignore_result = _first(options.get("ignore_result"), declared.ignore_result, conf.task_ignore_result)
     due = _due(options, now, conf) if options else None
-    expires = options.get("expires") or declared.expires
+    expires = options.get("expires")
+    if expires is None and (part is None or part.step is None or part.step.awaits is None):
+        expires = declared.expires
     headers = options.get("headers")
     shadow = options.get("shadow")
     if shadow is None and declared.shadow_name is not None:
         shadow = _shadow(declared.shadow_name, args, kwargs, options)
-    parent = running_request.get()
+    parent: Parent = running_request.get() if part is None else part
     message = Message(
         options.get("task_id") or new_id(),
         name,
         body,
         serializer.content_type,
         serializer.content_encoding,
-        None if ignore_result else options.get("reply_to") or reply_to,
+        None if ignore_result and part is None else options.get("reply_to") or reply_to,
         now,
         due,
         None if expires is None else wall_time("expires", expires, now, conf),
@@ -118,6 +160,8 @@ def build_envelope(
         origin=origin,
         headers=_encodable_headers(serializers, name, headers) if headers else None,
         compression=None if compression is None else compression.content_type,
+        attempt=0 if part is None else part.attempt,
+        step=None if part is None else part.step,
     )
     return Envelope(
         message,
@@ -139,6 +183,7 @@ def build_envelopes(
     reply_to: str | None,
     now: float,
     origin: str | None = None,
+    part: Part | None = None,
 ) -> Sequence[Envelope]:
     """As `build_envelope`, for where `router` sends the call: the call itself, and a copy for each further queue.
 
@@ -151,9 +196,11 @@ def build_envelopes(
         and (isinstance(task, str) or (task.declared.exchange is None and task.declared.routing_key is None))
     ):
         return (
-            build_envelope(conf, serializers, task, args, kwargs, options, reply_to=reply_to, now=now, origin=origin),
+            build_envelope(
+                conf, serializers, task, args, kwargs, options, reply_to=reply_to, now=now, origin=origin, part=part
+            ),
         )
-    name, declared = _check(task, args, kwargs, options)
+    name, declared = _check(task, args, kwargs, options, part)
     route = router.route(
         name, args, kwargs, options, declared_places(declared), None if isinstance(task, str) else task
     )
@@ -164,17 +211,25 @@ def build_envelopes(
     if "eta" in options and "countdown" not in options:
         said.pop("countdown", None)
 
-    def build(options: Any) -> Envelope:
-        return build_envelope(conf, serializers, task, args, kwargs, options, reply_to=reply_to, now=now, origin=origin)
+    def build(options: Any, part: Part | None) -> Envelope:
+        envelope = build_envelope(
+            conf, serializers, task, args, kwargs, options, reply_to=reply_to, now=now, origin=origin, part=part
+        )
+        if route.address is None:
+            return envelope
+        return replace(envelope, message=replace(envelope.message, address=route.address))
 
-    first = build({**said, "queue": route.queues[0]})
+    first = build({**said, "queue": route.queues[0]}, part)
     if len(route.queues) == 1:
         return (first,)
     of_a_copy = {option: given for option, given in said.items() if option not in _NOT_COPIED}
     return (
         first,
         *(
-            build({**of_a_copy, "queue": queue, "task_id": _copy_id(first.message.id, queue), "ignore_result": True})
+            build(
+                {**of_a_copy, "queue": queue, "task_id": _copy_id(first.message.id, queue), "ignore_result": True},
+                None if part is None else replace(part, step=None, embed=_NO_EMBED),
+            )
             for queue in route.queues[1:]
         ),
     )
@@ -192,7 +247,7 @@ def _copy_id(task_id: str, queue: str) -> str:
 
 
 def _check(
-    task: Callee | str, args: Sequence[Any], kwargs: Mapping[str, Any], options: CallOptions
+    task: Callee | str, args: Sequence[Any], kwargs: Mapping[str, Any], options: CallOptions, part: Part | None = None
 ) -> tuple[str, TaskOptions]:
     """Return the name of what is called and what it declares, its arguments and options checked."""
     if isinstance(task, str):
@@ -203,7 +258,7 @@ def _check(
         name, declared = task.name, task.declared
     if not isinstance(args, (list, tuple)):  # a string would be taken for its letters
         raise InvalidArguments(f"{name}: args must be a list or tuple, not a {type(args).__name__}")
-    if not isinstance(task, str):
+    if part is None and not isinstance(task, str):
         task.check(args, kwargs)
     if options:
         check_options(name, options, runs_in=None if isinstance(task, str) else task.runs_in)
@@ -234,6 +289,7 @@ def encode_body(
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
     compression: Compression | None = None,
+    embed: Mapping[str, Any] = _NO_EMBED,
 ) -> bytes:
     """Return the body `[args, kwargs, embed]` of a call, compressed if there is a `compression`.
 
@@ -244,7 +300,7 @@ def encode_body(
     """
     name = task if isinstance(task, str) else task.name
     try:
-        body = serializer.encode([list(args), kwargs, {}])  # a tuple would be tagged
+        body = serializer.encode([list(args), kwargs, embed])  # a tuple would be tagged
     except Exception:  # whatever the serializer raises: said again with the place
         for index, value in enumerate(args):
             what = f"#{index}" if isinstance(task, str) else task.parameter(index)
@@ -290,16 +346,14 @@ def wall_time(option: str, given: float | datetime | None, now: float, conf: Set
     """Return the time that `given` means: seconds from `now`, or a datetime, in the app's zone if it names none.
 
     Raises:
-        InvalidOption: it is beyond the calendar.
+        InvalidOption: it is beyond the calendar, or skipped where clocks are put forward.
     """
     if given is None:
         return None
     try:
         if isinstance(given, datetime):
             if given.tzinfo is None:
-                from zoneinfo import ZoneInfo  # noqa: PLC0415  # 3 ms of everybody's start, for few
-
-                given = given.replace(tzinfo=ZoneInfo(conf.timezone))
+                given = _in_zone(option, given, conf.timezone)
             time = max(given.timestamp(), 0.0)
         else:
             time = now + given
@@ -308,3 +362,16 @@ def wall_time(option: str, given: float | datetime | None, now: float, conf: Set
     if time >= END_OF_TIME:
         raise InvalidOption(f"option {option}: {given!r} is beyond the end of the calendar")
     return time
+
+
+def _in_zone(option: str, given: datetime, name: str) -> datetime:
+    from zoneinfo import ZoneInfo  # noqa: PLC0415  # 3 ms of everybody's start, for few
+
+    zone = ZoneInfo(name)
+    aware = given.replace(tzinfo=zone)
+    if aware.astimezone(UTC).astimezone(zone).replace(tzinfo=None) != given:
+        raise InvalidOption(
+            f"option {option}: {given} does not exist in {name}, where clocks are put forward over it: "
+            "take another time, or one with a zone"
+        )
+    return aware

@@ -18,11 +18,13 @@ from . import __version__, states
 from .app import AioTQ
 from .console import show
 from .console.dead import dead
+from .console.draw import graph
 from .console.fleet import run_fleet
 from .console.log_format import LogFormat, start_logging, use_format
 from .console.log_signals import tell_logging
 from .console.reload import Reload, run_reloading
 from .console.report import report
+from .console.revoke import revoke
 from .console.serve import run_worker
 from .console.target import CommandFailed, Target, WrongWords
 from .console.words import (
@@ -458,22 +460,6 @@ def purge(
     run(loaded, delete)
 
 
-@cli.command()
-def revoke(
-    context: typer.Context,
-    first: First = None,
-    second: TaskId = None,
-    terminate: Annotated[bool, typer.Option("--terminate", help="Also stop it where it runs.")] = False,
-    app: App = None,
-    broker: Broker = None,
-    debug: Debug = False,
-) -> None:
-    """See to it that a call does not run any more."""
-    target = target_of(context, app, broker, debug)
-    (task_id,) = target.split([first, second], "ID")
-    loaded = target.load(with_tasks=False)
-    run(loaded, lambda: loaded.AsyncResult(task_id).revoke(terminate=terminate))
-    print(f"revoked {task_id}")
-
-
+cli.command()(graph)
 cli.command()(report)
+cli.command()(revoke)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 from collections.abc import Callable, Collection, Hashable
 from contextlib import AsyncExitStack
-from typing import Final
+from typing import Any, Final
 
 from ._aio import Service
 from .clock import Clock
 from .commit import Committer
-from .commit.ordered import OrderedCommitter
 from .exceptions import InvalidSetting
+from .message import new_id
 from .places import House, Memory, Place, mask_password, place_class
-from .publisher import Publisher
+from .publisher import Publisher, persistence_of
 from .results.handle import Reader
 from .results.waiting import Waiting
 from .settings import Settings
@@ -23,6 +24,9 @@ from .transport import Consumer
 logger = logging.getLogger("aiotq")
 
 DISABLED: Final = "disabled://"
+#: Results as messages through the broker, which must be one that can do that.
+RPC: Final = "rpc://"
+_WITH_RPC: Final = ("amqp://", "amqps://")
 #: Seconds that leaving waits for messages under way, beyond their own deadlines.
 _DRAIN_TIMEOUT: Final = 10.0
 
@@ -34,8 +38,10 @@ class Connection:
         self._clock = clock
         backend = conf.result_backend
         self.keeps_results = backend != DISABLED
+        if backend == RPC and not conf.broker_url.startswith(_WITH_RPC):
+            raise InvalidSetting("result_backend", RPC, "a store's URL: only an amqp:// broker carries results")
         # Without results the broker's own store still keeps revocations, joins and claims.
-        backend_url = conf.broker_url if backend is None or not self.keeps_results else backend
+        backend_url = conf.broker_url if backend in {None, RPC, DISABLED} else str(backend)
         house = House(conf, clock, memory)
         broker_key, broker = _place("broker_url", conf.broker_url)
         backend_key, store = _place("result_backend", backend_url)
@@ -44,7 +50,11 @@ class Connection:
         self.transport = self._broker.transport
         self.store = self._backend.store
         self.publisher = Publisher(
-            self.transport, timeout=conf.task_publish_timeout, max_pending=conf.task_publish_pending
+            self.transport,
+            timeout=conf.task_publish_timeout,
+            max_pending=conf.task_publish_pending,
+            persistence=persistence_of(conf.task_publish_retry, conf.task_publish_retry_policy),
+            committer=self._committer(f"publisher-{new_id()}", conf.worker_lease),
         )
         self.waiting = Waiting(self.store)
         self.reader: Reader | None = None
@@ -75,12 +85,17 @@ class Connection:
 
     def committer(self, consumer: Consumer, holder: str, lease: float) -> Committer:
         """Return what commits the finishes of deliveries from `consumer`: atomic if broker and store are one."""
-        committer = (
-            self._broker.committer()
-            if self._broker is self._backend
-            else OrderedCommitter(self.transport, self.store, holder, lease, clock=self._clock)
-        )
+        committer = self._committer(holder, lease)
         committer.consumer = consumer
+        return committer
+
+    def _committer(self, holder: str, lease: float) -> Committer:
+        own = self._broker.committer() if self._broker is self._backend else None
+        if own is not None:
+            return own
+        # Most apps have one place, and need not load this.
+        ordered: Any = importlib.import_module(".commit.ordered", __package__)
+        committer: Committer = ordered.OrderedCommitter(self.transport, self.store, holder, lease, clock=self._clock)
         return committer
 
     def _revoked(self, ids: Collection[str]) -> None:
@@ -115,8 +130,8 @@ def _place(setting: str, url: str) -> tuple[Hashable, type[Place]]:
         raise InvalidSetting(
             setting,
             mask_password(url),
-            "a URL of a kind there is (sqlite:///file.db, sqlite:////absolute/file.db, redis://host:6379/0, and "
-            f"others in the documentation, memory://{extra})",
+            "a URL of a kind there is (sqlite:///file.db, sqlite:////absolute/file.db, redis://host:6379/0, "
+            f"amqp://host/vhost, and others in the documentation, memory://{extra})",
         )
     try:
         return found.key(url), found

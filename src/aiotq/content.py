@@ -31,7 +31,7 @@ class Content:
 
     def __init__(self, functions: Callable[[], Iterable[Callable[..., Any]]], main: str | None) -> None:
         self._types = KnownTypes(functions, main=main)
-        self.serializers: SerializerRegistry = standard_registry(self._types)
+        self.serializers: SerializerRegistry = standard_registry(self._types, lambda: self.conf.celery_compat)
         self._signer: Signer | None = None
 
     def register_serializer(self, serializer: Serializer) -> None:

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, cast
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final, Protocol, cast
 
+from .canvas.dynamic import Replace
+from .canvas.outcome import Failure, Ignored, Outcome, Policy, Rejected, Replaced, Retried, Success
 from .clock import Clock
-from .options import CallOptions, check_options
+from .exceptions import Ignore, Reject, Retry
+from .message import Envelope, Message
+from .middleware import Onion, RunningCall
+from .options import ONLY_SENT, CallOptions, check_options
+from .request import Request
 from .results import Record, ResultStore
 from .results.document import DocumentCodec
 from .results.handle import EagerResult
+from .retries import automatic_retry
 from .settings import Settings
-from .task import ONLY_SENT, Task
+from .signals import connected
+from .task import Task
+from .transport import Delivery
+from .worker.handlers import call_before_start, call_handlers
+from .worker.telling import Telling, apart, tell_prerun
+
+_KEPT: Final = Policy()
 
 
 class EagerConnection(Protocol):
@@ -58,6 +71,62 @@ async def call_eagerly(
     if home.conf.task_store_eager_result and not ignores:
         await _store(home, result)
     return result
+
+
+async def run_surrounded(
+    onion: Onion,
+    task: Task[..., Any],
+    message: Message,
+    request: Request,
+    call: Callable[[Request], Awaitable[Any]],
+) -> Any:
+    """Run `call` with all that stands round a run in a worker, and return its value, as middleware made it.
+
+    Raises:
+        Exception: what it raised.
+    """
+    delivery = Delivery(message, "", 0, 0, 0.0)
+
+    async def innermost(running: RunningCall) -> Any:
+        with task.running(running.request):
+            if "before_start" in task.handlers:
+                await call_before_start(task, running.request)
+            return await call(running.request)
+
+    with apart():
+        if connected:
+            await tell_prerun(task, request)
+        try:
+            value = await onion.run(RunningCall(task, request), innermost)
+        except Exception as exc:
+            await _tell(task, request, _outcome_of(exc, task, delivery))
+            raise
+        await _tell(task, request, Success(delivery, value, _KEPT))
+    return value
+
+
+def _outcome_of(error: Exception, task: Task[..., Any], delivery: Delivery) -> Outcome:
+    message = delivery.message
+    match error:
+        case Retry():
+            return Retried(delivery, error.exc or error, Envelope(message, ""), _KEPT)
+        case Replace():
+            return Replaced(delivery, error.canvas, _KEPT)
+        case Ignore():
+            return Ignored(delivery)
+        case Reject():
+            return Rejected(delivery, "rejected", str(error.reason))
+        case _ if automatic_retry(task, error, message.retries) is not None:
+            return Retried(delivery, error, Envelope(message, ""), _KEPT)
+        case _:
+            return Failure(delivery, error, _KEPT)
+
+
+async def _tell(task: Task[..., Any], request: Request, outcome: Outcome) -> None:
+    if task.handlers:
+        await call_handlers(task, request, outcome)
+    if connected:
+        await Telling(task.app, "", {task.name: task}, None).outcome(outcome.delivery, outcome)
 
 
 def _first(call: bool | None, declared: bool | None, default: bool) -> bool:

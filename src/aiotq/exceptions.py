@@ -15,7 +15,8 @@ AioTQError
 │   ├── InvalidArguments          also a TypeError
 │   ├── EncodeError
 │   ├── MessageTooLarge
-│   └── ResultsDisabled
+│   ├── ResultsDisabled
+│   └── StoreRequired
 ├── MessageError                  a message that can't be used; it goes to the dead letters
 │   ├── MalformedMessage
 │   ├── ContentDisallowed
@@ -25,6 +26,7 @@ AioTQError
 ├── OperationalError              the infrastructure failed
 │   ├── ConnectionLost
 │   │   └── NotConnected
+│   ├── PublishFailed
 │   ├── PublishTimeout
 │   └── StorageError
 ├── LeaseLost
@@ -33,6 +35,8 @@ AioTQError
 │   ├── RemoteError
 │   ├── WorkerLostError
 │   ├── DeadLettered
+│   ├── ChordError
+│   ├── JoinLost
 │   ├── TaskRevokedError
 │   ├── TimeLimitExceeded
 │   ├── SoftTimeLimitExceeded
@@ -146,6 +150,10 @@ class ResultsDisabled(CallError):
     """Raised when a result is asked for from an app that keeps none (`disabled://`)."""
 
 
+class StoreRequired(CallError):
+    """Raised when a call needs what workers remember together, and its app has no results store that they share."""
+
+
 class MessageError(AioTQError):
     """A message that can't be used; a worker sends it to the dead letters with this as the reason."""
 
@@ -180,6 +188,19 @@ class ConnectionLost(OperationalError):
 
 class NotConnected(ConnectionLost):
     """Raised when there is no connection, or the server can't serve at the moment: certainly nothing was done."""
+
+
+class PublishFailed(OperationalError):
+    """Raised when a call was tried as often as `retry` and `retry_policy` say; `.task_id`, `.maybe_sent`, `.attempts`.
+
+    `.maybe_sent` is as in `PublishTimeout`.
+    """
+
+    def __init__(self, task_id: str, attempts: int, maybe_sent: bool, cause: BaseException) -> None:
+        self.task_id, self.attempts, self.maybe_sent = task_id, attempts, maybe_sent
+        times = "1 attempt" if attempts == 1 else f"{attempts} attempts"
+        fate = "it may have been sent" if maybe_sent else "it was not sent"
+        super().__init__(f"task {task_id} could not be published in {times}: {fate} (last error: {cause})")
 
 
 class PublishTimeout(OperationalError):
@@ -238,6 +259,14 @@ class WorkerLostError(TaskError):
 
 class DeadLettered(TaskError):
     """The message was given up and stands among the dead letters; the text says why."""
+
+
+class ChordError(TaskError):
+    """A task in the header of a chord failed, so that its body is not called; the text names the first that did."""
+
+
+class JoinLost(TaskError):
+    """What a step was to be called with is gone: nobody arrived for `join_timeout` seconds, or its store lost it."""
 
 
 class TaskRevokedError(TaskError):

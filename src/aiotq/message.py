@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import struct
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, cast
 
 import orjson
@@ -32,6 +32,30 @@ END_OF_TIME: Final = 253_402_300_800.0
 #: Seconds that a limit may be: ten years; clocks and operating systems refuse to wait for much longer.
 LONGEST_LIMIT: Final = 315_360_000.0
 _MAX_COUNT: Final = 2**31
+
+
+@value
+class Step:
+    """Where a message stands in its workflow. `wait` and `lifetime` are seconds from the end of what it awaits."""
+
+    group_id: str | None = None
+    group_index: int | None = None
+    join: str | None = None  #: the join that it, or the last of the chain it carries, arrives at ...
+    members: tuple[str, ...] = ()  #: ... as these
+    ends: tuple[str, ...] = ()  #: the last tasks of the chain it carries: who is told when that can't be read
+    awaits: str | None = None  #: the join whose records are its first argument
+    immutable: bool = False  #: it takes no argument from what it awaits
+    wait: float | None = None  #: until it starts
+    lifetime: float | None = None  #: in which it may start
+    is_gated: bool = False  #: its join is a gate, behind which its chain goes on ...
+    chord: tuple[str, ...] = ()  #: ... to arrive at this join as this member
+
+    @property
+    def seat(self) -> tuple[str, str] | None:
+        """The join of the chord in whose header it stands, and as which member; None if it stands in none."""
+        if self.is_gated:
+            return (self.chord[0], self.chord[1]) if self.chord else None
+        return (self.join, self.members[0]) if self.join is not None and self.members else None
 
 
 @value
@@ -60,6 +84,8 @@ class Message:
     compression: str | None = None  #: the content type of what `body` is compressed as
     signature: str | None = None
     losses: int = 0  #: child processes that died with it
+    step: Step | None = None  #: where it stands in its workflow
+    address: tuple[str, str] | None = None  #: the exchange and the routing key it was called with, if it was so
 
     @property
     def key(self) -> tuple[str, int]:
@@ -78,6 +104,18 @@ def _is_time(given: float) -> bool:
 
 def _is_count(given: int) -> bool:
     return 0 <= given < _MAX_COUNT
+
+
+def _are_names(given: Sequence[object]) -> bool:
+    return all(map(is_name, given))
+
+
+def _are_a_seat(given: Sequence[object]) -> bool:
+    return len(given) in {0, 2} and _are_names(given)
+
+
+def _is_address(given: Sequence[object]) -> bool:
+    return len(given) == 2 and all(isinstance(each, str) and len(each) <= MAX_NAME for each in given)
 
 
 def _is_limit(given: float) -> bool:
@@ -105,6 +143,22 @@ _OPTIONAL: Final[dict[str, tuple[tuple[type, ...], object, Callable[[Any], bool]
     "compression": ((str,), None, None),
     "signature": ((str,), None, None),
     "losses": ((int,), 0, _is_count),
+    "step": ((dict, Step), None, None),
+    "address": ((list, tuple), None, _is_address),
+}
+#: The same for what stands in the header `step`.
+_OF_STEP: Final[dict[str, tuple[tuple[type, ...], object, Callable[[Any], bool] | None]]] = {
+    "group_id": ((str,), None, is_name),
+    "group_index": ((int,), None, _is_count),
+    "join": ((str,), None, is_name),
+    "members": ((list, tuple), (), _are_names),
+    "ends": ((list, tuple), (), _are_names),
+    "awaits": ((str,), None, is_name),
+    "immutable": ((bool,), False, None),
+    "wait": ((float, int), None, _is_time),
+    "lifetime": ((float, int), None, _is_time),
+    "is_gated": ((bool,), False, None),
+    "chord": ((list, tuple), (), _are_a_seat),
 }
 _DEFAULTS: Final = tuple((name, default) for name, (_, default, _) in _OPTIONAL.items())
 
@@ -115,9 +169,13 @@ def pack(message: Message) -> bytes:
     for name, default in _DEFAULTS:
         given = getattr(message, name)
         if given is not default and given != default:
-            headers[name] = given
+            headers[name] = given if name != "step" else _without_defaults(given)
     head = orjson.dumps(headers)
     return _LENGTH.pack(len(head)) + head + message.body
+
+
+def _without_defaults(step: Step) -> dict[str, Any]:
+    return {name: given for name, (_, default, _) in _OF_STEP.items() if (given := getattr(step, name)) != default}
 
 
 def unpack(data: bytes) -> Message:
@@ -146,17 +204,35 @@ def from_headers(headers: dict[str, Any], body: bytes) -> Message:
     _check_name(headers, "id")
     _check_name(headers, "task")
     for name, given in headers.items():
-        known = _OPTIONAL.get(name)
-        if known is None:
-            if name not in {"id", "task"}:
-                raise MalformedMessage(f"unknown header {name[:MAX_NAME]!r}")
-            continue
-        types, _, is_possible = known
-        if type(given) not in types:
-            raise MalformedMessage(f"header {name!r} is a {type(given).__name__}")
-        if is_possible is not None and not is_possible(given):
-            raise MalformedMessage(f"header {name!r} can't be {given!r}")
+        if name not in {"id", "task"}:
+            _check(_OPTIONAL, name, given)
+    if (address := headers.get("address")) is not None:
+        headers["address"] = tuple(address)
+    step = headers.get("step")
+    if isinstance(step, dict):
+        headers["step"] = _step(cast("dict[str, Any]", step))
     return Message(body=body, **headers)
+
+
+def _step(given: dict[str, Any]) -> Step:
+    for name, each in given.items():
+        _check(_OF_STEP, name, each)
+    found: dict[str, Any] = {
+        name: tuple(cast("list[str]", each)) if isinstance(each, list) else each for name, each in given.items()
+    }
+    return Step(**found)
+
+
+def _check(known: Mapping[str, Any], name: str, given: object) -> None:
+    """Raise `MalformedMessage` if header `name` can't be `given`."""
+    expected = known.get(name)
+    if expected is None:
+        raise MalformedMessage(f"unknown header {name[:MAX_NAME]!r}")
+    types, _, is_possible = expected
+    if type(given) not in types:
+        raise MalformedMessage(f"header {name!r} is a {type(given).__name__}")
+    if is_possible is not None and not is_possible(given):
+        raise MalformedMessage(f"header {name!r} can't be {given!r}")
 
 
 def _check_name(headers: Mapping[str, Any], name: str) -> None:

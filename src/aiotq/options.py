@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final, Literal, TypedDict, get_args
+from typing import Any, Final, Literal, TypedDict, cast, get_args
 
-from .exceptions import InvalidOption
+from .exceptions import InvalidOption, InvalidSetting
 from .message import LONGEST_LIMIT, MAX_NAME, is_name
 from .schedules import seconds_apart
 
@@ -48,6 +48,14 @@ class CallOptions(TypedDict, total=False):
     "The address of the process that is told the result, in place of this one's."
     publish_timeout: float
     "Seconds the broker has to accept the call."
+    retry: bool
+    "False: if the broker does not answer, the call is not sent again (setting `task_publish_retry`)."
+    retry_policy: Mapping[str, Any]
+    "How often it is sent again: `max_retries`, `interval_start`, `interval_step`, `interval_max`, `retry_errors`."
+    link: Any
+    "A signature, or a list of them: each is called with the task's value when it has succeeded."
+    link_error: Any
+    "The same for its failure, called with request, exception and traceback; with its id, if they take one argument."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +93,7 @@ class TaskOptions:
     shadow_name: Callable[..., str | None] | None = None
     resultrepr_maxsize: int = 1024
     rate_limit: str | float | None = None
+    max_concurrency: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +120,25 @@ def _is_rate(given: Any) -> bool:
 
 def _is_exception(given: object) -> bool:
     return isinstance(given, type) and issubclass(given, BaseException)
+
+
+def is_retry_policy(given: Mapping[str, Any]) -> bool:
+    """Whether all that is in it may be in a `retry_policy`."""
+    for name, each in given.items():
+        match name:
+            case "max_retries":
+                fits = each is None or (type(each) is int and each >= 0)
+            case "interval_start" | "interval_step" | "interval_max":
+                fits = type(each) in {int, float} and 0 <= each <= LONGEST_LIMIT
+            case "retry_errors":
+                fits = each is None or (
+                    isinstance(each, (tuple, list)) and all(map(_is_exception, cast("Sequence[object]", each)))
+                )
+            case _:
+                fits = False
+        if not fits:
+            return False
+    return True
 
 
 _NAME: Final = _Expected(f"a string of 1 to {MAX_NAME} printable characters", (str,), is_name)
@@ -149,12 +177,32 @@ _EXPECTED: Final[Mapping[str, _Expected]] = {
     "add_to_parent": _YES_OR_NO,
     "reply_to": _NAME,
     "publish_timeout": _SECONDS,
+    "retry": _YES_OR_NO,
+    "retry_policy": _Expected(
+        "a mapping with some of max_retries (a whole number, 0 or more, or None), interval_start, interval_step, "
+        "interval_max (seconds) and retry_errors (exception types)",
+        (Mapping,),
+        is_retry_policy,
+    ),
+    "link": _Expected("a signature or a list of them", (object,)),
+    "link_error": _Expected("a signature or a list of them", (object,)),
 }
+#: All options of a call.
+CALL_OPTIONS: Final = frozenset(_EXPECTED)
+#: Options that only a call which is sent can have.
+ONLY_SENT: Final = frozenset(
+    {"countdown", "eta", "expires", "queue", "exchange", "routing_key", "priority", "publish_timeout"}
+    | {"retry", "retry_policy"}
+)
 #: Options that belong to one call, and not to where calls of its name go.
-_OF_ONE_CALL: Final = frozenset({"task_id", "eta", "reply_to", "publish_timeout"})
+_OF_ONE_CALL: Final = frozenset(
+    {"task_id", "eta", "reply_to", "publish_timeout", "retry", "retry_policy", "link", "link_error"}
+)
 _EXCEPTIONS: Final = _Expected(
     "a tuple of exception types", (tuple, list), lambda given: all(map(_is_exception, given))
 )
+#: Options of a task that are kept as tuples.
+TUPLES: Final = frozenset({"autoretry_for", "dont_autoretry_for", "throws"})
 #: Options of a call that a retry may set anew.
 RETRY_OPTIONS: Final = frozenset({"queue", "priority", "expires", "soft_time_limit", "time_limit", "shadow", "headers"})
 _DECLARED: Final[Mapping[str, _Expected]] = {
@@ -197,6 +245,7 @@ _DECLARED: Final[Mapping[str, _Expected]] = {
     "trail": _YES_OR_NO,
     "shadow_name": _Expected("a function of args, kwargs and options", (object,), callable),
     "rate_limit": _Expected('a rate such as "100/m", "5/h" or 10 (a second)', (str, int, float), _is_rate),
+    "max_concurrency": _Expected("a whole number, 1 or more", (int,), lambda given: given >= 1),
     "resultrepr_maxsize": _Expected("a number of characters, 0 or more", (int,), lambda given: given >= 0),
 }
 
@@ -230,6 +279,18 @@ def check_declaration(options: Mapping[str, object]) -> None:
             )
 
 
+def check_retry_policy(given: object) -> object:
+    """Return the setting `task_publish_retry_policy` as it is.
+
+    Raises:
+        InvalidSetting: it can't be used.
+    """
+    expected = _EXPECTED["retry_policy"]
+    if given is not None and not expected.accepts(given):
+        raise InvalidSetting("task_publish_retry_policy", given, expected.words)
+    return given
+
+
 def check_route_option(option: str, given: object) -> str | None:
     """Return what `option` must be in a route if it can't be `given` there, else None."""
     expected = _EXPECTED.get(option)
@@ -237,6 +298,13 @@ def check_route_option(option: str, given: object) -> str | None:
         there_are = ", ".join(sorted(_EXPECTED.keys() - _OF_ONE_CALL))
         return f"an option that a route can have ({there_are})"
     return None if expected.accepts(given) else expected.words
+
+
+def check_options_here(name: str, options: Mapping[str, Any]) -> None:
+    """Raise `InvalidOption` if one of `options` means nothing for a call that is run where it is made."""
+    for option in options:
+        if option in ONLY_SENT:
+            raise InvalidOption(f"{name}.apply: {option} is for calls that are sent; this one is run here")
 
 
 def check_options(name: str, options: CallOptions, *, runs_in: RunsIn | None = None) -> None:

@@ -8,12 +8,16 @@ import logging
 import math
 import random
 from collections import deque
-from collections.abc import Sequence
-from typing import Final, Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Final, Protocol
 
 from ._aio import Gathering
-from .exceptions import ConnectionLost, NotConnected, OperationalError, PublishTimeout
+from ._values import value
+from .commit import Committer, Finish
+from .exceptions import ConnectionLost, InvalidOption, NotConnected, OperationalError, PublishFailed, PublishTimeout
 from .message import Envelope
+from .results import Join, Joining
 
 logger = logging.getLogger("aiotq.publisher")
 
@@ -34,20 +38,116 @@ class Broker(Protocol):
     async def send(self, batch: Sequence[Envelope]) -> None: ...
 
 
-class _Call:
-    """Envelopes that one caller waits for; `deadline` is loop time."""
+@value
+class Persistence:
+    """How often a call is sent again that the broker did not answer, and after how many seconds.
 
-    __slots__ = ("accepted", "deadline", "envelopes", "maybe_sent", "seconds", "weight")
+    `max_retries` None: as long as its deadline allows. With `retry_errors` only after errors that are, or come from,
+    one of these.
+
+    Source: Celery, "Calling Tasks" (Message Sending Retry).
+    """
+
+    max_retries: int | None = 3
+    interval_start: float = 0.0
+    interval_step: float = 0.2
+    interval_max: float = 0.2
+    retry_errors: tuple[type[BaseException], ...] | None = None
+
+    def pause(self, retries: int, error: BaseException) -> float | None:
+        """Return the seconds before the next attempt; None if there is none."""
+        if self.max_retries is not None and retries >= self.max_retries:
+            return None
+        if self.retry_errors is not None and not _comes_from(error, self.retry_errors):
+            return None
+        return min(self.interval_start + self.interval_step * retries, self.interval_max)
+
+
+#: One attempt.
+ONCE: Final = Persistence(0)
+#: As many as the deadline allows.
+PATIENT: Final = Persistence(None, _FIRST_PAUSE, 0.05, _LONGEST_PAUSE)
+
+
+def persistence_of(retry: bool, policy: Mapping[str, Any] | None) -> Persistence | None:
+    """Return what `retry` and `retry_policy` come to; None: as long as the deadline allows, in growing steps."""
+    if not retry:
+        return ONCE
+    if not policy:
+        return None
+    errors = policy.get("retry_errors")
+    fields: dict[str, Any] = {**policy, "retry_errors": None if errors is None else tuple(errors)}
+    return Persistence(**fields)
+
+
+def persistence_of_calls(
+    calls: Iterable[Mapping[str, Any]], retry: bool, policy: Mapping[str, Any] | None
+) -> Persistence | None:
+    """Return what the options of calls that are sent together say; `retry` and `policy` are the settings'.
+
+    Raises:
+        InvalidOption: they say different things.
+    """
+    found: list[Persistence | None] = []
+    for options in calls:
+        said: Persistence | None = None
+        if "retry" in options or "retry_policy" in options:
+            own = {**(policy or {}), **options.get("retry_policy", {})}
+            said = persistence_of(options.get("retry", retry), own) or PATIENT
+        if said not in found:
+            found.append(said)
+    if len(found) > 1:
+        raise InvalidOption("calls that are sent together have one `retry` and one `retry_policy`: send them apart")
+    return found[0] if found else None
+
+
+class _Call:
+    """Envelopes that one caller waits for, and the joins to open with them; `deadline` is loop time."""
+
+    __slots__ = (
+        "accepted",
+        "attempts",
+        "deadline",
+        "envelopes",
+        "finish",
+        "maybe_sent",
+        "next_at",
+        "persistence",
+        "seconds",
+        "weight",
+    )
 
     def __init__(
-        self, envelopes: Sequence[Envelope], seconds: float, deadline: float, accepted: asyncio.Future[None]
+        self,
+        envelopes: Sequence[Envelope],
+        seconds: float,
+        deadline: float,
+        accepted: asyncio.Future[None],
+        joins: tuple[Join, ...] = (),
+        persistence: Persistence | None = None,
     ) -> None:
         self.envelopes = envelopes
+        self.finish = Finish(None, envelopes=tuple(envelopes), joining=Joining(opened=joins)) if joins else None
         self.seconds = seconds
         self.deadline = deadline
         self.accepted = accepted
         self.weight = sum(_BASE_WEIGHT + len(envelope.message.body) for envelope in envelopes)
+        for join in joins:
+            self.weight += sum(_BASE_WEIGHT + len(envelope.message.body) for envelope in join.then)
         self.maybe_sent = False
+        self.persistence = persistence
+        self.attempts = 0
+        self.next_at = 0.0  #: loop time of the next attempt
+
+    def failed(self, cause: BaseException, now: float, pause: float) -> None:
+        """Note an attempt that failed at loop time `now`; `pause` seconds are what it waits if it says nothing else."""
+        self.attempts += 1
+        wait = pause if self.persistence is None else self.persistence.pause(self.attempts - 1, cause)
+        if wait is not None:
+            self.next_at = now + wait
+        elif not self.accepted.done():
+            task_id = self.envelopes[0].message.id
+            self.accepted.set_exception(PublishFailed(task_id, self.attempts, self.maybe_sent, cause))
 
     def expire(self, cause: BaseException | None) -> None:
         if not self.accepted.done():
@@ -58,8 +158,18 @@ class _Call:
 class Publisher:
     """Gives envelopes to the broker; its owner runs `run()` for as long as anybody publishes."""
 
-    def __init__(self, broker: Broker, *, timeout: float, max_pending: int) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        *,
+        timeout: float,
+        max_pending: int,
+        committer: Committer | None = None,
+        persistence: Persistence | None = None,
+    ) -> None:
         self._broker = broker
+        self._persistence = persistence
+        self._committer = committer
         self._timeout = timeout
         self._max_pending = max_pending
         self._calls: Gathering[_Call] = Gathering(
@@ -75,13 +185,23 @@ class Publisher:
         self._looks_at = math.inf  #: loop time of the next look at deadlines
         self._timer: asyncio.TimerHandle | None = None
 
-    async def publish(self, envelopes: Sequence[Envelope], timeout: float | None = None) -> None:
-        """Return when the broker has accepted all of `envelopes` (P1).
+    async def publish(
+        self,
+        envelopes: Sequence[Envelope],
+        timeout: float | None = None,
+        joins: tuple[Join, ...] = (),
+        persistence: Persistence | None = None,
+    ) -> None:
+        """Return when the broker has accepted all of `envelopes` (P1), and `joins` are open.
 
-        What is asked for in the same turn of the loop shares a round trip. Cancelled, the envelopes may be sent.
+        What is asked for in the same turn of the loop shares a round trip; what comes with joins is one step, however
+        large. Cancelled, the envelopes may be sent.
+
+        `persistence` None: as the settings say.
 
         Raises:
             PublishTimeout: not accepted within `timeout` seconds; `.maybe_sent` says whether they may have been.
+            PublishFailed: not accepted in as many attempts as `persistence` allows.
             OperationalError: the broker refused them; nothing was sent.
         """
         loop = asyncio.get_running_loop()
@@ -89,15 +209,16 @@ class Publisher:
         deadline = loop.time() + seconds
         waiting: list[asyncio.Future[None]] = []
         try:
-            for start in range(0, len(envelopes), MAX_GROUP):
-                part = envelopes if len(envelopes) <= MAX_GROUP else envelopes[start : start + MAX_GROUP]
+            most = max(len(envelopes), 1) if joins else MAX_GROUP
+            for start in range(0, len(envelopes), most):
+                part = envelopes if len(envelopes) <= most else envelopes[start : start + most]
                 if self._pending >= self._max_pending and not await self._room(deadline):
                     raise PublishTimeout(part[0].message.id, seconds, maybe_sent=bool(waiting))
                 if self._closed:
                     raise OperationalError(
                         f"the app's connection was closed: {'not all' if waiting else 'nothing'} was sent"
                     )
-                call = _Call(part, seconds, deadline, loop.create_future())
+                call = _Call(part, seconds, deadline, loop.create_future(), joins, persistence or self._persistence)
                 self._calls.add(call)
                 self._pending += len(part)
                 waiting.append(call.accepted)
@@ -223,15 +344,18 @@ class Publisher:
     async def _attempt(self) -> None:
         """Send the group until the broker has it; whose deadline passes meanwhile is told, and left out."""
         pause = _FIRST_PAUSE
+        loop = asyncio.get_running_loop()
+        later = 0.0  #: loop time of the next attempt
         while self._group:
+            group = self._whose_turn(later)
             unsent: list[_Call] = []
             try:
                 await self._broker.connected()
-                batch = [envelope for call in self._group for envelope in call.envelopes]
-                unsent = [call for call in self._group if not call.maybe_sent]
+                group = self._whose_turn(later)  # without those whose deadline has passed meanwhile
+                unsent = [call for call in group if not call.maybe_sent]
                 for call in unsent:
                     call.maybe_sent = True
-                await self._broker.send(batch)
+                await self._send(group)
             except ConnectionLost as exc:
                 if isinstance(exc, NotConnected):
                     for call in unsent:
@@ -239,13 +363,48 @@ class Publisher:
                 if self._cause is None or str(exc) != str(self._cause):
                     logger.warning("sending %d messages failed, trying again: %s", _count(self._group), exc)
                 self._cause = exc
+                now, wait = loop.time(), pause * random.uniform(0.5, 1.0)
+                for call in group:
+                    call.failed(exc, now, wait)
             else:
-                for call in self._group:
+                for call in group:
                     if not call.accepted.done():
                         call.accepted.set_result(None)
-                return
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
-            pause = min(pause * 2, _LONGEST_PAUSE)
+                if not later:
+                    return
+                later = math.inf  # the broker is back: nobody waits for the next attempt any more
+            self._group = [call for call in self._group if not call.accepted.done()]
+            if self._group and later != math.inf:
+                later = min(call.next_at for call in self._group)
+                await self._sleep_until(later, pause)
+                pause = min(pause * 2, _LONGEST_PAUSE)
+
+    def _whose_turn(self, later: float) -> list[_Call]:
+        """Return the calls of the group that are to be tried at loop time `later`; 0.0: all."""
+        return [call for call in self._group if call.next_at <= later] if later else self._group
+
+    async def _sleep_until(self, when: float, pause: float) -> None:
+        """Sleep until loop time `when`; not so long if others wait behind this group, and the broker is back."""
+        loop = asyncio.get_running_loop()
+        while (left := when - loop.time()) > 0:
+            await asyncio.sleep(min(left, pause))
+            if self._calls.waiting:
+                with suppress(ConnectionLost):
+                    await self._broker.connected()
+                    return
+
+    async def _send(self, group: Sequence[_Call]) -> None:
+        finishes = [call.finish for call in group if call.finish is not None]
+        if finishes and self._committer is not None:
+            await self._committer.commit(finishes)
+            # Should the others be sent again, these must not: their first tasks may have ended by then.
+            for call in group:
+                if call.finish is not None and not call.accepted.done():
+                    call.accepted.set_result(None)
+            self._group = [call for call in self._group if call.finish is None]
+        batch = [envelope for call in group if call.finish is None for envelope in call.envelopes]
+        if batch:
+            await self._broker.send(batch)
 
     def _look_by(self, deadline: float) -> None:
         """Look at deadlines no later than `deadline`."""
@@ -272,6 +431,14 @@ class Publisher:
             self._look_by(min(left))
         if not self._group and self._limit is not None and not self._limit.expired():
             self._limit.reschedule(now)
+
+
+def _comes_from(error: BaseException | None, kinds: tuple[type[BaseException], ...]) -> bool:
+    while error is not None:
+        if isinstance(error, kinds):
+            return True
+        error = error.__cause__
+    return False
 
 
 def _by_queues(group: Sequence[_Call]) -> list[list[_Call]]:

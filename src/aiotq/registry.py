@@ -7,21 +7,46 @@ import importlib
 import importlib.util
 import inspect
 import weakref
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Concatenate, Final, Literal, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Final,
+    Literal,
+    ParamSpec,
+    Protocol,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    overload,
+)
 
+from .canvas.planner import ACCUMULATE
 from .exceptions import InvalidOption, NotRegistered
-from .options import DECLARABLE, RunsIn, TaskOptions, check_declaration
+from .options import DECLARABLE, TUPLES, RunsIn, TaskOptions, check_declaration
 from .serialization.known import home_module
 from .settings import Settings
 from .task import CoroutineTask, FunctionTask, Task, TaskHome
+
+if TYPE_CHECKING:
+    from .annotations import Rule
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 #: Tasks of `shared_task`: every app has them.
 _shared_tasks: Final[dict[str, Task[..., Any]]] = {}
+
+
+async def _accumulate(*args: Any, index: int | None = None) -> Any:
+    """Return what it is called with: how a group's values become those of one call."""
+    return list(args) if index is None else args[index]
+
+
+#: Tasks of every app, by Celery's names for them.
+_BUILT_IN: Final[dict[str, Task[..., Any]]] = {ACCUMULATE: CoroutineTask(_accumulate, ACCUMULATE, TaskOptions())}
 
 
 class TaskDeclaration(TypedDict, total=False):
@@ -78,6 +103,8 @@ class TaskDeclaration(TypedDict, total=False):
     "Characters of the result in the log (1024)."
     rate_limit: str | float
     'Starts in all workers together: `"100/m"`, `"5/h"`, or a number a second; evenly spaced.'
+    max_concurrency: int
+    "Runs of it at once, in all workers together."
     base: type[Task[..., Any]]
     "A subclass of `Task` with handlers (`on_failure`, …), other methods, and options as class attributes."
 
@@ -114,9 +141,15 @@ class TaskRegistry:
         self.conf = conf
         #: The class of tasks that name no `base`.
         self.task_cls = task_cls
-        self.tasks: dict[str, Task[..., Any]] = dict(_shared_tasks)
+        self.tasks: dict[str, Task[..., Any]] = _BUILT_IN | _shared_tasks
+        self._annotations: Sequence[Rule] = ()
         self._discoveries: list[tuple[Iterable[str] | Callable[[], Iterable[str]], str | None]] = []
         _registries.add(self)
+
+    @property
+    def own_tasks(self) -> Mapping[str, Task[..., Any]]:
+        """The tasks that were declared; `tasks` has those beside them that every app has."""
+        return {name: task for name, task in self.tasks.items() if name not in _BUILT_IN}
 
     # An `async def` is also a function that returns something, so the overloads overlap; the first that fits is meant.
     @overload
@@ -176,8 +209,33 @@ class TaskRegistry:
         existing = self.tasks.get(task.name)
         if existing is not None:
             _check_same(existing, task)
+        self._annotate(task)
         self.tasks[task.name] = task
         return task
+
+    def annotate_tasks(self, given: object) -> object:
+        """Take the setting `task_annotations` for all tasks, those that come among them; return it as it is.
+
+        Raises:
+            InvalidSetting, InvalidOption: it can't be used; the text names the annotation, and the task.
+        """
+        if given or self._annotations:
+            room: Any = importlib.import_module(".annotations", __package__)  # few have any
+            rules: Sequence[Rule] = room.rules_of(given)
+            for task in self.own_tasks.values():
+                room.annotate(task, rules)
+            self._annotations = rules
+        return () if given is None else given
+
+    def _annotate(self, task: Task[..., Any]) -> None:
+        if self._annotations:
+            room: Any = importlib.import_module(".annotations", __package__)
+            room.annotate(task, self._annotations)
+
+    def add_shared(self, task: Task[..., Any]) -> None:
+        """Have a task of `shared_task`, unless another one is called so."""
+        if self.tasks.setdefault(task.name, task) is task:
+            self._annotate(task)
 
     def autodiscover_tasks(
         self,
@@ -246,7 +304,7 @@ def shared_task(fn: Callable[..., Any] | None = None, **options: Any) -> Any:
             _check_same(existing, task)
         _shared_tasks[task.name] = task
         for registry in _registries:
-            registry.tasks.setdefault(task.name, task)
+            registry.add_shared(task)
         return task
 
     return register if fn is None else register(fn)
@@ -265,7 +323,7 @@ def _make_task(
         raise InvalidOption(f"task option base must be a subclass of aiotq.Task, not {base!r}")
     declared = _options_of(base) | given
     name = declared.pop("name", None) or task_name(fn, main)
-    declared.update((option, tuple(declared[option])) for option in _TUPLES & declared.keys())
+    declared.update((option, tuple(declared[option])) for option in TUPLES & declared.keys())
     kind: Any = CoroutineTask if inspect.iscoroutinefunction(fn) else FunctionTask
     if base is not None and base is not Task:
         kind = type(base.__name__, (base, kind), {"__module__": base.__module__, "__doc__": base.__doc__})
@@ -279,9 +337,6 @@ def _make_task(
 
 def _is_task_class(given: object) -> bool:
     return isinstance(given, type) and issubclass(given, Task)
-
-
-_TUPLES: Final = frozenset({"autoretry_for", "dont_autoretry_for", "throws"})
 
 
 def _options_of(base: type[Task[..., Any]] | None) -> dict[str, Any]:

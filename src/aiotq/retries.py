@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from .calls import Callee, encode_body, wall_time
 from .exceptions import Retry, TaskPredicate
-from .message import Envelope, Message
+from .message import Envelope, Message, Step
 from .options import CallOptions, TaskOptions
 from .schedules import backoff
 from .serialization import SerializerRegistry
@@ -48,27 +48,30 @@ def retried(
     *,
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
+    embed: Mapping[str, Any],
     now: float,
 ) -> Envelope:
-    """Return the envelope in which `message` runs again as `again` says; `args` and `kwargs` are those it ran with.
+    """Return the envelope in which `message` runs again as `again` says; it ran with `args`, `kwargs` and `embed`.
 
     Raises:
         EncodeError, MessageTooLarge, InvalidArguments, InvalidOption: it can't be sent so.
     """
     options = cast(CallOptions, again.options or {})
     due = now + again.delay if again.delay is not None else wall_time("eta", again.eta, now, conf)
-    body = message.body
+    body, step = message.body, message.step
     if again.call_args is not None or again.call_kwargs is not None:
         given_args = args if again.call_args is None else again.call_args
         given_kwargs = kwargs if again.call_kwargs is None else again.call_kwargs
         task.check(given_args, given_kwargs)
         serializer = serializers.get(message.content_type)
         compression = serializers.compression(message.compression)
-        body = encode_body(conf, serializers, serializer, task, given_args, given_kwargs, compression)
+        body = encode_body(conf, serializers, serializer, task, given_args, given_kwargs, compression, embed)
+        step = None if step is None else replace(step, immutable=True)  # these are all of its arguments
     expires = options.get("expires")
     fresh = replace(
         message,
         body=body,
+        step=step,
         eta=due,
         expires=message.expires if expires is None else wall_time("expires", expires, now, conf),
         retries=message.retries + 1,
@@ -85,6 +88,19 @@ def snoozed(message: Message, queue: str, priority: int, seconds: float, now: fl
     """Return the envelope in which `message` runs again in `seconds`, no retry spent."""
     due = now + seconds
     return Envelope(replace(message, eta=due, attempt=message.attempt + 1), queue, priority, due)
+
+
+def postponed(message: Message, step: Step, queue: str, priority: int, ended_at: float, due: float) -> Envelope:
+    """Return the envelope in which a step of a workflow starts when it is `due`; what it awaits ended at `ended_at`."""
+    fresh = replace(
+        message,
+        sent_at=ended_at,
+        eta=due,
+        expires=message.expires if step.lifetime is None else ended_at + step.lifetime,
+        attempt=message.attempt + 1,
+        step=replace(step, wait=None, lifetime=None),
+    )
+    return Envelope(fresh, queue, priority, due)
 
 
 def after_loss(message: Message, queue: str, priority: int) -> Envelope:

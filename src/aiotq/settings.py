@@ -28,9 +28,11 @@ class _Values:
     """The settings as typed attributes; each is followed by its meaning."""
 
     broker_url: str = "sqlite:///aiotq.db"
-    "Where messages are kept: `sqlite:///relative.db`, `sqlite:////absolute.db`, `redis://host:6379/0`, `memory://`."
+    "Where messages are kept: `sqlite:///relative.db`, `sqlite:////absolute.db`, `redis://host:6379/0`, `amqp://host`."
     result_backend: str | None = None
-    "Where results are kept; None: the broker's own place. `disabled://` keeps none."
+    "Where results are kept; None: the broker's own place, or `rpc://` where it has none. `disabled://` keeps none."
+    celery_compat: bool = False
+    "Share queues and results with Celery: queues in RabbitMQ as it declares them, results in Redis as it keeps them."
 
     include: tuple[str, ...] = ()
     "Modules a worker imports before it starts, so that their tasks are registered."
@@ -38,7 +40,7 @@ class _Values:
     "The zone of an `eta` that names none."
 
     task_default_queue: str = "default"
-    "The queue of calls that nothing else sends elsewhere."
+    "The queue of calls that nothing else sends elsewhere; with `celery_compat` it is `celery` unless set."
     task_queues: tuple[Any, ...] = ()
     "The queues there are: names and `Queue` values; also what a worker consumes from unless told otherwise."
     task_routes: Any = ()
@@ -67,6 +69,8 @@ class _Values:
     "A secret that signs every message; unsigned and wrongly signed ones go to the dead letters."
     security_previous_keys: tuple[str, ...] = ()
     "Secrets that others may still sign with, while all change over to a new `security_key`."
+    task_annotations: Any = ()
+    "Options of tasks by their names or patterns, in place of what they declare; or objects and functions that say."
     task_acks_late: bool = True
     "True: a task is acknowledged with its result (at least once). False: before it runs (at most once)."
     task_ignore_result: bool = False
@@ -95,13 +99,24 @@ class _Values:
     "Bytes of one encoded call; larger ones are refused at the call, and dead-lettered when they arrive."
     task_publish_timeout: float = 5.0
     "Seconds a call may take to be accepted by the broker."
+    task_publish_retry: bool = True
+    "False: a call is not sent again if the broker does not answer, unless it says so itself (`retry`)."
+    task_publish_retry_policy: Any = None
+    "As the calling option `retry_policy`; None: again and again, as long as `task_publish_timeout` allows."
     task_publish_pending: int = 10_000
     "Calls that may wait to be sent in one process before further ones wait at the door."
+
+    task_allow_error_cb_on_chord_header: bool = False
+    "Whether an error callback of a chord is that of the tasks in its header too."
+    join_timeout: float = 604_800.0
+    "Seconds that a chord waits for its next member to end before it fails."
 
     result_expires: float = 86_400.0
     "Seconds a result is kept."
     result_max_size: int = 16 * 1024 * 1024
     "Bytes of one encoded result; a larger one makes its task fail."
+    result_extended: bool = False
+    "Keep with a result how its task was called: arguments, retries, queue."
     result_exception_types: tuple[str, ...] = ()
     "Exceptions (`module.Name`) that may be imported to raise a remote failure with its own type."
 
@@ -136,10 +151,19 @@ class _Values:
     dead_letter_expires: float = 30 * 86_400.0
     "Seconds a dead letter is kept."
 
+    amqp_queue_type: str = "quorum"
+    "RabbitMQ: the type of queues, `quorum` or `classic`; those that exist keep theirs."
+    amqp_park_after: float = 900.0
+    "RabbitMQ: seconds after which the message of a running task is put aside; less than half of `consumer_timeout`."
+
 
 _TYPES: Final[dict[str, Any]] = typing.get_type_hints(_Values)
 _DEFAULTS: Final = _Values()
 NAMES: Final = tuple(field.name for field in fields(_Values))
+#: What Celery's clients can read, which see no content type on a result in Redis.
+_FOR_CELERY: Final[Mapping[str, object]] = {"result_serializer": "json", "result_compression": None}
+#: The default of `task_default_queue` with `celery_compat`.
+_CELERYS_QUEUE: Final = "celery"
 _POSITIVE: Final = frozenset(
     name
     for name in NAMES
@@ -151,6 +175,7 @@ _MAY_BE_ZERO: Final = frozenset({"worker_prefetch", "worker_grace", "worker_unkn
 _CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
     "task_default_exchange_type": EXCHANGE_TYPES,
     "worker_queue_order": ("fair", "strict"),
+    "amqp_queue_type": ("quorum", "classic"),
     "worker_log_format": ("text", "json"),
 }
 #: What checks a value that is more than a plain one, and returns it in the form in which it is kept.
@@ -163,13 +188,15 @@ class Settings(_Values):
     `checks` are those of settings whose form a room above this one knows.
     """
 
-    __slots__ = ("_checks", "_frozen_by")
+    __slots__ = ("_checks", "_frozen_by", "_is_queue_named")
     _checks: Mapping[str, Check]
     _frozen_by: str | None
+    _is_queue_named: bool
 
     def __init__(self, values: Mapping[str, Any] | None = None, *, checks: Mapping[str, Check] | None = None) -> None:
         object.__setattr__(self, "_checks", checks or {})
         object.__setattr__(self, "_frozen_by", None)
+        object.__setattr__(self, "_is_queue_named", False)
         for name in NAMES:
             object.__setattr__(self, name, getattr(_DEFAULTS, name))
         self.update(values or {})
@@ -181,6 +208,11 @@ class Settings(_Values):
             raise SettingsFrozen(f"setting {name!r} can't be changed: {self._frozen_by}")
         check = self._checks.get(name)
         object.__setattr__(self, name, _checked(name, value) if check is None else check(value))
+        if name == "task_default_queue":
+            object.__setattr__(self, "_is_queue_named", True)
+        elif name == "celery_compat" and not self._is_queue_named:
+            queue = _CELERYS_QUEUE if self.celery_compat else _DEFAULTS.task_default_queue
+            object.__setattr__(self, "task_default_queue", queue)
 
     def update(self, values: Mapping[str, Any] | None = None, /, **more: Any) -> None:
         """Set several settings.
@@ -196,10 +228,19 @@ class Settings(_Values):
         fresh = Settings(checks=self._checks)
         for name in NAMES:
             object.__setattr__(fresh, name, getattr(self, name))
+        object.__setattr__(fresh, "_is_queue_named", self._is_queue_named)
         return fresh
 
     def freeze(self, reason: str) -> None:
-        """Refuse further changes, because of `reason`."""
+        """Refuse further changes, because of `reason`.
+
+        Raises:
+            InvalidSetting: settings contradict each other.
+        """
+        if self.celery_compat:
+            for name, needed in _FOR_CELERY.items():
+                if (given := getattr(self, name)) != needed:
+                    raise InvalidSetting(name, given, f"{needed} when celery_compat is set")
         object.__setattr__(self, "_frozen_by", reason)
 
     @property
@@ -256,7 +297,7 @@ def from_object(source: object, namespace: str = "") -> dict[str, Any]:
             for name in dir(source)
             if not name.startswith("_")
             and not isinstance(getattr(source, name), types.ModuleType)
-            and (not callable(getattr(source, name)) or name.lower().endswith("task_routes"))
+            and (not callable(getattr(source, name)) or name.lower().endswith(("task_routes", "task_annotations")))
             and type(getattr(source, name)).__module__ != "__future__"  # from __future__ import annotations
         }
     if namespace:

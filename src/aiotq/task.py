@@ -5,24 +5,27 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from contextvars import ContextVar
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final, Generic, ParamSpec, Protocol, TypeVar, Unpack, cast
 
 from . import states
 from ._values import shown
 from .calls import ArgumentCheck, build_envelope
-from .canvas.signature import Signature
+from .canvas.dynamic import Replace
+from .canvas.forms import chunked
+from .canvas.planner import frozen, lasts, of_last, single
+from .canvas.signature import Canvas, Chunks, Sender, Signature, set_default_sender
 from .exceptions import CallError, InvalidOption, MaxRetriesExceededError, Retry, TimeLimitExceeded
 from .hooks import Handlers, overridden
 from .limits import SoftLimited, run_in_thread
 from .message import Message
-from .options import RETRY_OPTIONS, CallOptions, RunsIn, TaskOptions, check_options
+from .options import RETRY_OPTIONS, CallOptions, RunsIn, TaskOptions, check_options, check_options_here
 from .request import Request, request_of, running_request
 from .results.document import format_traceback
-from .results.handle import AsyncResult, EagerResult, Readers, ResultSet, SyncResult
+from .results.handle import AsyncResult, EagerResult, Readers, SyncResult
 from .retries import automatic_retry
 from .serialization import SerializerRegistry
 from .settings import Settings
@@ -31,16 +34,10 @@ P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 
-_running: ContextVar[Task[..., Any] | None] = ContextVar("aiotq_running_task", default=None)
+_LINKS: Final = frozenset({"link", "link_error"})
 
 
-#: Options that only a call which is sent can have.
-ONLY_SENT: Final = frozenset(
-    {"countdown", "eta", "expires", "queue", "exchange", "routing_key", "priority", "publish_timeout"}
-)
-
-
-class TaskHome(Readers, Protocol):
+class TaskHome(Readers, Sender, Protocol):
     """All that a task asks of its app."""
 
     @property
@@ -53,9 +50,11 @@ class TaskHome(Readers, Protocol):
         self, task: Task[..., Any] | str, args: Sequence[Any], kwargs: Mapping[str, Any], options: CallOptions
     ) -> AsyncResult[Any]: ...
 
-    async def send_many(self, signatures: Iterable[Signature[R]]) -> ResultSet[R]: ...
-
     async def update_state(self, request: Request, state: str, meta: Any) -> None: ...
+
+    async def run_eagerly(
+        self, task: Task[..., Any], message: Message, request: Request, call: Callable[[Request], Awaitable[Any]]
+    ) -> Any: ...
 
 
 _default_home: list[TaskHome] = []
@@ -64,11 +63,12 @@ _default_home: list[TaskHome] = []
 def set_default_home(home: TaskHome) -> None:
     """Make `home` the app of shared tasks that run in no other app."""
     _default_home[:] = [home]
+    set_default_sender(home)
 
 
 def current_trails() -> bool:
     """Whether the task that runs here keeps the ids of the calls it makes."""
-    task = _running.get()
+    task: Task[..., Any] | None = running_request.get().runner
     return task is not None and task.declared.trail
 
 
@@ -76,10 +76,10 @@ class CurrentTask:
     """Stands for the task that runs here (`aiotq.current_task`): its attributes are that task's."""
 
     def __bool__(self) -> bool:
-        return _running.get() is not None
+        return running_request.get().runner is not None
 
     def __getattr__(self, name: str) -> Any:
-        task = _running.get()
+        task = running_request.get().runner
         if task is None:
             raise CallError(f"current_task.{name}: no task runs here")
         return getattr(task, name)
@@ -97,9 +97,6 @@ class Task(Handlers, Generic[P, R]):
         functools.update_wrapper(self, fn)
         self.fn = fn
         self.name = name
-        self.declared = options
-        self.max_retries = options.max_retries
-        self.default_retry_delay = options.default_retry_delay
         self.handlers = overridden(type(self))
         self._home = home
         self.runs_in: RunsIn = options.run or ("loop" if inspect.iscoroutinefunction(fn) else "thread")
@@ -107,21 +104,32 @@ class Task(Handlers, Generic[P, R]):
             raise InvalidOption(f'task {name}: run="loop" needs an async def function; leave it out or use "thread"')
         if self.runs_in == "thread" and inspect.iscoroutinefunction(fn):
             raise InvalidOption(f'task {name}: run="thread" needs a plain function; leave it out for an async def')
-        if self.runs_in == "thread" and options.time_limit is not None:
-            raise InvalidOption(
-                f'task {name}: a thread can\'t be stopped, so time_limit needs an async def or run="process"'
-            )
+        self.declare(options)
         self._arguments = ArgumentCheck(fn, name, skip_first=options.bind)
 
     def __repr__(self) -> str:
         return f"<Task: {self.name}>"
+
+    def declare(self, options: TaskOptions) -> None:
+        """Be as `options` say, in place of what was declared before.
+
+        Raises:
+            InvalidOption: they don't go with how it runs.
+        """
+        if self.runs_in == "thread" and options.time_limit is not None:
+            raise InvalidOption(
+                f'task {self.name}: a thread can\'t be stopped, so time_limit needs an async def or run="process"'
+            )
+        self.declared = options
+        self.max_retries = options.max_retries
+        self.default_retry_delay = options.default_retry_delay
 
     @property
     def app(self) -> TaskHome:
         """The app this task belongs to; for a shared task the one that runs it, or the last one made."""
         if self._home is not None:
             return self._home
-        running = _running.get()
+        running: Task[..., Any] | None = running_request.get().runner
         if running is not None and running._home is not None:
             return running._home
         if not _default_home:
@@ -176,15 +184,18 @@ class Task(Handlers, Generic[P, R]):
         """Run a call here as a worker would: arguments and value serialized and read back, limits kept, errors caught.
 
         A function that workers run in a thread or process runs in a thread, where hard limits can't be kept. Retries
-        follow at once. With `throw` (default: the setting `task_eager_propagates`) what the task fails with is raised.
+        follow at once, and so do callbacks and what the task is replaced by. Signals of running, middleware and
+        handlers are as in a worker. With `throw` (default: the setting `task_eager_propagates`) what it fails with is
+        raised.
 
         Raises:
             InvalidOption: an option that has no meaning for a call which is run here and now.
         """
-        for option in options:
-            if option in ONLY_SENT:
-                raise InvalidOption(f"{self.name}.apply: {option} is for calls that are sent; this one is run here")
+        check_options_here(self.name, options)
         home = self.app
+        if _LINKS & options.keys():
+            call = Signature[R](self.name, tuple(args), kwargs or {}, options, sender=home)
+            return cast("EagerResult[R]", await home.apply_workflow(call, throw=throw))
         now = datetime.now(UTC).timestamp()
         envelope = build_envelope(
             home.conf, home.serializers, self, args, kwargs or {}, options, reply_to=None, now=now
@@ -197,31 +208,51 @@ class Task(Handlers, Generic[P, R]):
             compression=message.compression,
             max_size=home.conf.task_message_max_size,
         )
+        try:
+            value, _ = await self.run_here(message, got_args, got_kwargs)
+        except Replace as exc:
+            instead = of_last(single(exc.canvas), task_id=message.id, attempt=message.attempt + 1)
+            root_id = message.root_id or message.id
+            return cast("EagerResult[R]", await home.apply_workflow(instead, throw=throw, root_id=root_id))
+        except Exception as exc:
+            if home.conf.task_eager_propagates if throw is None else throw:
+                raise
+            return EagerResult(message.id, exc, states.FAILURE, format_traceback(exc), readers=home)
+        return EagerResult(message.id, value, states.SUCCESS, readers=home)
+
+    async def run_here(
+        self, message: Message, args: Sequence[Any], kwargs: Mapping[str, Any], *, mode: str = "once"
+    ) -> tuple[Any, Request]:
+        """Run a call here, and again as often as it asks for a retry; return its value, and the last run's request.
+
+        Raises:
+            Exception: what the last run raised.
+        """
+        home = self.app
+        serializer = home.serializers.to_send(home.conf.result_serializer, home.conf.accept_content)
         while True:
+            request = request_of(message, tuple(args), kwargs, is_eager=True, mode=mode)
             try:
-                with self.running(request_of(message, tuple(got_args), got_kwargs, is_eager=True)):
-                    value = await self._run_here(message, got_args, got_kwargs)
-                serializer = home.serializers.to_send(home.conf.result_serializer, home.conf.accept_content)
-                value = serializer.decode(home.serializers.encode(serializer, value, "the result"))
+                with self.running(request):
+                    value = await home.run_eagerly(self, message, request, partial(self._run_here, message))
+                return serializer.decode(home.serializers.encode(serializer, value, "the result")), request
             except Exception as exc:
                 again = exc if isinstance(exc, Retry) else automatic_retry(self, exc, message.retries)
                 if again is None:
-                    if home.conf.task_eager_propagates if throw is None else throw:
-                        raise
-                    return EagerResult(message.id, exc, states.FAILURE, format_traceback(exc), readers=home)
-                got_args = got_args if again.call_args is None else again.call_args
-                got_kwargs = got_kwargs if again.call_kwargs is None else again.call_kwargs
+                    raise
+                args = args if again.call_args is None else again.call_args
+                kwargs = kwargs if again.call_kwargs is None else again.call_kwargs
                 message = replace(message, retries=message.retries + 1, attempt=message.attempt + 1)
-            else:
-                return EagerResult(message.id, value, states.SUCCESS, readers=home)
 
-    async def _run_here(self, message: Message, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    async def _run_here(self, message: Message, request: Request) -> Any:
         conf = self.app.conf
+        args, kwargs = request.args, request.kwargs
+        call = self if request.mode == "once" else one_by_one(self, request.mode)
         soft = message.soft_time_limit or conf.task_soft_time_limit
         if not inspect.iscoroutinefunction(self.fn):
-            return await run_in_thread(functools.partial(self, *args, **kwargs), soft)
+            return await run_in_thread(functools.partial(call, *args, **kwargs), soft)
         hard = message.time_limit or conf.task_time_limit
-        coro = self(*args, **kwargs)
+        coro = call(*args, **kwargs)
         limit = asyncio.timeout(hard)
         try:
             async with limit:
@@ -244,6 +275,57 @@ class Task(Handlers, Generic[P, R]):
     ) -> Signature[R]:
         """Return a signature with arguments and calling options."""
         return Signature(self.name, tuple(args), kwargs or {}, options, sender=self.app)
+
+    subtask = signature
+
+    def map(self, items: Iterable[Any]) -> Signature[list[R]]:
+        """Return a signature of one call that runs the task once for each of `items`, in order; its value is a list."""
+        return Signature(self.name, (list(items),), immutable=True, mode="map", sender=self.app)
+
+    def starmap(self, items: Iterable[Sequence[Any]]) -> Signature[list[R]]:
+        """As `map`, with items that are sequences of arguments."""
+        return Signature(self.name, (list(items),), immutable=True, mode="starmap", sender=self.app)
+
+    def chunks(self, items: Iterable[Sequence[Any]], size: int) -> Chunks[list[R]]:
+        """Return a group of `starmap`s over `items`, `size` of them in each.
+
+        Raises:
+            CallError: `size` is not a whole number above 0.
+        """
+        return chunked(self.s(), items, size)
+
+    def replace(self, canvas: Canvas[Any]) -> Replace:
+        """Have `canvas` take the place of this call, as if it had always stood there.
+
+            raise self.replace(add.s(2, 2))
+
+
+        What awaits this call gets the value of `canvas`, under the same id; of a group, the list of its values.
+
+        Raises:
+            Replace: always, but for errors.
+            CallError: no task runs here, or `canvas` is no signature.
+        """
+        if running_request.get().called_directly:
+            raise CallError(f"{self.name}.replace: no task runs here")
+        if not isinstance(cast(object, canvas), Canvas):
+            raise CallError(f"{self.name}.replace takes a signature, not {canvas!r}")
+        raise Replace(canvas)
+
+    async def add_to_chord(self, canvas: Canvas[Any]) -> AsyncResult[Any]:
+        """Make `canvas` a further member of the chord whose header this call is part of; return its result.
+
+        It is sent when this call has succeeded, in the same step, and not at all otherwise. Its value comes last.
+
+        Raises:
+            CallError: no task runs here, or it is in no chord.
+        """
+        request = running_request.get()
+        if request.step is None or request.step.seat is None:
+            raise CallError(f"{self.name}.add_to_chord: what runs here is in no chord's header")
+        whole = frozen(single(canvas))
+        request.added.append(whole)
+        return AsyncResult(lasts(whole)[0].options["task_id"], self.app, task_name=canvas.__class__.__name__)
 
     async def update_state(self, state: str, meta: Any = None) -> None:
         """Tell who follows this call that it is in `state` now, with `meta` as its info.
@@ -319,27 +401,44 @@ class Task(Handlers, Generic[P, R]):
         """Return the name of the parameter that the positional argument `index` goes to."""
         return self._arguments.name_of(index)
 
+    @property
+    def takes_several(self) -> bool:
+        """Whether it can be called with more than one positional argument."""
+        return self._arguments.takes_several
+
     def running(self, request: Request) -> Running:
         """Mark this task as what runs in this context, for `request` and `current_task`."""
         return Running(self, request)
 
 
+def one_by_one(task: Task[..., Any], mode: str) -> Callable[[Iterable[Any]], Any]:
+    """Return what calls `task` for each of its argument's items ("map"), or with each as arguments ("starmap")."""
+
+    def call(item: Any) -> Any:
+        return task(item) if mode == "map" else task(*item)
+
+    async def all_awaited(items: Iterable[Any]) -> list[Any]:
+        return [await call(item) for item in items]
+
+    def all_called(items: Iterable[Any]) -> list[Any]:
+        return [call(item) for item in items]
+
+    return all_awaited if inspect.iscoroutinefunction(task.fn) else all_called
+
+
 class Running:
     """The time in which a task is the current one of its context; a plain context manager, quick to enter."""
 
-    __slots__ = ("_request", "_task", "_tokens")
+    __slots__ = ("_request", "_token")
 
     def __init__(self, task: Task[..., Any], request: Request) -> None:
-        self._task = task
-        self._request = request
+        self._request = request if request.runner is task else replace(request, runner=task)
 
     def __enter__(self) -> None:
-        self._tokens = _running.set(self._task), running_request.set(self._request)
+        self._token = running_request.set(self._request)
 
     def __exit__(self, *exc_info: object) -> None:
-        task, request = self._tokens
-        _running.reset(task)
-        running_request.reset(request)
+        running_request.reset(self._token)
 
 
 class CoroutineTask(Task[P, R]):
@@ -403,6 +502,10 @@ class SyncCalls(Generic[P, R]):
         home = self._task.app
         result: AsyncResult[R] = home.bridge.run(home.call, self._task, args, kwargs or {}, merged)
         return result.sync
+
+    def add_to_chord(self, canvas: Canvas[Any]) -> SyncResult[Any]:
+        """As `Task.add_to_chord`, in a task that is a plain function."""
+        return self._task.app.bridge.run(self._task.add_to_chord, canvas).sync
 
     def update_state(self, state: str, meta: Any = None) -> None:
         """As `Task.update_state`, in a task that runs in a thread."""

@@ -70,6 +70,6 @@ def _about_app(target: Target) -> None:
 
 
 def _kinds(app: AioTQ) -> str:
-    kinds = [show.KINDS[task.runs_in] for task in app.tasks.values()]
+    kinds = [show.KINDS[task.runs_in] for task in app.own_tasks.values()]
     parts = [f"{kinds.count(kind)} {kind}" for kind in show.KINDS.values() if kind in kinds]
     return f"{len(kinds)} ({', '.join(parts)})" if parts else "none"

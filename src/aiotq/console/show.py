@@ -107,7 +107,7 @@ def tasks(app: AioTQ) -> None:
             _queues_of(app, task),
             signature_of(task),
         )
-        for name, task in sorted(app.tasks.items())
+        for name, task in sorted(app.own_tasks.items())
     ]
     table(("task", "runs as", "queue", "arguments"), rows)
 
@@ -193,7 +193,7 @@ def banner(app: AioTQ, spec: str, options: WorkerOptions, name: str) -> None:
         ),
         ("pid", str(os.getpid())),
     ]
-    listed = [(task.name, KINDS[task.runs_in]) for _, task in sorted(app.tasks.items())]
+    listed = [(task.name, KINDS[task.runs_in]) for _, task in sorted(app.own_tasks.items())]
     title = f"aiotq {__version__}"
     if sys.stderr.isatty():
         _rich_banner(title, pairs, listed)

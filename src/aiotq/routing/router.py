@@ -30,6 +30,7 @@ class Route:
 
     queues: tuple[str, ...]
     options: Mapping[str, Any]
+    address: tuple[str, str] | None = None  #: the exchange and the key, if they led there
 
 
 class Router:
@@ -69,10 +70,9 @@ class Router:
         if is_open and (decided := self._decided.get(name)) is not None:
             return decided
         found = self._found(name, args, kwargs, call, task)
-        route = Route(
-            self._queues_of(name, *_destination((call, declared, found))),
-            {option: given for option, given in found.items() if option not in PLACES},
-        )
+        queues, address = self._queues_of(name, *_destination((call, declared, found)))
+        rest = {option: given for option, given in found.items() if option not in PLACES}
+        route = Route(queues, rest, address)
         if is_open:
             if len(self._decided) >= _MOST_REMEMBERED:
                 self._decided.clear()
@@ -107,10 +107,10 @@ class Router:
 
     def _queues_of(
         self, name: str, queue: str | None, exchange: str | Exchange | None, key: str | None
-    ) -> tuple[str, ...]:
+    ) -> tuple[tuple[str, ...], tuple[str, str] | None]:
         if queue is None and exchange is None:
             if key is None:
-                return (self._known(name, self._conf.task_default_queue),)
+                return (self._known(name, self._conf.task_default_queue),), None
             exchange = self._conf.task_default_exchange
             if exchange is None:
                 raise InvalidOption(
@@ -119,20 +119,22 @@ class Router:
         if exchange is None:
             assert queue is not None
             self._check_reaches(name, queue, key)
-            return (self._known(name, queue),)
+            return (self._known(name, queue),), None
         return self._through(name, exchange, key, queue)
 
-    def _through(self, name: str, exchange: str | Exchange, key: str | None, queue: str | None) -> tuple[str, ...]:
-        """Return the queues which `exchange` hands a message with `key` to; `queue` must be one of them."""
+    def _through(
+        self, name: str, exchange: str | Exchange, key: str | None, queue: str | None
+    ) -> tuple[tuple[str, ...], tuple[str, str] | None]:
+        """Return the queues which `exchange` hands a message with `key` to, and both; `queue` must be one of them."""
         wanted = exchange.name if isinstance(exchange, Exchange) else exchange
         if not wanted:  # AMQP's nameless exchange: the key is a queue's name
             if not key or (queue is not None and queue != key):
                 raise InvalidOption(f"{name}: exchange '' takes a queue's name as routing_key, not {key!r}")
-            return (self._known(name, key),)
+            return (self._known(name, key),), None
         bound = self._exchanges.get(wanted)
         if bound is None:
             if key in (None, wanted) and queue in (None, wanted) and self._conf.task_create_missing_queues:
-                return (wanted,)  # the exchange of a queue that is made when it is needed
+                return (wanted,), (wanted, wanted)  # the exchange of a queue that is made when it is needed
             raise InvalidOption(
                 f"{name}: no queue is bound to exchange {wanted!r}{near(wanted, self._exchanges)}; "
                 f"add Queue(…, exchange={wanted!r}, routing_key=…) to task_queues"
@@ -153,7 +155,7 @@ class Router:
                 f"{name}: {missed} bound to {bound.type} exchange {wanted!r} for routing_key {key!r}"
                 f" (there are {bindings})"
             )
-        return reached
+        return reached, (wanted, key or "")
 
     def _check_reaches(self, name: str, queue: str, key: str | None) -> None:
         """Refuse a key that its queue's topic exchange would take elsewhere; other exchanges have no use for it."""

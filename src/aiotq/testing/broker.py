@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from ..message import Envelope
 from ..transport import Delivery, HandBack, Settlement
-from ..transport.memory import MemoryBroker
+from ..transport.memory_broker import MemoryBroker
 from .clock import SAME, SteppingClock
 
 #: A worker hands back for less than this what it has no slot for just now: that passes in real time, by itself.
@@ -72,6 +72,11 @@ class WatchedBroker(MemoryBroker):
         is_settled = super().settle(delivery, settlement)
         self._on_change()
         return is_settled
+
+    def hurry(self, key: tuple[str, int]) -> bool:
+        is_there = super().hurry(key)
+        self._on_change()
+        return is_there
 
     def purge(self, name: str) -> int:
         purged = super().purge(name)

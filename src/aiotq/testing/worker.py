@@ -13,8 +13,21 @@ from anyio import to_thread
 
 from .. import states
 from ..app import AioTQ
-from ..canvas import Coordinator
-from ..canvas.outcome import Failure, Ignored, Outcome, Rejected, Retried, Returned, Revoked, Success
+from ..canvas.coordinator import Coordinator
+from ..canvas.links import NO_LINKS
+from ..canvas.outcome import (
+    Failure,
+    Ignored,
+    Outcome,
+    Postponed,
+    Prevented,
+    Rejected,
+    Replaced,
+    Retried,
+    Returned,
+    Revoked,
+    Success,
+)
 from ..commit import Finish
 from ..connection import DISABLED
 from ..exceptions import DeadLettered, MessageError, TaskRevokedError
@@ -278,7 +291,7 @@ class TestWorker:
         value: Any = None
         error: BaseException | None = None
         match outcome:
-            case Returned():
+            case Returned() | Postponed() | Prevented():
                 return
             case Success(value=value):
                 state = states.SUCCESS
@@ -294,13 +307,20 @@ class TestWorker:
                 state, error = "REJECTED", DeadLettered(f"{reason}: {detail}")
             case Ignored():
                 state = "IGNORED"
+            case Replaced():
+                state = "REPLACED"
         message = outcome.delivery.message
-        args, kwargs = self._arguments(message)
+        args, kwargs = getattr(outcome, "links", NO_LINKS).called_with
+        if not (args or kwargs):  # it is no step that others gave an argument, or it was not called
+            args, kwargs = self._arguments(message)
+        args = tuple(args)
         self.ran.append(Ran(message.task, args, kwargs, message.id, state, value, error, message.retries, self.now))
 
     def _as_sent(self, envelope: Envelope, at: float) -> Sent:
-        message = envelope.message
+        message, due = envelope.message, envelope.due
         args, kwargs = self._arguments(message)
+        if message.step is not None and message.step.wait is not None:  # of what it awaited until now
+            due = at + message.step.wait
         return Sent(
             message.task,
             args,
@@ -309,7 +329,7 @@ class TestWorker:
             envelope.queue,
             envelope.priority,
             datetime.fromtimestamp(at, UTC),
-            wall(envelope.due),
+            wall(due),
             wall(message.expires),
             message.headers or {},
             message.parent_id,

@@ -15,12 +15,13 @@ import traceback
 import types
 from collections.abc import Callable, Coroutine, Generator, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
+from ..canvas.forms import as_form
 from ..exceptions import EncodeError, InvalidOption, RemoteError, Retry, SoftTimeLimitExceeded, SoftTimeLimitInterrupt
 from ..request import Request
 from ..signals import worker_process_init, worker_process_shutdown
-from ..task import Task
+from ..task import Task, one_by_one
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -50,23 +51,31 @@ def run_task(module: str, qualname: str, request: Request) -> Any:
     if not isinstance(found, Task):
         raise InvalidOption(f'{module}.{qualname} is no task in the child: run="process" needs one at module level')
     found.running(request).__enter__()  # until the next task's: a child runs one at a time, and this may be a coroutine
-    value = found(*request.args, **request.kwargs)
+    task = cast("Task[..., Any]", found)
+    call: Callable[..., Any] = task if request.mode == "once" else one_by_one(task, request.mode)
+    value = call(*request.args, **request.kwargs)
     if inspect.iscoroutine(value):
         return _awaited(value, request)
-    return Ran(value, request.children) if request.children else value
+    return _ran(value, request)
 
 
 async def _awaited(coro: Coroutine[Any, Any, Any], request: Request) -> Any:
-    value = await coro
-    return Ran(value, request.children) if request.children else value
+    return _ran(await coro, request)
+
+
+def _ran(value: Any, request: Request) -> Any:
+    if not (request.children or request.added):
+        return value
+    return Ran(value, request.children, [as_form(canvas) for canvas in request.added])
 
 
 class Ran:
-    """What a task returned in a child, and the ids of the calls it made there."""
+    """What a task returned in a child, the ids of the calls it made there, and what it added to its group (forms)."""
 
-    def __init__(self, value: Any, children: list[str]) -> None:
+    def __init__(self, value: Any, children: list[str], added: list[dict[str, Any]]) -> None:
         self.value = value
         self.children = children
+        self.added = added
 
 
 def serve(connection: Connection, modules: Sequence[str] = ()) -> None:

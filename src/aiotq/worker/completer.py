@@ -12,6 +12,7 @@ from .._aio import Gathering
 from ..commit import Committed, Committer, Finish
 from ..exceptions import OperationalError
 from ..logs import Complaint
+from ..results import NO_JOINING, Joining, Record
 from ..transport import ACK, Delivery, HandBack
 
 logger = logging.getLogger("aiotq.worker")
@@ -113,4 +114,18 @@ def _weigh(finish: Finish) -> int:
         weight += len(finish.record.body)
     for envelope in finish.envelopes:
         weight += len(envelope.message.body)
+    for record in finish.further:
+        weight += len(record.body)
+    if finish.joining is not NO_JOINING:
+        weight += _weigh_joining(finish.joining, finish.record)
+    return weight
+
+
+def _weigh_joining(joining: Joining, record: Record | None) -> int:
+    weight = 0
+    for join in joining.opened:
+        weight += sum(len(envelope.message.body) for envelope in join.then)
+    for arrival in joining.arrivals:
+        if arrival.record is not None and arrival.record is not record:
+            weight += len(arrival.record.body)
     return weight

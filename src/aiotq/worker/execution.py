@@ -16,7 +16,22 @@ import anyio
 from .. import states
 from .._values import shown
 from ..canvas.coordinator import describe
-from ..canvas.outcome import Failure, Ignored, Outcome, Policy, Rejected, Retried, Returned, Revoked, Success
+from ..canvas.dynamic import Replace
+from ..canvas.forms import as_canvas
+from ..canvas.links import NO_LINKS, Links, embedded, links_of
+from ..canvas.outcome import (
+    UNTRUSTED,
+    Failure,
+    Ignored,
+    Outcome,
+    Policy,
+    Rejected,
+    Replaced,
+    Retried,
+    Returned,
+    Revoked,
+    Success,
+)
 from ..exceptions import (
     AioTQError,
     BadSignature,
@@ -36,19 +51,20 @@ from ..exceptions import (
 from ..limits import SoftLimited, run_in_thread
 from ..message import Message
 from ..request import Request, request_of
-from ..results.handle import running_slot
 from ..retries import after_loss, automatic_retry, retried, snoozed
-from ..serialization import Signer, sealed
+from ..serialization import sealed
 from ..signals import connected
-from ..task import Task
+from ..task import Task, one_by_one
 from .child import Ran, run_task
 from .handlers import call_handlers
 from .home import WorkerHome
 from .processes import ProcessCall, ProcessPool
 from .run import Cancelled, Run
+from .steps import Steps
 from .surrounded import call_surrounded
 from .terms import Terms, TermsOfTasks
 from .unknown import UnknownTasks
+from .whence import Whence
 
 logger = logging.getLogger("aiotq.task")
 
@@ -81,6 +97,8 @@ class Execution:
         self._pool = pool
         self._acknowledge = acknowledge
         self._terms = TermsOfTasks(home.conf)
+        self._steps = Steps(home)
+        self._whence = Whence(home.conf)
         self._unknown_tasks = UnknownTasks(home.clock, home.conf.worker_unknown_task_timeout)
 
     async def run(self, run: Run) -> Outcome | None:
@@ -89,36 +107,38 @@ class Execution:
         run.started_at = time.perf_counter()
         delivery = run.delivery
         task = self._tasks.get(message.task)
-        terms = None if task is None else self._terms.of(task)
-        charges = delivery.charges
-        if charges and charges >= (self._conf.task_max_deliveries if terms is None else terms.max_deliveries):
-            return self._rejected(run, "poison", f"{charges} workers died while it ran as their only suspect")
-        if self._signer is not None and (forged := self._forged(run, self._signer)) is not None:
-            return forged
-        if task is None or terms is None:
-            return self._unknown(run)
+        if task is None:
+            return self._refused(run, None) or self._unknown(run)
+        terms = self._terms.of(task)
+        if (refused := self._refused(run, terms)) is not None:
+            return refused
         policy = terms.if_ignored if message.ignore_result else terms.if_kept
-        if self._is_expired(message, terms):
-            logger.info("Task %s[%s] expired", message.task, message.id)
-            return Revoked(run.delivery, "expired", policy)
-        try:
-            args, kwargs = self._decode(message)
-        except MessageError as exc:
-            return self._rejected(run, _reason(exc), str(exc))
-        delivery_info = {
-            "queue": delivery.queue,
-            "priority": delivery.priority,
-            "redelivered": delivery.deaths + delivery.returns > 0,
-        }
-        request = request_of(message, tuple(args), kwargs, delivery_info=delivery_info, hostname=self._worker)
+        opened = self._opened(run, terms, policy)
+        if not isinstance(opened, tuple):
+            return opened
+        args, kwargs, links = opened
+        if links is not NO_LINKS or message.step is not None:
+            args, links, ended = await self._completed(run, args, kwargs, links, policy)
+            if ended is not None:
+                return ended
+        request = request_of(
+            message,
+            tuple(args),
+            kwargs,
+            delivery_info=self._whence.info(delivery),
+            hostname=self._worker,
+            mode=links.mode,
+            runner=task,
+            slot=run,
+            following=links,
+        )
         task.running(request).__enter__()  # for good: the context is this run's own
         try:
             if terms.is_acked_early and not await self._acknowledge(run):
                 return None
             if terms.tracks_start:
                 await self._tell_started(request)
-            if run.cancelled_for is not None:
-                raise asyncio.CancelledError
+            run.check()
             is_plain = not (connected or task.handlers or self._onion.runners)
             value = await (
                 self._call(run, task, request)
@@ -126,23 +146,52 @@ class Execution:
                 else call_surrounded(self._onion, run, task, request, self._call)
             )
         except BaseException as exc:  # SystemExit in a task must not end the loop
-            outcome = self._ended_by(exc, run, policy, task, request)
+            outcome = self._ended_by(exc, run, policy, task, request, links)
         else:
             if isinstance(value, Ran):
                 request.children.extend(value.children)
+                request.added.extend(map(as_canvas, value.added))
                 value = value.value
             self._log_success(run, value, task.declared.resultrepr_maxsize)
-            outcome = Success(run.delivery, value, policy, tuple(request.children))
+            outcome = Success(run.delivery, value, policy, tuple(request.children), links, tuple(request.added))
+        if links is not NO_LINKS and isinstance(outcome, (Failure, Ignored, Replaced, Rejected, Revoked)):
+            outcome = replace(outcome, links=links)
         if task.handlers and outcome is not None:
             await call_handlers(task, request, outcome)
         return outcome
 
-    def _forged(self, run: Run, signer: Signer) -> Outcome | None:
-        """Return the outcome of a delivery that is not as it was signed; nothing in it is believed before."""
+    def _opened(
+        self, run: Run, terms: Terms, policy: Policy
+    ) -> Outcome | tuple[Sequence[Any], Mapping[str, Any], Links]:
+        """Return what the body of a delivery says; or its outcome, if it is expired or can't be read."""
+        message = run.delivery.message
+        if self._is_expired(message, terms):
+            logger.info("Task %s[%s] expired", message.task, message.id)
+            return Revoked(run.delivery, "expired", policy, self._links(message))
         try:
-            signer.verify(run.delivery.message)
+            return self._decode(message)
         except MessageError as exc:
-            return self._rejected(run, _reason(exc), str(exc))
+            return self._rejected(run, _reason(exc), str(exc), NO_LINKS)
+
+    async def _completed(
+        self, run: Run, args: Sequence[Any], kwargs: Mapping[str, Any], links: Links, policy: Policy
+    ) -> tuple[Sequence[Any], Links, Outcome | None]:
+        """Return the arguments of a step of a workflow, and what follows it; or its outcome, if it does not run now."""
+        try:
+            return await self._steps.called_with(run.delivery, args, kwargs, links, policy)
+        except MessageError as exc:
+            return args, links, self._rejected(run, _reason(exc), str(exc), links)
+
+    def _refused(self, run: Run, terms: Terms | None) -> Outcome | None:
+        """Return the outcome of a delivery that killed too many workers, or is not as it was signed."""
+        charges = run.delivery.charges
+        if charges and charges >= (self._conf.task_max_deliveries if terms is None else terms.max_deliveries):
+            return self._rejected(run, "poison", f"{charges} workers died while it ran as their only suspect")
+        if self._signer is not None:  # nothing in it is believed before
+            try:
+                self._signer.verify(run.delivery.message)
+            except MessageError as exc:
+                return self._rejected(run, _reason(exc), str(exc))
         return None
 
     def _unknown(self, run: Run) -> Outcome:
@@ -150,7 +199,7 @@ class Execution:
         message = run.delivery.message
         if message.expires is not None and message.expires <= self._clock.time():
             logger.info("Task %s[%s] expired", message.task, message.id)
-            return Revoked(run.delivery, "expired", Policy(message.ignore_result))
+            return Revoked(run.delivery, "expired", Policy(message.ignore_result), self._links(message))
         delay = self._unknown_tasks.delay(run.delivery)
         if delay is not None:
             return Returned(run.delivery, delay)
@@ -164,10 +213,10 @@ class Execution:
         """Return the outcome of a delivery that was revoked before it could start."""
         message = run.delivery.message
         logger.info("Task %s[%s] was revoked before it started", message.task, message.id)
-        return Revoked(run.delivery, "revoked", Policy(message.ignore_result))
+        return Revoked(run.delivery, "revoked", Policy(message.ignore_result), self._links(message))
 
     def _ended_by(
-        self, exc: BaseException, run: Run, policy: Policy, task: Task[..., Any], request: Request
+        self, exc: BaseException, run: Run, policy: Policy, task: Task[..., Any], request: Request, links: Links
     ) -> Outcome | None:
         message = run.delivery.message
         name, task_id = message.shadow or message.task, message.id
@@ -187,12 +236,12 @@ class Execution:
             case None:  # whatever it is, a cancellation included, is the task's own doing
                 pass
         if isinstance(exc, TaskPredicate):
-            return self._steered(exc, run, policy, task, request)
+            return self._steered(exc, run, policy, task, request, links)
         if isinstance(exc, WorkerLostError) and self._terms.of(task).rejects_lost:
             return self._lost_process(exc, run, policy, task)
         again = automatic_retry(task, exc, message.retries)
         if again is not None:
-            return self._retried(again, run, policy, task, request)
+            return self._retried(again, run, policy, task, request, links)
         seconds = time.perf_counter() - run.started_at
         if task.declared.throws and isinstance(exc, task.declared.throws):
             logger.info("Task %s[%s] raised expected: %s", name, task_id, describe(exc))
@@ -202,14 +251,22 @@ class Execution:
             logger.error("Task %s[%s] raised %s after %.3f s", name, task_id, describe(exc), seconds, exc_info=exc)
         return Failure(run.delivery, exc, policy)
 
-    def _steered(self, how: TaskPredicate, run: Run, policy: Policy, task: Task[..., Any], request: Request) -> Outcome:
+    def _steered(
+        self,
+        how: TaskPredicate,
+        run: Run,
+        policy: Policy,
+        task: Task[..., Any],
+        request: Request,
+        links: Links,
+    ) -> Outcome:
         """Return the outcome that the task itself asked for."""
         delivery = run.delivery
         message = delivery.message
         name = message.shadow or message.task
         match how:
             case Retry():
-                return self._retried(how, run, policy, task, request)
+                return self._retried(how, run, policy, task, request, links)
             case Snooze():
                 logger.info("Task %s[%s] runs again in %g s", name, message.id, how.seconds)
                 now = self._clock.time()
@@ -220,11 +277,16 @@ class Execution:
                 return Returned(delivery, _REQUEUE_DELAY)
             case Reject():
                 return self._rejected(run, "rejected", str(how.reason))
+            case Replace():
+                logger.info("Task %s[%s] goes on as %s", name, message.id, shown(how.canvas))
+                return Replaced(delivery, how.canvas, policy)
             case _:
                 logger.info("Task %s[%s] wants to be ignored", name, message.id)
                 return Ignored(delivery)
 
-    def _retried(self, again: Retry, run: Run, policy: Policy, task: Task[..., Any], request: Request) -> Outcome:
+    def _retried(
+        self, again: Retry, run: Run, policy: Policy, task: Task[..., Any], request: Request, links: Links
+    ) -> Outcome:
         delivery = run.delivery
         message = delivery.message
         try:
@@ -238,6 +300,7 @@ class Execution:
                 again,
                 args=request.args,
                 kwargs=request.kwargs,
+                embed=embedded(replace(links, broken=None, is_given=False)) if links is not NO_LINKS else {},
                 now=self._clock.time(),
             )
             envelope = sealed(self._signer, envelope)
@@ -261,11 +324,11 @@ class Execution:
         soft, hard = self._limits(run.delivery.message, task)
         if task.runs_in == "process":
             return await self._call_process(task, request, soft, hard)
-        running_slot.set(run)
+        call = task if request.mode == "once" else one_by_one(task, request.mode)
         if task.runs_in == "thread":
-            call = functools.partial(task, *request.args, **request.kwargs)
+            call = functools.partial(call, *request.args, **request.kwargs)
             return await run_in_thread(call, soft, limiter=self._threads, abandons=True)
-        coro = task(*request.args, **request.kwargs)
+        coro = call(*request.args, **request.kwargs)
         if soft is None and hard is None:
             return await coro
         timer = None
@@ -280,7 +343,15 @@ class Execution:
     async def _call_process(
         self, task: Task[..., Any], request: Request, soft: float | None, hard: float | None
     ) -> Any:
-        plain = replace(request, kwargs=dict(request.kwargs), headers=dict(request.headers))
+        plain = replace(
+            request,
+            kwargs=dict(request.kwargs),
+            headers=dict(request.headers),
+            added=[],
+            runner=None,
+            slot=None,
+            following=None,
+        )
         call = ProcessCall(
             run_task.__module__,
             run_task.__qualname__,
@@ -290,7 +361,14 @@ class Execution:
         )
         return await self._pool.run(call, soft_time_limit=soft, time_limit=hard)
 
-    def _decode(self, message: Message) -> tuple[Sequence[Any], Mapping[str, Any]]:
+    def _links(self, message: Message) -> Links:
+        """Return what follows a task that does not run; nothing if that can't be read."""
+        try:
+            return self._decode(message)[2]
+        except MessageError:
+            return NO_LINKS
+
+    def _decode(self, message: Message) -> tuple[Sequence[Any], Mapping[str, Any], Links]:
         if len(message.body) > self._conf.task_message_max_size:
             raise MalformedMessage(
                 f"body is {len(message.body)} bytes, over task_message_max_size ({self._conf.task_message_max_size})"
@@ -310,9 +388,8 @@ class Execution:
             raise MalformedMessage("arguments are not a list and an object")
         if kwargs and not all(isinstance(name, str) for name in cast("dict[object, Any]", kwargs)):
             raise MalformedMessage("names of keyword arguments are not all strings")
-        if embed and (not isinstance(embed, dict) or any(cast("dict[str, Any]", embed).values())):
-            raise MalformedMessage("the message carries a workflow (callbacks, chain or chord), which can't be run yet")
-        return cast("Sequence[Any]", args), cast("dict[str, Any]", kwargs)
+        links = links_of(embed) if embed else NO_LINKS
+        return cast("Sequence[Any]", args), cast("dict[str, Any]", kwargs), links
 
     def _limits(self, message: Message, task: Task[..., Any] | None = None) -> tuple[float | None, float | None]:
         """Return the soft and the hard limit of a call: its own, the task's, or the settings'."""
@@ -337,10 +414,13 @@ class Execution:
         except OperationalError as exc:  # the task matters more than who hears that it began
             logger.warning("Task %s[%s]: its start could not be stored: %s", request.task, request.id, exc)
 
-    def _rejected(self, run: Run, reason: str, detail: str) -> Rejected:
+    def _rejected(self, run: Run, reason: str, detail: str, links: Links | None = None) -> Rejected:
+        """Return the outcome of what is given up; `links` None: what follows it is still to be read."""
         message = run.delivery.message
         logger.error("Task %s[%s] goes to the dead letters (%s): %s", message.task, message.id, reason, detail)
-        return Rejected(run.delivery, reason, detail)
+        if links is None:
+            links = NO_LINKS if reason in UNTRUSTED else self._links(message)
+        return Rejected(run.delivery, reason, detail, links)
 
     def _log_success(self, run: Run, value: object, most: int) -> None:
         if logger.isEnabledFor(logging.INFO):

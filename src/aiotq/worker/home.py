@@ -6,13 +6,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
-from ..canvas import Coordinator
+from ..canvas.coordinator import Coordinator
 from ..clock import Clock
 from ..commit import Committer
 from ..lifespan import WorkerLifespan
 from ..middleware import Onion
 from ..request import Request
-from ..results import ResultStore
+from ..results import Joined, ResultStore
+from ..results.document import DocumentCodec
 from ..serialization import SerializerRegistry, Signer
 from ..settings import Settings
 from ..task import Task
@@ -66,7 +67,12 @@ class WorkerHome(Protocol):
 
     def load_tasks(self) -> None: ...
 
-    def coordinator(self, worker: str) -> Coordinator: ...
+    @property
+    def codec(self) -> DocumentCodec: ...
+
+    async def joined(self, join_id: str) -> Joined | None: ...
+
+    def coordinator(self, worker: str, *, has_joins: bool) -> Coordinator: ...
 
     def holding(self) -> AbstractAsyncContextManager[WorkerConnection]:
         """Be connected, and stay so until this is left."""

@@ -16,12 +16,13 @@ from typing import Any, Final, TypeVar
 
 from anyio import to_thread
 
-from ..canvas import Coordinator
+from ..canvas.coordinator import Coordinator
 from ..canvas.outcome import Failure, Outcome, Policy, Returned
 from ..commit import Committer, Finish
 from ..exceptions import OperationalError
 from ..logs import Complaint
 from ..options import RunsIn
+from ..results.revocations import keys_of
 from ..signals import connected
 from ..task import Task
 from ..transport import Consumer, Delivery
@@ -29,6 +30,7 @@ from .completer import Completer
 from .execution import Execution
 from .limiter import Limiter
 from .run import Cancelled, Run, Slots
+from .seating import Seating
 from .telling import Telling
 
 T = TypeVar("T")
@@ -73,6 +75,7 @@ class Intake:
         prefetch: int,
         revoked: Callable[[Sequence[str]], Awaitable[Collection[str]]],
         limiter: Limiter,
+        seating: Seating,
         telling: Telling,
     ) -> None:
         self._consumer = consumer
@@ -88,6 +91,8 @@ class Intake:
         self._prefetch = prefetch
         self._revoked = revoked
         self._limiter = limiter
+        self._seating = seating
+        self._has_seats = False
         self._telling = telling
         self._context = contextvars.copy_context()
         self._freed = asyncio.Event()
@@ -163,6 +168,7 @@ class Intake:
         if len(self._tasks) != self._tasks_seen:
             self._tasks_seen = len(self._tasks)
             self._kinds = frozenset({"loop", *(task.runs_in for task in self._tasks.values())})
+            self._has_seats = any(task.declared.max_concurrency is not None for task in self._tasks.values())
         free = max(0, *(self._slots[kind].free for kind in self._kinds))
         return min(free + max(0, self._prefetch - self.unstarted), self._limit)
 
@@ -184,6 +190,8 @@ class Intake:
         left = {delivery.lease: delivery for delivery in read}
         try:
             admission = await self._until_done(functools.partial(self._committer.admit, read))
+            for delivery in (*admission.run, *admission.revoked):
+                self._held[delivery.lease] = delivery  # it may know more by now than when it was read
             late = [each for each in admission.run if time.monotonic() - each.read_at > self._lease / 2]
             lost: set[int | str] = set()
             if late:
@@ -201,7 +209,7 @@ class Intake:
             overflow = 0
             if connected:
                 await self._telling.received(taken)
-            # Those who have their start go before the others: it is spent if they don't begin.
+            # Those who have their start or seat go before the others: it is spent if they don't begin.
             for delivery in sorted(taken, key=lambda each: each.lease not in waits) if waits else taken:
                 del left[delivery.lease]
                 wait = waits.get(delivery.lease, 0.0)
@@ -220,18 +228,24 @@ class Intake:
         if self.unstarted > self._prefetch:
             await self._let_start()
 
-    async def _waits(self, taken: Sequence[Delivery]) -> tuple[Mapping[int | str, float], Collection[int | str]]:
-        """Return for those under a rate limit the seconds until they start, and which have no slot for one now."""
-        able: list[Delivery] = []
+    async def _waits(self, taken: Sequence[Delivery]) -> tuple[Mapping[int | str, float], set[int | str]]:
+        """Return for those under a limit the seconds for which they wait, and which of them have no slot now."""
         unable: set[int | str] = set()
-        for each in self._limiter.limited(taken):
-            if self._slots[self._tasks[each.message.task].runs_in].free > 0:
-                able.append(each)
-            else:
+        waits: Mapping[int | str, float] = {}
+        if able := self._able(self._limiter.limited(taken), unable):
+            waits = await self._until_done(functools.partial(self._limiter.waits, able))
+        if self._has_seats:
+            ready = [each for each in taken if not waits.get(each.lease)]
+            if able := self._able(self._seating.limited(ready), unable):
+                waits = {**waits, **await self._until_done(functools.partial(self._seating.waits, able))}
+        return waits, unable
+
+    def _able(self, limited: Sequence[Delivery], unable: set[int | str]) -> Sequence[Delivery]:
+        """Return those that have a slot now; the others are added to `unable`."""
+        for each in limited:
+            if self._slots[self._tasks[each.message.task].runs_in].free <= 0:
                 unable.add(each.lease)
-        if not able:
-            return {}, unable
-        return await self._until_done(functools.partial(self._limiter.waits, able)), unable
+        return [each for each in limited if each.lease not in unable]
 
     async def _let_start(self) -> None:
         """Wait a moment for what waits here to start: more of its kind may come with the next read."""
@@ -296,7 +310,7 @@ class Intake:
         complaint = Complaint(logger, "asking whether a task is revoked failed")
         while run.cancelled_for is None:
             try:
-                return bool(await self._revoked((run.delivery.message.id,)))
+                return bool(await self._revoked(keys_of(run.delivery.message)))
             except OperationalError as exc:
                 complaint.make(exc)
             pause = await _pause(pause)
@@ -305,7 +319,7 @@ class Intake:
     async def _run(self, run: Run, *, is_revoked: bool, has_waited: bool) -> None:
         run.started_at = time.perf_counter()
         delivery = run.delivery
-        outcome: Outcome | None
+        outcome: Outcome | None = None
         try:
             try:
                 is_revoked = is_revoked or (has_waited and await self._is_revoked(run))
@@ -330,6 +344,8 @@ class Intake:
                 await self._telling.broke(delivery, exc)
         finally:
             del self.runs[delivery.lease]
+            if self._seating and (run.is_settled or outcome is None):  # others leave when they are committed
+                self._seating.leave(delivery)
             self._let_go_of(delivery)
             if run.kind != "loop":
                 run.slots.took(time.perf_counter() - run.started_at)

@@ -169,6 +169,11 @@ class Run:
         self.slots.give_back()
         self._on_freed(self.kind)
 
+    def check(self) -> None:
+        """Raise CancelledError if it was cancelled before it began."""
+        if self.cancelled_for is not None:
+            raise asyncio.CancelledError
+
     def cancel(self, why: Cancelled) -> None:
         """Cancel the run; the first reason stays. One that has not begun sees `cancelled_for` when it does."""
         if self.cancelled_for is None and self.task is not None and not self.task.done():

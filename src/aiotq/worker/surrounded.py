@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from ..canvas.forms import as_canvas
 from ..exceptions import TimeLimitExceeded
 from ..middleware import Onion, RunningCall
 from ..request import Request
@@ -43,6 +44,7 @@ async def call_surrounded(onion: Onion, run: Run, task: Task[..., Any], request:
                 raise
         if isinstance(value, Ran):
             request.children.extend(value.children)
+            request.added.extend(map(as_canvas, value.added))
             return value.value
         return value
 

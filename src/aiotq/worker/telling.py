@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Final
 
 from .. import states
-from ..canvas.outcome import Failure, Ignored, Outcome, Rejected, Retried, Returned, Revoked, Success
+from ..canvas.outcome import (
+    Failure,
+    Ignored,
+    Outcome,
+    Postponed,
+    Prevented,
+    Rejected,
+    Replaced,
+    Retried,
+    Returned,
+    Revoked,
+    Success,
+)
 from ..exceptions import DeadLettered, NotRegistered
 from ..hooks import ExceptionInfo
 from ..request import Request, request_of, running_request
@@ -29,6 +42,7 @@ from ..signals import (
 )
 from ..task import Task
 from ..transport import Delivery
+from .whence import Whence
 
 #: Seconds that receivers have when a run was cancelled or the worker stops (P6).
 _LAST_WORDS: Final = 10.0
@@ -43,9 +57,10 @@ REJECTED: Final = "REJECTED"
 
 
 class Telling:
-    """Tells receivers of one worker's runs; `worker` is that worker."""
+    """Tells receivers of one worker's runs; `worker` is that worker. Without `whence` all have begun here."""
 
-    def __init__(self, worker: object, name: str, tasks: Mapping[str, Task[..., Any]]) -> None:
+    def __init__(self, worker: object, name: str, tasks: Mapping[str, Task[..., Any]], whence: Whence | None) -> None:
+        self._whence = whence
         self._worker = worker
         self._name = name
         self._tasks = tasks
@@ -124,11 +139,7 @@ class Telling:
         request = running_request.get()
         if request.id == delivery.message.id:
             return request
-        info = {
-            "queue": delivery.queue,
-            "priority": delivery.priority,
-            "redelivered": delivery.deaths + delivery.returns > 0,
-        }
+        info: Mapping[str, Any] = {} if self._whence is None else self._whence.info(delivery)
         return request_of(delivery.message, (), {}, delivery_info=info, hostname=self._name)
 
 
@@ -139,6 +150,16 @@ async def tell_the_end(signal: Signal, sender: object, **named: Any) -> None:
             await signal.send(sender, **named)
     except TimeoutError:
         logger.error("receivers of signal %s took more than %g s and were cancelled", signal.name, _LAST_WORDS)
+
+
+@contextmanager
+def apart() -> Generator[None]:
+    """What is told in here is of another run than the one around it, if there is one."""
+    around = _begun.set(None)
+    try:
+        yield
+    finally:
+        _begun.reset(around)
 
 
 async def tell_prerun(task: Task[..., Any], request: Request) -> None:
@@ -159,11 +180,13 @@ def _state(outcome: Outcome | None) -> tuple[str, Any]:
             return states.FAILURE, error
         case Revoked():
             return states.REVOKED, None
-        case Ignored():
+        case Prevented(error=error, state=state):
+            return state, error
+        case Ignored() | Replaced():
             return IGNORED, None
         case Rejected():
             return REJECTED, None
-        case Returned() | None:  # it waits again, here or elsewhere
+        case Returned() | Postponed() | None:  # it waits again, here or elsewhere
             return states.PENDING, None
 
 

@@ -10,16 +10,19 @@ import socket
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Self, cast
 
 from .. import signals
 from .._aio import Service, finish
+from ..canvas.coordinator import Coordinator
 from ..commit import Committer
 from ..exceptions import InvalidOption, OperationalError
 from ..lifespan import all_entered
 from ..logs import Complaint
 from ..message import MAX_NAME, new_id
 from ..options import RunsIn
+from ..results.revocations import is_among
 from ..routing import MAX_WEIGHT, declared_queues
 from ..transport import FAIR, Consumer, Delivery, QueueOrder
 from .completer import Completer
@@ -30,7 +33,9 @@ from .lifeline import Lifeline
 from .limiter import Limiter
 from .processes import ProcessPool
 from .run import Cancelled, Run, Slots
+from .seating import Seating
 from .telling import Telling, tell_the_end
+from .whence import Whence
 
 logger = logging.getLogger("aiotq.worker")
 
@@ -38,6 +43,8 @@ logger = logging.getLogger("aiotq.worker")
 _CLEANUP: Final = 5.0
 #: Seconds between looks for what dead workers held, about: it starts again so soon after its lease has ended.
 _RECLAIM_INTERVAL: Final = 1.5
+#: Seconds between looks for joins that wait for too long.
+_OVERDUE_INTERVAL: Final = 30.0
 #: Seconds that the last commits of a stopping worker may take; after that their leases end by themselves.
 _LAST_COMMITS: Final = 30.0
 
@@ -99,6 +106,7 @@ class Worker:
         self._held: dict[int | str, Delivery] = {}
         self._intake: Intake | None = None
         self._completer: Completer | None = None
+        self._seating: Seating | None = None
         #: Runs in threads that were left behind (see `WorkerOptions.leaves_threads`).
         self.left_running = 0
         #: The name of the signal by which the process was asked to stop, if it was.
@@ -162,9 +170,10 @@ class Worker:
                 connection.transport.consumer(self._holder, self.queues, lease=lease, order=self._options.order)
             )
             committer = connection.committer(consumer, self._holder, lease)
+            seating = self._seating = self._make_seating(connection, lease)
             lifeline = await stack.enter_async_context(
                 Lifeline(
-                    committer.renew,
+                    partial(seating.renew, committer),
                     self._held,
                     lease=lease,
                     loop_lag=conf.worker_loop_lag,
@@ -178,8 +187,16 @@ class Worker:
             async with asyncio.TaskGroup() as upkeep:
                 completing = upkeep.create_task(completer.run(), name="aiotq.completer")
                 reclaiming = upkeep.create_task(self._reclaim(consumer, lifeline, lease), name="aiotq.reclaim")
+                seeing_to_seats = upkeep.create_task(seating.run(), name="aiotq.seats")
+                failing = (
+                    upkeep.create_task(self._fail_overdue(connection, completer), name="aiotq.overdue")
+                    if connection.store.has_joins
+                    else None
+                )
                 async with asyncio.TaskGroup() as runs:
-                    intake = self._intake = self._make_intake(connection, consumer, committer, completer, pool, runs)
+                    intake = self._intake = self._make_intake(
+                        connection, consumer, committer, completer, seating, pool, runs
+                    )
                     taking = runs.create_task(intake.run(), name="aiotq.intake")
                     try:
                         await signals.worker_ready.send(self)
@@ -199,10 +216,12 @@ class Worker:
                 try:
                     async with asyncio.timeout(_LAST_COMMITS):
                         await completer.drained()
+                        await seating.drained()
                 except TimeoutError:
                     logger.error("stopping with uncommitted tasks: they run again when their leases end")
-                completing.cancel()
-                reclaiming.cancel()
+                for each in (completing, reclaiming, seeing_to_seats, failing):
+                    if each is not None:
+                        each.cancel()
 
     def _warn_of_queues(self) -> None:
         """Say that calls go where nobody may look: all declared queues are consumed, and theirs is not among them."""
@@ -224,12 +243,17 @@ class Worker:
             if threads:
                 logger.warning("task_time_limit does not hold for tasks that run in threads: %s", ", ".join(threads))
 
+    def _make_seating(self, connection: WorkerConnection, lease: float) -> Seating:
+        home = self._home
+        return Seating(home.tasks, connection.store, connection.transport, home.clock, holder=self._holder, lease=lease)
+
     def _make_intake(
         self,
         connection: WorkerConnection,
         consumer: Consumer,
         committer: Committer,
         completer: Completer,
+        seating: Seating,
         pool: ProcessPool,
         runs: asyncio.TaskGroup,
     ) -> Intake:
@@ -254,7 +278,7 @@ class Worker:
             committer=committer,
             completer=completer,
             execution=execution,
-            coordinator=self._home.coordinator(self.name),
+            coordinator=self._coordinator(connection),
             tasks=self._home.tasks,
             slots={kind: Slots(capacity) for kind, capacity in capacities.items()},
             runs=runs,
@@ -263,8 +287,12 @@ class Worker:
             prefetch=options.prefetch,
             revoked=connection.store.revoked,
             limiter=Limiter(self._home.tasks, self._home.conf.task_default_rate_limit, connection.store.book),
-            telling=Telling(self, self.name, self._home.tasks),
+            seating=seating,
+            telling=Telling(self, self.name, self._home.tasks, Whence(self._home.conf)),
         )
+
+    def _coordinator(self, connection: WorkerConnection) -> Coordinator:
+        return self._home.coordinator(self.name, has_joins=connection.store.has_joins)
 
     def _pool(self) -> ProcessPool:
         return ProcessPool(self._options.processes, max_tasks_per_child=self._home.conf.worker_max_tasks_per_child)
@@ -333,8 +361,28 @@ class Worker:
                 logger.exception("looking for tasks of dead workers failed, trying again")
             await asyncio.sleep(min(lease / 3, _RECLAIM_INTERVAL) * random.uniform(0.7, 1.3))
 
+    async def _fail_overdue(self, connection: WorkerConnection, completer: Completer) -> None:
+        """Fail joins at which nobody arrived for too long, on a timer: no workflow waits for ever."""
+        coordinator = self._coordinator(connection)
+        interval = min(self._home.conf.join_timeout / 4, _OVERDUE_INTERVAL)
+        complaint = Complaint(logger, "looking for chords that wait for too long failed")
+        while True:
+            await asyncio.sleep(interval * random.uniform(0.7, 1.3))
+            try:
+                for join_id in await connection.store.overdue():
+                    logger.error("chord %s fails: none of its tasks ended for join_timeout seconds", join_id)
+                    completer.add(coordinator.overdue(join_id))
+                complaint.withdraw()
+            except OperationalError as exc:
+                complaint.make(exc)
+            except Exception:  # a defect must not end the worker
+                logger.exception("looking for chords that wait for too long failed, trying again")
+
     def _settled(self, delivery: Delivery) -> None:
         self._held.pop(delivery.lease, None)
+        # What is acknowledged before it runs has its seat until it has run.
+        if self._seating and self._intake is not None and delivery.lease not in self._intake.runs:
+            self._seating.leave(delivery)
 
     def _lost(self, lost: Collection[Delivery]) -> None:
         """Cancel the runs whose lease is gone. What was committed while the leases were renewed is lost to nobody."""
@@ -349,12 +397,14 @@ class Worker:
             elif self._intake.drop_waiting(delivery):
                 logger.warning("the lease of %s[%s] was lost before it started", message.task, message.id)
                 self._held.pop(delivery.lease, None)
+                if self._seating:
+                    self._seating.leave(delivery)
 
     def _revoked(self, ids: Collection[str]) -> None:
         if self._intake is None:
             return
         for run in list(self._intake.runs.values()):
-            if run.delivery.message.id in ids and run.kind != "thread":
+            if run.kind != "thread" and is_among(run.delivery.message, ids):
                 run.cancel(Cancelled.REVOKED)
 
 
