@@ -77,6 +77,13 @@ def step_in_thread(seconds: float) -> int:
     return worker_pid()
 
 
+@app.task(max_concurrency=3)
+async def one_of_three(seconds: float) -> int:
+    with noted():
+        await asyncio.sleep(seconds)
+    return worker_pid()
+
+
 @app.task(run="process")
 def step_in_process(seconds: float) -> int:
     with noted():

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from .harness import Chaos
-from .places import PLACES, Place
+from .places import PLACES, USUAL, Place
 
 
-@pytest.fixture(params=PLACES)
+@pytest.fixture(params=USUAL)
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     """Where messages and results are kept; `ON_SQLITE` and the like choose one."""
     with PLACES[request.param](tmp_path) as place:

@@ -81,6 +81,7 @@ class Process:
             "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT / "src"), os.environ.get("PYTHONPATH")))),
             "PYTHONUNBUFFERED": "1",
             "AIOTQ_BROKER_URL": chaos.place.url,
+            **({} if chaos.place.backend is None else {"AIOTQ_RESULT_BACKEND": chaos.place.backend}),
             "AIOTQ_WORKER_LEASE": str(LEASE),
             apps.FACTS: str(chaos.facts_file),
             **{name: str(value) for name, value in settings.items()},
@@ -159,7 +160,7 @@ class Chaos:
         self.place = place
         self.facts_file = directory / "facts.jsonl"
         #: A client of the same place, in the test's own process; tests that want it enter it.
-        self.client = AioTQ("client", broker=place.url)
+        self.client = AioTQ("client", broker=place.url, backend=place.backend)
         self.deaths: list[Death] = []
         self.outages: list[Outage] = []
         self.processes: list[Process] = []

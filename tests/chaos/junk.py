@@ -8,10 +8,11 @@ from typing import Any, Final
 
 import msgpack
 
-from aiotq.message import Message, new_id, pack
+from aiotq.exceptions import MalformedMessage
+from aiotq.message import Message, new_id, pack, unpack
 
 from . import apps
-from .places import Place, Redis, SQLiteFile
+from .places import Place, RabbitMQ, Redis, SQLiteFile
 
 
 def message(task: str = apps.step.name, body: bytes = b"[[0], {}, {}]", **headers: Any) -> bytes:
@@ -94,6 +95,12 @@ def add_junk(place: Place) -> tuple[list[str], int]:
         place.insert([_row(data=data) for data in (*(data for data, _ in JUNK), *NO_MESSAGES)])
         place.insert([_row(**{"data": message(), **columns}) for columns in ODD_COLUMNS])
         return [*reasons, *["malformed"] * len(NO_MESSAGES)], len(ODD_COLUMNS)
+    if isinstance(place, RabbitMQ):
+        whole = [(unpack(data), reason) for data, reason in JUNK if _is_message(data)]
+        raw = [data for data, _ in JUNK if not _is_message(data)]
+        place.add(*(each for each, _ in whole))
+        place.add_raw(*raw)
+        return [*(reason for _, reason in whole), *["malformed"] * len(raw)], 0
     assert isinstance(place, Redis)
     for data, _ in JUNK:
         place.add("4", {"m": data})
@@ -109,6 +116,14 @@ def add_junk(place: Place) -> tuple[list[str], int]:
         place.ask("HSET", f"{place.base}:deaths:{task_id}", "deaths", deaths, "charges", charges)
         place.add("a", {"m": message(), "k": task_id, "p": 4, "n": 0, "t": 0})
     return [*reasons, *["malformed"] * (len(NO_ENTRIES) + len(NOT_DELAYED))], len(ODD_FIELDS) + len(strange_deaths)
+
+
+def _is_message(data: bytes) -> bool:
+    try:
+        unpack(data)
+    except MalformedMessage:
+        return False
+    return True
 
 
 def _row(**columns: Any) -> dict[str, Any]:

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 import signal
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, Protocol, Self, TypeVar
 
-import msgpack
 import pytest
 
+from aiotq._amqp import AmqpClient
+from aiotq._amqp import parse as parse_amqp
 from aiotq._sqlite import DELAYED
-from aiotq.exceptions import MalformedMessage
-from aiotq.message import Message, pack, unpack
+from aiotq.message import Envelope, Message, pack
 from aiotq.states import READY_STATES
+from aiotq.transport.amqp import AmqpTransport
+from aiotq.transport.amqp_messages import Outgoing
 
-from ..servers import RedisServer
+from ..servers import RabbitServer, RedisServer, shared_rabbit
+from .redis_look import LOOK, Look, id_of, state_of
+
+T = TypeVar("T")
 
 #: Seconds until a place that does not answer fails the test.
 _TIMEOUT: Final = 45.0
@@ -43,6 +51,11 @@ class Place(Protocol):
 
     @property
     def url(self) -> str: ...
+
+    @property
+    def backend(self) -> str | None:
+        """The results store, if it is somewhere else."""
+        ...
 
     def __enter__(self) -> Self: ...
 
@@ -91,6 +104,7 @@ class SQLiteFile:
     def __init__(self, directory: Path) -> None:
         self.file = directory / "queue.db"
         self.url = f"sqlite:///{self.file}"
+        self.backend = None
 
     def __enter__(self) -> Self:
         return self
@@ -159,100 +173,6 @@ class SQLiteFile:
         self.insert([{**row, "deaths": deaths, "charges": charges}])
 
 
-#: What `{aiotq}` holds, in one step: messages {level, entry, m, k}, holdings {level, entry, consumer, idle ms}, packed
-#: delayed messages, results {id, head}, dead letters {m, reason}, deaths {id, count}, known ids {id, where},
-#: joins that are open, keys that never expire.
-_LOOK: Final = """
-local base = KEYS[1]
-local LEVELS = {'s', 'a', 9, 8, 7, 6, 5, 4, 3, 2, 1, 0}
-local messages, held, delayed, results, dead, deaths, joins, lasting = {}, {}, {}, {}, {}, {}, 0, {}
-local function kind(key) return redis.call('TYPE', key).ok end
-local function field(list, name)
-    for i = 1, #list, 2 do
-        if list[i] == name then return list[i + 1] end
-    end
-    return false
-end
-for _, queue in ipairs(redis.call('SMEMBERS', base .. ':queues')) do
-    for _, level in ipairs(LEVELS) do
-        local key = base .. ':q:' .. queue .. ':' .. level
-        if kind(key) == 'stream' then
-            for _, each in ipairs(redis.call('XRANGE', key, '-', '+')) do
-                messages[#messages + 1] = {key, each[1], field(each[2], 'm'), field(each[2], 'k')}
-            end
-            local pending = redis.pcall('XPENDING', key, 'aiotq', '-', '+', 1000000)
-            for _, each in ipairs(pending.err and {} or pending) do
-                held[#held + 1] = {key, each[1], each[2], each[3]}
-            end
-        end
-    end
-    local key = base .. ':q:' .. queue .. ':delayed'
-    if kind(key) == 'zset' then
-        for _, member in ipairs(redis.call('ZRANGE', key, 0, -1)) do delayed[#delayed + 1] = member end
-    end
-    for _, each in ipairs(redis.call('XRANGE', base .. ':q:' .. queue .. ':dead', '-', '+')) do
-        dead[#dead + 1] = {each[1], field(each[2], 'm'), field(each[2], 'r'), field(each[2], 'd')}
-    end
-end
-for _, key in ipairs(redis.call('KEYS', base .. ':*')) do
-    local name = string.sub(key, #base + 2)
-    local task_id = string.match(name, '^result:(.*)$')
-    if task_id then
-        results[#results + 1] = {task_id, string.match(redis.call('GET', key), '^[^\\n]*')}
-    end
-    task_id = string.match(name, '^deaths:(.*)$')
-    if task_id then deaths[#deaths + 1] = {task_id, tonumber(redis.call('HGET', key, 'deaths')) or 0} end
-    if string.match(name, '^join:') and kind(key) == 'hash' and redis.call('HGET', key, 'open') == '1' then
-        joins = joins + 1
-    end
-    if redis.call('TTL', key) == -1 then lasting[#lasting + 1] = name end
-end
-return {messages, held, delayed, results, dead, deaths, redis.call('HGETALL', base .. ':ids'), joins, lasting}
-"""
-
-
-class _Look:
-    """What a Redis held at one moment."""
-
-    def __init__(self, found: Sequence[Any]) -> None:
-        messages, holdings, delayed, results, dead, deaths, ids, self.open_joins, lasting = found
-        self.held = {(key, entry): (consumer, idle) for key, entry, consumer, idle in holdings}
-        self.entries = {(key, entry): _key_of(blob, key_field) for key, entry, blob, key_field in messages}
-        self.delayed = [_key_of_delayed(member) for member in delayed]
-        self.results = {task_id.decode(): head for task_id, head in results}
-        self.dead = [(_key_of(blob, None) or entry.decode(), reason, detail) for entry, blob, reason, detail in dead]
-        self.deaths = {task_id.decode(): count for task_id, count in deaths}
-        self.known = {task_id.decode() for task_id in ids[::2]}
-        self.lasting = {name.decode() for name in lasting}
-
-    @property
-    def keys(self) -> list[str | None]:
-        return [*self.entries.values(), *self.delayed]
-
-
-def _key_of_delayed(member: bytes) -> str | None:
-    try:
-        key, _, _, blob = msgpack.unpackb(member, raw=True)
-        return _key_of(blob, key)
-    except (ValueError, TypeError, AttributeError):
-        return None
-
-
-def _key_of(blob: bytes | None, key_field: bytes | None) -> str | None:
-    """Return id and attempt as the scripts know a message by them; None if it can't be read."""
-    if key_field:
-        return key_field.decode("utf-8", "replace")
-    try:
-        message = unpack(blob or b"")
-    except MalformedMessage:
-        return None
-    return f"{message.id}\t{message.attempt}" if message.attempt else message.id
-
-
-def _id(key: str) -> str:
-    return key.partition("\t")[0]
-
-
 class Redis:
     """One Redis server of our own, which writes everything to its disk before it answers."""
 
@@ -261,6 +181,7 @@ class Redis:
         self.directory.mkdir()
         self.server = RedisServer({"appendonly": "yes", "appendfsync": "always"}, directory=self.directory)
         self.url = self.server.url
+        self.backend = None
         self.base = "{aiotq}"
 
     def __enter__(self) -> Self:
@@ -275,19 +196,19 @@ class Redis:
         with self.server.client() as client:
             return client.execute_command(*command)
 
-    def look(self) -> _Look:
-        return _Look(self.ask("EVAL", _LOOK, 1, self.base))
+    def look(self) -> Look:
+        return Look(self.ask("EVAL", LOOK, 1, self.base))
 
     def standing(self) -> Standing:
         look = self.look()
         malformed = (f"malformed {entry.decode()}" for (_, entry), key in look.entries.items() if key is None)
-        waiting = {_id(key) for key in look.keys if key is not None}
+        waiting = {id_of(key) for key in look.keys if key is not None}
         return Standing(
             frozenset(waiting | set(malformed)),
-            frozenset(_id(look.entries.get(place) or f"gone {place[1].decode()}") for place in look.held),
-            {task_id: _state_of(head) for task_id, head in look.results.items() if head[:1] == b"1"},
-            {_id(key): reason.decode() for key, reason, _ in look.dead},
-            {_id(key): count for key, count in look.deaths.items() if _id(key) in waiting},
+            frozenset(id_of(look.entries.get(place) or f"gone {place[1].decode()}") for place in look.held),
+            {task_id: state_of(head) for task_id, head in look.results.items() if head[:1] == b"1"},
+            {id_of(key): reason.decode() for key, reason, _ in look.dead},
+            {id_of(key): count for key, count in look.deaths.items() if id_of(key) in waiting},
         )
 
     def check(self) -> None:
@@ -341,10 +262,6 @@ class Redis:
         self.ask("HSET", f"{self.base}:ids", message.id, b"s %b default" % entry)
 
 
-def _state_of(head: bytes) -> str:
-    return head.partition(b'"')[2].partition(b'"')[0].decode()
-
-
 def _until(fact: Callable[[], bool], message: str) -> None:
     deadline = time.monotonic() + _TIMEOUT
     while not fact():
@@ -356,14 +273,142 @@ def _ports_of(pid: int) -> set[int]:
     """The local ports of the TCP connections of a process. Source: proc(5), /proc/net/tcp."""
     inodes: set[str] = set()
     for name in os.listdir(f"/proc/{pid}/fd"):
-        target = os.readlink(f"/proc/{pid}/fd/{name}")
+        try:
+            target = os.readlink(f"/proc/{pid}/fd/{name}")
+        except FileNotFoundError:  # closed since it was listed
+            continue
         if target.startswith("socket:["):
             inodes.add(target[len("socket:[") : -1])
     rows = (line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:])
     return {int(row[1].rpartition(":")[2], 16) for row in rows if row[9] in inodes}
 
 
-PLACES: Final[Mapping[str, Callable[[Path], Place]]] = {"sqlite": SQLiteFile, "redis": Redis}
+class RabbitMQ:
+    """A virtual host of the test process's RabbitMQ, with a Redis of its own for claims and results.
+
+    Messages there can't be looked at without taking them away from workers: `standing` has none, `left` counts them.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.store = Redis(directory)
+        self.backend = self.store.url
+        self.server = self.its_server()
+
+    def its_server(self) -> RabbitServer:
+        return shared_rabbit()
+
+    def __enter__(self) -> Self:
+        self.store.__enter__()
+        virtual_host = self.server.vhost()
+        self.vhost = virtual_host.rpartition("/")[2]
+        self.url = f"{virtual_host}?heartbeat=3"  # a process that stands still is given up after two
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.store.__exit__(*exc_info)
+
+    def standing(self) -> Standing:
+        nothing = frozenset[str]()
+        deaths = {task_id: claim[b"died"].count(b"\n") for task_id, claim in self._claims() if claim.get(b"died")}
+        return Standing(nothing, nothing, self.store.standing().ended, {}, deaths)
+
+    def _claims(self) -> Iterator[tuple[str, Mapping[bytes, bytes]]]:
+        """The claims of what is not done, by the ids of tasks."""
+        prefix = f"{self.store.base}:claim:"
+        with self.store.server.client() as client:
+            for key in client.scan_iter(f"{prefix}*"):
+                claim = client.hgetall(key)
+                if b"done" not in claim:
+                    yield id_of(key.decode().removeprefix(prefix)), claim
+
+    def left(self) -> Mapping[str, int]:
+        """How many messages are in each queue that has some, ready or held, delayed or dead."""
+        return {name: count for name, count in self.server.messages(self.vhost).items() if count}
+
+    def check(self) -> None:
+        assert {name for name in self.store.look().lasting if not name.startswith("q:")} <= {"ids", "queues"}
+
+    def is_writable(self) -> bool:
+        return True
+
+    def last_words(self, pid: int) -> AbstractContextManager[None]:
+        return self.store.last_words(pid)
+
+    def leases_end_in(self) -> float:
+        ends = (float(claim[b"ends"]) for _, claim in self._claims() if claim.get(b"holder"))
+        return max((end / 1000 - time.time() for end in ends), default=0.0)
+
+    def count(self, queue: str) -> int:
+        return sum(count for name, count in self.left().items() if name.partition(":")[0] == queue)
+
+    def open_joins(self) -> int:
+        return self.store.open_joins()
+
+    def dead_letters(self) -> Sequence[tuple[str, str]]:
+        return [(letter.reason, letter.detail) for letter in _aside(AmqpTransport.dead_letters, self.url)]
+
+    def add(self, *messages: Message) -> None:
+        """Send messages, as another program might."""
+        _aside(partial(AmqpTransport.send, batch=[Envelope(each, "default") for each in messages]), self.url)
+
+    def add_raw(self, *bodies: bytes) -> None:
+        """Publish what may be no messages."""
+
+        async def publish(transport: AmqpTransport) -> None:
+            await transport.declare(["default"])
+            await transport.publish([Outgoing("default", 0, {"delivery_mode": 2}, body) for body in bodies])
+
+        _aside(publish, self.url)
+
+    def add_suspect(self, message: Message, deaths: int, charges: int) -> None:
+        key = f"{self.store.base}:claim:{message.id}"
+        died = "".join(f"holder {number}\n" for number in range(deaths))  # the charges are those beyond the second
+        self.store.ask("HSET", key, "holder", "", "ends", 0, "died", died)
+        self.store.ask("EXPIRE", key, 3600)
+        self.add(message)
+
+
+class OwnRabbitMQ(RabbitMQ):
+    """One that a test may kill. It is impatient with who holds a message for longer than `CONSUMER_TIMEOUT`."""
+
+    CONSUMER_TIMEOUT: Final = 3.0
+
+    def its_server(self) -> RabbitServer:
+        timeout = round(self.CONSUMER_TIMEOUT * 1000)
+        return RabbitServer(rabbit={"consumer_timeout": timeout, "channel_tick_interval": 200})
+
+    def __enter__(self) -> Self:
+        self.server.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *exc_info: object) -> None:
+        super().__exit__(*exc_info)
+        self.server.__exit__(*exc_info)
+
+
+def _aside(act: Callable[[AmqpTransport], Awaitable[T]], url: str) -> T:
+    """Have `act` done to a transport at `url`, on a loop in a thread of its own: the caller may be on one."""
+
+    async def done() -> T:
+        async with AmqpClient(parse_amqp(url), "chaos") as client, AmqpTransport(client) as transport:
+            return await act(transport)
+
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(lambda: asyncio.run(done())).result(_TIMEOUT)
+
+
+PLACES: Final[Mapping[str, Callable[[Path], Place]]] = {
+    "sqlite": SQLiteFile,
+    "redis": Redis,
+    "rabbitmq": RabbitMQ,
+    "own-rabbitmq": OwnRabbitMQ,
+}
+#: Where tests run that say nothing else: these can be looked at as a whole.
+USUAL: Final = ("sqlite", "redis")
 #: For tests that look into one place, or do to it what can be done to no other.
 ON_SQLITE: Final = pytest.mark.parametrize("place", ["sqlite"], indirect=True)
 ON_REDIS: Final = pytest.mark.parametrize("place", ["redis"], indirect=True)
+ON_RABBITMQ: Final = pytest.mark.parametrize("place", ["rabbitmq"], indirect=True)
+ON_OWN_RABBITMQ: Final = pytest.mark.parametrize("place", ["own-rabbitmq"], indirect=True)
+#: For promises that RabbitMQ keeps in another way, told by tasks and results alone.
+ALSO_ON_RABBITMQ: Final = pytest.mark.parametrize("place", [*USUAL, "rabbitmq"], indirect=True)

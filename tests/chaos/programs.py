@@ -15,7 +15,7 @@ from aiotq.clock import SYSTEM_CLOCK
 from aiotq.commit import Committer, Finish
 from aiotq.message import Envelope, Message, new_id
 from aiotq.places import House, Place, place_class
-from aiotq.results import Arrival, Join, Record
+from aiotq.results import Arrival, Join, Joining, Record
 from aiotq.settings import Settings
 from aiotq.task import Task
 from aiotq.transport import Delivery
@@ -82,7 +82,9 @@ async def opened(url: str) -> AsyncGenerator[tuple[Place, Committer]]:
     assert here is not None
     place = here(url, House(Settings(), SYSTEM_CLOCK, _no_memory))
     async with place, place.transport, place.store:
-        yield place, place.committer()
+        committer = place.committer()
+        assert committer is not None
+        yield place, committer
 
 
 def _no_memory(name: str, kind: str, make: Callable[[], Any]) -> Any:
@@ -92,18 +94,17 @@ def _no_memory(name: str, kind: str, make: Callable[[], Any]) -> Any:
 def workflow(number: int) -> Finish:
     """A chain of three links, a join of three members, and a join of which one member fails, to be sent as one."""
     joins = tuple(
-        Join(f"{kind}:{number}", 3, (_message(f"then-{kind}:{number}"),), (_message(f"else-{kind}:{number}"),), EXPIRES)
-        for kind in ("good", "bad")
+        Join(f"{kind}:{number}", 3, (_message(f"then-{kind}:{number}"),), patience=3600.0) for kind in ("good", "bad")
     )
     members = (_message(f"{kind}-{index}:{number}") for kind in ("good", "bad") for index in range(3))
-    return Finish(None, envelopes=(_message(f"link-0:{number}"), *members), joins=joins)
+    return Finish(None, envelopes=(_message(f"link-0:{number}"), *members), joining=Joining(opened=joins))
 
 
 def committed_of(number: int) -> set[str]:
     """What must have been committed, once each, when a workflow is over."""
     links = {f"link-{index}:{number}" for index in range(3)}
     members = {f"{kind}-{index}:{number}" for kind in ("good", "bad") for index in range(3)}
-    return {*links, *members, f"then-good:{number}", f"else-bad:{number}"}
+    return {*links, *members, f"then-good:{number}", f"then-bad:{number}"}
 
 
 async def commit() -> None:
@@ -136,11 +137,11 @@ def _finish(delivery: Delivery) -> Finish:
         case "link", "0" | "1":
             following.append(_message(f"link-{int(index) + 1}:{number}"))
         case "good" | "bad", _:
-            arrivals.append(Arrival(f"{name}:{number}", int(index), failed=name == "bad" and index == "1"))
+            arrivals.append(Arrival(f"{name}:{number}", index, failed=name == "bad" and index == "1"))
         case _:
             pass
     record = Record(task_id, "SUCCESS", b"{}", "application/json", EXPIRES)
-    return Finish(delivery, record=record, envelopes=tuple(following), arrivals=tuple(arrivals))
+    return Finish(delivery, record=record, envelopes=tuple(following), joining=Joining(arrivals=tuple(arrivals)))
 
 
 def _message(task_id: str) -> Envelope:

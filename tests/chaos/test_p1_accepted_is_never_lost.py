@@ -6,8 +6,10 @@ import asyncio
 
 from . import apps
 from .harness import Chaos
+from .places import ALSO_ON_RABBITMQ
 
 
+@ALSO_ON_RABBITMQ
 async def test_no_accepted_task_is_lost_when_workers_are_killed(chaos: Chaos) -> None:
     """A client sends coroutines, functions and process tasks; worker after worker dies at a random moment."""
     count = 600

@@ -10,10 +10,12 @@ from aiotq.task import Task
 
 from . import apps
 from .harness import LEASE, PATIENCE, Chaos, Process
+from .places import ALSO_ON_RABBITMQ
 
 LONG = 3.5 * LEASE
 
 
+@ALSO_ON_RABBITMQ
 async def test_tasks_longer_than_several_leases_run_once_beside_an_idle_worker(chaos: Chaos) -> None:
     async with chaos.client:
         busy = await chaos.worker()
@@ -54,6 +56,7 @@ async def test_a_task_longer_than_several_leases_keeps_its_lease_while_its_worke
     assert set(chaos.starts().values()) == {1}
 
 
+@ALSO_ON_RABBITMQ
 async def test_a_dead_workers_tasks_start_again_soon_after_its_lease(chaos: Chaos) -> None:
     async with chaos.client:
         dying = await chaos.worker()
@@ -74,6 +77,7 @@ async def test_a_dead_workers_tasks_start_again_soon_after_its_lease(chaos: Chao
 class TestAWorkerThatWasStoppedBeyondItsLease:
     """SIGSTOP is what a suspended machine or a long swap looks like: the worker is alive and late."""
 
+    @ALSO_ON_RABBITMQ
     async def test_is_not_charged_and_does_not_commit_what_another_has_now(self, chaos: Chaos) -> None:
         gate = chaos.directory / "gate"
         async with chaos.client:

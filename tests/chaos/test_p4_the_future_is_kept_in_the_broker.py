@@ -7,8 +7,10 @@ import time
 
 from . import apps
 from .harness import Chaos
+from .places import ALSO_ON_RABBITMQ
 
 
+@ALSO_ON_RABBITMQ
 async def test_delayed_tasks_come_in_time_and_once_whatever_happens_to_workers(chaos: Chaos) -> None:
     """2,000 are due over some seconds, in which workers are killed, stopped and missing."""
     count = 2000

@@ -5,44 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
 
 import pytest
 
-from aiotq import AsyncResult
-from aiotq.exceptions import DeadLettered, WorkerLostError
+from aiotq.exceptions import WorkerLostError
 from aiotq.message import Message, new_id
 
 from . import apps, junk
 from .harness import PATIENCE, Chaos
-
-#: Shorter than elsewhere: to find the poison takes several deaths, one lease each.
-LEASE = 1.0
-
-
-@asynccontextmanager
-async def supervised_worker(chaos: Chaos, **settings: object) -> AsyncIterator[None]:
-    """Keep a worker running: whenever one dies another is started."""
-
-    async def supervise() -> None:
-        while True:
-            await chaos.start_worker(worker_lease=LEASE, **settings).ended()
-
-    supervising = asyncio.create_task(supervise())
-    try:
-        yield
-    finally:
-        supervising.cancel()
-        await asyncio.wait({supervising})
-
-
-async def died_of(result: AsyncResult[Any]) -> str:
-    with pytest.raises(DeadLettered) as raised:
-        await result.get(timeout=PATIENCE)
-    assert await result.state() == "FAILURE"
-    return str(raised.value)
+from .supervised import died_of, supervised_worker
 
 
 async def test_a_task_that_kills_its_worker_is_found_among_innocent_ones(chaos: Chaos) -> None:

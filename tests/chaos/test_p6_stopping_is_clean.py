@@ -11,6 +11,7 @@ from aiotq.task import Task
 
 from . import apps
 from .harness import PATIENCE, Chaos
+from .places import ALSO_ON_RABBITMQ
 
 WAITING: list[Task[[str], Any]] = [apps.wait_at, apps.wait_in_thread_at, apps.wait_in_process_at]
 
@@ -85,6 +86,7 @@ async def test_a_second_signal_hands_back_at_once(chaos: Chaos, task: Task[[str]
     assert len(chaos.seen("cleaned up")) == (task is apps.wait_at)
 
 
+@ALSO_ON_RABBITMQ
 async def test_a_stop_in_the_middle_of_much_work_loses_and_repeats_nothing(chaos: Chaos) -> None:
     async with chaos.client:
         signatures = [chaos.client.signature(apps.step.name, (0.01 * (n % 5),)) for n in range(600)]

@@ -13,38 +13,11 @@ from aiotq import AsyncResult
 from ..proxy import Proxy
 from ..waiting import wait_until
 from . import apps
-from .harness import LEASE, PATIENCE, Chaos, Outage, Process
+from .asking import LONG_LEASE, all_is_answered, asking, has_swallowed
+from .harness import LEASE, PATIENCE, Chaos, Outage
 from .places import ON_REDIS, Redis
 
 pytestmark = ON_REDIS
-
-#: Seconds; for tests in which no lease may end, however slow the machine is.
-LONG_LEASE = 20.0
-#: Seconds; what a caller here gives a publish, since it is not the deadline that is looked at.
-PUBLISH_TIMEOUT = 60.0
-
-
-def asking(chaos: Chaos, url: str) -> Process:
-    """Start a client that calls tasks and waits for their results, 20 at a time."""
-    return chaos.program("ask", 20, broker_url=url, task_publish_timeout=PUBLISH_TIMEOUT)
-
-
-async def all_is_answered(chaos: Chaos, client: Process, *others: str) -> set[str]:
-    """End `client`: what it called was answered, that and `others` are done, nothing is left. Return all ids."""
-    client.tell_to_go_on()
-    assert await client.ended() == 0, client.said
-    accepted = {fact.id for fact in chaos.seen("accepted")}
-    assert {fact.id for fact in chaos.seen("answered")} == accepted
-    accepted.update(others)
-    assert dict(chaos.standing().ended) == dict.fromkeys(accepted, "SUCCESS")
-    assert not chaos.standing().waiting
-    chaos.nothing_is_lost(accepted)
-    assert set(chaos.starts()) == accepted
-    return accepted
-
-
-def has_swallowed(proxy: Proxy, before: int) -> bool:
-    return proxy.swallowed > before
 
 
 @asynccontextmanager

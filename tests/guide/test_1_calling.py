@@ -75,6 +75,8 @@ async def test_options_of_one_call_are_given_with_options(app: AioTQ) -> None:
     async with app, app.worker(queues=["hi"]):
         assert await (await add.options(queue="hi", serializer="msgpack").delay(2, 2)) == 4
         assert await (await where.options(queue="hi", priority=9).delay()) == {
+            "exchange": "",
+            "routing_key": "hi",
             "queue": "hi",
             "priority": 9,
             "redelivered": False,

@@ -16,7 +16,7 @@ import orjson
 import pytest
 
 from aiotq import AioTQ, AsyncResult, SoftTimeLimitExceeded, TaskRevokedError, TimeLimitExceeded, Worker
-from aiotq.canvas import Coordinator
+from aiotq.canvas.coordinator import Coordinator
 from aiotq.canvas.outcome import Outcome, Success
 from aiotq.commit import COMMITTED, Committed, Committer, Finish, LostLease
 from aiotq.commit.memory import MemoryCommitter
@@ -759,7 +759,7 @@ async def test_the_default_counts_for_those_of_many_calls_that_give_no_deadline(
 ) -> None:
     timeouts: list[float | None] = []
 
-    async def publish(envelopes: Sequence[Envelope], timeout: float | None = None) -> None:
+    async def publish(envelopes: Sequence[Envelope], timeout: float | None = None, *more: object) -> None:
         timeouts.append(timeout)
 
     @app.task

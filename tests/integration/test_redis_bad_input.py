@@ -14,7 +14,7 @@ import pytest
 from aiotq.commit import COMMITTED, Finish
 from aiotq.exceptions import OperationalError
 from aiotq.message import Envelope, Message, pack
-from aiotq.results import Arrival, Join, Record
+from aiotq.results import Arrival, Join, Joining, Record
 from aiotq.transport import ACK, GiveUp, HandBack
 
 from ..servers import RedisServer, shared
@@ -101,11 +101,11 @@ async def test_one_bad_queue_does_not_fail_the_calls_to_others(work: Work) -> No
     assert [x for x, answer in enumerate(answers) if isinstance(answer, BaseException)] == [5]
 
 
-@pytest.mark.parametrize("key", ["join:j", "join:j:in", "watch:a", "deaths:a", "line:x"])
+@pytest.mark.parametrize("key", ["join:j", "join:j:in", "joins", "watch:a", "deaths:a", "line:x"])
 async def test_a_key_of_another_type_among_those_of_a_commit_leaves_no_half_of_it(work: Work, key: str) -> None:
     connection = await work.app.connection()
     async with work.app, connection.transport.consumer("w", ["default"], lease=15) as consumer:
-        await connection.store.open_joins([Join("j", 1, (), (), 4_000_000_000)])
+        await connection.store.open_joins([Join("j", 1, (), patience=3600.0)])
         await connection.store.watch("other")
         with shared("redis").client() as client:
             client.delete(f"{work.base}:{key}")
@@ -114,7 +114,7 @@ async def test_a_key_of_another_type_among_those_of_a_commit_leaves_no_half_of_i
         await connection.transport.send([envelope])
         (delivery,) = await consumer.receive(1, suspect=True, wait=5)
         record = Record("a", "SUCCESS", b"4", "application/json", 4_000_000_000)
-        finish = Finish(delivery, ACK, record, arrivals=(Arrival("j", 0),))
+        finish = Finish(delivery, ACK, record, joining=Joining(arrivals=(Arrival("j", "0"),)))
 
         assert await connection.committer(consumer, "w", 15).commit([finish]) == [COMMITTED]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import subprocess
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 from aiotq import AioTQ
 from aiotq.exceptions import DeadLettered, OperationalError
 
+from ..certificates import make_certificates
 from ..servers import RedisServer, free_port, shared
 from ..waiting import wait_until
 from . import redis_process_app
@@ -225,23 +225,7 @@ async def test_databases_and_prefixes_keep_apart() -> None:
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with a CA, a server's and a client's certificate of its, and a CA that signed nothing."""
-    place = tmp_path_factory.mktemp("certificates")
-
-    def openssl(*arguments: object) -> None:
-        subprocess.run(["openssl", *map(str, arguments)], check=True, cwd=place, capture_output=True)
-
-    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-    for name in ("ca", "another_ca"):
-        openssl(
-            "req", "-x509", *key, "-days", 2, "-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", f"{name}.pem"
-        )
-    (place / "names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
-    for name in ("server", "client"):
-        openssl("req", *key, "-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", f"{name}.csr")
-        signed = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", 2, "-extfile", "names")
-        openssl("x509", "-req", "-in", f"{name}.csr", *signed, "-out", f"{name}.pem")
-    return place
+    return make_certificates(tmp_path_factory.mktemp("certificates"))
 
 
 def encrypted(certificates: Path, clients: str) -> RedisServer:

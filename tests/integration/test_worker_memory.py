@@ -117,7 +117,8 @@ def nested(depth: int) -> bytes:
         ({"body": b'["ab",{},{}]'}, "malformed", "not a list and an object"),
         ({"body": b"[{},[],{}]"}, "malformed", "not a list and an object"),
         ({"body": b"[[1],null,{}]"}, "malformed", "not a list and an object"),
-        ({"body": b'[[1],{},{"chain":[{"task":"x"}]}]'}, "malformed", "workflow"),
+        ({"body": b'[[1],{},{"chain":[{"args":[1]}]}]'}, "malformed", "workflow"),
+        ({"body": b'[[1],{},{"chord":{"task":"x"}}]'}, "malformed", "chord"),
         ({"body": b"[[1],{},5]"}, "malformed", "workflow"),
     ],
 )

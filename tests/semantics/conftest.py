@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
-from aiotq import AioTQ
+from aiotq import AioTQ, Canvas
 
-from ..servers import shared
+from ..servers import shared, shared_rabbit
+from .canvas_tasks import Kit
 from .hearing import Heard
 
 
 def _memory(_: Path) -> str:
-    return "memory://"
+    return f"memory://test-{os.urandom(6).hex()}"  # with a name: all apps of a test share it
 
 
 def _sqlite(directory: Path) -> str:
@@ -27,24 +28,49 @@ def _redis(_: Path) -> str:
     return f"{shared('redis').url}?prefix=test-{os.urandom(6).hex()}"
 
 
-BROKERS: Final[dict[str, Callable[[Path], str]]] = {"memory": _memory, "sqlite": _sqlite, "redis": _redis}
+def _rabbitmq(_: Path) -> str:
+    return shared_rabbit().vhost()
+
+
+BROKERS: Final[dict[str, Callable[[Path], str]]] = {
+    "memory": _memory,
+    "sqlite": _sqlite,
+    "redis": _redis,
+    "rabbitmq": _rabbitmq,
+}
+
+#: For what a worker or a store does by itself, whatever the broker, of which RabbitMQ is the slowest.
+NOT_ON_RABBITMQ: Final = tuple(name for name in BROKERS if name != "rabbitmq")
 
 MakeApp = Callable[..., AioTQ]
+Run = Callable[..., Awaitable[Any]]
 
 
-@pytest.fixture(params=BROKERS)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run each test on the brokers that its module names in `BROKERS_HERE`, or on all."""
+    if "url" in metafunc.fixturenames:
+        metafunc.parametrize("url", getattr(metafunc.module, "BROKERS_HERE", BROKERS), indirect=True)
+
+
+@pytest.fixture
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Where messages and results of this test are kept."""
+    """Where messages of this test are kept, and results unless `backend` says otherwise."""
     return BROKERS[request.param](tmp_path)
 
 
 @pytest.fixture
-async def make_app(url: str) -> AsyncIterator[MakeApp]:
+def backend(url: str, tmp_path: Path) -> str | None:
+    """Where results are kept; RabbitMQ has a Redis beside it."""
+    return _redis(tmp_path) if url.startswith("amqp") else None
+
+
+@pytest.fixture
+async def make_app(url: str, backend: str | None) -> AsyncIterator[MakeApp]:
     """Make apps on the test's broker; they are closed when it ends."""
     made: list[AioTQ] = []
 
     def make(**settings: Any) -> AioTQ:
-        made.append(AioTQ("semantics", broker=url, **settings))
+        made.append(AioTQ("semantics", broker=url, backend=backend, **settings))
         return made[-1]
 
     yield make
@@ -56,6 +82,23 @@ async def make_app(url: str) -> AsyncIterator[MakeApp]:
 def app(make_app: MakeApp) -> AioTQ:
     """An app with default settings; its tests declare tasks and enter `app.worker()`."""
     return make_app()
+
+
+@pytest.fixture
+def kit(app: AioTQ) -> Kit:
+    """Tasks to make workflows of."""
+    return Kit(app)
+
+
+@pytest.fixture
+async def run(kit: Kit, app: AioTQ) -> AsyncIterator[Run]:
+    """Runs a canvas on a worker, and gives what it comes to."""
+
+    async def run(canvas: Canvas[Any], **how: Any) -> Any:
+        return await (await canvas.apply_async()).get(timeout=10, **how)
+
+    async with app, app.worker():
+        yield run
 
 
 @pytest.fixture

@@ -24,8 +24,10 @@ from aiotq.worker import telling
 
 from ..waiting import wait_until
 from . import hook_tasks
-from .conftest import MakeApp
+from .conftest import NOT_ON_RABBITMQ, MakeApp
 from .hearing import Heard
+
+BROKERS_HERE = NOT_ON_RABBITMQ
 
 
 async def test_a_call_is_told_before_and_after_it_is_sent(app: AioTQ, heard: Heard) -> None:

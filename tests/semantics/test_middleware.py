@@ -22,7 +22,10 @@ from aiotq import (
 from aiotq.exceptions import CallError, InvalidOption, TimeLimitExceeded
 from aiotq.middleware import Running, Sending
 
+from .conftest import NOT_ON_RABBITMQ
 from .hearing import Heard
+
+BROKERS_HERE = NOT_ON_RABBITMQ
 
 trace_id: contextvars.ContextVar[str | None] = contextvars.ContextVar("trace_id", default=None)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from aiotq import AioTQ, Ignore, MaxRetriesExceededError, Reject, ResultTimeout,
 from aiotq.exceptions import CallError, DeadLettered, InvalidArguments, InvalidOption
 
 from ..waiting import wait_until
+from .process_tasks import die_until
 
 
 class Runs:
@@ -228,7 +230,7 @@ async def test_a_rejected_task_is_a_dead_letter_and_fails(app: AioTQ) -> None:
         with pytest.raises(DeadLettered, match="rejected: no thanks"):
             await result.get(timeout=10)
         connection = await app.connection()
-        letters = await connection.transport.dead_letters()
+        letters = await wait_until(connection.transport.dead_letters, "it is a dead letter")
         assert [(letter.reason, letter.message and letter.message.id) for letter in letters] == [
             ("rejected", result.id)
         ]
@@ -326,3 +328,13 @@ async def test_applied_here_a_task_is_retried_at_once(app: AioTQ, runs: Runs) ->
 
 def test_a_retry_can_be_made_without_being_raised(app: AioTQ) -> None:
     assert isinstance(Retry("later", delay=3.0).delay, float)
+
+
+async def test_a_task_whose_process_died_runs_again_as_often_as_it_may_be_delivered(app: AioTQ, tmp_path: Path) -> None:
+    async with app, app.worker(processes=1):
+        fine = await app.send_task(die_until.name, (str(tmp_path / "fine"), 2))
+        assert await fine.get(timeout=60) == 3
+        poison = await app.send_task(die_until.name, (str(tmp_path / "poison"), 9))
+        with pytest.raises(DeadLettered, match="its process died 3 times"):
+            await poison.get(timeout=60)
+    assert (tmp_path / "poison").read_text() == "xxx"

@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from aiotq import AioTQ, ExceptionInfo, Task
-from aiotq.exceptions import DeadLettered, InvalidOption
+from aiotq.exceptions import InvalidOption
 
 from ..waiting import wait_until
-from .conftest import MakeApp
-from .process_tasks import die_until
+from .conftest import NOT_ON_RABBITMQ, MakeApp
+
+BROKERS_HERE = NOT_ON_RABBITMQ
 
 Seen = list[tuple[Any, ...]]
 
@@ -314,13 +314,3 @@ async def test_a_handler_that_exits_ends_nothing(app: AioTQ) -> None:
     async with app, app.worker():
         assert await (await one.delay()).get(timeout=10) == 1
         assert await (await one.delay()).get(timeout=10) == 1
-
-
-async def test_a_task_whose_process_died_runs_again_as_often_as_it_may_be_delivered(app: AioTQ, tmp_path: Path) -> None:
-    async with app, app.worker(processes=1):
-        fine = await app.send_task(die_until.name, (str(tmp_path / "fine"), 2))
-        assert await fine.get(timeout=60) == 3
-        poison = await app.send_task(die_until.name, (str(tmp_path / "poison"), 9))
-        with pytest.raises(DeadLettered, match="its process died 3 times"):
-            await poison.get(timeout=60)
-    assert (tmp_path / "poison").read_text() == "xxx"

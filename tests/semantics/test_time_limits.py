@@ -10,6 +10,10 @@ import pytest
 
 from aiotq import AioTQ, SoftTimeLimitExceeded, TimeLimitExceeded
 
+from .conftest import NOT_ON_RABBITMQ
+
+BROKERS_HERE = NOT_ON_RABBITMQ
+
 
 async def test_a_function_in_a_thread_gets_its_soft_limit_once_and_may_catch_it(app: AioTQ) -> None:
     @app.task(soft_time_limit=0.1)

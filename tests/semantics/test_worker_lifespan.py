@@ -15,6 +15,10 @@ from aiotq import (
 )
 from aiotq.exceptions import CallError, InvalidOption
 
+from .conftest import NOT_ON_RABBITMQ
+
+BROKERS_HERE = NOT_ON_RABBITMQ
+
 
 class Pool:
     def __init__(self, name: str) -> None:

@@ -14,14 +14,25 @@ from typing import Any, assert_type
 from aiotq import (
     AioTQ,
     AsyncResult,
+    Canvas,
+    Chord,
     EagerResult,
+    Graph,
+    Group,
+    GroupResult,
+    Progress,
     ResultSet,
     Signature,
+    SyncGroupResult,
     SyncResult,
     Task,
     Update,
     WorkerLifespan,
+    chain,
+    chord,
+    group,
     shared_task,
+    signature,
 )
 from aiotq.task import CoroutineTask, FunctionTask
 
@@ -210,6 +221,78 @@ async def signatures_know_what_they_return() -> None:
     assert_type(add.options(queue="hi").s(1), Signature[int])
     assert_type(await add.s(1).delay(), AsyncResult[int])
     assert_type(app.signature("other.task"), Signature[Any])
+
+
+# Workflows
+
+
+async def a_chain_is_what_its_last_step_is() -> None:
+    assert_type(add.s(1) | bound.s(), Canvas[AsyncResult[str]])
+    assert_type(add.s(1) | bound.s() | double.s(), Canvas[AsyncResult[float]])
+    assert_type(chain(add.s(1), bound.s()), Canvas[AsyncResult[str]])
+    assert_type(chain(add.s(1), add.s(1), double.s()), Canvas[AsyncResult[float]])
+    assert_type(chain(add.s(i) for i in range(3)), Canvas[Any])
+    assert_type(add.s(1) | group(bound.s(), bound.s()), Canvas[GroupResult[str]])
+    result = await (add.s(1) | bound.s()).delay()
+    assert_type(result, AsyncResult[str])
+    assert_type(await result, str)
+    assert_type(await (add.s(1) | bound.s()).apply_async(priority=9), AsyncResult[str])
+    assert_type(await (add.s(1) | bound.s()).apply(), AsyncResult[str])
+
+
+async def a_group_is_a_list_of_what_its_members_are() -> None:
+    assert_type(group(add.s(1), add.s(2)), Group[int])
+    assert_type(group(add.s(i) for i in range(3)), Group[int])
+    assert_type(group([add.s(1), add.s(2)]), Group[int])
+    assert_type(group(add.s(1), add.s(1) | add.s(2)), Group[int])
+    result = await group(add.s(i) for i in range(3)).delay()
+    assert_type(result, GroupResult[int])
+    assert_type(await result, list[int])
+    assert_type(await result.get(timeout=5), list[int])
+    assert_type(await result.join(propagate=False), list[int | BaseException])
+    assert_type(await result.ready(), bool)
+    assert_type(await result.completed_count(), int)
+    assert_type(await group(add.s(1)).apply(), GroupResult[int])
+    assert_type(await result.graph(), Graph)
+    assert_type((add.s(1) | add.s()).graph(), Graph)
+    async for now in result.progress():
+        assert_type(now, Progress)
+    assert_type(len(result), int)
+    async for member in result.as_completed():
+        assert_type(member, AsyncResult[Any])
+
+
+async def a_chord_is_what_its_body_is() -> None:
+    assert_type(group(add.s(1), add.s(2)) | bound.s(), Canvas[AsyncResult[str]])
+    assert_type(chord([add.s(1)], bound.s()), Chord[AsyncResult[str]])
+    assert_type(chord((add.s(i) for i in range(3)), bound.s()), Chord[AsyncResult[str]])
+    assert_type(chord([add.s(1)], bound.s() | double.s()), Chord[AsyncResult[float]])
+    assert_type(chord([add.s(1)], group(add.s(), add.s())), Chord[GroupResult[int]])
+    assert_type(await (await chord([add.s(1)], bound.s()).delay()), str)
+    assert_type(await chord(add.s(i) for i in range(3))(bound.s()), AsyncResult[str])
+
+
+async def a_canvas_stays_what_it_is_when_something_is_said_of_it() -> None:
+    assert_type(add.s(1).link(bound.s()).on_error(bound.s()).on_failure("skip"), Signature[int])
+    assert_type(group(add.s(1)).on_failure("continue"), Group[int])
+    assert_type(chord([add.s(1)], bound.s()).set(queue="hi").link(add.s()), Chord[AsyncResult[str]])
+    assert_type(add.map([1, 2]), Signature[list[int]])
+    assert_type(add.starmap([(1, 2)]), Signature[list[int]])
+    assert_type(await (await add.chunks([(1, 2)], 1).delay()), list[list[int]])
+    assert_type(add.chunks([(1, 2)], 1).group(), Group[list[int]])
+    assert_type(signature("other.task"), Canvas[Any])
+
+    add.s(1).on_failure("ignore")  # type: ignore[arg-type]
+    add.s(1) | 5  # type: ignore[operator]
+    add.s(1).delay()  # type: ignore[unused-coroutine]
+
+
+def workflows_without_a_loop() -> None:
+    assert_type((add.s(1) | bound.s()).sync.delay(), SyncResult[str])
+    assert_type(add.s(1).sync.apply_async(priority=9).get(timeout=5), int)
+    assert_type(group(add.s(1)).sync.delay(), SyncGroupResult[int])
+    assert_type(group(add.s(1)).sync.delay().get(), list[int])
+    assert_type(chord([add.s(1)], bound.s()).sync.delay().get(), str)
 
 
 def code_without_a_loop() -> None:

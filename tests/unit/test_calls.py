@@ -308,12 +308,16 @@ def test_the_set_of_options_is_all_there_is() -> None:
         "compression",
         "ignore_result",
         "headers",
+        "link",
+        "link_error",
         "soft_time_limit",
         "time_limit",
         "shadow",
         "add_to_parent",
         "reply_to",
         "publish_timeout",
+        "retry",
+        "retry_policy",
     }
 
 
@@ -422,6 +426,17 @@ def test_a_countdown_counts_from_now() -> None:
 def test_eta_and_countdown_together_are_refused() -> None:
     with pytest.raises(InvalidOption, match="give eta or countdown, not both"):
         build(task(), 1, countdown=1, eta=datetime(2033, 6, 1, tzinfo=UTC))
+
+
+@pytest.mark.parametrize("option", ["eta", "expires"])
+def test_a_time_that_clocks_skip_is_refused(option: str) -> None:
+    skipped = datetime(2033, 3, 27, 2, 30)
+    conf = {"timezone": "Europe/Berlin"}
+
+    with pytest.raises(InvalidOption, match=f"option {option}: 2033-03-27 02:30:00 does not exist in Europe/Berlin"):
+        build(task(), 1, conf=conf, **{option: skipped})
+    for there_is in (skipped.replace(hour=1), skipped.replace(hour=3), datetime(2033, 10, 30, 2, 30)):
+        assert getattr(build(task(), 1, conf=conf, **{option: there_is}).message, option)
 
 
 @pytest.mark.parametrize("option", ["eta", "expires"])

@@ -6,14 +6,17 @@ import asyncio
 import itertools
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
 
+from aiotq.commit import COMMITTED, Admission, Committed, Committer, Finish, LostLease
 from aiotq.exceptions import ConnectionLost, NotConnected, OperationalError, PublishTimeout, StorageError
 from aiotq.message import Envelope, Message
 from aiotq.publisher import MAX_GROUP, Publisher
+from aiotq.results import Join
+from aiotq.transport import Delivery
 
 from ..waiting import wait_until
 
@@ -87,9 +90,9 @@ class FaultyBroker:
 
 @asynccontextmanager
 async def publishing(
-    broker: FaultyBroker, *, timeout: float = 5.0, max_pending: int = 10_000
+    broker: FaultyBroker, *, timeout: float = 5.0, max_pending: int = 10_000, committer: Committer | None = None
 ) -> AsyncIterator[Publisher]:
-    publisher = Publisher(broker, timeout=timeout, max_pending=max_pending)
+    publisher = Publisher(broker, timeout=timeout, max_pending=max_pending, committer=committer)
     running = asyncio.create_task(publisher.run())
     await asyncio.sleep(0)
     try:
@@ -173,6 +176,57 @@ async def test_a_lost_connection_is_tried_again_with_the_same_ids(
     assert broker.sends == [[message.message.id]] * 4
     assert broker.kept == {message.message.id: 1}
     assert "the connection was cut" in caplog.text
+
+
+class Joins(Committer):
+    """Counts what it commits; `faults` are raised first."""
+
+    def __init__(self) -> None:
+        self.commits: list[list[Finish]] = []
+        self.faults: list[Exception] = []
+
+    async def admit(self, deliveries: Sequence[Delivery]) -> Admission:
+        raise NotImplementedError
+
+    def renew(self, held: Collection[Delivery]) -> Collection[Delivery]:
+        raise NotImplementedError
+
+    async def commit(self, group: Sequence[Finish]) -> Sequence[Committed | LostLease]:
+        self.commits.append(list(group))
+        if self.faults:
+            raise self.faults.pop(0)
+        return [COMMITTED] * len(group)
+
+
+def join(name: str) -> Join:
+    return Join(name, 1, (envelope(),), 60.0)
+
+
+async def test_a_workflow_is_committed_whole_and_not_again_for_the_sake_of_its_neighbours(
+    broker: FaultyBroker,
+) -> None:
+    broker.faults = [broker.lose_request] * 2
+    committer = Joins()
+    alone, first = envelope(), [envelope() for _ in range(MAX_GROUP + 1)]
+
+    async with publishing(broker, committer=committer) as publisher:
+        await asyncio.gather(publisher.publish([alone]), publisher.publish(first, joins=(join("join"),)))
+
+    ((finish,),) = committer.commits
+    assert [each.message.id for each in finish.envelopes] == [each.message.id for each in first]
+    assert [each.id for each in finish.joining.opened] == ["join"]
+    assert broker.sends == [[alone.message.id]] * 3
+
+
+async def test_a_workflow_whose_commit_was_lost_is_committed_again(broker: FaultyBroker) -> None:
+    committer = Joins()
+    committer.faults = [ConnectionLost("the connection was cut")]
+
+    async with publishing(broker, committer=committer) as publisher:
+        await publisher.publish([envelope()], joins=(join("join"),))
+
+    assert committer.commits[0] == committer.commits[1]
+    assert not broker.sends
 
 
 async def test_a_broker_that_stays_away_is_a_publish_timeout_with_the_last_error(broker: FaultyBroker) -> None:

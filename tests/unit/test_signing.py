@@ -16,7 +16,7 @@ from cryptography.x509.oid import NameOID
 from aiotq import AioTQ
 from aiotq.console import show
 from aiotq.exceptions import BadSignature, InvalidSetting, SecurityError, SettingsFrozen, Unsigned
-from aiotq.message import Envelope, Message, pack, unpack
+from aiotq.message import Envelope, Message, Step, pack, unpack
 from aiotq.serialization import SharedKey, Signer, sealed
 from aiotq.serialization.signing import canonical
 
@@ -42,6 +42,7 @@ MESSAGE = Message(
     compression="application/x-gzip",
 )
 CHANGED: dict[str, Any] = {
+    "address": ("news", "feed"),
     "id": "other",
     "task": "proj.delete",
     "body": b"[[1,3],{},{}]",
@@ -63,6 +64,7 @@ CHANGED: dict[str, Any] = {
     "headers": {"b": 1, "a": {"z": [1.5, None], "y": "X"}},
     "compression": None,
     "losses": 1,
+    "step": Step("another", 1, "join", ("0",)),
 }
 
 

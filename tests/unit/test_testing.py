@@ -322,3 +322,21 @@ def test_nothing_of_it_is_loaded_unasked_and_it_does_not_need_pytest() -> None:
     )
 
     subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
+
+
+async def test_calls_that_wait_for_a_seat_run_one_after_the_other_and_no_time_passes(app: AioTQ) -> None:
+    running: list[int] = []
+
+    @app.task(max_concurrency=1)
+    async def alone(number: int) -> None:
+        running.append(number)
+        await asyncio.sleep(0)
+        assert running == [number]
+        running.pop()
+
+    async with TestWorker(app, now=NOON) as t:
+        for number in range(5):
+            await alone.delay(number)
+        await t.drained()
+
+        t.assert_ran(alone, at=NOON, times=5)

@@ -1,0 +1,54 @@
+"""What the tests of results over RabbitMQ share: processes that are sent some, and records to send."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Final
+
+from aiotq._amqp import AmqpClient, parse
+from aiotq.exceptions import OperationalError
+from aiotq.results.base import Record
+from aiotq.results.celery import JSON
+from aiotq.results.rpc import RpcStore
+
+from ..waiting import wait_until
+
+FAR: Final = 4_000_000_000.0
+
+
+class Listening:
+    """A store, and what it was pushed and told of."""
+
+    def __init__(self, store: RpcStore) -> None:
+        self.store = store
+        self.pushed: list[Record] = []
+        self.revoked: list[str] = []
+        store.on_push = self.pushed.extend
+        store.on_revoked = self.revoked.extend
+
+    def states(self) -> list[tuple[str, str]]:
+        return [(record.id, record.state) for record in self.pushed]
+
+
+@asynccontextmanager
+async def process(url: str, expires: float = 60) -> AsyncIterator[Listening]:
+    async with AmqpClient(parse(url), "test") as client, RpcStore(client, expires=expires) as store:
+        yield Listening(store)
+
+
+def record(task_id: str, reply_to: str | None, state: str = "SUCCESS", body: bytes = b"{}", kind: str = JSON) -> Record:
+    return Record(task_id, state, body, kind, FAR, reply_to)
+
+
+async def put(store: RpcStore, records: Sequence[Record]) -> None:
+    """Put them, trying again as a committer does."""
+
+    async def accepted() -> bool:
+        try:
+            await store.put(records)
+        except OperationalError:
+            return False
+        return True
+
+    await wait_until(accepted, "the broker accepts results", timeout=60)

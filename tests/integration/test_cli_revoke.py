@@ -1,0 +1,73 @@
+"""The command that revokes calls, many at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from .test_cli import Shell
+
+JOBS = """
+from aiotq import AioTQ
+
+app = AioTQ("jobs", broker="sqlite:///jobs.db")
+
+
+@app.task
+async def add(x: int) -> int:
+    return x
+
+
+@app.task
+async def mul(x: int) -> int:
+    return x
+"""
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Shell:
+    shell = Shell(tmp_path)
+    (tmp_path / "jobs.py").write_text(JOBS)
+    return shell
+
+
+async def test_calls_of_a_task_and_of_a_root_are_revoked_and_undone(shell: Shell) -> None:
+    adds = [shell.output("call", "jobs", "jobs.add", "--args", "[1]") for _ in range(2)]
+    mul, other = (shell.output("call", "jobs", "jobs.mul", "--args", "[1]") for _ in range(2))
+
+    said = shell.output(
+        "revoke", "jobs:app", "--task", "jobs.add", "--root", mul, "--header", "a=b=c", "--expires", "1h"
+    )
+    assert said.splitlines() == [
+        "revoked all calls of jobs.add",
+        "revoked all calls with a=b=c",
+        f"revoked {mul} and all it led to",
+    ]
+    shell.env["AIOTQ_APP"] = "jobs:app"
+    assert shell.output("revoke", "--undo", "--root", mul) == f"no longer revoked: {mul} and all it led to"
+
+    async with shell.worker():
+        states = [shell.output("result", "--wait", each).split()[3] for each in (mul, other)]
+        revoked = [shell.run("result", "--wait", each) for each in adds]
+    assert states == ["SUCCESS"] * 2
+    assert all("REVOKED" in each.stdout for each in revoked)
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ((), "what is to be revoked? Give ids, --task NAME, --header NAME=VALUE or --root ID"),
+        (("--header", "a"), "--header must be NAME=VALUE, not a"),
+        (("--header", "=1"), "--header must be NAME=VALUE, not =1"),
+        (("--task", "x", "--expires", "soon"), "'soon' is no duration"),
+        (("--task", "x", "--expires", "0"), "expires must be seconds, more than 0"),
+        (("--task", "x", "--undo", "--terminate"), "--undo goes with neither --terminate nor --expires"),
+        (("--task", ""), "tasks must be strings of 1 to 255 printable characters"),
+    ],
+)
+def test_words_that_revoke_nothing_are_refused(shell: Shell, words: tuple[str, ...], text: str) -> None:
+    done = shell.run("revoke", "jobs:app", *words)
+
+    assert done.returncode != 0
+    assert text in done.stderr
