@@ -395,7 +395,8 @@ class Publisher:
 
     async def _send(self, group: Sequence[_Call]) -> None:
         finishes = [call.finish for call in group if call.finish is not None]
-        if finishes and self._committer is not None:
+        if finishes:
+            assert self._committer is not None, "what comes with joins needs a committer"
             await self._committer.commit(finishes)
             # Should the others be sent again, these must not: their first tasks may have ended by then.
             for call in group:

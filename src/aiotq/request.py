@@ -120,11 +120,6 @@ _NO_REQUEST: Final = Request()
 running_request: ContextVar[Request] = ContextVar("aiotq_request", default=_NO_REQUEST)
 
 
-def current_request() -> Request:
-    """Return the request of the task that runs here; an empty one (`called_directly`) elsewhere."""
-    return running_request.get()
-
-
 def request_of(
     message: Message,
     args: tuple[Any, ...],

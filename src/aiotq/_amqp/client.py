@@ -74,10 +74,6 @@ class AmqpClient:
             raise NotConnected(str(self._last_error or f"{self.address.shown}: there is no connection"))
         return self._wire
 
-    @property
-    def is_connected(self) -> bool:
-        return self._wire is not None and self._wire.is_open
-
     def abort(self, reason: str) -> None:
         """Close the connection, of which something is wrong; another one is made."""
         if self._wire is not None:

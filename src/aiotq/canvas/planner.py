@@ -126,13 +126,9 @@ class Planner:
         Raises:
             CallError: a task in it can't be sent so, or it needs a store that there is not.
         """
-        return self.plan_all([(canvas, place)], incoming)
-
-    def plan_all(self, canvases: Sequence[tuple[Canvas[Any], Place]], incoming: Incoming) -> Plan:
-        """As `plan`, for several at once."""
         self._openings.clear()
-        envelopes = [each for canvas, place in canvases for each in self._start(canvas, incoming, place)]
-        return Plan(tuple(envelopes), self._opened())
+        envelopes = tuple(self._start(canvas, incoming, place))
+        return Plan(envelopes, self._opened())
 
     def gate(self, canvas: Canvas[Any], place: Place) -> Plan:
         """Return a join of one member, "0", which starts `canvas` with the value that arrives; nothing starts yet."""
