@@ -52,6 +52,7 @@ from .routing import Binding, Exchange, Queue
 from .task import CurrentTask, Task
 
 if TYPE_CHECKING:
+    from .canvas.stamping import StampingVisitor
     from .results.graph import Graph
     from .results.progress import Progress
     from .worker import Worker
@@ -97,6 +98,7 @@ __all__ = [
     "Signature",
     "Snooze",
     "SoftTimeLimitExceeded",
+    "StampingVisitor",
     "SyncGroupResult",
     "SyncResult",
     "Task",
@@ -121,7 +123,12 @@ __all__ = [
 
 
 #: What few processes need, and where it is loaded from when it is asked for: a third of the start of all others.
-_LATER = {"Graph": ".results.graph", "Progress": ".results.progress", "Worker": ".worker"}
+_LATER = {
+    "Graph": ".results.graph",
+    "Progress": ".results.progress",
+    "StampingVisitor": ".canvas.stamping",
+    "Worker": ".worker",
+}
 
 
 def __getattr__(name: str) -> Any:

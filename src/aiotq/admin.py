@@ -8,9 +8,10 @@ from typing import Any, Final, Protocol
 from .clock import Clock
 from .exceptions import CallError, EncodeError, InvalidOption
 from .message import MAX_NAME, is_name
+from .options import stamps_of
 from .results import ResultStore
 from .results.handle import LONG_REVOCATION
-from .results.revocations import of_header, of_root, of_task
+from .results.revocations import of_header, of_root, of_stamp, of_task
 from .transport import DeadLetter, QueueStats, Transport
 
 #: Seconds for which all calls of a task or with a header are revoked, unless told otherwise.
@@ -103,6 +104,7 @@ class Admin:
         tasks: Collection[str] = (),
         roots: Collection[str] = (),
         headers: Mapping[str, Any] | None = None,
+        stamps: Mapping[str, Any] | None = None,
         terminate: bool = False,
         expires: float | None = None,
     ) -> None:
@@ -111,19 +113,20 @@ class Admin:
             await app.admin.revoke(result.id, other.id)
             await app.admin.revoke(tasks=["proj.send_mail"], terminate=True)
             await app.admin.revoke(headers={"customer": 7}, expires=3600)
+            await app.admin.revoke(stamps={"campaign": ["spring", "autumn"]})
             await app.admin.revoke(roots=[result.id])
 
         By id; all calls of tasks; a call and all that it led to (`roots`: the ids of what was called first, in a
-        workflow the `root_id` of its requests); all calls that have one of `headers`. This holds for `expires` seconds
-        (None: a day for `tasks` and `headers`, a year otherwise), for workers that start later, and for calls that are
-        sent later. With `terminate` those that run are cancelled, as `AsyncResult.revoke` says.
+        workflow the `root_id` of its requests); all calls that have one of `headers`, or one of a stamp's values. This
+        holds for `expires` seconds (None: a year for ids and `roots`, a day otherwise), for workers that start later,
+        and for calls that are sent later. With `terminate` those that run are cancelled, as `AsyncResult.revoke` says.
 
         Raises:
             CallError: nothing is named.
             InvalidOption: a name or `expires` is impossible.
-            EncodeError: a header has no form in JSON.
+            EncodeError: a header or stamp has no form in JSON.
         """
-        lasting, passing = _keys(task_ids, tasks, roots, headers or {})
+        lasting, passing = _keys(task_ids, tasks, roots, headers or {}, stamps or {})
         if expires is not None and not 0 < expires < float("inf"):
             raise InvalidOption(f"revoke: expires must be seconds, more than 0, not {expires!r}")
         store = (await self._home.connection()).store
@@ -139,9 +142,10 @@ class Admin:
         tasks: Collection[str] = (),
         roots: Collection[str] = (),
         headers: Mapping[str, Any] | None = None,
+        stamps: Mapping[str, Any] | None = None,
     ) -> None:
         """Take `revoke` back for what it was said of; what has ended as REVOKED stays so. Raises as that."""
-        lasting, passing = _keys(task_ids, tasks, roots, headers or {})
+        lasting, passing = _keys(task_ids, tasks, roots, headers or {}, stamps or {})
         await (await self._home.connection()).store.unrevoke([*lasting, *passing])
 
     async def _replay(self, letters: Sequence[DeadLetter]) -> int:
@@ -157,9 +161,13 @@ class Admin:
 
 
 def _keys(
-    task_ids: Sequence[str], tasks: Collection[str], roots: Collection[str], headers: Mapping[str, Any]
+    task_ids: Sequence[str],
+    tasks: Collection[str],
+    roots: Collection[str],
+    headers: Mapping[str, Any],
+    stamps: Mapping[str, Any],
 ) -> tuple[Sequence[str], Sequence[str]]:
-    """Return what stands for calls in a store: of ids and roots, and of tasks and headers."""
+    """Return what stands for calls in a store: of ids and roots, and of tasks, headers and stamps."""
     for option, names in (("task_ids", task_ids), ("tasks", tasks), ("roots", roots)):
         if isinstance(names, str):
             raise InvalidOption(f"revoke: {option} is a list of names: [{names!r}], not {names!r}")
@@ -168,10 +176,13 @@ def _keys(
                 raise InvalidOption(
                     f"revoke: {option} must be strings of 1 to {MAX_NAME} printable characters, not {name!r}"
                 )
-    if not (task_ids or tasks or roots or headers):
-        raise CallError("revoke: nothing is named; give ids, tasks, roots or headers")
+    if not (task_ids or tasks or roots or headers or stamps):
+        raise CallError("revoke: nothing is named; give ids, tasks, roots, headers or stamps")
     try:
         wide = [of_header(name, given) for name, given in headers.items()]
+        wide += [of_stamp(name, given) for name, values in stamps_of(stamps).items() for given in values]
     except TypeError as exc:
-        raise EncodeError(f"revoke: a header can't be so: {exc}") from exc
+        raise EncodeError(f"revoke: a header or stamp can't be so: {exc}") from exc
+    except ValueError as exc:
+        raise InvalidOption(f"revoke: stamps: {exc}") from None
     return [*task_ids, *map(of_root, roots)], [*map(of_task, tasks), *wide]

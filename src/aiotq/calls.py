@@ -12,8 +12,8 @@ from typing import Any, Final, Protocol, TypeVar
 
 from ._values import value
 from .exceptions import EncodeError, InvalidArguments, InvalidOption, MessageTooLarge
-from .message import END_OF_TIME, MAX_NAME, MAX_USER_HEADERS, Envelope, Message, Step, is_name, new_id
-from .options import CallOptions, RunsIn, TaskOptions, check_options
+from .message import END_OF_TIME, MAX_NAME, MAX_STAMPS, MAX_USER_HEADERS, Envelope, Message, Step, is_name, new_id
+from .options import CallOptions, RunsIn, TaskOptions, check_options, stamps_of
 from .request import running_request
 from .routing import PLACES, Router
 from .serialization import PLAIN_JSON, Compression, Serializer, SerializerRegistry
@@ -136,7 +136,7 @@ def build_envelope(
     expires = options.get("expires")
     if expires is None and (part is None or part.step is None or part.step.awaits is None):
         expires = declared.expires
-    headers = options.get("headers")
+    headers, stamps = options.get("headers"), options.get("stamps")
     shadow = options.get("shadow")
     if shadow is None and declared.shadow_name is not None:
         shadow = _shadow(declared.shadow_name, args, kwargs, options)
@@ -158,10 +158,11 @@ def build_envelope(
         ignore_result=ignore_result,
         shadow=shadow,
         origin=origin,
-        headers=_encodable_headers(serializers, name, headers) if headers else None,
+        headers=_encodable(serializers, name, "headers", headers) if headers else None,
         compression=None if compression is None else compression.content_type,
         attempt=0 if part is None else part.attempt,
         step=None if part is None else part.step,
+        stamps=_encodable(serializers, name, "stamps", stamps_of(stamps)) if stamps else None,
     )
     return Envelope(
         message,
@@ -322,11 +323,13 @@ def _check_size(conf: Settings, name: str, body: bytes) -> None:
         )
 
 
-def _encodable_headers(registry: SerializerRegistry, name: str, headers: Mapping[str, Any]) -> Mapping[str, Any]:
-    copy = dict(headers)
-    size = len(registry.encode(PLAIN_JSON, copy, f"{name}: option headers"))
-    if size > MAX_USER_HEADERS:
-        raise InvalidOption(f"{name}: option headers is {size} bytes, over the limit of {MAX_USER_HEADERS}")
+def _encodable(registry: SerializerRegistry, name: str, option: str, given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return headers or stamps of a call, which have a form in JSON and are not too large."""
+    copy = dict(given)
+    most = MAX_USER_HEADERS if option == "headers" else MAX_STAMPS
+    size = len(registry.encode(PLAIN_JSON, copy, f"{name}: option {option}"))
+    if size > most:
+        raise InvalidOption(f"{name}: option {option} is {size} bytes, over the limit of {most}")
     return copy
 
 

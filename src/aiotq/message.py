@@ -26,7 +26,9 @@ MAX_NAME: Final = 255
 #: All headers of one message; a body of any size stands behind them.
 MAX_HEADERS: Final = 64 * 1024
 #: The caller's own headers: what is left when ids and names are as long as they may be.
-MAX_USER_HEADERS: Final = 48 * 1024
+MAX_USER_HEADERS: Final = 40 * 1024
+#: Stamps, and what stands around them.
+MAX_STAMPS: Final = 8 * 1024
 #: The first second that no `datetime` can name; times on the wire are before it.
 END_OF_TIME: Final = 253_402_300_800.0
 #: Seconds that a limit may be: ten years; clocks and operating systems refuse to wait for much longer.
@@ -86,6 +88,7 @@ class Message:
     losses: int = 0  #: child processes that died with it
     step: Step | None = None  #: where it stands in its workflow
     address: tuple[str, str] | None = None  #: the exchange and the routing key it was called with, if it was so
+    stamps: Mapping[str, Sequence[Any]] | None = None  #: labels of it, each with its values
 
     @property
     def key(self) -> tuple[str, int]:
@@ -118,6 +121,10 @@ def _is_address(given: Sequence[object]) -> bool:
     return len(given) == 2 and all(isinstance(each, str) and len(each) <= MAX_NAME for each in given)
 
 
+def _are_stamps(given: Mapping[Any, object]) -> bool:
+    return all(is_name(name) and isinstance(values, list) for name, values in given.items())
+
+
 def _is_limit(given: float) -> bool:
     return 0 < given <= LONGEST_LIMIT
 
@@ -145,6 +152,7 @@ _OPTIONAL: Final[dict[str, tuple[tuple[type, ...], object, Callable[[Any], bool]
     "losses": ((int,), 0, _is_count),
     "step": ((dict, Step), None, None),
     "address": ((list, tuple), None, _is_address),
+    "stamps": ((dict,), None, _are_stamps),
 }
 #: The same for what stands in the header `step`.
 _OF_STEP: Final[dict[str, tuple[tuple[type, ...], object, Callable[[Any], bool] | None]]] = {

@@ -38,6 +38,8 @@ class CallOptions(TypedDict, total=False):
     ignore_result: bool
     headers: Mapping[str, Any]
     "The caller's own headers, seen as `request.headers`."
+    stamps: Mapping[str, Any]
+    "Labels by which the call is found and revoked, each with a value or a list of values; see `Canvas.stamp`."
     soft_time_limit: float
     time_limit: float
     shadow: str
@@ -171,6 +173,7 @@ _EXPECTED: Final[Mapping[str, _Expected]] = {
     "headers": _Expected(
         "a mapping with string keys", (Mapping,), lambda given: all(isinstance(key, str) for key in given)
     ),
+    "stamps": _Expected("a mapping of names to values", (Mapping,), lambda given: all(map(is_name, given))),
     "soft_time_limit": _SECONDS,
     "time_limit": _SECONDS,
     "shadow": _NAME,
@@ -277,6 +280,21 @@ def check_declaration(options: Mapping[str, object]) -> None:
             raise InvalidOption(
                 f"task option retry_kwargs: {option} must be {expected.words}, not {retrying[option]!r}"
             )
+
+
+def stamps_of(given: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Return stamps with a list of values each, as they travel.
+
+    Raises:
+        ValueError: one has an impossible name.
+    """
+    for name in given:
+        if not is_name(name):
+            raise ValueError(f"a name is {_NAME.words}, not {name!r}")
+    return {
+        name: list(cast("Sequence[Any]", each)) if isinstance(each, (list, tuple, set, frozenset)) else [each]
+        for name, each in given.items()
+    }
 
 
 def check_retry_policy(given: object) -> object:

@@ -150,6 +150,11 @@ def _celery_headers(message: Message) -> dict[str, Any]:
     for header, name, default in _TO_CELERY:
         if (given := getattr(message, name)) != default:
             headers[header] = given
+    if message.stamps is not None:
+        with suppress(ValueError):  # what has no form there we read in the header that is ours
+            stamps = dict(message.stamps)
+            _check_sendable(stamps)
+            headers |= {"stamped_headers": list(stamps), "stamps": stamps}
     if message.step is not None:
         for header, name in _SAME_IN_STEP.items():
             if (given := getattr(message.step, name)) is not None:
@@ -185,6 +190,8 @@ def _fields_of(wire: Wire) -> dict[str, Any]:
             found[name] = _time_of(name, given)
     if (given := headers.get("timelimit")) is not None:
         found["time_limit"], found["soft_time_limit"] = _limits_of(given)
+    if (given := headers.get("stamps")) and (stamps := _stamps_of(given, headers.get("stamped_headers"))):
+        found["stamps"] = stamps
     if not headers.keys() <= _NOT_CALLERS:
         found["headers"] = _callers_headers(headers)
     return found
@@ -212,6 +219,17 @@ def _limits_of(given: object) -> tuple[float | None, float | None]:
     raise MalformedMessage(
         f"header 'timelimit' must be [time limit, soft time limit] in seconds, not {shown(cast('object', given))}"
     )
+
+
+def _stamps_of(given: object, names: object) -> dict[str, list[Any]]:
+    """Return the stamps in Celery's headers: those that are named, each with its values."""
+    if not isinstance(given, dict) or not isinstance(names, (list, tuple)):
+        raise MalformedMessage(
+            f"headers 'stamps' and 'stamped_headers' can't be {shown(cast(object, given))} and {shown(names)}"
+        )
+    stamps = cast("dict[str, Any]", given)
+    named = {str(name): _plain(stamps[name]) for name in cast("list[Any]", names) if name in stamps}
+    return {name: cast("list[Any]", each) if isinstance(each, list) else [each] for name, each in named.items()}
 
 
 def _rest_of(given: object) -> dict[str, Any]:

@@ -64,6 +64,7 @@ class Request:
     attempt: int = 0  #: retries and snoozes so far
     children: list[str] = field(default_factory=list[str], compare=False)  #: ids of the calls it has made
     step: Step | None = None  #: where it stands in its workflow
+    stamps: Mapping[str, Sequence[Any]] = field(default_factory=dict[str, Any])  #: its labels, each with its values
     mode: str = "once"  #: how it takes its arguments: "map" and "starmap" are one call for each item
     added: list[Any] = field(default_factory=list[Any], compare=False)  #: signatures to be members of its group
     runner: Any = field(default=None, compare=False, repr=False)  #: the task itself
@@ -98,6 +99,11 @@ class Request:
             "reply_to": self.reply_to,
             "priority": self.delivery_info.get("priority"),
         }
+
+    @property
+    def stamped_headers(self) -> Sequence[str]:
+        """The names of its stamps."""
+        return tuple(self.stamps)
 
     @property
     def group(self) -> str | None:
@@ -155,6 +161,7 @@ def request_of(
         ignore_result=message.ignore_result,
         attempt=message.attempt,
         step=message.step,
+        stamps=message.stamps or {},
         mode=mode,
         runner=runner,
         slot=slot,
@@ -175,6 +182,7 @@ def failed_request(fields: Mapping[str, Any]) -> Request:
         retries=fields.get("retries", 0),
         timelimit=(hard, soft),
         headers=fields.get("headers") or {},
+        stamps=fields.get("stamps") or {},
         reply_to=fields.get("reply_to"),
         hostname=fields.get("hostname"),
         origin=fields.get("origin"),

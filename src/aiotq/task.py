@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, S
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Final, Generic, ParamSpec, Protocol, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, Any, Final, Generic, ParamSpec, Protocol, TypeVar, Unpack, cast
 
 from . import states
 from ._values import shown
@@ -29,6 +29,9 @@ from .results.handle import AsyncResult, EagerResult, Readers, SyncResult
 from .retries import automatic_retry
 from .serialization import SerializerRegistry
 from .settings import Settings
+
+if TYPE_CHECKING:
+    from .canvas.stamping import StampingVisitor
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -294,13 +297,14 @@ class Task(Handlers, Generic[P, R]):
         """
         return chunked(self.s(), items, size)
 
-    def replace(self, canvas: Canvas[Any]) -> Replace:
+    def replace(self, canvas: Canvas[Any], visitor: StampingVisitor | None = None) -> Replace:
         """Have `canvas` take the place of this call, as if it had always stood there.
 
             raise self.replace(add.s(2, 2))
 
 
-        What awaits this call gets the value of `canvas`, under the same id; of a group, the list of its values.
+        What awaits this call gets the value of `canvas`, under the same id; of a group, the list of its values. It has
+        this call's stamps too, before its own and what `visitor` says.
 
         Raises:
             Replace: always, but for errors.
@@ -310,7 +314,7 @@ class Task(Handlers, Generic[P, R]):
             raise CallError(f"{self.name}.replace: no task runs here")
         if not isinstance(cast(object, canvas), Canvas):
             raise CallError(f"{self.name}.replace takes a signature, not {canvas!r}")
-        raise Replace(canvas)
+        raise Replace(canvas if visitor is None else canvas.stamp(visitor, append_stamps=True))
 
     async def add_to_chord(self, canvas: Canvas[Any]) -> AsyncResult[Any]:
         """Make `canvas` a further member of the chord whose header this call is part of; return its result.

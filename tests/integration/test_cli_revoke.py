@@ -37,11 +37,23 @@ async def test_calls_of_a_task_and_of_a_root_are_revoked_and_undone(shell: Shell
     mul, other = (shell.output("call", "jobs", "jobs.mul", "--args", "[1]") for _ in range(2))
 
     said = shell.output(
-        "revoke", "jobs:app", "--task", "jobs.add", "--root", mul, "--header", "a=b=c", "--expires", "1h"
+        "revoke",
+        "jobs:app",
+        "--task",
+        "jobs.add",
+        "--root",
+        mul,
+        "--header",
+        "a=b=c",
+        "--stamp",
+        "x=[1]",
+        "--expires",
+        "1h",
     )
     assert said.splitlines() == [
         "revoked all calls of jobs.add",
         "revoked all calls with a=b=c",
+        "revoked all calls with x=[1]",
         f"revoked {mul} and all it led to",
     ]
     shell.env["AIOTQ_APP"] = "jobs:app"
@@ -57,9 +69,10 @@ async def test_calls_of_a_task_and_of_a_root_are_revoked_and_undone(shell: Shell
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        ((), "what is to be revoked? Give ids, --task NAME, --header NAME=VALUE or --root ID"),
+        ((), "what is to be revoked? Give ids, --task NAME, --header NAME=VALUE, --stamp NAME=VALUE or --root ID"),
         (("--header", "a"), "--header must be NAME=VALUE, not a"),
         (("--header", "=1"), "--header must be NAME=VALUE, not =1"),
+        (("--stamp", "a"), "--stamp must be NAME=VALUE, not a"),
         (("--task", "x", "--expires", "soon"), "'soon' is no duration"),
         (("--task", "x", "--expires", "0"), "expires must be seconds, more than 0"),
         (("--task", "x", "--undo", "--terminate"), "--undo goes with neither --terminate nor --expires"),

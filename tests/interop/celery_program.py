@@ -47,6 +47,7 @@ def report(self, *args, **kwargs):
         "timelimit": request.timelimit,
         "priority": request.delivery_info.get("priority"),
         "group": request.group,
+        "stamps": request.stamps,
         "at": time.time(),
     }
 
@@ -93,6 +94,13 @@ def send_group(steps):
     return [result.id for result in group(*(step(*each) for each in steps)).apply_async().results]
 
 
+def send_stamped(steps, stamps):
+    """Send steps as a chain whose calls have `stamps`; return the id of the last."""
+    canvas = chain(*(step(*each) for each in steps))
+    canvas.stamp(**stamps)
+    return canvas.apply_async().id
+
+
 def send_chord(steps, body):
     """Send steps as the header of a chord; return their ids."""
     return [result.id for result in chord([step(*each) for each in steps])(step(*body)).parent.results]
@@ -134,6 +142,7 @@ COMMANDS = {
         send_linked,
         send_chain,
         send_group,
+        send_stamped,
         send_chord,
         get,
         state,

@@ -38,6 +38,7 @@ def make_app(broker: str, backend: str | None, **settings: Any) -> AioTQ:
             "root_id": request.root_id,
             "parent_id": request.parent_id,
             "retries": request.retries,
+            "stamps": dict(request.stamps),
             "at": time.time(),
         }
 

@@ -86,6 +86,23 @@ async def test_a_member_of_celerys_chord_is_refused_by_name(worker: AioTQ, celer
     await wait_until(lambda: _given_up(worker, ids), "all of the header are dead letters")
 
 
+async def test_every_step_of_celerys_chain_has_its_stamps(worker: AioTQ, celery: CeleryClient) -> None:
+    steps = [["ours.report", []], ["ours.report", []]]
+
+    seen = await celery.ask("get", await celery.ask("send_stamped", steps, {"a": 1, "b": ["x", 2]}))
+
+    assert seen["stamps"] == seen["args"][0]["stamps"] == {"a": [1], "b": ["x", 2]}
+
+
+async def test_celerys_calls_are_revoked_by_stamp(worker: AioTQ, celery: CeleryClient) -> None:
+    key = fresh()
+    await worker.admin.revoke(stamps={"run": key})
+
+    task_id = await celery.ask("send_stamped", [["ours.add", [1, 1]]], {"run": ["other", key]})
+
+    await wait_until(lambda: celery.ask("is_state", task_id, "REVOKED"), "the call was revoked")
+
+
 async def _given_up(app: AioTQ, ids: list[str]) -> bool:
     letters = await app.admin.dead_letters("celery")
     return {letter.message.id for letter in letters if letter.message is not None} >= set(ids)
@@ -106,6 +123,16 @@ async def test_our_chain_goes_through_both_workers(worker: AioTQ) -> None:
     assert await result.get(timeout=20) == 11
     assert result.parent is not None
     assert await result.parent.get(timeout=20) == 112
+
+
+@pytest.mark.usefixtures("celery_worker")
+async def test_every_step_of_our_chain_has_its_stamps_at_celerys_worker(worker: AioTQ) -> None:
+    report = worker.signature("theirs.report", **ON_THEIRS)
+
+    result = await chain(report, report).stamp(a=1, b=["x", 2]).delay()
+
+    seen = await result.get(timeout=20)
+    assert seen["stamps"] == seen["args"][0]["stamps"] == {"a": [1], "b": ["x", 2]}
 
 
 @pytest.mark.usefixtures("celery_worker")

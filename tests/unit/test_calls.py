@@ -308,6 +308,7 @@ def test_the_set_of_options_is_all_there_is() -> None:
         "compression",
         "ignore_result",
         "headers",
+        "stamps",
         "link",
         "link_error",
         "soft_time_limit",
@@ -355,7 +356,8 @@ def test_all_options_at_their_longest_still_make_a_message() -> None:
         task_id=longest,
         queue=longest,
         shadow=longest,
-        headers={"a": "x" * (48 * 1024 - 8)},
+        headers={"a": "x" * (40 * 1024 - 8)},
+        stamps={"a": ["x" * (8 * 1024 - 10)]},
         expires=5,
         countdown=5,
     )

@@ -56,6 +56,7 @@ messages = st.builds(
     shadow=st.none() | names,
     origin=st.none() | text,
     headers=st.none() | st.dictionaries(text, json_values, max_size=3),
+    stamps=st.none() | st.dictionaries(names, st.lists(json_values, max_size=3), max_size=3),
 )
 
 
@@ -103,6 +104,7 @@ IMPOSSIBLE: dict[str, list[Any]] = {
     "ignore_result": [0, 1, "true", None],
     "shadow": [5, "", "a\nb", "a\x1b[31mb"],
     "headers": [[], "x", None],
+    "stamps": [[], "x", None, {"a": 1}, {"": []}, {"a\n": []}],
 }
 
 

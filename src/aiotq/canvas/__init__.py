@@ -1,7 +1,8 @@
 """Describing workflows, planning them, and what follows from their outcomes."""
 
+from .constructors import chain, chord, group
 from .forms import as_canvas, as_form, signature
-from .signature import Canvas, Chain, Chord, Chunks, Group, Signature, chain, chord, group
+from .signature import Canvas, Chain, Chord, Chunks, Group, Signature
 
 __all__ = [
     "Canvas",

@@ -278,8 +278,8 @@ def _called(delivery: Delivery) -> Called:
     request = running_request.get()
     message = delivery.message
     if (request.id, request.attempt) == message.key:
-        return Called(request.args, request.kwargs, message.retries, delivery.queue)
-    return Called(retries=message.retries, queue=delivery.queue)
+        return Called(request.args, request.kwargs, message.retries, delivery.queue, message.stamps)
+    return Called(retries=message.retries, queue=delivery.queue, stamps=message.stamps)
 
 
 def _later(again: Envelope) -> Joining:

@@ -17,6 +17,7 @@ from ..results.neighbours import MOST, NO_NEIGHBOURS, Neighbours
 from .links import Broken, Links, Rest, Resume, signatures_of, steps_of
 from .planner import NOTHING, Given, Incoming, Place, Plan, Planner, as_member, frozen, of_last, single
 from .signature import Canvas, Group
+from .stamping import stamped
 
 logger = logging.getLogger("aiotq.task")
 
@@ -148,6 +149,8 @@ class Following:
         """
         message = self._message
         whole = single(canvas)
+        if message.stamps:
+            whole = stamped(whole, None, message.stamps, append=True)
         if links.errbacks:
             whole = whole.link_error(*links.errbacks)
         if links.callbacks:
@@ -316,6 +319,7 @@ class Following:
             "attempt": message.attempt,
             "timelimit": [message.time_limit, message.soft_time_limit],
             "headers": dict(message.headers or {}),
+            **({"stamps": dict(message.stamps)} if message.stamps else {}),
             "reply_to": message.reply_to,
             "origin": message.origin,
             "group": self._step.group_id,

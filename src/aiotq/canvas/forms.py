@@ -10,12 +10,16 @@ from dataclasses import replace
 from typing import Any, Final, cast
 
 from ..exceptions import CallError
+from ..message import is_name
+from ..options import CALL_OPTIONS, stamps_of
 from .signature import Canvas, Chain, Chord, Chunks, Group, Mode, Sender, Signature, WhenFailed, chained
 
 #: Forms in forms that are read; nobody's workflow is so deep, and Python's stack ends somewhere.
 _MAX_DEPTH: Final = 200
 #: Our own key beside Celery's; its workers don't know it.
 _WHEN_FAILED: Final = "on_failure"
+#: Celery's option that names those of the others which are stamps.
+_STAMPED: Final = "stamped_headers"
 
 
 def as_form(canvas: Canvas[Any]) -> dict[str, Any]:
@@ -41,6 +45,8 @@ def as_form(canvas: Canvas[Any]) -> dict[str, Any]:
 
 def _signature_form(canvas: Signature[Any]) -> dict[str, Any]:
     options = dict(canvas.options)
+    if stamps := options.pop("stamps", None):
+        options |= {_STAMPED: list(stamps), **stamps}
     for option in ("link", "link_error"):
         if option in options:
             options[option] = [as_form(callback) for callback in options[option]]
@@ -160,8 +166,27 @@ def _group(header: Canvas[Any]) -> Group[Any]:
     return cast("Group[Any]", header) if isinstance(header, Group) else Group((header,))
 
 
+def with_stamps(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the `options` of a form with the stamps among them in one, as a signature has them.
+
+    Raises:
+        CallError: they can't be read.
+    """
+    plain = dict(options)
+    names: Any = plain.pop(_STAMPED, None)
+    if not names:
+        return plain
+    if not isinstance(names, (list, tuple)) or not all(map(is_name, cast("Sequence[object]", names))):
+        raise CallError(f"{_STAMPED} are a list of names, not {names!r}")
+    stamps = {name: plain[name] for name in cast("Sequence[str]", names) if name in plain}
+    rest = {option: given for option, given in plain.items() if option not in stamps or option in CALL_OPTIONS}
+    return {**rest, "stamps": stamps_of(stamps)}
+
+
 def _options(form: Mapping[str, Any], sender: Sender | None, depth: int) -> dict[str, Any]:
-    options = dict(_mapping(form, "options"))
+    options = with_stamps(_mapping(form, "options"))
+    if form.get("subtask_type") not in (None, "map", "starmap"):
+        options.pop("stamps", None)  # each call in a composite has them for itself
     for option in ("link", "link_error"):
         if option in options:
             found = options[option]

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, cast
 from .._values import value
 from ..exceptions import CallError, MalformedMessage
 from ..options import CALL_OPTIONS
-from .forms import as_canvas, as_form
+from .forms import as_canvas, as_form, with_stamps
 from .signature import Canvas, Mode, Signature
 
 #: What a failure is turned into where a chain says so.
@@ -174,7 +174,7 @@ def _without_celerys(form: Mapping[str, Any]) -> dict[str, Any]:
         options = cast("Mapping[str, Any]", plain["options"])
         if options.get("chord"):
             raise CallError("a step is in the header of a chord of Celery's own")
-        plain["options"] = {option: given for option, given in options.items() if option in _OPTIONS}
+        plain["options"] = {option: given for option, given in with_stamps(options).items() if option in _OPTIONS}
     if plain.get("subtask_type") and isinstance(plain.get("kwargs"), Mapping):
         kwargs = cast("Mapping[str, Any]", plain["kwargs"])
         plain["kwargs"] = {name: _plain_inside(given) if name in _OF_FORMS else given for name, given in kwargs.items()}

@@ -25,6 +25,10 @@ def revoke(
         list[str] | None,
         typer.Option("--header", metavar="NAME=VALUE", help="All calls with this header.", show_default=False),
     ] = None,
+    stamp: Annotated[
+        list[str] | None,
+        typer.Option("--stamp", metavar="NAME=VALUE", help="All calls with this stamp.", show_default=False),
+    ] = None,
     root: Annotated[
         list[str] | None,
         typer.Option("--root", metavar="ID", help="A call and all it led to: a workflow.", show_default=False),
@@ -38,33 +42,39 @@ def revoke(
     broker: Broker = None,
     debug: Debug = False,
 ) -> None:
-    """See to it that calls do not run any more: by id, or all of a task, a header or a workflow.
+    """See to it that calls do not run any more: by id, or all of a task, a header, a stamp or a workflow.
 
-    What revokes many holds for those that are sent later too: for a day, or as long as --expires says. The VALUE of a
-    header is read as JSON if it is that, and is text otherwise.
+    What revokes many holds for those that are sent later too: for a day, or as long as --expires says. A VALUE is read
+    as JSON if it is that, and is text otherwise.
     """
     target = target_of(context, app, broker, debug)
     task_ids = target.split_many([first, *(ids or ())])
-    headers = dict(map(_read_header, header or ()))
-    if not (task_ids or task or root or headers):
-        raise WrongWords("what is to be revoked? Give ids, --task NAME, --header NAME=VALUE or --root ID")
+    headers = dict(_read("--header", each) for each in header or ())
+    stamps: dict[str, list[Any]] = {}
+    for each in stamp or ():
+        name, given = _read("--stamp", each)
+        stamps.setdefault(name, []).append(given)
+    if not (task_ids or task or root or headers or stamps):
+        raise WrongWords(
+            "what is to be revoked? Give ids, --task NAME, --header NAME=VALUE, --stamp NAME=VALUE or --root ID"
+        )
     if undo and (terminate or expires is not None):
         raise WrongWords("--undo goes with neither --terminate nor --expires")
-    chosen: dict[str, Any] = {"tasks": task or (), "roots": root or (), "headers": headers}
+    chosen: dict[str, Any] = {"tasks": task or (), "roots": root or (), "headers": headers, "stamps": stamps}
     loaded = target.load(with_tasks=False)
     if undo:
         run(loaded, lambda: loaded.admin.unrevoke(*task_ids, **chosen))
     else:
         seconds = None if expires is None else read_duration(expires)
         run(loaded, lambda: loaded.admin.revoke(*task_ids, **chosen, terminate=terminate, expires=seconds))
-    for what in _described(task_ids, task or (), header or (), root or ()):
+    for what in _described(task_ids, task or (), [*(header or ()), *(stamp or ())], root or ()):
         print(f"{'no longer revoked:' if undo else 'revoked'} {what}")
 
 
-def _read_header(text: str) -> tuple[str, Any]:
+def _read(option: str, text: str) -> tuple[str, Any]:
     name, equals, given = text.partition("=")
     if not (name and equals):
-        raise WrongWords(f"--header must be NAME=VALUE, not {text}")
+        raise WrongWords(f"{option} must be NAME=VALUE, not {text}")
     try:
         return name, json.loads(given)
     except (ValueError, RecursionError):

@@ -48,6 +48,8 @@ def key_of(task_id: str) -> str:
 def completed(document: Mapping[str, Any]) -> dict[str, Any]:
     """Return a document of ours with all that a Celery client looks for in one."""
     whole: dict[str, Any] = {"traceback": None, "date_done": None, **document}
+    if isinstance(stamps := document.get("stamps"), dict):
+        whole |= {"stamped_headers": list(cast("dict[str, Any]", stamps)), **stamps, **whole}
     whole["children"] = [[[child, None], None] for child in cast("Sequence[str]", document.get("children", ()))]
     if whole["status"] in states.EXCEPTION_STATES and isinstance(whole["result"], dict):
         failure = cast("dict[str, Any]", whole["result"])

@@ -56,11 +56,12 @@ class Called:
     kwargs: Mapping[str, Any] | None = None
     retries: int | None = None
     queue: str | None = None
+    stamps: Mapping[str, Sequence[Any]] | None = None
 
     @classmethod
     def by(cls, request: Request) -> Called:
         """Return what the call that runs here says of itself."""
-        return cls(request.args, request.kwargs, request.retries, request.delivery_info.get("queue"))
+        return cls(request.args, request.kwargs, request.retries, request.delivery_info.get("queue"), request.stamps)
 
     def plain(self) -> dict[str, Any]:
         """Return what is known of it."""
@@ -69,6 +70,7 @@ class Called:
             "kwargs": self.kwargs,
             "retries": self.retries,
             "queue": self.queue,
+            "stamps": self.stamps or None,
         }
         return {name: given for name, given in fields.items() if given is not None}
 
@@ -343,13 +345,15 @@ def _text(given: object) -> str | None:
 
 def _called_of(document: Mapping[str, Any]) -> Called:
     args, kwargs, retries, queue = (document.get(name) for name in ("args", "kwargs", "retries", "queue"))
-    if args is kwargs is retries is queue is None:
+    stamps = document.get("stamps")
+    if args is kwargs is retries is queue is stamps is None:
         return _NOT_TOLD
     return Called(
         tuple(cast("Sequence[Any]", args)) if isinstance(args, (list, tuple)) else None,
         cast("Mapping[str, Any]", kwargs) if isinstance(kwargs, dict) else None,
         retries if isinstance(retries, int) else None,
         _text(queue),
+        cast("Mapping[str, Sequence[Any]]", stamps) if isinstance(stamps, dict) else None,
     )
 
 

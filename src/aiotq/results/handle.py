@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import inspect
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
 from types import TracebackType
@@ -236,6 +236,10 @@ class AsyncResult(Generic[R_co]):
     async def queue(self) -> str | None:
         """Return the queue it came from; kept with `result_extended`."""
         return (await self._present()).called.queue
+
+    async def stamps(self) -> Mapping[str, Sequence[Any]] | None:
+        """Return its stamps, if it has any; kept with `result_extended`."""
+        return (await self._present()).called.stamps
 
     async def children(self) -> list[AsyncResult[Any]]:
         """Return the results of the tasks which this one sent."""
@@ -488,6 +492,9 @@ class SyncResult(Generic[R_co]):
 
     def queue(self) -> str | None:
         return self._bridge.run(self._result.queue)
+
+    def stamps(self) -> Mapping[str, Sequence[Any]] | None:
+        return self._bridge.run(self._result.stamps)
 
     def forget(self) -> None:
         self._bridge.run(self._result.forget)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any, Final
 
 import orjson
@@ -32,12 +32,19 @@ def of_header(name: str, given: Any) -> str:
     return f"{_MARK}header {name}={orjson.dumps(given, option=orjson.OPT_SORT_KEYS).decode()}"
 
 
+def of_stamp(name: str, given: Any) -> str:
+    """Return the key of all calls with `given` among the values of their stamp `name`; raises as `of_header`."""
+    return f"{_MARK}stamp {name}={orjson.dumps(given, option=orjson.OPT_SORT_KEYS).decode()}"
+
+
 def keys_of(message: Message) -> tuple[str, ...]:
     """Return all that may revoke `message`."""
     keys = (message.id, of_task(message.task), of_root(message.root_id or message.id))
-    if not message.headers:
+    if not (message.headers or message.stamps):
         return keys
-    return (*keys, *(key for name, given in message.headers.items() if (key := _of_header(name, given)) is not None))
+    said = [(of_header, name, given) for name, given in (message.headers or {}).items()]
+    said += [(of_stamp, name, given) for name, values in (message.stamps or {}).items() for given in values]
+    return (*keys, *(key for key_of, name, given in said if (key := _possible(key_of, name, given)) is not None))
 
 
 def is_among(message: Message, revoked: Collection[str]) -> bool:
@@ -45,8 +52,8 @@ def is_among(message: Message, revoked: Collection[str]) -> bool:
     return not set(keys_of(message)).isdisjoint(revoked)
 
 
-def _of_header(name: str, given: Any) -> str | None:
+def _possible(key_of: Callable[[str, Any], str], name: str, given: Any) -> str | None:
     try:
-        return of_header(name, given)
+        return key_of(name, given)
     except TypeError:  # another sender's, through a broker whose headers are more than JSON
         return None

@@ -347,6 +347,7 @@ class Execution:
             request,
             kwargs=dict(request.kwargs),
             headers=dict(request.headers),
+            stamps=dict(request.stamps),
             added=[],
             runner=None,
             slot=None,
