@@ -15,10 +15,7 @@ from aiotq.transport import Consumer, Delivery
 T = TypeVar("T")
 
 #: What workers and publishers ask of a store; who waits for results is not disturbed.
-_OF_STORE: Final = ("claim", "close", "open_joins", "put", "revoked")
-#: What makes a worker hand a message back. Not where it comes twice as well: there both copies were seen to run, once
-#: in some forty times, for a reason that is not found yet.
-_OF_READING: Final = ("joined",)
+_OF_STORE: Final = ("claim", "close", "joined", "open_joins", "put", "revoked")
 _OF_COMMITTER: Final = ("commit", "admit")
 
 
@@ -37,7 +34,7 @@ class Faults:
 
     def disturb(self, connection: Connection) -> None:
         """Disturb all that is asked through `connection` from now on; workers start later."""
-        for name in _OF_STORE if self._repeats else (*_OF_STORE, *_OF_READING):
+        for name in _OF_STORE:
             self._replace(connection.store, name)
         if self._repeats:
             self._repeat(connection)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Final
@@ -28,6 +29,16 @@ from .base import COMMITTED, LEASE_LOST, Admission, Committed, Committer, Finish
 _SHORTEST_PARKING: Final = 0.05
 #: Seconds after which a suspect for which there is no room here comes again, here or elsewhere.
 _SUSPECT_PARKING: Final = 1.0
+
+
+class _Hold:
+    """Which delivery here, by its lease, has our claim of a message, or is asking for it."""
+
+    __slots__ = ("ends", "lease")
+
+    def __init__(self, lease: int | str) -> None:
+        self.lease = lease
+        self.ends = 0.0  #: wall time at which the claim ends unless renewed; 0 before it was admitted
 
 
 class OrderedCommitter(Committer):
@@ -59,6 +70,10 @@ class OrderedCommitter(Committer):
     To hand a delivery back, step 1 gives its claim up and step 3 returns it. Dying between them, the message
     comes again when its lease ends.
 
+    A store knows claims by their holders, and a message may come to one holder several times: as a duplicate, or after
+    it was handed back. So it is known here which delivery has the claim, and no other may renew it, give it up or
+    finish under it, not even by repeating what it was not told is done (P2).
+
     To send a workflow (`delivery` None), its joins are opened first, then its messages are sent. Dying
     between them, nothing was sent: the caller was not told that it was accepted, and the joins become
     overdue. What else is done at joins without a delivery is closed like a run, under a claim made up from
@@ -79,18 +94,23 @@ class OrderedCommitter(Committer):
         self._holder = holder
         self._lease = lease
         self._clock = clock
-        #: What was admitted here, with the wall time at which its claim ends: a redelivery to ourselves,
-        #: while the first one still runs, is parked like that of a stranger (P2).
-        self._running: dict[tuple[str, int], float] = {}
-        #: Which of them are being committed: a claim that such a commit has given up may be a duplicate's by the time
-        #: that the commit is repeated, and must not be ours to give up again.
+        #: A redelivery to ourselves, while another one still runs, is parked like that of a stranger.
+        self._holds: dict[tuple[str, int], _Hold] = {}
+        #: What is being committed: until it is done, the store may be asked once more to give the claim up.
         self._committing: set[tuple[str, int]] = set()
-        #: Which of them are suspects, where claims count deaths; there is one at most (P5).
-        self._suspects: set[tuple[str, int]] = set()
+        #: What admissions give back, by leases, until that is answered: it may be elsewhere by then, and not be ours to
+        #: claim when the admission is repeated.
+        self._given_back: dict[int | str, tuple[Delivery, HandBack]] = {}
+        #: Leases of the suspects, where claims count deaths; there is one at most (P5).
+        self._suspects: set[int | str] = set()
+        #: What the heartbeat's thread found lost; holds change in the loop alone.
+        self._lost: deque[Delivery] = deque()
 
     async def admit(self, deliveries: Sequence[Delivery]) -> Admission:
         if not deliveries:
             return Admission(())
+        while self._lost:
+            self._let_go_of(self._lost.popleft())
         now = self._clock.time()
         run: list[Delivery] = []
         again: list[Envelope] = []
@@ -100,21 +120,26 @@ class OrderedCommitter(Committer):
             match claim:
                 case Claimed(deaths):
                     run.append(self._counted(delivery, deaths))
+                    continue
                 case Suspected(deaths):
-                    settlements.append((self._counted(delivery, deaths), HandBack(_SUSPECT_PARKING)))
+                    settlements.append(self._give_back(self._counted(delivery, deaths), _SUSPECT_PARKING))
                 case AlreadyDone(envelopes):
                     again.extend(envelopes)
                     settlements.append((delivery, ACK))
                 case HeldElsewhere(until):
-                    settlements.append((delivery, self._park(until)))
+                    settlements.append(self._park(delivery, until))
+            del self._holds[delivery.message.key]
         if again:
             await self._transport.send(again)
         if settlements:
             await self._transport.settle(settlements)
+            for delivery, _ in settlements:
+                self._given_back.pop(delivery.lease, None)
         admission = await admitted(self._store, run)
-        self._running.update((delivery.message.key, now + self._lease) for delivery in run)
+        for delivery in run:
+            self._holds[delivery.message.key].ends = now + self._lease
         if not self._transport.counts_deaths:
-            self._suspects.update(delivery.message.key for delivery in run if delivery.is_suspect)
+            self._suspects.update(delivery.lease for delivery in run if delivery.is_suspect)
         return admission
 
     def _sorted_out(
@@ -125,12 +150,16 @@ class OrderedCommitter(Committer):
         settlements: list[tuple[Delivery, Settlement]] = []
         for delivery in deliveries:
             key = delivery.message.key
+            hold = self._holds.get(key)
             is_here = key in fresh or key in self._committing
-            ends = now + self._lease if is_here else self._running.get(key, now)
-            if ends > now:
-                settlements.append((delivery, self._park(ends)))
+            ends = now + self._lease if is_here else hold.ends if hold is not None else now
+            if delivery.lease in self._given_back:
+                settlements.append(self._given_back[delivery.lease])
+            elif ends > now:
+                settlements.append(self._park(delivery, ends))
             else:
                 fresh[key] = delivery
+                self._holds[key] = _Hold(delivery.lease)
         return fresh, settlements
 
     def _caution(self) -> Caution | None:
@@ -145,33 +174,47 @@ class OrderedCommitter(Committer):
             return delivery
         return replace(delivery, deaths=deaths, charges=max(0, deaths - SUSPECT_DEATHS))
 
-    def _park(self, until: float) -> HandBack:
-        return HandBack(max(until - self._clock.time(), _SHORTEST_PARKING))
+    def _park(self, delivery: Delivery, until: float) -> tuple[Delivery, HandBack]:
+        return self._give_back(delivery, max(until - self._clock.time(), _SHORTEST_PARKING))
+
+    def _give_back(self, delivery: Delivery, delay: float) -> tuple[Delivery, HandBack]:
+        given_back = self._given_back[delivery.lease] = delivery, HandBack(delay)
+        return given_back
 
     def renew(self, held: Collection[Delivery]) -> Collection[Delivery]:
         if not held:
             return self.consumer.renew(held) if self.consumer is not None else ()
         ends = self._clock.time() + self._lease
+        own: list[tuple[Delivery, _Hold | None]] = []
+        lost: list[Delivery] = []
+        asking: list[Delivery] = []
+        for delivery in held:
+            hold = self._holds.get(delivery.message.key)
+            if hold is not None and hold.lease != delivery.lease:
+                lost.append(delivery)
+            elif hold is not None and not hold.ends:
+                asking.append(delivery)  # the store may not know of it yet
+            else:
+                own.append((delivery, hold))
         lost_claims = set(
-            self._store.renew_claims([delivery.message.key for delivery in held], self._holder, self._lease)
+            self._store.renew_claims([delivery.message.key for delivery, _ in own], self._holder, self._lease)
         )
         lost_leases: set[Delivery] = set()
         if self.consumer is not None:
             lost_leases.update(self.consumer.renew(held))
-        lost: list[Delivery] = []
-        for delivery in held:
-            key = delivery.message.key
-            if delivery in lost_leases or key in lost_claims:
+        for delivery, hold in own:
+            if delivery in lost_leases or delivery.message.key in lost_claims:
                 lost.append(delivery)
-                self._running.pop(key, None)
-                self._suspects.discard(key)
-            elif key in self._running:
-                self._running[key] = ends
-        return lost
+            elif hold is not None:
+                hold.ends = ends
+        self._lost.extend(lost)
+        return lost + [delivery for delivery in asking if delivery in lost_leases]
 
     async def commit(self, group: Sequence[Finish]) -> Sequence[Committed | LostLease]:
-        self._committing.update(finish.delivery.message.key for finish in group if finish.delivery is not None)
-        kept = await self._close(group)
+        held = [finish.delivery for finish in group if finish.delivery is not None]
+        closing = {each.lease: each.message.key for each in held if not self._is_anothers(each)}
+        self._committing.update(closing.values())
+        kept = await self._close(group, closing)
         following: list[Envelope] = []
         settlements: list[tuple[Delivery, Settlement]] = []
         for finish, envelopes in zip(group, kept, strict=True):
@@ -189,18 +232,32 @@ class OrderedCommitter(Committer):
         if settlements:
             answers = await self._transport.settle(settlements)
             settled.update(delivery for (delivery, _), answer in zip(settlements, answers, strict=True) if answer)
-        for finish in group:
-            if finish.delivery is not None:
-                self._running.pop(finish.delivery.message.key, None)
-                self._committing.discard(finish.delivery.message.key)
-                self._suspects.discard(finish.delivery.message.key)
+        self._committing.difference_update(closing.values())
+        for each in held:
+            self._let_go_of(each)
+            self._given_back.pop(each.lease, None)
         return [
             COMMITTED if (finish.delivery in settled if _hands_back(finish) else envelopes is not None) else LEASE_LOST
             for finish, envelopes in zip(group, kept, strict=True)
         ]
 
-    async def _close(self, group: Sequence[Finish]) -> list[tuple[Envelope, ...] | None]:
-        """Write the store's half of `group`; return what each has to send, None where the claim was lost."""
+    def _is_anothers(self, delivery: Delivery) -> bool:
+        """Whether the claim of its message is another delivery's here."""
+        hold = self._holds.get(delivery.message.key)
+        return hold is not None and hold.lease != delivery.lease
+
+    def _let_go_of(self, delivery: Delivery) -> None:
+        if not self._is_anothers(delivery):
+            self._holds.pop(delivery.message.key, None)
+        self._suspects.discard(delivery.lease)
+
+    async def _close(
+        self, group: Sequence[Finish], closing: Collection[int | str]
+    ) -> list[tuple[Envelope, ...] | None]:
+        """Write the store's half of `group`; return what each has to send, None where the claim was lost.
+
+        Deliveries whose leases are not in `closing` have lost theirs to another one here.
+        """
         for finish in group:
             check_joining(finish.joining, finish.record)
         kept: list[tuple[Envelope, ...] | None] = [finish.envelopes for finish in group]
@@ -208,7 +265,9 @@ class OrderedCommitter(Committer):
         made_up: list[tuple[str, int]] = []
         plain: list[Finish] = []
         for index, finish in enumerate(group):
-            if finish.delivery is not None:
+            if finish.delivery is not None and finish.delivery.lease not in closing:
+                kept[index] = None
+            elif finish.delivery is not None:
                 closings[index] = _closing(finish, finish.delivery.message.key)
             elif _is_plain(finish):
                 plain.append(finish)
