@@ -1,9 +1,9 @@
 """What aiormq and redis-py alone can do: the yardstick of the RabbitMQ figures, as fast as a short script can be.
 
-A durable classic queue, persistent messages with publisher confirms, messages and results like ours, results stored in
-Redis with an expiry, an asyncio task for each message. Left out is what makes a task queue: claims, retries, limits,
-delays, priorities, errors, telling anybody. `python -m benchmarks.bare_rabbitmq BROKER RESULTS batched TOTAL` (or
-`one-by-one`) is its worker.
+A durable queue (classic, but for sending to a quorum one), persistent messages with publisher confirms, messages and
+results like ours, results stored in Redis with an expiry, an asyncio task for each message. Left out is what makes a
+task queue: claims, retries, limits, delays, priorities, errors, telling anybody. `python -m benchmarks.bare_rabbitmq
+BROKER RESULTS batched TOTAL` (or `one-by-one`) is its worker.
 """
 
 from __future__ import annotations
@@ -59,12 +59,12 @@ async def _publish(channel: AbstractChannel, packed: bytes) -> None:
 
 
 @asynccontextmanager
-async def channel_open(broker: str) -> AsyncIterator[AbstractChannel]:
-    """Connect, and declare the queue."""
+async def channel_open(broker: str, kind: str = "classic") -> AsyncIterator[AbstractChannel]:
+    """Connect, and declare the queue, which is of this kind."""
     connection = await aiormq.connect(broker)
     try:
         channel = await connection.channel()
-        await channel.queue_declare(_QUEUE, durable=True)
+        await channel.queue_declare(_QUEUE, durable=True, arguments={"x-queue-type": kind})
         yield channel
     finally:
         await connection.close()

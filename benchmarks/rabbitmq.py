@@ -61,22 +61,21 @@ async def drain_and_bare(size: int) -> Samples:
 
 
 async def enqueue(size: int) -> Samples:
-    """Send while no worker runs: one after the other, and gathered."""
+    """Send while no worker runs: one after the other, and gathered; then with aiormq alone, to such a queue."""
     async with app:
         await _rate(_WARM_UP, _in_a_row)
-        in_a_row = await _rate(size // _IN_A_ROW, _in_a_row)
+        ours = await _rate(size // _IN_A_ROW, _in_a_row)
         gathered = await _rate(size, _all_gathered)
-    return {"in a row": [in_a_row], "gathered": [gathered]}
-
-
-async def enqueue_and_bare(size: int) -> Samples:
-    """The same; then aiormq alone."""
-    ours = await enqueue(size)
-    async with bare_rabbitmq.channel_open(app.conf.broker_url) as channel:
+    async with bare_rabbitmq.channel_open(app.conf.broker_url, app.conf.amqp_queue_type) as channel:
         await bare_rabbitmq.send_in_a_row(channel, _WARM_UP)
         in_a_row = await _rate(size // _IN_A_ROW, lambda count: bare_rabbitmq.send_in_a_row(channel, count))
         in_bulk = await _rate(size, lambda count: bare_rabbitmq.send_in_bulk(channel, count, "noop"))
-    return {**ours, "bare script in a row": [in_a_row], "bare script in bulk": [in_bulk]}
+    return {
+        "in a row": [ours],
+        "gathered": [gathered],
+        "bare script in a row": [in_a_row],
+        "bare script in bulk": [in_bulk],
+    }
 
 
 async def _rate(size: int, send: Callable[[int], Awaitable[object]]) -> float:
@@ -151,7 +150,12 @@ def _directory() -> Path:
 
 
 _DRAIN: Final = (Figure("send only", "tasks/s"), CLIENT_CPU, Figure("drain", "tasks/s", at_least=4500), WORKER_CPU)
-_ENQUEUE: Final = (Figure("in a row", "tasks/s", at_least=1000), Figure("gathered", "tasks/s", at_least=5000))
+_ENQUEUE: Final = (
+    Figure("in a row", "tasks/s", at_least=1000),
+    Figure("gathered", "tasks/s", at_least=5000),
+    Figure("bare script in a row", "tasks/s"),
+    Figure("bare script in bulk", "tasks/s"),
+)
 _CALLS: Final = (
     Figure("round trip, p50", "ms", at_most=2),
     Figure("round trip, p99", "ms"),
@@ -191,10 +195,10 @@ BENCHMARKS = (
         "rabbitmq-enqueue",
         f"no-op tasks sent while no worker runs (in a row: {_IN_A_ROW} times fewer); classic queues",
         "rabbitmq",
-        enqueue_and_bare,
+        enqueue,
         20_000,
         1000,
-        (*_ENQUEUE, Figure("bare script in a row", "tasks/s"), Figure("bare script in bulk", "tasks/s")),
+        _ENQUEUE,
         settings=_CLASSIC,
     ),
     Benchmark(

@@ -447,11 +447,11 @@ class CommitSettlementContract:
         await worker.transport.send([envelope("a")])
         (delivery,) = await worker.admitted()
 
-        assert list(await worker.committer.commit([Finish(delivery, HandBack(0.2))])) == [COMMITTED]
+        assert list(await worker.committer.commit([Finish(delivery, HandBack(0.5))])) == [COMMITTED]
 
         assert await standing(worker) == {"ready": 0, "leased": 0, "delayed": 1, "dead": 0}
         assert not await worker.admitted()
-        await pair.pass_time(0.25)
+        await pair.pass_time(0.55)
         assert ids(await worker.admitted(wait=PATIENCE)) == ["a"]
 
     async def test_giving_up_stores_the_outcome_and_sends_what_follows(self, pair: CommitHarness) -> None:

@@ -6,11 +6,14 @@ import asyncio
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from aiotq._amqp import AmqpClient, Lane, pamqp, parse
+from aiotq._amqp import AmqpClient, Lane, Post, pack_properties, pamqp, parse
 from aiotq.exceptions import NotConnected, OperationalError, PublishTimeout
+from aiotq.message import Message, new_id
+from aiotq.transport.amqp_messages import outgoing
 
 from ..certificates import make_certificates
 from ..servers import RabbitServer
@@ -104,16 +107,41 @@ async def test_what_becomes_due_for_a_queue_that_is_gone_is_a_dead_letter_and_bl
     vhost = server.vhost()
     work = Work(vhost)
     async with work.app:
-        await work.double.apply_async((1,), countdown=0.3, queue="gone")
+        await work.double.apply_async((1,), countdown=1.5, queue="gone")
         async with AmqpClient(parse(vhost), "operator") as client:
             await Lane(client).ask(pamqp("commands").Queue.Delete(queue="gone"))
-        await work.double.apply_async((2,), countdown=0.35)
+        await work.double.apply_async((2,), countdown=1.6)
 
         (letter,) = await wait_until(work.app.admin.dead_letters, "it is a dead letter")
         assert (letter.queue, letter.reason) == ("gone", "unroutable")
         async with work.app.worker(queues=["default", "gone"]):
             assert await work.app.admin.replay([letter.key]) == 1
             await wait_until(lambda: work.began.keys() == {1, 2}, "both ran")
+
+
+async def test_what_the_ladder_of_an_older_version_holds_still_arrives(server: RabbitServer) -> None:
+    """A level of it as that version declared it: a queue, and the exchange by which one enters it."""
+    vhost = server.vhost()
+    work = Work(vhost)
+    commands = pamqp("commands")
+    due = time.time() + 1.0
+    old = outgoing(Message(new_id(), work.double.name, b"[[1],{},{}]"), "default", 4, due, due - 1.0)
+    async with work.app:
+        await work.double.apply_async((2,), countdown=1.0)
+        async with AmqpClient(parse(vhost), "older") as client:
+            lane = Lane(client, confirms=True)
+            kept = {"x-message-ttl": 2**9, "x-dead-letter-exchange": "aiotq.deliver"}
+            level: dict[str, Any] = {"exchange": "aiotq.delay.9", "routing_key": "*.1"}
+            await lane.ask(commands.Exchange.Declare(exchange="aiotq.delay.9", exchange_type="topic", durable=True))
+            await lane.ask(commands.Queue.Declare(queue="aiotq.delay.9", durable=True, arguments=kept))
+            await lane.ask(commands.Queue.Bind(queue="aiotq.delay.9", **level))
+            channel = await lane.channel()
+            post = Post("aiotq.delay.9", "0.1", pack_properties(message_id="1", **old.properties), old.body)
+            assert not (await channel.publish([post])).returned
+
+        async with work.app.worker():
+            await wait_until(lambda: work.began.keys() == {1, 2}, "both ran")
+    assert time.time() >= due
 
 
 async def test_tls_is_spoken_and_wrong_authorities_are_refused(server: RabbitServer, certificates: Path) -> None:
@@ -173,3 +201,17 @@ async def test_a_killed_server_loses_nothing_and_what_ran_ran_once(server: Rabbi
         await wait_until(lambda: work.began[499] == work.began[500] == 1, "the delayed ones came", timeout=20)
         await wait_until(lambda: caller.states() == [("sent", "SUCCESS")], "what was sent came", timeout=40)
     assert {x: count for x, count in work.began.items() if count != 1} == {}
+
+
+async def test_a_server_that_is_killed_while_messages_climb_down_the_ladder_loses_none(server: RabbitServer) -> None:
+    work = Work(server.vhost(), amqp_queue_type="quorum", task_publish_timeout=60.0, worker_lease=5.0)
+    async with work.app, work.app.worker():
+        await work.double.options(countdown=60.0).delay(-1)
+        await asyncio.sleep(1.5)  # RabbitMQ 3.10 forgets a quorum queue that was new when it was killed (tried)
+        await work.app.send_many(work.double.options(countdown=1.5 + x / 200).s(x) for x in range(1000))
+        await wait_until(lambda: len(work.began) > 100, "the first have come")
+        await asyncio.to_thread(server.kill)
+        await asyncio.to_thread(server.start)
+        await wait_until(lambda: len(work.began) == 1000, "all came", timeout=60)
+
+    assert set(work.began.values()) == {1}

@@ -4,19 +4,14 @@ from .address import SCHEMES, Address, Endpoint, parse
 from .channel import Channel, Published, Refused
 from .client import AmqpClient, Lane
 from .frames import Arrival, Post, pack_properties, pamqp, properties_of
+from .ladder import LONGEST_DELAY, highest_digit, ladder_delay, ladder_exchange, ladder_key
 from .topology import (
     CLASSES,
     DEAD,
-    FINEST,
-    LEVELS,
-    LONGEST_DELAY,
     LONGEST_NAME,
     TO,
     Topology,
     class_of,
-    ladder_exchange,
-    ladder_key,
-    ladder_queue,
     name_of,
     queue_of,
     queues_of,
@@ -26,8 +21,6 @@ from .wire import Wire
 __all__ = [
     "CLASSES",
     "DEAD",
-    "FINEST",
-    "LEVELS",
     "LONGEST_DELAY",
     "LONGEST_NAME",
     "SCHEMES",
@@ -44,9 +37,10 @@ __all__ = [
     "Topology",
     "Wire",
     "class_of",
+    "highest_digit",
+    "ladder_delay",
     "ladder_exchange",
     "ladder_key",
-    "ladder_queue",
     "name_of",
     "pack_properties",
     "pamqp",

@@ -11,6 +11,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, Final, cast
 
 _FLAGS: Final = struct.Struct(">H")
@@ -24,6 +25,10 @@ _MAX_SHORT: Final = 255
 _TRUE: Final = b"t\x01"
 _FALSE: Final = b"t\x00"
 _NONE: Final = b"V"
+
+
+#: Names of headers, and what stands in many messages, whose bytes are kept.
+_KEPT: Final = 1024
 
 
 def packed(given: dict[str, Any], encode_other: Callable[[Any], bytes]) -> bytes:
@@ -52,6 +57,9 @@ def _short(text: str) -> bytes:
     return bytes((len(encoded),)) + encoded
 
 
+_often = lru_cache(_KEPT)(_short)
+
+
 def _octet(number: int) -> bytes:
     return bytes((number,))
 
@@ -62,13 +70,13 @@ def _timestamp(when: datetime) -> bytes:
 
 #: Name, flag, how it is written (None: a table), in the order in which they travel.
 _FIELDS: Final[tuple[tuple[str, int, Callable[[Any], bytes] | None], ...]] = (
-    ("content_type", 1 << 15, _short),
-    ("content_encoding", 1 << 14, _short),
+    ("content_type", 1 << 15, _often),
+    ("content_encoding", 1 << 14, _often),
     ("headers", 1 << 13, None),
     ("delivery_mode", 1 << 12, _octet),
     ("priority", 1 << 11, _octet),
     ("correlation_id", 1 << 10, _short),
-    ("reply_to", 1 << 9, _short),
+    ("reply_to", 1 << 9, _often),
     ("expiration", 1 << 8, _short),
     ("message_id", 1 << 7, _short),
     ("timestamp", 1 << 6, _timestamp),
@@ -81,7 +89,11 @@ _FIELDS: Final[tuple[tuple[str, int, Callable[[Any], bytes] | None], ...]] = (
 def _table(table: dict[str, Any], encode_other: Callable[[Any], bytes]) -> bytes:
     parts: list[bytes] = []
     for name, value in table.items():
-        parts += (_short(name), _value(value, encode_other))
+        if type(value) is str:
+            text = value.encode()
+            parts += (_often(name), _STRING.pack(b"S", len(text)), text)
+        else:
+            parts += (_often(name), _value(value, encode_other))
     body = b"".join(parts)
     return _SIZE.pack(len(body)) + body
 

@@ -1,22 +1,30 @@
 """What stands in the broker for us: queues by name and priority, the ladder of delays, the dead letters.
 
 A name has four queues, one for each class of priorities, of which the default has the plain name. What is due later
-climbs down the ladder: level n keeps a message for 2**n milliseconds, and hands it to the level of the next bit that is
-set in its delay; the last hands it to `aiotq.deliver`, which knows queues by a header. So there are as many queues as
-bits, whatever delays there are. All of it is declared when it is first needed on a connection.
+climbs down the ladder (`ladder.py`), from queue to queue by the digits of its delay; the last hands it to
+`aiotq.deliver`, which knows queues by a header. All of it is declared when it is first needed on a connection.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from ..exceptions import OperationalError
 from .channel import Refused
 from .client import AmqpClient, Lane
 from .frames import pamqp
+from .ladder import (
+    LONGEST_DELAY,
+    WIDTHS,
+    highest_digit,
+    ladder_exchange,
+    ladder_mark,
+    ladder_pattern,
+    ladder_queues,
+)
 
 logger = logging.getLogger("aiotq.amqp")
 
@@ -26,12 +34,6 @@ DEAD: Final = "aiotq.dead"
 DELIVER: Final = "aiotq.deliver"
 #: The header by which `aiotq.deliver` knows where a message goes.
 TO: Final = "aiotq-to"
-#: RabbitMQ keeps no message for longer than 2**32 - 1 ms. What is due later goes round again.
-LEVELS: Final = 32
-#: The lowest level: the rest of a delay, up to 31 ms, is waited for by whoever gets the message. Each level less is a
-#: hop less, and on quorum queues a hop is two writes to the disk.
-FINEST: Final = 5
-LONGEST_DELAY: Final = 2**LEVELS - 1
 #: Where Celery's own ladder ends. We declare this exchange and none of its queues.
 CELERY_DELIVER: Final = "celery_delayed_delivery"
 LONGEST_NAME: Final = 255 - len(":0")
@@ -60,30 +62,6 @@ def name_of(queue: str) -> str:
     return name if colon + lowest in CLASSES.values() and colon else queue
 
 
-def ladder_exchange(level: int) -> str:
-    """The exchange by which one enters the ladder at `level`, or below it: at the first bit that is set."""
-    return f"aiotq.delay.{level}"
-
-
-def ladder_queue(level: int) -> str:
-    """The queue that keeps messages for 2**level milliseconds."""
-    return f"aiotq.delay.{level}"
-
-
-def ladder_key(milliseconds: int) -> str:
-    """Return the routing key of a delay: its bits, the highest first, but for those below the lowest level."""
-    return ".".join(format(milliseconds >> FINEST, f"0{LEVELS - FINEST}b"))
-
-
-def _first_is(level: int, first: int | None) -> str:
-    """Return the pattern of delays whose first set bit, of `level` and those below, is `first`; None: none is set."""
-    above = ["*"] * (LEVELS - 1 - level)
-    if first is None:
-        return ".".join([*above, *["0"] * (level - FINEST + 1)])
-    zeros = ["0"] * (level - first)
-    return ".".join([*above, *zeros, "1", *["*"] * (first - FINEST)])
-
-
 class Topology:
     """Declares on `client`, each thing once a connection. `kind` is the type of queues, `dead_for` in seconds.
 
@@ -98,14 +76,14 @@ class Topology:
         self._client = client
         self._declaring = asyncio.Lock()
         self._declared: set[str] = set()
-        self._ladder = FINEST  #: the first level that is not there
+        self._digits = 0  #: for how many digits of delays, the lowest first, the ladder is there
         client.on_connected.append(self.forget)
 
     def forget(self, queues: Iterable[str] | None = None) -> None:
         """Declare again what is needed next: of `queues`, or all of it."""
         if queues is None:
             self._declared.clear()
-            self._ladder = FINEST
+            self._digits = 0
         else:
             self._declared.difference_update(queues)
 
@@ -125,17 +103,17 @@ class Topology:
                     await self._queue(queue)
                     self._declared.add(queue)
 
-    async def ladder(self, milliseconds: int) -> None:
-        """See that the ladder is there for a delay of so long."""
-        level = milliseconds.bit_length() - 1
-        if level < self._ladder:
+    async def ladder(self, delay: int) -> None:
+        """See that the ladder is there for `delay`, as `ladder_delay` returns it; not 0."""
+        digit = highest_digit(delay)
+        if digit < self._digits:
             return
         async with self._declaring:
             await self._base()
-            if not await self._exists(_ready(level)):
-                for each in range(self._ladder, level + 1):
-                    await self._level(each)
-            self._ladder = level + 1
+            if not await self._exists(ladder_mark(digit)):
+                for each in range(self._digits, digit + 1):
+                    await self._digit(each)
+            self._digits = max(self._digits, digit + 1)
 
     async def dead(self) -> None:
         """See that there is a place for dead letters."""
@@ -164,21 +142,27 @@ class Topology:
         await self._bind(queue, DELIVER, "", {"x-match": "all", TO: queue})
         await self._bind(queue, CELERY_DELIVER, f"#.{queue}" if len(queue) < 254 else queue)
 
-    async def _level(self, level: int) -> None:
-        """Declare one level and the exchange above it; its mark is last, so that what has one is whole."""
-        entry = ladder_exchange(level)
-        below = ladder_exchange(level - 1) if level > FINEST else DELIVER
-        arguments: dict[str, Any] = {"x-message-ttl": 2**level, "x-dead-letter-exchange": below}
+    async def _digit(self, digit: int) -> None:
+        """Declare a digit's queues and the exchange above them; its mark is last, so that what has one is whole."""
+        commands = pamqp("commands")
+        entry = ladder_exchange(digit)
+        below = ladder_exchange(digit - 1) if digit else DELIVER
+        topic = {"exchange": entry, "exchange_type": "topic", "durable": True}
+        mark = {"exchange": ladder_mark(digit), "exchange_type": "fanout", "durable": True}
+        arguments: dict[str, Any] = {**self._type(), "x-dead-letter-exchange": below}
         if self._kind == "quorum":
             arguments |= {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}
-        await self._exchange(entry, "topic", {"alternate-exchange": DEAD})
-        await self._declare(ladder_queue(level), {**self._type(), **arguments})
-        commands = pamqp("commands")
-        for each in range(FINEST, level + 1):
-            await self._bind(ladder_queue(each), entry, _first_is(level, each))
-        nothing = commands.Exchange.Bind(destination=DELIVER, source=entry, routing_key=_first_is(level, None))
-        await self._ask(nothing)
-        await self._exchange(_ready(level), "fanout", {})
+        frames = [commands.Exchange.Declare(**topic, arguments={"alternate-exchange": DEAD})]
+        for queue, (pattern, kept) in ladder_queues(digit).items():
+            keeping = arguments | {"x-message-ttl": kept}
+            frames.append(commands.Queue.Declare(queue=queue, durable=True, arguments=keeping))
+            frames.append(commands.Queue.Bind(queue=queue, exchange=entry, routing_key=pattern))
+        frames.append(commands.Exchange.Bind(destination=below, source=entry, routing_key=ladder_pattern(digit, 0)))
+        frames.append(commands.Exchange.Declare(**mark))
+        try:
+            await self._ask_together(frames)
+        except Refused as exc:
+            raise _explained("a part of the ladder", entry, exc) from exc
 
     def _type(self) -> dict[str, Any]:
         if self._kind == "classic":
@@ -222,6 +206,24 @@ class Topology:
     async def _ask(self, frame: Any) -> Any:
         return await self._lane.ask(frame)
 
+    async def _ask_together(self, frames: Sequence[Any]) -> list[Any]:
+        """Send methods without waiting for one reply before the next is sent; return the replies."""
+        channel = await self._lane.channel()
+        replies = [channel.request(frame) for frame in frames]
+        await asyncio.wait(replies)
+        return [reply.result() for reply in replies]
+
+    async def delayed(self) -> int:
+        """Return how many messages are on the ladder."""
+        declare = pamqp("commands").Queue.Declare
+        count = 0
+        for digit in range(len(WIDTHS)):
+            if not await self._exists(ladder_mark(digit)):
+                break
+            asked = [declare(queue=queue, passive=True) for queue in ladder_queues(digit)]
+            count += sum(reply.message_count for reply in await self._ask_together(asked))
+        return count
+
     async def ready(self, queue: str) -> int | None:
         """Return how many messages are ready in `queue`; None if there is no such queue."""
         try:
@@ -241,11 +243,6 @@ class Topology:
                 return 0
             raise
         return int(reply.message_count)
-
-
-def _ready(level: int) -> str:
-    """The exchange that says: this level and all below are there."""
-    return f"aiotq.delay.{level}.ready"
 
 
 def _explained(what: str, name: str, refused: Refused) -> OperationalError:

@@ -1,4 +1,4 @@
-"""The broker in a RabbitMQ: quorum queues, publisher confirms, delays on a ladder (see `_amqp.topology`).
+"""The broker in a RabbitMQ: quorum queues, publisher confirms, delays on a ladder (see `_amqp.ladder`).
 
 RabbitMQ knows connections and no leases, and no message by its id. So this transport fences nothing: what comes twice,
 or runs elsewhere, is told apart by claims in the results store (`commit/ordered`), which count deaths as well.
@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Collection, Generator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final, Self
 
-from .._amqp import FINEST, LEVELS, LONGEST_NAME, AmqpClient, Lane, Topology, ladder_queue, queues_of
+from .._amqp import LONGEST_NAME, AmqpClient, Lane, Topology, queues_of
 from ..clock import SYSTEM_CLOCK, Clock
-from ..exceptions import ConnectionLost, OperationalError
+from ..exceptions import ConnectionLost, NotConnected, OperationalError
 from ..message import Envelope, Message, new_id
 from .amqp_consumer import AmqpConsumer
 from .amqp_dead import DeadLetters
@@ -38,6 +38,8 @@ logger = logging.getLogger("aiotq.transport.amqp")
 DEAD_LETTER_RETENTION: Final = 30 * 86_400.0
 #: Seconds after which the message of a task that still runs is put aside; `consumer_timeout` is 1,800 by default.
 PARK_AFTER: Final = 900.0
+#: Delayed messages that are published together: the delay of each counts from when the server has read it.
+_LATER_AT_ONCE: Final = 200
 #: The name under which `stats` counts what is delayed: it is known for all queues together only.
 DELAYED: Final = "aiotq.delay"
 
@@ -108,27 +110,41 @@ class AmqpTransport(Transport):
 
     async def publish(self, outgoing: Sequence[Outgoing]) -> None:
         """Publish and return when all is confirmed; raises as `send` does."""
-        if longest := max(each.delay for each in outgoing):
-            await self._topology.ladder(longest)
         left = list(outgoing)
         why = ""
-        for _ in range(2):
-            await self._topology.queues({each.queue for each in left})
-            channel = await self._lane.channel()
-            number = channel.next_number
-            published = await channel.publish([each.post(number + place) for place, each in enumerate(left)])
-            if published.nacked:
-                queues = {left[place].queue for place in published.nacked}
-                raise ConnectionLost(f"RabbitMQ did not accept what goes to {_list(queues)}: a limit of that queue")
-            if not published.returned:
+        for attempt in range(2):
+            with _others_sent(attempt):
+                now = self._clock.time()
+                if longest := max(each.delay(now) for each in left):
+                    await self._topology.ladder(longest)
+                await self._topology.queues({each.queue for each in left})
+                returned = await self._sent(left)
+            if not returned:
                 return
-            why = next(iter(published.returned.values()))
-            left = [left[place] for place in published.returned]
-            self._topology.forget(None if any(each.delay for each in left) else {each.queue for each in left})
+            why = next(iter(returned.values()))
+            left = [left[place] for place in returned]
+            is_base = any(each.due is not None for each in left)
+            self._topology.forget(None if is_base else {each.queue for each in left})
         raise ConnectionLost(
             f"RabbitMQ can't route what goes to {_list({each.queue for each in left})}, though the queue was just "
             f"declared: {why}"
         )
+
+    async def _sent(self, outgoing: Sequence[Outgoing]) -> dict[int, str]:
+        """Publish, and return what could not be routed, by its place, with what RabbitMQ says."""
+        channel = await self._lane.channel()
+        returned: dict[int, str] = {}
+        at_once = _LATER_AT_ONCE if any(each.due is not None for each in outgoing) else len(outgoing)
+        for start in range(0, len(outgoing), at_once):
+            some = outgoing[start : start + at_once]
+            now, number = self._clock.time(), channel.next_number
+            with _others_sent(start):
+                published = await channel.publish([each.post(number + place, now) for place, each in enumerate(some)])
+            if published.nacked:
+                queues = {some[place].queue for place in published.nacked}
+                raise ConnectionLost(f"RabbitMQ did not accept what goes to {_list(queues)}: a limit of that queue")
+            returned |= {start + place: why for place, why in published.returned.items()}
+        return returned
 
     def again(self, message: Message, queue: str, priority: int, counts: Counts, due: float | None) -> Outgoing:
         """Return a copy of what came on its way to its queue."""
@@ -249,7 +265,7 @@ class AmqpTransport(Transport):
             for name in sorted({*self._names, *dead} if queues is None else queues)
         ]
         if queues is None:
-            found.append(QueueStats(DELAYED, 0, 0, await self._delayed(), 0))
+            found.append(QueueStats(DELAYED, 0, 0, await self._topology.delayed(), 0))
             found = [each for each in found if each.ready or each.leased or each.delayed or each.dead]
         return found
 
@@ -258,14 +274,6 @@ class AmqpTransport(Transport):
 
     def _held_of(self, name: str) -> int:
         return sum(held.queue == name and held.channel.is_open for held in self._held.values())
-
-    async def _delayed(self) -> int:
-        delayed = 0
-        for level in range(FINEST, LEVELS):
-            if (count := await self._topology.ready(ladder_queue(level))) is None:
-                break
-            delayed += count
-        return delayed
 
     async def purge(self, queue: str) -> int:
         """Delete what is ready in `queue`; what is delayed stands among that of all others, and stays."""
@@ -290,6 +298,17 @@ class AmqpTransport(Transport):
 def _has_changed(delivery: Delivery, held: Held) -> bool:
     """Whether more is known of it than the message itself says."""
     return (delivery.deaths, delivery.charges) != (held.counts.deaths, held.counts.charges)
+
+
+@contextmanager
+def _others_sent(count: int) -> Generator[None]:
+    """Have no error say that nothing was sent when `count` others were."""
+    try:
+        yield
+    except NotConnected as exc:
+        if count:
+            raise ConnectionLost(f"{exc}; some of what was sent together is in the broker") from exc
+        raise
 
 
 def _check_name(name: str) -> None:

@@ -21,7 +21,7 @@ from ..clock import Clock
 from ..exceptions import MalformedMessage, OperationalError
 from ..message import Message, new_id
 from .amqp_messages import Counts, Outgoing, default_of, taken_from
-from .amqp_shelf import DOWNWARDS, UPWARDS, Entry, Held, Junk, Shelf, Source
+from .amqp_shelf import DOWNWARDS, UPWARDS, Entry, Held, Junk, Ripening, Shelf, Source
 from .base import FAIR_EVERY, Consumer, DeadLetter, Delivery, QueueOrder, Turns
 
 logger = logging.getLogger("aiotq.transport.amqp")
@@ -32,8 +32,10 @@ _HOARD: Final = 0.5
 _SAFETY_INTERVAL: Final = 10.0
 #: Seconds that a suspect waits here for another one to end, and that it is put aside for after that.
 _SUSPECT_PATIENCE: Final = 1.0
-#: Seconds that a message which is early by the broker's timers or another clock waits here; longer: on the ladder.
+#: Seconds that a message which is early waits here, by the ladder's margin or another clock; longer: on the ladder.
 _EARLY: Final = 1.0
+#: As many messages that wait here the broker may have pushed beside those that the slots can start.
+_MOST_EARLY: Final = 256
 #: Seconds that a long task's message is put aside for, about; it goes round until its claim ends.
 _PARKED_FOR: Final = 10.0
 #: A prefetch so many times too large is made smaller.
@@ -91,7 +93,8 @@ class AmqpConsumer(Consumer):
         self._turns = Turns(self._shelves, order)
         #: What the worker has, by its lease; emptied by the transport that settles it.
         self.held: dict[str, Held] = {}
-        self._early: list[Entry] = []
+        self._early: list[Entry] = []  #: goes back to the ladder
+        self._ripening = Ripening(clock, self._ripe)
         self._junk: list[Junk] = []
         self.channel: Channel | None = None
         self._opening = asyncio.Lock()
@@ -192,7 +195,7 @@ class AmqpConsumer(Consumer):
 
     async def _consume(self, channel: Channel, limit: int) -> bool:
         """Have the broker push what `limit` and the slots that are taken allow; whether that is something new."""
-        prefetch = min(len(self.held) + len(self._early) + limit, _MOST)
+        prefetch = min(len(self.held) + self._room_for_early() + limit, _MOST)
         is_short = sum(map(len, self._shelves.values())) < limit
         changed = [
             source
@@ -220,18 +223,23 @@ class AmqpConsumer(Consumer):
         await _all(replies)
         return True
 
+    def _room_for_early(self) -> int:
+        """Return for how many that can't start yet there must be room: in steps, since the server must be told."""
+        early = len(self._early) + len(self._ripening)
+        return min(1 << (early - 1).bit_length(), _MOST_EARLY) if early else 0
+
     async def _look(self, channel: Channel, limit: int) -> None:
         """Ask each queue for a message until they have none or there is enough: what was pushed before is here then."""
         get = pamqp("commands").Basic.Get
         sources = self._sources
-        while sources:
+        for _ in range(limit + _MOST_EARLY):
             replies = [channel.request(get(queue=source.queue)) for source in sources]
             for source, reply in zip(sources, replies, strict=True):
                 reply.add_done_callback(partial(self._got, source, channel))
             answers = await _all(replies)
-            if sum(map(len, self._shelves.values())) >= limit:
-                return
             sources = [source for source, answer in zip(sources, answers, strict=True) if isinstance(answer, Arrival)]
+            if not sources or sum(map(len, self._shelves.values())) >= limit:
+                return
 
     def _got(self, source: Source, channel: Channel, reply: asyncio.Future[Any]) -> None:
         if not reply.cancelled() and reply.exception() is None and isinstance(reply.result(), Arrival):
@@ -250,11 +258,14 @@ class AmqpConsumer(Consumer):
             self._chores.set()
         else:
             entry = Entry(source.name, channel, arrival.tag, taken, self._loop.time())
-            if taken.due is not None and taken.due > self._clock.time():
+            wait = (taken.due or 0.0) - self._clock.time()
+            if wait <= 0:
+                self._shelves[source.name].add(entry)
+            elif wait <= _EARLY:
+                self._ripening.add(entry, wait)
+            else:
                 self._early.append(entry)
                 self._chores.set()
-            else:
-                self._shelves[source.name].add(entry)
         if not self._readers:
             self._remind(_HOARD)
         self._news.set()
@@ -273,6 +284,7 @@ class AmqpConsumer(Consumer):
         for shelf in self._shelves.values():
             shelf.clear()
         self._early.clear()
+        self._ripening.clear()
         self._junk.clear()
         self._by_tag.clear()
         for source in self._sources:
@@ -431,19 +443,15 @@ class AmqpConsumer(Consumer):
             ]
             for entry in late:
                 self._shelves[entry.queue].suspects.remove(entry)
-            wall = self._clock.time()
-            soon = [entry for entry in early if (entry.taken.due or 0.0) - wall <= _EARLY]
-            for entry in soon:
-                self._loop.call_later(max((entry.taken.due or 0.0) - wall, 0.0), self._ripe, entry)
-            aside = [(entry, entry.taken.due) for entry in early if entry not in soon]
-            aside += [(entry, wall + _SUSPECT_PATIENCE) for entry in late]
+            aside = [(entry, entry.taken.due) for entry in early]
+            aside += [(entry, self._clock.time() + _SUSPECT_PATIENCE) for entry in late]
             if any(shelf.suspects for shelf in self._shelves.values()):
                 self._remind(_SUSPECT_PATIENCE)
             try:
                 await self._put_away(junk, aside)
             except BaseException:
                 self._junk += junk
-                self._early += [entry for entry in early if entry not in soon]
+                self._early += early
                 for entry in late:
                     self._shelves[entry.queue].suspects.append(entry)
                 raise
@@ -477,11 +485,10 @@ class AmqpConsumer(Consumer):
 
     def _ripe(self, entry: Entry) -> None:
         """What was early is due."""
-        if entry.channel.is_open:
-            self._shelves[entry.queue].add(entry)
-            self._news.set()
-            if not self._readers:
-                self._remind(_HOARD)
+        self._shelves[entry.queue].add(entry)
+        self._news.set()
+        if not self._readers:
+            self._remind(_HOARD)
 
 
 def _properties(arrival: Arrival) -> dict[str, Any]:

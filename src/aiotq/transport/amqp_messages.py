@@ -12,12 +12,13 @@ import orjson
 
 from .._amqp import (
     DEAD,
-    FINEST,
     LONGEST_DELAY,
     TO,
     Arrival,
     Post,
     class_of,
+    highest_digit,
+    ladder_delay,
     ladder_exchange,
     ladder_key,
     name_of,
@@ -58,19 +59,22 @@ NOTHING: Final = Counts()
 
 @value(eq=False)
 class Outgoing:
-    """A message on its way to `queue` (one of a name's four), `delay` milliseconds from now."""
+    """A message on its way to `queue` (one of a name's four), by the ladder until about `due`; None: at once."""
 
     queue: str
-    delay: int
+    due: float | None
     properties: dict[str, Any]
     body: bytes
 
-    def post(self, number: int) -> Post:
+    def delay(self, now: float) -> int:
+        """Return the milliseconds from `now` on that it spends on the ladder."""
+        return 0 if self.due is None else ladder_delay(math.ceil((self.due - now) * 1000))
+
+    def post(self, number: int, now: float) -> Post:
         """Return it as the `number`th that is published on its channel."""
         properties = pack_properties(message_id=str(number), **self.properties)
-        if self.delay:
-            level = self.delay.bit_length() - 1
-            return Post(ladder_exchange(level), ladder_key(self.delay), properties, self.body)
+        if delay := self.delay(now):
+            return Post(ladder_exchange(highest_digit(delay)), ladder_key(delay), properties, self.body)
         if self.queue == DEAD:
             return Post(DEAD, "", properties, self.body)
         return Post("", self.queue, properties, self.body)
@@ -101,11 +105,11 @@ def outgoing(
     place = queue if is_flat else queue_of(queue, priority)
     wire = to_wire(message)
     headers = wire.headers
-    delay = 0
     if due is not None and due > now:
-        delay = min(math.ceil((due - now) * 1000), LONGEST_DELAY) >> FINEST << FINEST
         headers[TO] = place
         headers[_DUE] = math.ceil(due * 1_000_000)
+    else:
+        due = None
     if counts is not NOTHING:
         headers |= {_RETURNS: counts.returns, _DEATHS: counts.deaths, _CHARGES: counts.charges}
     properties = {
@@ -117,7 +121,7 @@ def outgoing(
         "correlation_id": wire.correlation_id,
         "reply_to": wire.reply_to,
     }
-    return Outgoing(place, delay, properties, wire.body)
+    return Outgoing(place, due, properties, wire.body)
 
 
 def taken_from(arrival: Arrival, lowest: int | None) -> Taken:
@@ -184,7 +188,7 @@ def burial(letter: DeadLetter, retention: float, came_with: Mapping[str, Any] | 
             name: each for name, each in given.items() if name not in _OURS and not name.startswith("x-")
         }
     properties["headers"][_LETTER] = orjson.dumps(told).decode()
-    return Outgoing(DEAD, 0, properties | {"delivery_mode": _PERSISTENT, "expiration": expiration}, body)
+    return Outgoing(DEAD, None, properties | {"delivery_mode": _PERSISTENT, "expiration": expiration}, body)
 
 
 def dead_letter_from(arrival: Arrival) -> DeadLetter:

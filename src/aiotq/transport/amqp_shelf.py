@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final, Protocol
 
 from .._amqp import Arrival, Channel
 from .._values import value
+from ..clock import Clock
 from .amqp_messages import Taken
 from .base import HIGHEST_PRIORITY, LOWEST_PRIORITY, SUSPECT_DEATHS
+
+#: Seconds until a message is looked at again that is not due when the loop's clock says so.
+_NOT_YET: Final = 0.001
 
 DOWNWARDS: Final = range(HIGHEST_PRIORITY, LOWEST_PRIORITY - 1, -1)
 UPWARDS: Final = range(LOWEST_PRIORITY, HIGHEST_PRIORITY + 1)
@@ -93,6 +98,37 @@ class Shelf:
 
     def __len__(self) -> int:
         return len(self.suspects) + len(self.again) + sum(map(len, self.levels))
+
+
+class Ripening:
+    """What came a moment before it is due; `ripe` is told when it is, unless its channel has been closed."""
+
+    def __init__(self, clock: Clock, ripe: Callable[[Entry], None]) -> None:
+        self._clock = clock
+        self._ripe = ripe
+        self._entries: set[Entry] = set()
+        self._loop = asyncio.get_running_loop()
+
+    def add(self, entry: Entry, wait: float) -> None:
+        """Keep `entry`, which is due in `wait` seconds."""
+        self._entries.add(entry)
+        self._loop.call_later(wait, self._look, entry)
+
+    def clear(self) -> None:
+        self._entries.clear()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def _look(self, entry: Entry) -> None:
+        if entry not in self._entries or not entry.channel.is_open:
+            return
+        wait = (entry.taken.due or 0.0) - self._clock.time()
+        if wait > 0:  # nothing starts early, however the two clocks differ
+            self._loop.call_later(max(wait, _NOT_YET), self._look, entry)
+        else:
+            self._entries.remove(entry)
+            self._ripe(entry)
 
 
 class Source:
