@@ -40,7 +40,7 @@ lint: setup ## Check format, style, types and the direction of imports
 	$(RUN) -m pytest -q tests/unit/test_import_direction.py
 
 test: setup servers celery ## Run all tests, those that kill workers included
-	$(RUN) -m pytest -n $(JOBS) --dist loadscope $(ARGS)
+	$(RUN) -m pytest -n $(JOBS) --dist loadscope --no-loadscope-reorder $(ARGS)
 
 bench: setup servers ## Measure, and print each figure beside its target
 	$(RUN) -m benchmarks $(ARGS)

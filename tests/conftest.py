@@ -12,12 +12,18 @@ import signal
 import threading
 from collections.abc import AsyncIterator, Iterator
 
+import hypothesis
 import pytest
 
+from .commands import close_commands
 from .servers import close_shared
 
 # Started in the background by a shell, we have SIGINT ignored, and every process that a test starts would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# How long an example takes is the machine's business, which may have much else to do.
+hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("patient")
 
 #: A task that was told to end needs a few turns of the loop to do it; one that waits for something stays.
 LAST_TURNS = 10
@@ -27,9 +33,10 @@ LAST_MOMENT = 2.0
 
 @pytest.fixture(autouse=True, scope="session")
 def _end_servers() -> Iterator[None]:
-    """End the servers that tests of this process shared."""
+    """End the servers that tests of this process shared, and what ran their commands."""
     yield
     close_shared()
+    close_commands()
 
 
 @pytest.fixture(autouse=True)

@@ -411,13 +411,19 @@ class RedisTransportHarness(RawTransportHarness):
         super().__init__(directory)
         self.server = shared(kind)
         self.address = fresh_address(self.server)
-        if kind != "redis":
-            self.lease = 0.8  # the first heartbeat has to find the server first
 
     @asynccontextmanager
     async def connected(self) -> AsyncGenerator[Transport]:
         async with RedisClient(self.address) as client, RedisTransport(client) as transport:
             yield transport
+
+    async def consumer(
+        self, transport: Transport, name: str = "worker", *queues: str, order: QueueOrder = FAIR
+    ) -> Consumer:
+        consumer = await super().consumer(transport, name, *queues, order=order)
+        if self.address.kind != "single":  # the first heartbeat finds the server, which takes a part of a lease
+            await asyncio.to_thread(consumer.renew, [])
+        return consumer
 
     async def insert_raw(self, queue: str, raw: bytes) -> None:
         with self.server.client() as client:

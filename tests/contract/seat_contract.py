@@ -76,11 +76,14 @@ class SeatContract:
 
     async def test_seats_of_the_dead_are_free_when_their_leases_end(self, results: StoreHarness) -> None:
         store, _ = await results.connect()
-        await store.sit([seat(0)], "dead", 0.15)
-        await store.sit([seat(1)], "me", 0.15)
+        store.keep_seats(
+            [seat(9)], "me", 1.0
+        )  # nobody has it; the server is found now, which may take as long as a lease
+        await store.sit([seat(0)], "dead", 0.4)
+        await store.sit([seat(1)], "me", 0.4)
         await told(store, seeking=(seat(2),))
         store.keep_seats([seat(1)], "me", 100.0)
-        await results.pass_time(0.2)
+        await results.pass_time(0.45)
 
         assert await told(store) == ["2"]
         assert list(await store.sit([seat(3)], "me", 100.0)) == [2]

@@ -838,17 +838,17 @@ class OverdueContract:
     async def test_every_arrival_begins_its_patience_anew(self, results: StoreHarness) -> None:
         """Whether anybody looks for overdue joins meanwhile or not."""
         store, _ = await results.connect()
-        await store.open_joins([join(10, patience=0.4), join(10, join_id="unseen", patience=0.4)])
-        for member in range(8):
+        await store.open_joins([join(7, patience=0.4), join(7, join_id="unseen", patience=0.4)])
+        for member in range(5):
             await results.pass_time(0.25)
             await arrive(store, member)
             await arrive(store, member, join_id="unseen")
-            if member < 3:
+            if member < 2:
                 assert list(await store.overdue()) == []
 
         assert list(await store.overdue()) == []
-        await arrive(store, 8)
-        assert await arrive(store, 9) == ["then"]
+        await arrive(store, 5)
+        assert await arrive(store, 6) == ["then"]
         await results.pass_time(0.45)
         assert list(await store.overdue()) == ["unseen"]
 

@@ -23,6 +23,7 @@ import aiotq
 from aiotq.cli import cli
 from aiotq.console import show
 from aiotq.console.target import Target, parse_duration
+from tests.commands import shared_commands
 from tests.waiting import wait_until
 
 SOURCE: Final = Path(aiotq.__file__).parents[1]
@@ -139,16 +140,7 @@ class Shell:
         (directory / "jobs.py").write_text(JOBS)
 
     def run(self, *words: str, stdin: int = subprocess.DEVNULL) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "aiotq", *words],
-            cwd=self.directory,
-            env=environment(self.env),
-            stdin=stdin,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=DEADLINE,
-        )
+        return shared_commands().run(words, self.directory, environment(self.env), stdin, DEADLINE)
 
     def output(self, *words: str) -> str:
         """What a command prints that goes well."""
@@ -585,6 +577,7 @@ def in_terminal(shell: Shell, *words: str, answer: str = "", stop_at: str | None
         ),
         ("worker jobs -b sqlite:////no/such/place/x.db", "can't reach broker sqlite:////no/such/place/x.db: "),
         ("queues jobs -b sqlite:////no/such/place/x.db", "can't reach broker sqlite:////no/such/place/x.db: "),
+        ("queues jobs -b redis://me:secret@127.0.0.1:1/0", r"can't reach broker redis://me:\*\*@127\.0\.0\.1:1/0: "),
         ("queues jobs -b sqlite:///jobs.py", "can't reach broker sqlite:///jobs.py: .*not a SQLite database"),
         ("call jobs jobs.add --args [1,2,3]", r"jobs\.add\(x: int, y: int = 3\).*: too many positional arguments"),
         ("call jobs jobs.add --args [1] --priority 12", "option priority must be .*, not 12"),
@@ -604,6 +597,7 @@ def test_errors_say_what_is_wrong(shell: Shell, words: str, complaint: str) -> N
     ("words", "complaint"),
     [
         ("tasks", r"which app\? Name it first \(proj:app\), with -A proj:app, or in AIOTQ_APP"),
+        ("result", "^ID is missing$"),
         ("call jobs", r"NAME is missing \(jobs was taken for the app\)"),
         ("tasks -A jobs jobs", "one word too many: jobs"),
         ("call jobs jobs.add --args [1,", r"--args must be a JSON list, such as '\[2, 2\]': .*: \[1,"),

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 from collections.abc import Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from aiotq import AioTQ
 from aiotq.exceptions import DeadLettered, OperationalError
 
 from ..certificates import make_certificates
-from ..servers import RedisServer, free_port, shared
+from ..servers import RedisCluster, RedisSentinel, RedisServer, free_port, shared
 from ..waiting import wait_until
 from . import redis_process_app
 from .redis_work import send_junk
@@ -106,6 +107,28 @@ async def test_a_user_with_the_least_rights(guarded: RedisServer) -> None:
         await asyncio.sleep(1.2)  # a lease: leases were renewed, and strays were looked for
         assert await call(app) == 4
         await result.forget()
+
+
+async def test_a_user_with_the_least_rights_in_a_cluster() -> None:
+    cluster = shared("redis-cluster")
+    rights = f"on >his-secret ~{{mine}}* &{{mine}}* -@all {' '.join(f'+{command}' for command in COMMANDS.split())}"
+    assert isinstance(cluster, RedisCluster)
+    for node in cluster.nodes:
+        with node.client() as client:
+            client.execute_command("ACL", "SETUSER", "me", *rights.split(), "+cluster|slots", "+command")
+
+    await works(f"{cluster.url.replace('://', '://me:his-secret@')}?prefix=mine")
+
+
+async def test_a_user_of_sentinels_with_the_least_rights() -> None:
+    sentinel = shared("redis-sentinel")
+    rights = "on >their-secret -@all +ping +sentinel|masters"
+    assert isinstance(sentinel, RedisSentinel)
+    for each in sentinel.sentinels:
+        with each.client() as client:
+            client.execute_command("ACL", "SETUSER", "asking", *rights.split())
+
+    await works(f"{sentinel.url}&sentinel_username=asking&sentinel_password=their-secret&prefix={fresh()}")
 
 
 async def test_a_forbidden_command_is_a_clear_error(guarded: RedisServer) -> None:
@@ -228,7 +251,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_certificates(tmp_path_factory.mktemp("certificates"))
 
 
-def encrypted(certificates: Path, clients: str) -> RedisServer:
+def encrypted(certificates: Path, clients: str, *arguments: str, **settings: object) -> RedisServer:
     port = free_port()
     server = RedisServer(
         {
@@ -237,7 +260,9 @@ def encrypted(certificates: Path, clients: str) -> RedisServer:
             "tls-key-file": certificates / "server.key",
             "tls-ca-cert-file": certificates / "ca.pem",
             "tls-auth-clients": clients,
-        }
+            **{name.replace("_", "-"): value for name, value in settings.items()},
+        },
+        *arguments,
     )
     server.bus_port = port
     return server
@@ -271,6 +296,25 @@ async def test_tls_with_certificates_of_clients(certificates: Path) -> None:
         await works(f"{url}&ssl_certfile={certificates}/client.pem&ssl_keyfile={certificates}/client.key")
 
         assert "it may want a certificate of its clients" in await refusal(url)
+
+
+async def test_tls_to_a_cluster(certificates: Path) -> None:
+    with (
+        encrypted(certificates, "no", cluster_enabled="yes", tls_cluster="yes", cluster_port=free_port()) as server,
+        server.client() as client,
+    ):
+        client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        await wait_until(lambda: "cluster_state:ok" in str(client.execute_command("CLUSTER", "INFO")), "it is whole")
+
+        await works(f"rediss+cluster://127.0.0.1:{server.bus_port}?ssl_ca_certs={certificates}/ca.pem")
+
+
+async def test_tls_to_a_sentinel_and_its_master(certificates: Path) -> None:
+    with encrypted(certificates, "no") as master:
+        watch = f"monitor tasks 127.0.0.1 {master.bus_port} 1"
+        with encrypted(certificates, "no", "--sentinel", sentinel=watch, tls_replication="yes") as sentinel:
+            url = f"rediss+sentinel://127.0.0.1:{sentinel.bus_port}/0?service=tasks&ssl_ca_certs={certificates}/ca.pem"
+            await works(url)
 
 
 @pytest.mark.parametrize("option", ["ssl_ca_certs", "ssl_certfile"])
@@ -313,6 +357,31 @@ async def test_a_process_has_two_connections_and_a_worker_one_more_however_many_
 async def call_soon(app: AioTQ) -> None:
     """Make one round trip."""
     await app.admin.queues()
+
+
+async def test_the_system_probes_connections_that_are_quiet() -> None:
+    """Also while a task blocks the loop, which asks for life signs itself otherwise."""
+    with RedisServer() as server:
+        app = make_app(server.url, worker_lease=0.6)
+        async with app, app.worker():
+            await wait_until(lambda: len(probed_after(server.port)) == 3, "the heartbeat has a connection")
+
+            assert probed_after(server.port) == [30, 30, 30]
+
+
+def probed_after(port: int) -> list[int]:
+    """Return after how many seconds of quiet each of our connections to `port` is probed; 0 is never."""
+    found: list[int] = []
+    for fd in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):  # it was closed meanwhile, or is connected to nobody
+            if not os.readlink(fd).startswith("socket:"):
+                continue
+            with socket.fromfd(int(fd.name), socket.AF_INET, socket.SOCK_STREAM) as sock:
+                if sock.getpeername()[1:2] != (port,):  # a unix socket's is a string
+                    continue
+                is_probed = sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+                found.append(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) if is_probed else 0)
+    return found
 
 
 async def test_a_server_that_may_lose_tasks_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -94,11 +94,10 @@ def _role(server: Any) -> str:
 
 
 async def test_sentinels_that_know_no_such_service_are_a_clear_error() -> None:
-    with RedisSentinel() as sentinel:
-        work = Work(sentinel.url.replace(sentinel.SERVICE, "another"), fresh_prefix())
-        with pytest.raises(OperationalError, match="no sentinel knows a master called 'another'"):
-            async with work.app:
-                await work.double.delay(1)
+    work = Work(shared("redis-sentinel").url.replace(RedisSentinel.SERVICE, "another"), fresh_prefix())
+    with pytest.raises(OperationalError, match="no sentinel knows a master called 'another'"):
+        async with work.app:
+            await work.double.delay(1)
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -38,7 +39,7 @@ FLOORS: Final = (
     ),
     ("message", "serialization", "routing"),
     ("request", "_redis", "_amqp", "options", "content", "protocol"),
-    ("transport", "results", "calls", "retries", "outgoing"),
+    ("transport", "results", "calls", "retries", "outgoing", "declared"),
     ("commit",),
     ("publisher",),
     ("canvas",),
@@ -90,8 +91,9 @@ def complaints(package: Path) -> list[str]:
     ]
 
 
-def rooms_of(package: Path) -> set[str]:
-    return {room_of(file, package) for file in package.rglob("*.py")}
+@cache  # asked for each import
+def rooms_of(package: Path) -> frozenset[str]:
+    return frozenset(room_of(file, package) for file in package.rglob("*.py"))
 
 
 def room_of(file: Path, package: Path) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import socket
 import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,13 @@ from ..exceptions import MissingLibrary, NotConnected, OperationalError
 DEFAULT_PORT: Final = 6379
 DEFAULT_SENTINEL_PORT: Final = 26379
 DEFAULT_PREFIX: Final = "aiotq"
+#: Seconds of quiet, seconds between probes, probes: the system's own two hours are more than a firewall remembers, and
+#: our PING does not come while a task blocks the loop. Not all systems have all three.
+KEEPALIVE: Final[Mapping[int, int]] = {
+    cast(int, getattr(socket, name)): value
+    for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3))
+    if hasattr(socket, name)
+}
 
 Kind = Literal["single", "socket", "sentinel", "cluster"]
 
@@ -148,6 +156,8 @@ class Address:
         return {
             "socket_timeout": self.connect_timeout,
             "socket_connect_timeout": self.connect_timeout,
+            "socket_keepalive": True,
+            "socket_keepalive_options": dict(KEEPALIVE),
             "retry": retry,
             "protocol": 2,
         }

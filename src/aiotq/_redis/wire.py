@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final, cast
 
 from ..exceptions import ConnectionLost, NotConnected, OperationalError
-from .address import Address, Endpoint, redis_py
+from .address import KEEPALIVE, Address, Endpoint, redis_py
 
 #: What a push connection is told: [b"message", channel, payload] and the like, and [CLOSED] at its end.
 OnPush = Callable[[list[Any]], None]
@@ -152,6 +154,13 @@ class Wire(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        sock: socket.socket = transport.get_extra_info("socket")
+        if sock.family == socket.AF_UNIX:
+            return
+        with suppress(OSError):  # the server has closed it already: reading says so
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for option, value in KEEPALIVE.items():
+                sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
     def connection_lost(self, exc: Exception | None) -> None:
         is_closed = exc is None or isinstance(exc, ConnectionError)

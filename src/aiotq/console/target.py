@@ -61,7 +61,7 @@ class Target:
             raise WrongWords(f"one word too many: {' '.join(rest[len(needed) :])} (the app is {self.spec})")
         if len(rest) < len(needed):
             missing = " ".join(needed[len(rest) :])
-            taken = f" ({self.app} was taken for the app)" if self.app in words else ""
+            taken = f" ({self.app} was taken for the app)" if self.app is not None and self.app in words else ""
             raise WrongWords(f"{missing} is missing{taken}")
         return rest
 

@@ -3,6 +3,7 @@
 -- those may be claimed.
 -- RETURNS: for each {'c', deaths}: claimed; {'d', packed envelopes}: done; {'h', left}: another's for so long (ms);
 -- {'s', deaths}: a suspect, not claimed.
+-- Keeps: a message has one holder at a time; who died with it is known until it is done.
 local holder, lease, ids, deadly, room = unpack(args)
 local answers = {}
 for i, id in ipairs(ids) do

@@ -1,5 +1,7 @@
 -- Delete what is known of tasks: records and finished claims.
 -- ARGV: ids.
+-- RETURNS: 1.
+-- Keeps: the claim of a run that goes on stays.
 for _, id in ipairs(args[1]) do
     redis.call('DEL', base .. ':result:' .. id)
     local attempt = 0

@@ -1,6 +1,7 @@
 -- What became of joins.
 -- ARGV: ids.  RETURNS: for each {about, when it ended (s), 1 if it failed, {member, packed {id, value} of its record,
 -- ...}}; false if it is not over or not known.
+-- Keeps: it writes nothing.
 local join_key = on_joins().key
 local answers = {}
 for i, id in ipairs(args[1]) do

@@ -1,5 +1,6 @@
 -- Store states.
 -- ARGV: the sender's clock (s), records.
+-- RETURNS: 1.
 -- Keeps: a terminal state stays.
 local clock, records = unpack(args)
 for _, record in ipairs(records) do

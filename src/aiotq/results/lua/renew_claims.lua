@@ -1,5 +1,6 @@
 -- Begin the leases of claims anew; take back the deaths of a holder that is alive after all.
 -- ARGV: holder, lease (ms), ids of messages.  RETURNS: a byte for each: 1 renewed, 0 lost.
+-- Keeps: what another holds, and what is done, stays as it is.
 local holder, lease, ids = unpack(args)
 local answers = {}
 for i, id in ipairs(ids) do

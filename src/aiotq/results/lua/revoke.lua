@@ -1,5 +1,6 @@
 -- Remember that tasks are not to be run.
 -- ARGV: the sender's clock (s), ids, whether those that run are to be cancelled, until when (s).
+-- RETURNS: 1.
 -- Keeps: what was revoked for longer stays so.
 local clock, ids, terminate, ends = unpack(args)
 local key = base .. ':revoked'

@@ -1,5 +1,6 @@
 -- Which tasks are revoked.
 -- ARGV: ids.  RETURNS: those of them.
+-- Keeps: it writes nothing.
 local found = {}
 for _, id in ipairs(args[1]) do
     local ends = redis.call('ZSCORE', base .. ':revoked', id)

@@ -1,5 +1,6 @@
 -- Give back all that a consumer holds, in the order it came, and forget it; it is alive, and to blame for no death.
 -- ARGV: consumer, its place among those who wait, a number beyond all its reads, queues.  RETURNS: how many were given back.
+-- Keeps: what can't be given back stays held, and is a stray when its lease ends.
 local consumer, waiter, beyond, queues = unpack(args)
 redis.call('SET', line_key(consumer), cmsgpack.pack({beyond, ''}), 'PX', 60000)
 local LEVELS = {'s', 'a', 9, 8, 7, 6, 5, 4, 3, 2, 1, 0}

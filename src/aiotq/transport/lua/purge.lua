@@ -1,5 +1,6 @@
 -- Delete what is ready or delayed in a queue, not what is held; a part of it at a time.
 -- ARGV: queue, most to delete.  RETURNS: how many were deleted.
+-- Keeps: what is held stays.
 local queue, most = unpack(args)
 local count = 0
 for _, level in ipairs({'s', 'a', 9, 8, 7, 6, 5, 4, 3, 2, 1, 0}) do

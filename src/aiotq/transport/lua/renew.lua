@@ -1,6 +1,7 @@
 -- Begin the leases of a consumer anew, and take back the deaths it was blamed for: it is alive.
 -- ARGV: consumer, {{queue, level, {entry, …}}, …}.
 -- RETURNS: for each of these the entries that are still held.
+-- Keeps: what was given to somebody else, or is gone, is not taken back.
 local consumer, held = unpack(args)
 local kept = {}
 for i, each in ipairs(held) do

@@ -1,5 +1,6 @@
 -- Give back what a read took whose reply nobody got, or have it take nothing when it arrives late.
 -- ARGV: consumer, number, lease (ms), its place among those who wait, queues.  RETURNS: how many were given back.
+-- Keeps: what was settled or given back meanwhile stays so.
 local consumer, number, lease, waiter, queues = unpack(args)
 local last, taken = line_state(consumer)
 local count = 0
