@@ -10,6 +10,9 @@ from aiotq import AioTQ
 #: A slow machine shall give a low figure and not a PublishTimeout.
 PUBLISH_TIMEOUT = 120.0
 
+#: Starts a second of a limited task.
+LIMIT = 100
+
 app = AioTQ("benchmarks", task_publish_timeout=PUBLISH_TIMEOUT)
 
 
@@ -46,6 +49,17 @@ async def same(number: int) -> int:
 async def total(numbers: list[int]) -> int:
     """Return the sum: what a chord is called for."""
     return sum(numbers)
+
+
+@app.task(rate_limit=LIMIT)
+async def limited() -> float:
+    """Return when it ran."""
+    return time.time()
+
+
+@app.task(rate_limit="1/h")
+async def rare() -> None:
+    """Do nothing, once an hour."""
 
 
 @app.task

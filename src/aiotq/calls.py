@@ -5,12 +5,11 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from hashlib import blake2b
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar, cast
 
-from ._values import value
+from ._values import replace, value
 from .exceptions import EncodeError, InvalidArguments, InvalidOption, MessageTooLarge
 from .message import END_OF_TIME, MAX_NAME, MAX_STAMPS, MAX_USER_HEADERS, Envelope, Message, Step, is_name, new_id
 from .options import CallOptions, RunsIn, TaskOptions, check_options, stamps_of
@@ -66,6 +65,7 @@ class Part:
     step: Step | None
     embed: Mapping[str, Any]
     attempt: int = 0
+    replacements: int = 0
 
 
 class ArgumentCheck:
@@ -101,6 +101,23 @@ class ArgumentCheck:
 
     def name_of(self, index: int) -> str:
         return self._names[index] if index < len(self._names) else f"#{index}"
+
+
+def given_arguments(
+    name: str, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None
+) -> tuple[Sequence[Any], Mapping[str, Any]]:
+    """Return the arguments that a call to `name` was given; None, as in Celery, are none.
+
+    Raises:
+        InvalidArguments: they are no list or tuple, and mapping.
+    """
+    if args is None:
+        args = ()
+    elif not isinstance(args, (list, tuple)):  # a string would be taken for its letters
+        raise InvalidArguments(f"{name}: args must be a list or tuple, not a {type(args).__name__}")
+    if kwargs is not None and not isinstance(cast(object, kwargs), Mapping):
+        raise InvalidArguments(f"{name}: kwargs must be a mapping of names to values, not a {type(kwargs).__name__}")
+    return args, kwargs or {}
 
 
 def build_envelope(
@@ -163,6 +180,7 @@ def build_envelope(
         attempt=0 if part is None else part.attempt,
         step=None if part is None else part.step,
         stamps=_encodable(serializers, name, "stamps", stamps_of(stamps)) if stamps else None,
+        replacements=0 if part is None else part.replacements,
     )
     return Envelope(
         message,

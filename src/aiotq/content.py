@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
 from .clock import Clock
-from .exceptions import InvalidSetting, SecurityError
+from .exceptions import InvalidOption, InvalidSetting, SecurityError
 from .serialization import (
     CertificateSigner,
     Compression,
@@ -103,6 +103,25 @@ class Content:
         """Raise `SecurityError` if the settings and `setup_security` ask for different signatures."""
         if isinstance(self._signer, CertificateSigner) and self.conf.security_key is not None:
             raise SecurityError(_ONE_SIGNER)
+
+    def check_content(self) -> None:
+        """Raise `InvalidSetting` if a setting names a serializer or compression that is not known, or not accepted."""
+        conf = self.conf
+        accepted = set(conf.accept_content)
+        checks: dict[str, tuple[Sequence[str | None], Callable[[str], object]]] = {
+            "accept_content": (conf.accept_content, self.serializers.get),
+            "task_serializer": ((conf.task_serializer,), lambda name: self.serializers.to_send(name, accepted)),
+            "result_serializer": ((conf.result_serializer,), lambda name: self.serializers.to_send(name, accepted)),
+            "task_compression": ((conf.task_compression,), self.serializers.compressions.get),
+            "result_compression": ((conf.result_compression,), self.serializers.compressions.get),
+        }
+        for setting, (names, find) in checks.items():
+            for name in names:
+                try:
+                    if name is not None:
+                        find(name)
+                except InvalidOption as exc:
+                    raise InvalidSetting(setting, name, f"one that can be used ({exc})") from exc
 
 
 def check_secret(given: object) -> str | None:

@@ -323,7 +323,7 @@ class Snooze(TaskPredicate):
     """Run again `seconds` from now, with no retry spent: the time has not come yet, and that is no failure."""
 
     def __init__(self, seconds: float) -> None:
-        if not 0 <= seconds <= 315_360_000:  # ten years
+        if type(seconds) not in {int, float} or not 0 <= seconds <= 315_360_000:  # ten years
             raise ValueError(f"Snooze needs seconds from 0 to ten years, not {seconds!r}")
         self.seconds = seconds
         super().__init__(seconds)

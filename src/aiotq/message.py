@@ -89,6 +89,7 @@ class Message:
     step: Step | None = None  #: where it stands in its workflow
     address: tuple[str, str] | None = None  #: the exchange and the routing key it was called with, if it was so
     stamps: Mapping[str, Sequence[Any]] | None = None  #: labels of it, each with its values
+    replacements: int = 0  #: how often it stands for a call that it replaced
 
     @property
     def key(self) -> tuple[str, int]:
@@ -153,6 +154,7 @@ _OPTIONAL: Final[dict[str, tuple[tuple[type, ...], object, Callable[[Any], bool]
     "step": ((dict, Step), None, None),
     "address": ((list, tuple), None, _is_address),
     "stamps": ((dict,), None, _are_stamps),
+    "replacements": ((int,), 0, _is_count),
 }
 #: The same for what stands in the header `step`.
 _OF_STEP: Final[dict[str, tuple[tuple[type, ...], object, Callable[[Any], bool] | None]]] = {

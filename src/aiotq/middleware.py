@@ -9,7 +9,7 @@ from typing import Any, Protocol, Unpack, cast
 
 from ._values import value
 from .exceptions import CallError, InvalidOption
-from .options import CallOptions
+from .options import CallOptions, said
 from .request import Request
 from .results.handle import AsyncResult
 from .task import Task
@@ -27,15 +27,15 @@ class OutgoingCall:
     @property
     def headers(self) -> Mapping[str, Any]:
         """The caller's own headers, which the task sees as `request.headers`."""
-        return self.options.get("headers", {})
+        return self.options.get("headers") or {}
 
     def with_headers(self, **headers: Any) -> OutgoingCall:
         """Return this call with further headers."""
         return self.with_options(headers={**self.headers, **headers})
 
     def with_options(self, **options: Unpack[CallOptions]) -> OutgoingCall:
-        """Return this call with further calling options."""
-        return replace(self, options={**self.options, **options})
+        """Return this call with further calling options; one that is None is taken away."""
+        return replace(self, options=said(cast(CallOptions, {**self.options, **options})))
 
     def with_arguments(self, /, *args: Any, **kwargs: Any) -> OutgoingCall:
         """Return this call with these arguments in place of its own."""

@@ -3,56 +3,60 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
-from typing import Any, Final, Literal, TypedDict, cast, get_args
+from functools import partial
+from typing import Any, Final, Literal, TypedDict, TypeVar, cast, get_args
 
 from .exceptions import InvalidOption, InvalidSetting
 from .message import LONGEST_LIMIT, MAX_NAME, is_name
 from .schedules import seconds_apart
 
+T = TypeVar("T", bound=Mapping[str, Any])
+
 RunsIn = Literal["loop", "thread", "process"]
 
 
 class CallOptions(TypedDict, total=False):
-    """What one call may say; each wins over the task's own option and that over the settings."""
+    """What one call may say; each wins over the task's own option and that over the settings. None says nothing."""
 
-    task_id: str
-    countdown: float
+    task_id: str | None
+    countdown: float | None
     "Seconds from now before which the task does not start."
-    eta: datetime
+    eta: datetime | None
     "Time before which the task does not start; without a zone it is in `timezone`."
-    expires: float | datetime
+    expires: float | datetime | None
     "Seconds from now, or time, after which the task is not started any more (it ends as REVOKED)."
-    queue: str
-    exchange: str
+    queue: str | None
+    exchange: str | None
     "The name of an exchange that `task_queues` binds queues to; with `routing_key` it says which of them get the call."
-    routing_key: str
-    priority: int
+    routing_key: str | None
+    priority: int | None
     "0 to 9, 9 first."
-    serializer: str
-    compression: str
+    serializer: str | None
+    compression: str | None
     "`zlib`, `bzip2`, `lzma`, `brotli`, `zstd` or one that was registered."
-    ignore_result: bool
-    headers: Mapping[str, Any]
+    ignore_result: bool | None
+    headers: Mapping[str, Any] | None
     "The caller's own headers, seen as `request.headers`."
-    stamps: Mapping[str, Any]
+    stamps: Mapping[str, Any] | None
     "Labels by which the call is found and revoked, each with a value or a list of values; see `Canvas.stamp`."
-    soft_time_limit: float
-    time_limit: float
-    shadow: str
+    soft_time_limit: float | None
+    time_limit: float | None
+    shadow: str | None
     "A name for logs in place of the task's."
-    add_to_parent: bool
+    add_to_parent: bool | None
     "False: a call made by a task is not among the `children` of its result."
-    reply_to: str
+    reply_to: str | None
     "The address of the process that is told the result, in place of this one's."
-    publish_timeout: float
+    publish_timeout: float | None
     "Seconds the broker has to accept the call."
-    retry: bool
+    retry: bool | None
     "False: if the broker does not answer, the call is not sent again (setting `task_publish_retry`)."
-    retry_policy: Mapping[str, Any]
+    retry_policy: Mapping[str, Any] | None
     "How often it is sent again: `max_retries`, `interval_start`, `interval_step`, `interval_max`, `retry_errors`."
     link: Any
     "A signature, or a list of them: each is called with the task's value when it has succeeded."
@@ -118,6 +122,22 @@ def _is_rate(given: Any) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _takes(given: Callable[..., object], count: int) -> bool:
+    """Whether a function can be called with so many arguments, as far as it says."""
+    try:
+        inspect.signature(given).bind(*(None,) * count)
+    except TypeError:
+        return False
+    except ValueError:  # it is not written in Python, and doesn't say
+        return True
+    return True
+
+
+def naming(shadow_name: Callable[..., str | None], task: object) -> Callable[..., str | None]:
+    """Return a `shadow_name` as a function of args, kwargs and options: Celery's are given the task before them."""
+    return shadow_name if _takes(shadow_name, 3) else partial(shadow_name, task)
 
 
 def _is_exception(given: object) -> bool:
@@ -246,7 +266,11 @@ _DECLARED: Final[Mapping[str, _Expected]] = {
     "store_errors_even_if_ignored": _YES_OR_NO,
     "throws": _EXCEPTIONS,
     "trail": _YES_OR_NO,
-    "shadow_name": _Expected("a function of args, kwargs and options", (object,), callable),
+    "shadow_name": _Expected(
+        "a function of args, kwargs and options, or of the task and these",
+        (object,),
+        lambda given: callable(given) and (_takes(given, 3) or _takes(given, 4)),
+    ),
     "rate_limit": _Expected('a rate such as "100/m", "5/h" or 10 (a second)', (str, int, float), _is_rate),
     "max_concurrency": _Expected("a whole number, 1 or more", (int,), lambda given: given >= 1),
     "resultrepr_maxsize": _Expected("a number of characters, 0 or more", (int,), lambda given: given >= 0),
@@ -255,6 +279,32 @@ _DECLARED: Final[Mapping[str, _Expected]] = {
 
 #: All options of a task; `base` is checked where classes are known.
 DECLARABLE: Final = frozenset(_DECLARED)
+#: Those of them that are attributes of the task; how it runs and is named stands elsewhere.
+READABLE: Final = frozenset(each.name for each in fields(TaskOptions)) - {"run", "shadow_name"}
+#: Those that are as the settings say where they are None.
+_LEFT_TO_SETTINGS: Final = frozenset(each.name for each in fields(TaskOptions) if each.default is None) | {"name"}
+#: What Celery's tasks can declare and ours can't: why, or what to do instead.
+_NOT_DECLARED: Final[Mapping[str, str]] = {
+    "Strategy": "how a task is run is said by run=",
+    "acks_on_failure_or_timeout": "raise Reject() for a dead letter, Snooze() or self.retry() for a later run",
+    "abstract": "leave it out; a class is no task until it is a base= or given to register_task",
+    "autoregister": "leave it out; what is not given to app.task, shared_task or register_task is no task",
+    "backend": "all results of an app are kept in its result_backend",
+    "from_config": "settings are read from app.conf, and task_annotations declare by name",
+    "pydantic": "leave it out; a model among the arguments arrives as that model",
+    "request_stack": "leave it out; each run has its own request",
+    "send_events": "leave it out; nothing is sent where nobody listens (signals, result.updates())",
+}
+#: What Celery's calls take and ours don't: why, or what to do instead.
+_NOT_CALLED: Final[Mapping[str, str]] = {
+    **dict.fromkeys(("connection", "producer", "publisher"), "leave it out; the app keeps its connections itself"),
+    **dict.fromkeys(("root_id", "parent_id"), "it is that of the task which makes the call"),
+    **dict.fromkeys(("chord", "group_id", "group_index"), "it is what group() and chord() give their members"),
+    **dict.fromkeys(("logfile", "loglevel"), "what is logged, and where, is the worker's own matter"),
+    "delivery_mode": "leave it out; every message is kept as durably as its broker can",
+    "retries": "a call that is sent begins at 0; task.apply(…, retries=) runs one here as though it were a later one",
+    "throw": "task.apply(…, throw=) is for calls that are run here",
+}
 
 
 def check_declaration(options: Mapping[str, object]) -> None:
@@ -264,13 +314,11 @@ def check_declaration(options: Mapping[str, object]) -> None:
         InvalidOption: an option is unknown or has an impossible value.
     """
     for option, given in options.items():
-        if option == "base":
+        if option == "base" or (given is None and option in _LEFT_TO_SETTINGS):
             continue
         expected = _DECLARED.get(option)
         if expected is None:
-            near = difflib.get_close_matches(option, _DECLARED, n=1)
-            hint = f": did you mean {near[0]!r}?" if near else f" (there are {', '.join(sorted(_DECLARED))})"
-            raise InvalidOption(f"unknown task option {option!r}{hint}")
+            raise InvalidOption(f"unknown task option {option!r}{_instead_of_declaring(option)}")
         if not expected.accepts(given):
             raise InvalidOption(f"task option {option} must be {expected.words}, not {given!r}")
     retrying: Any = options.get("retry_kwargs") or {}
@@ -280,6 +328,40 @@ def check_declaration(options: Mapping[str, object]) -> None:
             raise InvalidOption(
                 f"task option retry_kwargs: {option} must be {expected.words}, not {retrying[option]!r}"
             )
+
+
+def said(options: T) -> T:
+    """Return options of a call without those that are None: as in Celery, they say nothing."""
+    if all(given is not None for given in options.values()):
+        return options
+    return cast(T, {option: given for option, given in options.items() if given is not None})
+
+
+def check_limits(name: str, soft: float | None, hard: float | None) -> None:
+    """Raise `InvalidOption` if a soft limit could never strike, since the hard one comes before it."""
+    if soft is not None and hard is not None and soft > hard:
+        raise InvalidOption(f"{name}: soft_time_limit ({soft:g} s) must not be longer than time_limit ({hard:g} s)")
+
+
+def _instead_of_declaring(option: str) -> str:
+    if option in _NOT_DECLARED:
+        return f": {_NOT_DECLARED[option]}"
+    if option in _EXPECTED:
+        return f": it belongs to a call, as in task.apply_async(…, {option}=…)"
+    return _nearest(option, _DECLARED)
+
+
+def _instead_of_calling_with(option: str) -> str:
+    if option in _NOT_CALLED:
+        return f": {_NOT_CALLED[option]}"
+    if option in _DECLARED:
+        return f": it belongs to the task, as in @app.task({option}=…)"
+    return _nearest(option, _EXPECTED)
+
+
+def _nearest(option: str, known: Mapping[str, object]) -> str:
+    near = difflib.get_close_matches(option, known, n=1)
+    return f": did you mean {near[0]!r}?" if near else f" (there are {', '.join(sorted(known))})"
 
 
 def stamps_of(given: Mapping[str, Any]) -> dict[str, list[Any]]:
@@ -318,8 +400,13 @@ def check_route_option(option: str, given: object) -> str | None:
     return None if expected.accepts(given) else expected.words
 
 
-def check_options_here(name: str, options: Mapping[str, Any]) -> None:
-    """Raise `InvalidOption` if one of `options` means nothing for a call that is run where it is made."""
+def check_options_here(name: str, options: Mapping[str, Any], retries: object = 0) -> None:
+    """Raise `InvalidOption` if one of `options` means nothing for a call that is run where it is made.
+
+    `retries` is how many it is to have behind it.
+    """
+    if type(retries) is not int or retries < 0:
+        raise InvalidOption(f"{name}.apply: retries must be a whole number, 0 or more, not {retries!r}")
     for option in options:
         if option in ONLY_SENT:
             raise InvalidOption(f"{name}.apply: {option} is for calls that are sent; this one is run here")
@@ -330,11 +417,12 @@ def check_options(name: str, options: CallOptions, *, runs_in: RunsIn | None = N
     for option, given in options.items():
         expected = _EXPECTED.get(option)
         if expected is None:
-            raise InvalidOption(f"{name}: unknown option {option!r} (there are {', '.join(sorted(_EXPECTED))})")
+            raise InvalidOption(f"{name}: unknown option {option!r}{_instead_of_calling_with(option)}")
         if not expected.accepts(given):
             raise InvalidOption(f"{name}: option {option} must be {expected.words}, not {given!r}")
     if "eta" in options and "countdown" in options:
         raise InvalidOption(f"{name}: give eta or countdown, not both")
+    check_limits(name, options.get("soft_time_limit"), options.get("time_limit"))
     if runs_in == "thread" and "time_limit" in options:
         raise InvalidOption(
             f'{name} runs in a thread, which can\'t be stopped: time_limit needs run="process" (soft_time_limit works)'

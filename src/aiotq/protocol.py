@@ -34,6 +34,7 @@ _SAME: Final = {
     "shadow": "shadow",
     "origin": "origin",
     "compression": "compression",
+    "replaced_task_nesting": "replacements",
 }
 #: The same for what stands in a message's `step`.
 _SAME_IN_STEP: Final = {"group": "group_id", "group_index": "group_index"}

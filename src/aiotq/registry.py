@@ -25,7 +25,7 @@ from typing import (
 
 from .canvas.planner import ACCUMULATE
 from .exceptions import InvalidOption, NotRegistered
-from .options import DECLARABLE, TUPLES, RunsIn, TaskOptions, check_declaration
+from .options import DECLARABLE, TUPLES, RunsIn, TaskOptions, check_declaration, naming
 from .serialization.known import home_module
 from .settings import Settings
 from .task import CoroutineTask, FunctionTask, Task, TaskHome
@@ -52,25 +52,25 @@ _BUILT_IN: Final[dict[str, Task[..., Any]]] = {ACCUMULATE: CoroutineTask(_accumu
 class TaskDeclaration(TypedDict, total=False):
     """What `@app.task(...)` takes beside `bind`; what is left out is as the settings say."""
 
-    name: str
+    name: str | None
     "In place of module and function."
-    run: RunsIn
+    run: RunsIn | None
     "`loop` for an `async def`, `thread` for a plain function; `process` for either, to keep a core of its own busy."
     typing: bool
     "False: arguments are not checked against the signature at the call."
-    queue: str
-    exchange: str
-    routing_key: str
-    priority: int
-    serializer: str
-    compression: str
-    ignore_result: bool
-    acks_late: bool
-    track_started: bool
-    expires: float
+    queue: str | None
+    exchange: str | None
+    routing_key: str | None
+    priority: int | None
+    serializer: str | None
+    compression: str | None
+    ignore_result: bool | None
+    acks_late: bool | None
+    track_started: bool | None
+    expires: float | None
     "Seconds after the call."
-    soft_time_limit: float
-    time_limit: float
+    soft_time_limit: float | None
+    time_limit: float | None
     max_retries: int | None
     "Retries before `self.retry` gives up (3); None: for ever."
     default_retry_delay: float
@@ -87,25 +87,25 @@ class TaskDeclaration(TypedDict, total=False):
     "Seconds that they wait at most (600)."
     retry_jitter: bool
     "Wait any time up to that, so that those who failed together don't come back together (True)."
-    reject_on_worker_lost: bool
+    reject_on_worker_lost: bool | None
     "True: a task whose child process died is handed back and may run again, `max_deliveries` times."
-    max_deliveries: int
+    max_deliveries: int | None
     "In place of the setting `task_max_deliveries`."
-    store_errors_even_if_ignored: bool
+    store_errors_even_if_ignored: bool | None
     "Keep failures although results are ignored."
     throws: tuple[type[BaseException], ...]
     "Expected exceptions: a line of the log at INFO, without traceback."
     trail: bool
     "Keep the ids of the calls it makes, as `children` of its result (True)."
-    shadow_name: Callable[..., str | None]
+    shadow_name: Callable[..., str | None] | None
     "`shadow_name(args, kwargs, options)` names a call in logs in place of the task's name."
     resultrepr_maxsize: int
     "Characters of the result in the log (1024)."
-    rate_limit: str | float
+    rate_limit: str | float | None
     'Starts in all workers together: `"100/m"`, `"5/h"`, or a number a second; evenly spaced.'
-    max_concurrency: int
+    max_concurrency: int | None
     "Runs of it at once, in all workers together."
-    base: type[Task[..., Any]]
+    base: type[Task[..., Any]] | None
     "A subclass of `Task` with handlers (`on_failure`, …), other methods, and options as class attributes."
 
 
@@ -317,6 +317,7 @@ def _make_task(
     home: TaskHome | None,
     default_base: type[Task[..., Any]] | None = None,
 ) -> Task[..., Any]:
+    _check_function(fn)
     given = dict(options)
     base: Any = given.pop("base", None) or default_base
     if base is not None and not _is_task_class(base):
@@ -328,11 +329,23 @@ def _make_task(
     if base is not None and base is not Task:
         kind = type(base.__name__, (base, kind), {"__module__": base.__module__, "__doc__": base.__doc__})
     task: Task[..., Any] = kind(fn, name, TaskOptions(**declared), home)
-    if (shadow_name := getattr(task, "shadow_name", None)) is not None:
-        task.declared = replace(task.declared, shadow_name=shadow_name)
+    if (shadow_name := declared.get("shadow_name") or getattr(task, "shadow_name", None)) is not None:
+        task.declared = replace(task.declared, shadow_name=naming(shadow_name, task))
     if home is not None:
         task.on_bound(home)
     return task
+
+
+def _check_function(fn: Any) -> None:
+    """Raise `InvalidOption` for what can't be called, or whose body wouldn't run if it were."""
+    if _is_task_class(fn):
+        raise InvalidOption(f"{fn.__qualname__} is a task class: give it to app.register_task, or to app.task as base=")
+    if isinstance(fn, Task):
+        raise InvalidOption(f"{fn!r} is a task already: declare its function, fn, if it is to have another name too")
+    if isinstance(fn, type) or not callable(fn):
+        raise InvalidOption(f"app.task makes a task of a function, not of {fn!r}: give options by name (name=…)")
+    if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
+        raise InvalidOption(f"{fn!r} is a generator, whose body would not run: return a list of what it yields")
 
 
 def _is_task_class(given: object) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import field
@@ -65,6 +66,7 @@ class Request:
     children: list[str] = field(default_factory=list[str], compare=False)  #: ids of the calls it has made
     step: Step | None = None  #: where it stands in its workflow
     stamps: Mapping[str, Sequence[Any]] = field(default_factory=dict[str, Any])  #: its labels, each with its values
+    replaced_task_nesting: int = 0  #: how often a call was replaced (`self.replace`) until this one stood in its place
     mode: str = "once"  #: how it takes its arguments: "map" and "starmap" are one call for each item
     added: list[Any] = field(default_factory=list[Any], compare=False)  #: signatures to be members of its group
     runner: Any = field(default=None, compare=False, repr=False)  #: the task itself
@@ -116,11 +118,28 @@ class Request:
         return None if self.step is None else self.step.group_index
 
     @property
+    def loglevel(self) -> int:
+        """The level from which on the log of tasks (the logger `aiotq.task`) is written here."""
+        return _log.getEffectiveLevel()
+
+    @property
+    def logfile(self) -> str | None:
+        """The file that log is written to; None if it is none."""
+        logger: logging.Logger | None = _log
+        while logger is not None:
+            for handler in logger.handlers:
+                if isinstance(handler, logging.FileHandler):
+                    return handler.baseFilename
+            logger = logger.parent if logger.propagate else None
+        return None
+
+    @property
     def correlation_id(self) -> str | None:
         """The id, under the name that message brokers have for it."""
         return self.id
 
 
+_log: Final = logging.getLogger("aiotq.task")
 _NO_REQUEST: Final = Request()
 #: The only variable that a run sets: each costs as much as a tenth of all that is done for a call that does nothing.
 running_request: ContextVar[Request] = ContextVar("aiotq_request", default=_NO_REQUEST)
@@ -162,6 +181,7 @@ def request_of(
         attempt=message.attempt,
         step=message.step,
         stamps=message.stamps or {},
+        replaced_task_nesting=message.replacements,
         mode=mode,
         runner=runner,
         slot=slot,

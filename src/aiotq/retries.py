@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, cast
 
+from ._values import replace
 from .calls import Callee, encode_body, wall_time
 from .exceptions import Retry, TaskPredicate
 from .message import Envelope, Message, Step
@@ -81,7 +81,8 @@ def retried(
         shadow=options.get("shadow", message.shadow),
         headers=options.get("headers", message.headers),
     )
-    return Envelope(fresh, options.get("queue", queue), options.get("priority", priority), due)
+    asked = options.get("priority")
+    return Envelope(fresh, options.get("queue") or queue, priority if asked is None else asked, due)
 
 
 def snoozed(message: Message, queue: str, priority: int, seconds: float, now: float) -> Envelope:

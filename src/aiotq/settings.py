@@ -162,6 +162,12 @@ _DEFAULTS: Final = _Values()
 NAMES: Final = tuple(field.name for field in fields(_Values))
 #: What Celery's clients can read, which see no content type on a result in Redis.
 _FOR_CELERY: Final[Mapping[str, object]] = {"result_serializer": "json", "result_compression": None}
+#: Celery's settings whose names are near to none of ours, and what stands for them here.
+_RENAMED: Final[Mapping[str, str]] = {
+    "imports": "include",
+    "worker_prefetch_multiplier": "worker_prefetch",
+    "worker_soft_shutdown_timeout": "worker_grace",
+}
 #: The default of `task_default_queue` with `celery_compat`.
 _CELERYS_QUEUE: Final = "celery"
 _POSITIVE: Final = frozenset(
@@ -169,6 +175,8 @@ _POSITIVE: Final = frozenset(
     for name in NAMES
     if _TYPES[name] in (float, float | None) or (name.startswith("worker_") and _TYPES[name] in (int, int | None))
 ) | {"task_max_deliveries", "task_message_max_size", "task_publish_pending", "result_max_size"}
+#: Characters of a queue's name, as everywhere.
+_LONGEST_NAME: Final = 255
 #: Settings that are not to be shown.
 SECRETS: Final = frozenset({"security_key", "security_previous_keys"})
 _MAY_BE_ZERO: Final = frozenset({"worker_prefetch", "worker_grace", "worker_unknown_task_timeout"})
@@ -241,6 +249,9 @@ class Settings(_Values):
             for name, needed in _FOR_CELERY.items():
                 if (given := getattr(self, name)) != needed:
                     raise InvalidSetting(name, given, f"{needed} when celery_compat is set")
+        soft, hard = self.task_soft_time_limit, self.task_time_limit
+        if soft is not None and hard is not None and soft > hard:
+            raise InvalidSetting("task_soft_time_limit", soft, f"at most the task_time_limit of {hard:g} s")
         object.__setattr__(self, "_frozen_by", reason)
 
     @property
@@ -255,7 +266,7 @@ class Settings(_Values):
 
 def unknown(name: str) -> UnknownSetting:
     """Return the error for a setting called `name`, with the nearest that exists."""
-    near = difflib.get_close_matches(name.lower(), NAMES, n=1)
+    near = [_RENAMED[name.lower()]] if name.lower() in _RENAMED else difflib.get_close_matches(name.lower(), NAMES, n=1)
     return UnknownSetting(name, near[0] if near else None)
 
 
@@ -317,6 +328,8 @@ def _checked(name: str, given: Any) -> Any:
         return given
     if typing.get_origin(expected) is tuple:
         items = list(cast("list[Any]", given)) if isinstance(given, (list, tuple, set, frozenset)) else [None]
+        if not items and name == "accept_content":
+            raise InvalidSetting(name, shown, "a list with at least one serializer")
         if all(isinstance(item, str) for item in items):
             return tuple(items)
         raise InvalidSetting(name, shown, "a list of strings")
@@ -331,13 +344,7 @@ def _checked(name: str, given: Any) -> Any:
         raise InvalidSetting(name, given, "0 or more" if name in _MAY_BE_ZERO else "more than 0")
     if name in _CHOICES and given not in _CHOICES[name]:
         raise InvalidSetting(name, given, " or ".join(map(repr, _CHOICES[name])))
-    if name == "task_default_priority" and not 0 <= number <= 9:
-        raise InvalidSetting(name, given, "0 to 9")
-    if name == "task_default_rate_limit" and given is not None:
-        try:
-            seconds_apart(str(given))
-        except ValueError as exc:
-            raise InvalidSetting(name, given, 'a rate such as "100/m"') from exc
+    _check_form(name, given)
     if name == "timezone" and given != _DEFAULTS.timezone:
         from zoneinfo import ZoneInfo  # noqa: PLC0415  # 3 ms of everybody's start, for few
 
@@ -346,6 +353,19 @@ def _checked(name: str, given: Any) -> Any:
         except (OSError, ValueError, KeyError) as exc:
             raise InvalidSetting(name, given, "a zone of the IANA database") from exc
     return float(number) if float in allowed and isinstance(number, int) else given
+
+
+def _check_form(name: str, given: Any) -> None:
+    """Raise `InvalidSetting` if a value of the right type is none that `name` can have."""
+    if name == "task_default_queue" and not (0 < len(given) <= _LONGEST_NAME and given.isprintable()):
+        raise InvalidSetting(name, given, f"a string of 1 to {_LONGEST_NAME} printable characters")
+    if name == "task_default_priority" and not 0 <= given <= 9:
+        raise InvalidSetting(name, given, "0 to 9")
+    if name == "task_default_rate_limit" and given is not None:
+        try:
+            seconds_apart(str(given))
+        except ValueError as exc:
+            raise InvalidSetting(name, given, 'a rate such as "100/m"') from exc
 
 
 def _parsed(name: str, text: str) -> Any:

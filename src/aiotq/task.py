@@ -9,23 +9,25 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, S
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Generic, ParamSpec, Protocol, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, ParamSpec, Protocol, TypeVar, Unpack, cast
 
-from . import states
+from . import exceptions, states
 from ._values import shown
-from .calls import ArgumentCheck, build_envelope
+from .calls import ArgumentCheck, build_envelope, given_arguments
 from .canvas.dynamic import Replace
 from .canvas.forms import chunked
 from .canvas.planner import frozen, lasts, of_last, single
 from .canvas.signature import Canvas, Chunks, Sender, Signature, set_default_sender
+from .declared import Declared
 from .exceptions import CallError, InvalidOption, MaxRetriesExceededError, Retry, TimeLimitExceeded
 from .hooks import Handlers, overridden
 from .limits import SoftLimited, run_in_thread
-from .message import Message
-from .options import RETRY_OPTIONS, CallOptions, RunsIn, TaskOptions, check_options, check_options_here
+from .message import MAX_NAME, Message, is_name
+from .options import RETRY_OPTIONS, CallOptions, RunsIn, TaskOptions, check_options, check_options_here, said
 from .request import Request, request_of, running_request
+from .results import handle
 from .results.document import format_traceback
-from .results.handle import AsyncResult, EagerResult, Readers, SyncResult
+from .results.handle import EagerResult, Readers, SyncResult
 from .retries import automatic_retry
 from .serialization import SerializerRegistry
 from .settings import Settings
@@ -37,6 +39,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 
+#: Where what only a running task can do was asked for.
+_NOT_RUNNING: Final = "no task runs here; call it in a task's code, while a worker (or apply) runs that"
 _LINKS: Final = frozenset({"link", "link_error"})
 
 
@@ -51,7 +55,7 @@ class TaskHome(Readers, Sender, Protocol):
 
     async def call(
         self, task: Task[..., Any] | str, args: Sequence[Any], kwargs: Mapping[str, Any], options: CallOptions
-    ) -> AsyncResult[Any]: ...
+    ) -> handle.AsyncResult[Any]: ...
 
     async def update_state(self, request: Request, state: str, meta: Any) -> None: ...
 
@@ -78,6 +82,8 @@ def current_trails() -> bool:
 class CurrentTask:
     """Stands for the task that runs here (`aiotq.current_task`): its attributes are that task's."""
 
+    __slots__ = ()
+
     def __bool__(self) -> bool:
         return running_request.get().runner is not None
 
@@ -88,7 +94,7 @@ class CurrentTask:
         return getattr(task, name)
 
 
-class Task(Handlers, Generic[P, R]):
+class Task(Declared, Handlers, Generic[P, R]):
     """A registered function; made by `@app.task`.
 
     await add.delay(2, 2)                        # send a call
@@ -96,10 +102,13 @@ class Task(Handlers, Generic[P, R]):
     add(2, 2)                                    # exactly the function, here
     """
 
+    OperationalError: ClassVar = exceptions.OperationalError
+    MaxRetriesExceededError: ClassVar = exceptions.MaxRetriesExceededError
+
     def __init__(self, fn: Callable[..., Any], name: str, options: TaskOptions, home: TaskHome | None = None) -> None:
         functools.update_wrapper(self, fn)
         self.fn = fn
-        self.name = name
+        self.__dict__["name"] = name
         self.handlers = overridden(type(self))
         self._home = home
         self.runs_in: RunsIn = options.run or ("loop" if inspect.iscoroutinefunction(fn) else "thread")
@@ -112,20 +121,6 @@ class Task(Handlers, Generic[P, R]):
 
     def __repr__(self) -> str:
         return f"<Task: {self.name}>"
-
-    def declare(self, options: TaskOptions) -> None:
-        """Be as `options` say, in place of what was declared before.
-
-        Raises:
-            InvalidOption: they don't go with how it runs.
-        """
-        if self.runs_in == "thread" and options.time_limit is not None:
-            raise InvalidOption(
-                f'task {self.name}: a thread can\'t be stopped, so time_limit needs an async def or run="process"'
-            )
-        self.declared = options
-        self.max_retries = options.max_retries
-        self.default_retry_delay = options.default_retry_delay
 
     @property
     def app(self) -> TaskHome:
@@ -153,7 +148,7 @@ class Task(Handlers, Generic[P, R]):
         """Call the function, here and now, without any queue."""
         return self.fn(self, *args, **kwargs) if self.declared.bind else self.fn(*args, **kwargs)
 
-    async def delay(self, /, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
+    async def delay(self, /, *args: P.args, **kwargs: P.kwargs) -> handle.AsyncResult[R]:
         """Send a call with these arguments; on return it is in the broker and won't be lost (P1).
 
         Raises:
@@ -165,23 +160,24 @@ class Task(Handlers, Generic[P, R]):
 
     async def apply_async(
         self,
-        args: Sequence[Any] = (),
+        args: Sequence[Any] | None = (),
         kwargs: Mapping[str, Any] | None = None,
         **options: Unpack[CallOptions],
-    ) -> AsyncResult[R]:
-        """Send a call with options (`CallOptions`); raises as `delay`, and `InvalidOption`."""
-        return await self.app.call(self, args, kwargs or {}, options)
+    ) -> handle.AsyncResult[R]:
+        """Send a call with options (`CallOptions`; None says nothing); raises as `delay`, and `InvalidOption`."""
+        return await self.app.call(self, *given_arguments(self.name, args, kwargs), said(options))
 
     def options(self, **options: Unpack[CallOptions]) -> Configured[P, R]:
         """Return this task with calling options: the typed way to give them."""
-        return Configured(self, options)
+        return Configured(self, said(options))
 
     async def apply(
         self,
-        args: Sequence[Any] = (),
+        args: Sequence[Any] | None = (),
         kwargs: Mapping[str, Any] | None = None,
         *,
         throw: bool | None = None,
+        retries: int = 0,
         **options: Unpack[CallOptions],
     ) -> EagerResult[R]:
         """Run a call here as a worker would: arguments and value serialized and read back, limits kept, errors caught.
@@ -189,21 +185,25 @@ class Task(Handlers, Generic[P, R]):
         A function that workers run in a thread or process runs in a thread, where hard limits can't be kept. Retries
         follow at once, and so do callbacks and what the task is replaced by. Signals of running, middleware and
         handlers are as in a worker. With `throw` (default: the setting `task_eager_propagates`) what it fails with is
-        raised.
+        raised. It runs as though it had been retried `retries` times.
 
         Raises:
             InvalidOption: an option that has no meaning for a call which is run here and now.
         """
-        check_options_here(self.name, options)
+        args, kwargs = given_arguments(self.name, args, kwargs)
+        options = said(options)
+        check_options_here(self.name, options, retries)
         home = self.app
         if _LINKS & options.keys():
-            call = Signature[R](self.name, tuple(args), kwargs or {}, options, sender=home)
+            if retries:
+                raise InvalidOption(f"{self.name}.apply: give retries or callbacks (link, link_error), not both")
+            call = Signature[R](self.name, tuple(args), kwargs, options, sender=home)
             return cast("EagerResult[R]", await home.apply_workflow(call, throw=throw))
         now = datetime.now(UTC).timestamp()
-        envelope = build_envelope(
-            home.conf, home.serializers, self, args, kwargs or {}, options, reply_to=None, now=now
-        )
+        envelope = build_envelope(home.conf, home.serializers, self, args, kwargs, options, reply_to=None, now=now)
         message = envelope.message
+        if retries:
+            message = replace(message, retries=retries, attempt=retries)
         got_args, got_kwargs, _ = home.serializers.decode(
             message.content_type,
             message.body,
@@ -274,12 +274,17 @@ class Task(Handlers, Generic[P, R]):
         return Signature(self.name, args, kwargs, immutable=True, sender=self.app)
 
     def signature(
-        self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
+        self, args: Sequence[Any] | None = (), kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> Signature[R]:
         """Return a signature with arguments and calling options."""
-        return Signature(self.name, tuple(args), kwargs or {}, options, sender=self.app)
+        args, kwargs = given_arguments(self.name, args, kwargs)
+        return Signature(self.name, tuple(args), kwargs, said(options), sender=self.app)
 
     subtask = signature
+
+    def AsyncResult(self, task_id: str) -> handle.AsyncResult[R]:
+        """Return the handle of a call of this task by its id."""
+        return handle.AsyncResult(task_id, self.app, task_name=self.name)
 
     def map(self, items: Iterable[Any]) -> Signature[list[R]]:
         """Return a signature of one call that runs the task once for each of `items`, in order; its value is a list."""
@@ -311,12 +316,12 @@ class Task(Handlers, Generic[P, R]):
             CallError: no task runs here, or `canvas` is no signature.
         """
         if running_request.get().called_directly:
-            raise CallError(f"{self.name}.replace: no task runs here")
+            raise CallError(f"{self.name}.replace: {_NOT_RUNNING}")
         if not isinstance(cast(object, canvas), Canvas):
             raise CallError(f"{self.name}.replace takes a signature, not {canvas!r}")
         raise Replace(canvas if visitor is None else canvas.stamp(visitor, append_stamps=True))
 
-    async def add_to_chord(self, canvas: Canvas[Any]) -> AsyncResult[Any]:
+    async def add_to_chord(self, canvas: Canvas[Any]) -> handle.AsyncResult[Any]:
         """Make `canvas` a further member of the chord whose header this call is part of; return its result.
 
         It is sent when this call has succeeded, in the same step, and not at all otherwise. Its value comes last.
@@ -329,18 +334,28 @@ class Task(Handlers, Generic[P, R]):
             raise CallError(f"{self.name}.add_to_chord: what runs here is in no chord's header")
         whole = frozen(single(canvas))
         request.added.append(whole)
-        return AsyncResult(lasts(whole)[0].options["task_id"], self.app, task_name=canvas.__class__.__name__)
+        return handle.AsyncResult(lasts(whole)[0].options["task_id"], self.app, task_name=canvas.__class__.__name__)
 
-    async def update_state(self, state: str, meta: Any = None) -> None:
+    async def update_state(self, state: str, meta: Any = None, *, task_id: str | None = None) -> None:
         """Tell who follows this call that it is in `state` now, with `meta` as its info.
 
+        `task_id` is this call's, for those who write it as in Celery.
+
         Raises:
-            CallError: no task runs here, or `state` is one that only a worker sets.
+            CallError: no task runs here, another one than `task_id`, or `state` is one that only a worker sets.
             EncodeError: `meta` can't be serialized.
         """
         request = running_request.get()
         if request.id is None:
-            raise CallError(f"{self.name}.update_state: no task runs here")
+            raise CallError(f"{self.name}.update_state: {_NOT_RUNNING}")
+        if task_id is not None and task_id != request.id:
+            raise CallError(
+                f"{self.name}.update_state: {task_id} is not what runs here, and only that can tell its state"
+            )
+        if not is_name(state):
+            raise CallError(
+                f"{self.name}.update_state: a state is a string of 1 to {MAX_NAME} printable characters, not {state!r}"
+            )
         if states.is_ready(state) or state == states.PENDING:
             raise CallError(f"state {state} is set by the worker when the task ends; choose another for progress")
         await self.app.update_state(request, state, meta)
@@ -372,14 +387,16 @@ class Task(Handlers, Generic[P, R]):
         if request.called_directly:
             if exc is not None:
                 raise exc
-            raise CallError(f"{self.name}.retry: no task runs here")
+            raise CallError(f"{self.name}.retry: {_NOT_RUNNING}")
         if unknown := options.keys() - RETRY_OPTIONS:
             raise InvalidOption(
                 f"{self.name}.retry: unknown option {min(unknown)!r} (there are {', '.join(sorted(RETRY_OPTIONS))})"
             )
         given = {"eta": eta, "countdown": countdown}
         timing = {option: wanted for option, wanted in given.items() if wanted is not None}
-        check_options(f"{self.name}.retry", cast(CallOptions, {**timing, **options}))
+        options = said(options)
+        check_options(f"{self.name}.retry", cast(CallOptions, {**timing, **options}), runs_in=self.runs_in)
+        _check_retry(f"{self.name}.retry", args, kwargs, exc, max_retries)
         most = self.max_retries if max_retries is None else max_retries
         if most is not None and request.retries >= most:
             if exc is not None:
@@ -415,6 +432,14 @@ class Task(Handlers, Generic[P, R]):
         return Running(self, request)
 
 
+def _check_retry(name: str, args: object, kwargs: object, exc: object, most: object) -> None:
+    given_arguments(name, cast(Any, args), cast(Any, kwargs))
+    if exc is not None and not isinstance(exc, BaseException):
+        raise InvalidOption(f"{name}: exc must be an exception, not {shown(exc)}")
+    if most is not None and (type(most) is not int or most < 0):
+        raise InvalidOption(f"{name}: max_retries must be a whole number, 0 or more, not {most!r}")
+
+
 def one_by_one(task: Task[..., Any], mode: str) -> Callable[[Iterable[Any]], Any]:
     """Return what calls `task` for each of its argument's items ("map"), or with each as arguments ("starmap")."""
 
@@ -448,8 +473,9 @@ class Running:
 class CoroutineTask(Task[P, R]):
     """A task made of an `async def`: calling it gives the coroutine."""
 
-    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
-        return cast("Coroutine[Any, Any, R]", super().__call__(*args, **kwargs))
+    if TYPE_CHECKING:
+
+        def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]: ...
 
 
 class FunctionTask(Task[P, R]):
@@ -468,7 +494,7 @@ class Configured(Generic[P, R]):
         self._task = task
         self._options = options
 
-    async def delay(self, /, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
+    async def delay(self, /, *args: P.args, **kwargs: P.kwargs) -> handle.AsyncResult[R]:
         """As `Task.delay`, with the options."""
         return await self._task.app.call(self._task, args, kwargs, self._options)
 
@@ -497,20 +523,21 @@ class SyncCalls(Generic[P, R]):
 
     def apply_async(
         self,
-        args: Sequence[Any] = (),
+        args: Sequence[Any] | None = (),
         kwargs: Mapping[str, Any] | None = None,
         **options: Unpack[CallOptions],
     ) -> SyncResult[R]:
         """As `Task.apply_async`."""
-        merged: CallOptions = {**self._options, **options}
+        merged: CallOptions = {**self._options, **said(options)}
         home = self._task.app
-        result: AsyncResult[R] = home.bridge.run(home.call, self._task, args, kwargs or {}, merged)
+        args, kwargs = given_arguments(self._task.name, args, kwargs)
+        result: handle.AsyncResult[R] = home.bridge.run(home.call, self._task, args, kwargs, merged)
         return result.sync
 
     def add_to_chord(self, canvas: Canvas[Any]) -> SyncResult[Any]:
         """As `Task.add_to_chord`, in a task that is a plain function."""
         return self._task.app.bridge.run(self._task.add_to_chord, canvas).sync
 
-    def update_state(self, state: str, meta: Any = None) -> None:
+    def update_state(self, state: str, meta: Any = None, *, task_id: str | None = None) -> None:
         """As `Task.update_state`, in a task that runs in a thread."""
-        self._task.app.bridge.run(self._task.update_state, state, meta)
+        self._task.app.bridge.run(partial(self._task.update_state, task_id=task_id), state, meta)

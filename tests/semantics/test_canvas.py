@@ -7,11 +7,11 @@ from typing import Any, Final
 
 import pytest
 
-from aiotq import AioTQ, Canvas, chain, chord, group, signature
+from aiotq import AioTQ, Canvas, Task, chain, chord, group, signature
 from aiotq.exceptions import CallError, InvalidArguments, InvalidOption
 
 from .canvas_tasks import Kit
-from .conftest import Run
+from .conftest import MakeApp, Run
 
 #: Name -> what to run (with arguments given later, if any), and its value.
 EXAMPLES: Final[dict[str, Callable[[Kit], tuple[Any, ...]]]] = {
@@ -161,9 +161,13 @@ async def test_a_chords_callback_is_its_bodys_and_a_chains_its_last_steps(kit: K
 
 
 async def test_a_callback_that_cannot_be_sent_is_nobody_elses_concern(
-    kit: Kit, run: Run, caplog: pytest.LogCaptureFixture
+    kit: Kit, app: AioTQ, make_app: MakeApp, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert await run(kit.add.s(1, 1).link(kit.xsum.s("too", "many"))) == 2
+    """Who called did not know the callback's task, or it would have been refused there."""
+    stranger = make_app()
+    async with stranger, app, app.worker():
+        result = await stranger.send_task(kit.add.name, (1, 1), link=signature("xsum", ("too", "many")))
+        assert await result.get(timeout=10) == 2
     assert "callback xsum('too', 'many') can't be sent" in caplog.text
 
 
@@ -176,6 +180,7 @@ async def test_a_callback_that_cannot_be_sent_is_nobody_elses_concern(
         (lambda k: k.add.s(1), InvalidArguments, "missing a required argument: 'y'"),
         (lambda k: k.add.s(1, 1) | k.add.s(1, 1), InvalidArguments, "too many positional arguments"),
         (lambda k: k.add.s(1, 1) | k.add.si(1), InvalidArguments, "missing a required argument: 'y'"),
+        (lambda k: k.add.s(1, 1).link(k.xsum.s(1, 2)), InvalidArguments, "add: link xsum(1, 2) can't be called: xsum("),
         (lambda k: k.add.s(1, 1) | k.add.s(1).set(que="hi"), InvalidOption, "add: unknown option 'que'"),
         (lambda k: group(k.add.s(1, 1)) | k.add.s(1).set(priority=10), InvalidOption, "option priority must be"),
         (lambda k: group(k.add.s(1, 1).set(task_id="x"), k.add.s(1, 1).set(task_id="x")), CallError, "have the id x"),
@@ -212,3 +217,18 @@ def test_code_without_a_loop_sends_workflows_and_reads_their_results(app: AioTQ)
         result.forget()
     finally:
         app.bridge.stop()
+
+
+async def test_a_request_says_how_often_its_call_was_replaced(kit: Kit, run: Run) -> None:
+    @kit.app.task(bind=True)
+    async def shrinks(self: Task[..., Any], x: int) -> Any:
+        if x > 0:
+            raise self.replace(told.si(x) | shrinks.si(x - 1))
+        return self.request.replaced_task_nesting
+
+    @kit.app.task(bind=True)
+    async def told(self: Task[..., Any], x: int) -> None:
+        kit.note((x, self.request.replaced_task_nesting))
+
+    assert await run(kit.add.s(1, 1) | shrinks.si(2) | kit.echo.s()) == [2]
+    assert kit.noted == [(2, 0), (1, 0)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import statistics
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -100,9 +101,10 @@ async def test_a_whole_workflow_is_revoked_by_its_root_while_it_runs(app: AioTQ)
     assert ran == ["first", "first"]
 
 
-async def test_a_running_coroutine_stops_at_once_however_it_was_named(app: AioTQ) -> None:
+async def test_a_running_coroutine_stops_within_a_tenth_of_a_second_however_it_was_named(app: AioTQ) -> None:
     began = asyncio.Event()
     stopped: list[float] = []
+    seconds: list[float] = []
 
     @app.task(name="hangs")
     async def hangs() -> None:
@@ -113,18 +115,20 @@ async def test_a_running_coroutine_stops_at_once_however_it_was_named(app: AioTQ
             stopped.append(time.monotonic())
 
     async with app, app.worker():
-        ways: list[dict[str, Any]] = [{"tasks": ["hangs"]}, {"headers": {"kind": "x"}}]
-        for named in ways:
+        ways: list[dict[str, Any]] = [{"tasks": ["hangs"]}, {"headers": {"kind": "x"}}, {}]
+        for named in ways * 3:
             began.clear()
             result = await hangs.apply_async(headers={"kind": "x"})
             await asyncio.wait_for(began.wait(), 10)
+            ids = () if named else (result.id,)
             revoked_at = time.monotonic()
-            await app.admin.revoke(**named, terminate=True)
+            await app.admin.revoke(*ids, **named, terminate=True)
             with pytest.raises(TaskRevokedError):
                 await result.get(timeout=10)
-            # A tenth of a second is what is promised; the rest is for a machine that does other things beside.
-            assert stopped.pop() - revoked_at < 0.1 + 0.4
-            await app.admin.unrevoke(**named)
+            seconds.append(stopped.pop() - revoked_at)
+            await app.admin.unrevoke(*ids, **named)
+    # A machine that does other things beside may hold up some of them, but not most.
+    assert statistics.median(seconds) < 0.1
 
 
 async def test_it_holds_for_workers_that_start_later_and_until_it_expires_or_is_taken_back(make_app: MakeApp) -> None:
@@ -174,7 +178,7 @@ async def test_many_ids_are_revoked_together(app: AioTQ) -> None:
         ({"tasks": "proj.add"}, InvalidOption, r"tasks is a list of names: \['proj.add'\]"),
         ({"roots": [""]}, InvalidOption, "roots must be strings of 1 to 255 printable characters, not ''"),
         ({"tasks": ["a\tb"]}, InvalidOption, "printable"),
-        ({"headers": {"a": object()}}, EncodeError, "a header can't be so"),
+        ({"headers": {"a": object()}}, EncodeError, "a header or stamp can't be so"),
         ({"tasks": ["a"], "expires": 0}, InvalidOption, "expires must be seconds, more than 0, not 0"),
         ({"tasks": ["a"], "expires": -1.5}, InvalidOption, "not -1.5"),
     ],

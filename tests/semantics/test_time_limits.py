@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import statistics
 import threading
 import time
 
@@ -31,7 +32,7 @@ async def test_a_function_in_a_thread_gets_its_soft_limit_once_and_may_catch_it(
 
     async with app, app.worker():
         (seconds,) = await (await patient.delay()).get(timeout=10)
-    assert 0.09 <= seconds < 1  # it began before the function's own clock
+    assert seconds < 1  # it may begin long before the function's own clock, when all threads are busy
 
 
 async def test_a_function_in_a_thread_that_does_not_catch_its_soft_limit_fails(app: AioTQ) -> None:
@@ -64,7 +65,7 @@ async def test_a_soft_limit_never_strikes_what_runs_next_in_the_thread(app: AioT
         assert {await result.state() for result in limited} <= {"SUCCESS", "FAILURE"}
 
 
-async def test_a_coroutine_gets_its_soft_limit_soon(app: AioTQ) -> None:
+async def test_a_coroutine_gets_its_soft_limit_within_fifty_milliseconds(app: AioTQ) -> None:
     @app.task(soft_time_limit=0.1)
     async def waits() -> float:
         began = time.monotonic()
@@ -75,7 +76,10 @@ async def test_a_coroutine_gets_its_soft_limit_soon(app: AioTQ) -> None:
         return 0
 
     async with app, app.worker():
-        assert 0.09 <= await (await waits.delay()).get(timeout=10) < 0.5
+        seconds = await (await app.send_many(waits.s() for _ in range(9))).get(timeout=10)
+    assert min(seconds) >= 0.09
+    # A machine that does other things beside may hold up some of them, but not most.
+    assert statistics.median(seconds) < 0.1 + 0.05
 
 
 async def test_a_coroutine_is_cancelled_at_its_hard_limit(app: AioTQ) -> None:

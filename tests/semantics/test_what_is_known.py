@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -174,3 +176,24 @@ async def test_a_request_has_the_fields_that_celery_documents(app: AioTQ) -> Non
     assert header.group is not None
     assert (header.group_index, isinstance(header.chord, str)) == (0, True)
     assert Request().callbacks == Request().errbacks == Request().chain == ()
+
+
+async def test_a_request_knows_how_and_where_it_is_logged(
+    app: AioTQ, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = logging.getLogger("aiotq")
+    handler = logging.FileHandler(tmp_path / "worker.log")
+
+    @app.task(bind=True)
+    async def seen(self: Any) -> list[Any]:
+        return [self.request.loglevel, self.request.logfile]
+
+    async with app, app.worker():
+        monkeypatch.setattr(log, "propagate", False)
+        monkeypatch.setattr(log, "handlers", [handler])
+        monkeypatch.setattr(log, "level", logging.ERROR)
+        to_file = await (await seen.delay()).get(timeout=10)
+        monkeypatch.setattr(log, "handlers", [logging.NullHandler()])
+        to_nowhere = await (await seen.delay()).get(timeout=10)
+    handler.close()
+    assert (to_file, to_nowhere) == ([logging.ERROR, str(tmp_path / "worker.log")], [logging.ERROR, None])

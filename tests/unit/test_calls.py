@@ -258,9 +258,20 @@ def test_an_option_with_an_impossible_value_is_refused(option: str, value: objec
         assert f"option {option} must be {expected}, not " in str(caught.value)
 
 
-def test_an_unknown_option_is_refused() -> None:
-    with pytest.raises(InvalidOption, match=r"proj\.add: unknown option 'count_down' \(there are .*countdown"):
-        build(task(), 1, count_down=5)
+def test_an_unknown_option_is_refused_with_what_to_do_instead() -> None:
+    for option, hint in {
+        "count_down": "did you mean 'countdown'?",
+        "xyz": "(there are add_to_parent, ",
+        "producer": "leave it out; the app keeps its connections itself",
+        "root_id": "it is that of the task which makes the call",
+        "retries": "a call that is sent begins at 0; task.apply(…, retries=)",
+        "rate_limit": "it belongs to the task, as in @app.task(rate_limit=…)",
+    }.items():
+        with pytest.raises(InvalidOption) as caught:
+            build(task(), 1, **{option: 5})
+
+        assert str(caught.value).startswith(f"proj.add: unknown option '{option}'")
+        assert hint in str(caught.value)
 
 
 def test_every_option_can_be_given() -> None:

@@ -6,13 +6,13 @@ import functools
 import importlib
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from aiotq import AioTQ, shared_task
+from aiotq import AioTQ, Task, shared_task
 from aiotq.exceptions import CallError, InvalidOption, NotRegistered
 from aiotq.registry import _shared_tasks, task_name
 from aiotq.task import CoroutineTask, FunctionTask
@@ -130,14 +130,54 @@ def test_a_plain_function_cannot_run_on_the_loop_nor_a_coroutine_in_a_thread(app
 
 @pytest.mark.parametrize(
     ("option", "hint"),
-    [("que", "did you mean 'queue'?"), ("serialiser", "did you mean 'serializer'?"), ("xyz", "there are acks_late,")],
+    [
+        ("que", "did you mean 'queue'?"),
+        ("serialiser", "did you mean 'serializer'?"),
+        ("xyz", "there are acks_late,"),
+        ("send_events", "leave it out; nothing is sent where nobody listens"),
+        ("backend", "all results of an app are kept in its result_backend"),
+        ("countdown", "it belongs to a call, as in task.apply_async(…, countdown=…)"),
+    ],
 )
-def test_an_unknown_option_is_refused_with_the_nearest(app: AioTQ, option: str, hint: str) -> None:
+def test_an_unknown_option_is_refused_with_the_nearest_or_what_to_do_instead(
+    app: AioTQ, option: str, hint: str
+) -> None:
     for declare in (app.task, shared_task):
         with pytest.raises(InvalidOption, match=f"unknown task option '{option}'") as caught:
             declare(**{option: 1})  # type: ignore[call-overload]
 
         assert hint in str(caught.value)
+
+
+class Plain: ...
+
+
+class Classy(Task[..., Any]): ...
+
+
+def yields() -> Iterator[int]:
+    yield 1
+
+
+async def yields_too() -> AsyncIterator[int]:
+    yield 1
+
+
+@pytest.mark.parametrize(
+    ("given", "error"),
+    [
+        ("proj.add", r"a task of a function, not of 'proj\.add': give options by name \(name=…\)"),
+        (5, "a task of a function, not of 5"),
+        (Plain, "a task of a function, not of <class"),
+        (Classy, r"Classy is a task class: give it to app\.register_task, or to app\.task as base="),
+        (yields, "is a generator, whose body would not run: return a list of what it yields"),
+        (yields_too, "is a generator, whose body would not run"),
+    ],
+)
+def test_what_is_no_function_or_would_not_run_is_no_task(app: AioTQ, given: Any, error: str) -> None:
+    for declare in (app.task, app.task(name="a.name"), shared_task):
+        with pytest.raises(InvalidOption, match=error):
+            declare(given)
 
 
 def test_two_functions_cannot_have_one_name(app: AioTQ) -> None:

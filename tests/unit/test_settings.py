@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from aiotq import AioTQ
 from aiotq.exceptions import InvalidSetting, SettingsError, SettingsFrozen, UnknownSetting
+from aiotq.serialization import Serializer
 from aiotq.settings import NAMES, Settings, from_environment, from_object
 
 from . import config_of_a_project as config
@@ -219,6 +220,14 @@ def test_a_misspelt_name_in_an_object_is_an_error() -> None:
         from_object({"AIOTQ_BROKER_UR": "memory://"}, "AIOTQ")
 
 
+@pytest.mark.parametrize(
+    ("celerys", "ours"), [("imports", "include"), ("WORKER_PREFETCH_MULTIPLIER", "worker_prefetch")]
+)
+def test_a_setting_that_celery_calls_otherwise_is_refused_with_its_name_here(celerys: str, ours: str) -> None:
+    with pytest.raises(UnknownSetting, match=f"did you mean '{ours}'"):
+        from_object({celerys: 1})
+
+
 # In an app
 
 
@@ -234,6 +243,49 @@ async def test_an_apps_settings_are_frozen_when_it_is_used() -> None:
     async with app:
         with pytest.raises(SettingsFrozen, match="settings are made before the first call"):
             app.conf.worker_concurrency = 5
+
+
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [
+        (
+            {"task_serializer": "jsn"},
+            r"setting 'task_serializer' must be one that can be used .*did you mean 'json'\?\), not 'jsn'",
+        ),
+        ({"task_serializer": "pickle"}, "'task_serializer' .* add 'pickle' to the setting accept_content"),
+        ({"result_serializer": "cbor"}, "'result_serializer' .*known are json, msgpack, pickle, yaml"),
+        ({"task_compression": "gzp"}, r"'task_compression' .*did you mean 'gzip'\?"),
+        ({"result_compression": "x"}, "'result_compression' .*unknown compression 'x'"),
+        ({"accept_content": ["json", "application/x-nothing"]}, "'accept_content' .*unknown serializer 'application/"),
+        ({"result_exception_types": ["nowhere.Gone"]}, "'result_exception_types' must be importable"),
+        (
+            {"task_soft_time_limit": 5, "task_time_limit": 4},
+            "'task_soft_time_limit' must be at most the task_time_limit",
+        ),
+    ],
+)
+async def test_settings_that_no_call_could_be_made_with_are_refused_at_the_start(
+    settings: dict[str, Any], error: str
+) -> None:
+    app = AioTQ("proj", broker="memory://", **settings)
+
+    with pytest.raises(InvalidSetting, match=error):
+        async with app:
+            pass
+
+
+async def test_what_was_registered_before_the_start_may_be_named_in_settings() -> None:
+    app = AioTQ("proj", broker="memory://", task_serializer="plain", accept_content=["plain", "json"])
+    app.register_serializer(Serializer("plain", "text/plain", "utf-8", lambda value: repr(value).encode(), eval))
+
+    async with app:
+        assert app.conf.task_serializer == "plain"
+
+
+@pytest.mark.parametrize("name", ["", "a\nb", "x" * 256])
+def test_a_default_queue_that_no_queue_can_be_called_is_refused(name: str) -> None:
+    with pytest.raises(InvalidSetting, match="1 to 255 printable characters"):
+        AioTQ("proj", broker="memory://", task_default_queue=name)
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,8 @@ CHANGED: dict[str, Any] = {
     "shadow": None,
     "origin": "2@host",
     "headers": {"b": 1, "a": {"z": [1.5, None], "y": "X"}},
+    "stamps": {"a": [1]},
+    "replacements": 1,
     "compression": None,
     "losses": 1,
     "step": Step("another", 1, "join", ("0",)),

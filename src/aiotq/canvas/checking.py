@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any, Final, cast
 
+from .._values import replace
 from ..calls import Callee
 from ..exceptions import CallError
 from ..options import CallOptions, check_options
 from .signature import Canvas, Chain, Chord, Group, Signature
 
 #: What a signature has beside the options of its call.
-_NOT_OPTIONS: Final = frozenset({"link", "link_error", "attempt"})
+_NOT_OPTIONS: Final = frozenset({"link", "link_error", "attempt", "replacements"})
 
 
 #: Parts in parts; Python's stack ends somewhere, and forms are read no deeper.

@@ -33,8 +33,8 @@ class Resume:
     given: tuple[Any, ...] | None = None
 
 
-#: Of a signature in a message: `attempt` is that of a task that was replaced.
-_OPTIONS: Final = CALL_OPTIONS | {"attempt"}
+#: Of a signature in a message: `attempt` and `replacements` are those of a task that was replaced.
+_OPTIONS: Final = CALL_OPTIONS | {"attempt", "replacements"}
 
 #: What holds forms in a composite's keyword arguments.
 _OF_FORMS: Final = frozenset({"tasks", "header", "body", "task"})
@@ -114,7 +114,7 @@ def links_of(embed: object) -> Links:
     """
     if not embed:
         return NO_LINKS
-    if not isinstance(embed, Mapping):
+    if not isinstance(embed, (dict, Mapping)):
         raise MalformedMessage("the workflow that it carries is no mapping")
     given = cast("Mapping[str, Any]", embed)
     if given.get("chord"):
@@ -126,14 +126,14 @@ def links_of(embed: object) -> Links:
     try:
         then, is_gated = given.get("then") or ((), False)
         return Links(
-            tuple(_embedded_canvas(form) for form in _list(given, "callbacks")),
-            tuple(_embedded_canvas(form) for form in _list(given, "errbacks")),
-            tuple(_rest(form) for form in reversed(_list(given, "chain"))),
+            tuple(map(_embedded_canvas, _list(given, "callbacks"))),
+            tuple(map(_embedded_canvas, _list(given, "errbacks"))),
+            tuple(map(_rest, reversed(_list(given, "chain")))),
             mode,
             None if broken is None else Broken(*broken),
             bool(given.get("is_given")),
             tuple(_list(given, "given")),
-            then=tuple(each for each in then if isinstance(each, str)),
+            then=tuple(each for each in then if isinstance(each, str)) if then else (),
             is_gated=bool(is_gated),
             is_first=bool(given.get("is_first")),
             begins=begins if isinstance(begins := given.get("is_first"), str) else None,
@@ -150,7 +150,7 @@ def _rest_form(each: Canvas[Any] | Resume) -> dict[str, Any]:
 
 
 def _rest(form: object) -> Canvas[Any] | Resume:
-    if isinstance(form, Mapping):
+    if isinstance(form, (dict, Mapping)):
         found = cast("Mapping[str, Any]", form)
         if found.get("task") == _RESUME:
             instead, *given = found.get("args") or (None,)
@@ -162,28 +162,33 @@ def _rest(form: object) -> Canvas[Any] | Resume:
 
 
 def _embedded_canvas(form: object) -> Canvas[Any]:
-    if not isinstance(form, Mapping):
+    if not isinstance(form, (dict, Mapping)):
         raise CallError(f"a signature's form is a mapping, not a {type(form).__name__}")
     return as_canvas(_without_celerys(cast("Mapping[str, Any]", form)))
 
 
-def _without_celerys(form: Mapping[str, Any]) -> dict[str, Any]:
+def _without_celerys(form: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return `form` without those options that only Celery has."""
-    plain = dict(form)
-    if isinstance(plain.get("options"), Mapping):
-        options = cast("Mapping[str, Any]", plain["options"])
-        if options.get("chord"):
+    changed: dict[str, Any] = {}
+    options: Any = form.get("options")
+    if options and isinstance(options, (dict, Mapping)):
+        found = cast("Mapping[str, Any]", options)
+        if found.get("chord"):
             raise CallError("a step is in the header of a chord of Celery's own")
-        plain["options"] = {option: given for option, given in with_stamps(options).items() if option in _OPTIONS}
-    if plain.get("subtask_type") and isinstance(plain.get("kwargs"), Mapping):
-        kwargs = cast("Mapping[str, Any]", plain["kwargs"])
-        plain["kwargs"] = {name: _plain_inside(given) if name in _OF_FORMS else given for name, given in kwargs.items()}
-    return plain
+        if not found.keys() <= _OPTIONS:
+            known = with_stamps(found)
+            changed["options"] = {option: given for option, given in known.items() if option in _OPTIONS}
+    if form.get("subtask_type") and isinstance(kwargs := form.get("kwargs"), (dict, Mapping)):
+        inside = cast("Mapping[str, Any]", kwargs)
+        changed["kwargs"] = {
+            name: _plain_inside(given) if name in _OF_FORMS else given for name, given in inside.items()
+        }
+    return {**form, **changed} if changed else form
 
 
 def _plain_inside(given: object) -> object:
     """Return a form without what only Celery has, and a list with such; what is neither as it is."""
-    if isinstance(given, Mapping):
+    if isinstance(given, (dict, Mapping)):
         return _without_celerys(cast("Mapping[str, Any]", given))
     if isinstance(given, (list, tuple)):
         return [_plain_inside(each) for each in cast("Sequence[object]", given)]
@@ -191,7 +196,9 @@ def _plain_inside(given: object) -> object:
 
 
 def _list(embed: Mapping[str, Any], name: str) -> Sequence[Any]:
-    found: object = embed.get(name) or []
+    found: Any = embed.get(name)
+    if not found:
+        return ()
     if not isinstance(found, (list, tuple)):
         raise CallError(f"its {name} are no list")
     return cast("Sequence[Any]", found)

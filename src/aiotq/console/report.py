@@ -22,7 +22,7 @@ from .words import App, Broker, Debug, First, target_of
 #: What aiotq needs, then what it uses if it is there.
 _LIBRARIES: Final = (
     *("anyio", "msgpack", "orjson", "rich", "typer"),
-    *("redis", "hiredis", "aio-pika", "uvloop", "cryptography", "PyYAML", "brotli", "zstandard", "pydantic"),
+    *("redis", "hiredis", "pamqp", "uvloop", "cryptography", "PyYAML", "brotli", "zstandard", "pydantic"),
     *("watchfiles", "fastapi", "starlette", "uvicorn", "pytest", "pytest-asyncio"),
 )
 

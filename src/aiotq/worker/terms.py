@@ -13,13 +13,13 @@ class Terms:
     """How the runs of one task are treated."""
 
     __slots__ = (
+        "declared",
         "expires",
         "if_ignored",
         "if_kept",
         "is_acked_early",
         "max_deliveries",
         "rejects_lost",
-        "task",
         "tracks_start",
     )
 
@@ -29,7 +29,7 @@ class Terms:
         def wanted(given: bool | None, default: bool) -> bool:
             return default if given is None else given
 
-        self.task = task
+        self.declared = declared
         self.max_deliveries = conf.task_max_deliveries if declared.max_deliveries is None else declared.max_deliveries
         self.is_acked_early = not wanted(declared.acks_late, conf.task_acks_late)
         self.tracks_start = wanted(declared.track_started, conf.task_track_started)
@@ -48,8 +48,8 @@ class TermsOfTasks:
         self._known: dict[str, Terms] = {}
 
     def of(self, task: Task[..., Any]) -> Terms:
-        """Return the terms of `task`; made anew when another one has its name."""
+        """Return the terms of `task`; made anew when another one has its name, or it declares something else."""
         terms = self._known.get(task.name)
-        if terms is None or terms.task is not task:
+        if terms is None or terms.declared is not task.declared:
             terms = self._known[task.name] = Terms(task, self._conf)
         return terms
