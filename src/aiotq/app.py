@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, Unpack, cast, 
 
 from . import settings
 from .admin import Admin
+from .calls import given_arguments
 from .canvas import Signature
 from .canvas.building import Builder
 from .canvas.forms import signature
@@ -25,7 +26,7 @@ from .content import Content, check_secret, check_secrets
 from .exceptions import ResultsDisabled, SettingsError
 from .message import Envelope, Message
 from .middleware import OutgoingCall
-from .options import CallOptions, check_options, check_retry_policy, check_route_option
+from .options import CallOptions, check_options, check_retry_policy, check_route_option, said
 from .outgoing import Call, tell_after, tell_before
 from .publisher import Persistence, persistence_of_calls
 from .registry import TaskRegistry
@@ -61,6 +62,8 @@ _CHECKS: Final[Mapping[str, settings.Check]] = {
     "task_routes": lambda given: check_routes(given, check_route_option),
     "worker_queue_weights": check_weights,
 }
+#: Options that count before a message is made.
+_OF_SENDING: Final = frozenset({"publish_timeout", "retry", "retry_policy"})
 _LINKS: Final = frozenset({"link", "link_error"})
 #: What an app under test has another one of.
 _REPLACED: Final = (
@@ -190,12 +193,12 @@ class AioTQ(TaskRegistry, Surroundings, Content, Connections):
     async def send_task(
         self,
         name: str,
-        args: Sequence[Any] = (),
+        args: Sequence[Any] | None = (),
         kwargs: Mapping[str, Any] | None = None,
         **options: Unpack[CallOptions],
     ) -> handle.AsyncResult[Any]:
         """Call a task by name, which need not be registered here; raises as `Task.delay`."""
-        return await self.call(self.tasks.get(name, name), args, kwargs or {}, options)
+        return await self.call(self.tasks.get(name, name), *given_arguments(name, args, kwargs), said(options))
 
     async def send_many(self, signatures: Iterable[Signature[R]]) -> ResultSet[R]:
         """Send many calls in one round trip; their results in order.
@@ -217,13 +220,15 @@ class AioTQ(TaskRegistry, Surroundings, Content, Connections):
             return [await self._call_eagerly(task, it.args, it.kwargs, it.options) for task, it in calls]
         timeouts: list[float] = []
         for _, call in calls:
-            if (wanted := call.options.get("publish_timeout")) is not None:
+            wanted = call.options.get("publish_timeout")
+            if not _OF_SENDING.isdisjoint(call.options):
                 check_options(call.task, call.options)
             timeouts.append(self.conf.task_publish_timeout if wanted is None else wanted)
         if not calls:
             return []
         timeout = max(timeouts)
-        connection = await self.connected_within(timeout, None)
+        persistence = self.persistence(call.options for _, call in calls)
+        connection = await self.connected_within(timeout, None, persistence)
         sent: list[Envelope] = []
         copies: list[Envelope] = []
         for task, call in calls:
@@ -233,7 +238,6 @@ class AioTQ(TaskRegistry, Surroundings, Content, Connections):
             sent.append(envelopes[0])
             if len(envelopes) > 1:
                 copies.extend(envelopes[1:])
-        persistence = self.persistence(call.options for _, call in calls)
         await connection.publisher.publish([*sent, *copies] if copies else sent, timeout, (), persistence)
         if running_request.get().id is not None:
             for envelope, (_, call) in zip(sent, calls, strict=True):
@@ -258,11 +262,12 @@ class AioTQ(TaskRegistry, Surroundings, Content, Connections):
         if self.conf.task_always_eager:
             return await self._call_eagerly(task, args, kwargs, options)
         timeout = options.get("publish_timeout")
-        if timeout is not None:
+        if options and not _OF_SENDING.isdisjoint(options):
             check_options(task if isinstance(task, str) else task.name, options)
-        connection = await self.connected_within(timeout, options.get("task_id"))
+        persistence = self.persistence((options,)) if options else None
+        connection = await self.connected_within(timeout, options.get("task_id"), persistence)
         envelopes = self._envelopes(connection, task, args, kwargs, options)
-        await connection.publisher.publish(envelopes, timeout, (), self.persistence((options,)) if options else None)
+        await connection.publisher.publish(envelopes, timeout, (), persistence)
         self._remember_child(envelopes[0].message.id, options)
         return self._result(envelopes[0])
 
@@ -433,6 +438,8 @@ class AioTQ(TaskRegistry, Surroundings, Content, Connections):
     def _settle(self) -> None:
         self._router = self._router if self.conf.is_frozen else Router(self.conf, check_route_option)
         self.check_security()
+        self.check_content()
+        _ = self.codec  # imports what `result_exception_types` names
 
     def forget_connections(self) -> None:
         super().forget_connections()

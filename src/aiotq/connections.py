@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import asyncio
 import os
+import random
 import weakref
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
@@ -12,7 +13,8 @@ from typing import Any, Final, Self
 
 from .clock import Clock
 from .connection import Connection
-from .exceptions import CallError, OperationalError, PublishTimeout
+from .exceptions import CallError, NotConnected, OperationalError, PublishFailed, PublishTimeout
+from .publisher import PATIENT, Persistence, persistence_of
 from .settings import Settings
 from .sync import Bridge
 
@@ -21,6 +23,8 @@ _named_memory: Final[dict[tuple[str, str], Any]] = {}
 _connected: Final[weakref.WeakSet[Connections]] = weakref.WeakSet()
 #: Connections that a fork copied: to take them apart here is to meddle with the parent's.
 _of_the_parent: Final[list[object]] = []
+#: In place of the id of a call that got none, because there was nothing to send it through.
+_NO_ID: Final = "(not sent)"
 
 
 class Connections(abc.ABC):
@@ -77,20 +81,39 @@ class Connections(abc.ABC):
             raise
         return connection
 
-    async def connected_within(self, seconds: float | None, task_id: str | None) -> Connection:
-        """As `connection`, under the deadline of a call (P7)."""
+    async def connected_within(
+        self, seconds: float | None, task_id: str | None, persistence: Persistence | None
+    ) -> Connection:
+        """As `connection`, tried again until the deadline of a call (P7), or as often as `persistence` says.
+
+        Raises:
+            PublishTimeout, PublishFailed: broker or store could not be reached.
+            OperationalError: trying again would not help.
+        """
         last = self._last_connection
         if last is not None and last.is_open and self._last_loop is asyncio.get_running_loop():
             return last
-        seconds = self.conf.task_publish_timeout if seconds is None else seconds
+        conf = self.conf
+        seconds = conf.task_publish_timeout if seconds is None else seconds
+        how = persistence or persistence_of(conf.task_publish_retry, conf.task_publish_retry_policy) or PATIENT
         limit = asyncio.timeout(seconds)
+        cause: NotConnected | None = None
+        attempts = 0
         try:
             async with limit:
-                return await self.connection()
+                while True:
+                    try:
+                        return await self.connection()
+                    except NotConnected as exc:
+                        cause = exc
+                    if (pause := how.pause(attempts, cause)) is None:
+                        raise PublishFailed(task_id or _NO_ID, attempts + 1, maybe_sent=False, cause=cause) from cause
+                    attempts += 1
+                    await asyncio.sleep(pause * random.uniform(0.5, 1.0))
         except TimeoutError:
             if not limit.expired():
                 raise
-            raise PublishTimeout(task_id or "(not sent)", seconds, maybe_sent=False) from None
+            raise PublishTimeout(task_id or _NO_ID, seconds, maybe_sent=False, cause=cause) from cause
 
     async def close(self) -> None:
         """Disconnect in the running loop: what is under way is sent first.

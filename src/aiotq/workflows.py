@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Final, Protocol, TypeVar, cast
 
-from ._values import shown
+from ._values import replace, shown
 from .calls import Callee, Part
 from .canvas.building import Builder, BuilderHome
-from .canvas.checking import check_workflow
+from .canvas.checking import check_arguments, check_workflow
 from .canvas.handles import HandleHome, handle_of
 from .canvas.planner import NOTHING, Place, Planner, firsts, frozen, with_firsts
-from .canvas.signature import Canvas, Signature
-from .exceptions import CallError
+from .canvas.signature import Canvas, Signature, as_callbacks
+from .exceptions import CallError, InvalidArguments
 from .message import Envelope
 from .middleware import Onion, OutgoingCall
 from .options import CallOptions, check_options
@@ -51,7 +50,9 @@ class WorkflowHome(BuilderHome, HandleHome, Protocol):
     @property
     def builder(self) -> Builder: ...
 
-    async def connected_within(self, seconds: float | None, task_id: str | None) -> WorkflowConnection: ...
+    async def connected_within(
+        self, seconds: float | None, task_id: str | None, persistence: Persistence | None
+    ) -> WorkflowConnection: ...
 
     def persistence(self, calls: Iterable[Mapping[str, Any]]) -> Persistence | None: ...
 
@@ -104,6 +105,7 @@ async def through_middleware(
 async def _send(home: WorkflowHome, whole: Canvas[Any]) -> str | None:
     """Send `whole`; return the address that its results are pushed to."""
     check_workflow(whole, home.builder.task)
+    check_callbacks(whole, home.builder.task)
     first_calls = firsts(whole)
     if not first_calls:
         return None  # an empty group is over before it began
@@ -111,7 +113,8 @@ async def _send(home: WorkflowHome, whole: Canvas[Any]) -> str | None:
     for first in first_calls:
         check_options(first.task, cast(CallOptions, _plain(first.options)))
     timeout = max(timeouts, default=None)
-    connection = await home.connected_within(timeout, first_calls[0].options["task_id"])
+    persistence = home.persistence(first.options for first in first_calls)
+    connection = await home.connected_within(timeout, first_calls[0].options["task_id"], persistence)
     reply_to = connection.store.address if connection.keeps_results else None
     if before_task_publish.receivers:
         whole = with_firsts(whole, [await _announced(home, first, reply_to) for first in first_calls])
@@ -119,7 +122,6 @@ async def _send(home: WorkflowHome, whole: Canvas[Any]) -> str | None:
     root_id = parent.root_id or parent.id or first_calls[0].options["task_id"]
     place = Place(parent_id=parent.id, root_id=root_id, reply_to=reply_to)
     plan = Planner(home.builder, has_joins=connection.store.has_joins).plan(whole, NOTHING, place)
-    persistence = home.persistence(first.options for first in first_calls)
     await connection.publisher.publish(plan.envelopes, timeout, plan.joins, persistence)
     if parent.id is not None:
         home.remember_children(plan.envelopes, first_calls[0].options)
@@ -161,6 +163,31 @@ def _changed(whole: Canvas[Any], given: Sequence[OutgoingCall]) -> Canvas[Any]:
         for first, call in zip(firsts(whole), given, strict=True)
     ]
     return with_firsts(whole, changed)
+
+
+def check_callbacks(canvas: Canvas[Any], find: Callable[[str], Callee | None]) -> None:
+    """Raise `InvalidArguments` for callbacks that could not be called; those of tasks not known here may be."""
+    for part in canvas.parts:
+        check_callbacks(part, find)
+    if not isinstance(canvas, Signature) or canvas.options.keys().isdisjoint(_LINKS):
+        return
+    call = cast("Signature[Any]", canvas)
+    for option in _LINKS:
+        for callback in as_callbacks(option, call.options.get(option)):
+            check_workflow(callback, find)
+            check_callbacks(callback, find)
+            for first in firsts(callback):
+                task = find(first.task)
+                if task is None or first.immutable:
+                    given = 0
+                elif option == "link":
+                    given = 1
+                else:
+                    given = 3 if task.takes_several else 1
+                try:
+                    check_arguments(first, task or first.task, first.args, given)
+                except InvalidArguments as exc:
+                    raise InvalidArguments(f"{call.task}: {option} {shown(callback)} can't be called: {exc}") from None
 
 
 def _plain(options: Mapping[str, Any]) -> dict[str, Any]:

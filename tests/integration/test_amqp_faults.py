@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from aiotq import AsyncResult
-from aiotq.exceptions import InvalidSetting, NotConnected, OperationalError
+from aiotq.exceptions import InvalidSetting, NotConnected, OperationalError, PublishTimeout
 
 from ..proxy import Proxy
 from ..servers import free_port, shared_rabbit
@@ -90,8 +90,8 @@ async def test_without_any_server_the_error_names_it_and_says_that_nothing_was_s
     port = free_port()
     work = Work(f"amqp://127.0.0.1:{port}")
 
-    with pytest.raises(NotConnected, match=f"127.0.0.1:{port} can't be reached"):
-        await work.double.delay(1)
+    with pytest.raises(PublishTimeout, match=f"it was not sent .*127.0.0.1:{port} can't be reached"):
+        await work.double.apply_async((1,), publish_timeout=0.5)
 
 
 async def test_wrong_passwords_and_virtual_hosts_are_named(vhost: str) -> None:
