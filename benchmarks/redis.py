@@ -48,8 +48,9 @@ _BATCH: Final = 10_000
 #: Times fewer tasks are sent in a row than gathered or in bulk.
 _IN_A_ROW: Final = 8
 _DEPTHS: Final = ("1/1000 of it", "1/100 of it", "1/10 of it", "all of it")
-_WARM_UP_WINDOWS: Final = 20
-_WINDOWS: Final = 41
+_TURNS: Final = 4
+_WARM_UP_WINDOWS: Final = 15
+_WINDOWS: Final = 12
 
 
 async def drain(size: int) -> Samples:
@@ -251,43 +252,63 @@ async def _used_memory() -> AsyncIterator[Callable[[], Awaitable[int]]]:
 async def flat(size: int) -> Samples:
     """Compare the CPU time a worker needs for a task when a thousandth of `size` tasks are queued, and so on up to all.
 
-    The depth stays what it is: whenever a window of tasks has run, as many are sent. Each depth has its own worker,
-    which has run some windows before; it tells its CPU time in a task at the end of each window, and the lower quartile
-    of the windows counts: neighbours on the machine only ever add to it. The server's CPU time, that of topping up
-    included, is taken over all of them.
+    Each depth is a queue of its own, and they take turns, so that no depth has a slower machine than another. In each
+    turn a worker runs some windows of tasks and then those that count; whenever a window has run, as many tasks are
+    sent. It tells its CPU time in a task at the end of each window, and the lower quartile of the windows counts:
+    neighbours on the machine only ever add to it. The server's CPU time, that of topping up included, is taken over all
+    of them.
     """
     window = size // 1000
-    samples: dict[str, list[float]] = {}
-    line: deque[AsyncResult[tuple[float, float]]] = deque()
+    lines = [
+        _Line(name, window, depth)
+        for name, depth in zip(_DEPTHS, (size // 1000, size // 100, size // 10, size), strict=True)
+    ]
     async with app, Redis.from_url(app.conf.broker_url) as redis:
-        for depth, name in zip((size // 1000, size // 100, size // 10, size), _DEPTHS, strict=True):
-            while line and await line[0].ready():  # what the last worker still ran
-                line.popleft()
-            while (len(line) - 1) * window < depth:
-                await _add_window(line, window)
-            async with worker_running() as worker:
-                for _ in range(_WARM_UP_WINDOWS):
-                    await _next_window(line, window, worker)
-                before = await _server_cpu(redis)
-                stamps = [await _next_window(line, window, worker) for _ in range(_WINDOWS)]
-                server = await _server_cpu(redis) - before
-            spent = [later - earlier for earlier, later in pairwise(stamps)]
-            samples[f"worker CPU, {name}"] = [1e6 * statistics.quantiles(spent, n=4)[0] / (window + 1)]
-            samples[f"server CPU, {name}"] = [1e6 * server / (_WINDOWS * (window + 1))]
+        for turn in range(_TURNS):
+            for line in lines if turn % 2 == 0 else reversed(lines):
+                await line.take_turn(redis)
+    samples: dict[str, list[float]] = {}
+    for line in lines:
+        samples[f"worker CPU, {line.name}"] = [1e6 * statistics.quantiles(line.spent, n=4)[0] / (window + 1)]
+        samples[f"server CPU, {line.name}"] = [1e6 * line.server_cpu / (len(line.spent) * (window + 1))]
     ours = [samples[f"worker CPU, {name}"][0] for name in _DEPTHS]
     return {**samples, "largest to smallest": [max(ours) / min(ours)]}
 
 
-async def _add_window(line: deque[AsyncResult[tuple[float, float]]], window: int) -> None:
-    await _in_bulk(window)
-    line.append(await stamp.delay())
+class _Line:
+    """A queue that stays as deep as it is: windows of tasks, each with a `stamp` at its end."""
 
+    def __init__(self, name: str, window: int, depth: int) -> None:
+        self.name = name
+        self.spent: list[float] = []  #: seconds of the worker's CPU, window by window
+        self.server_cpu = 0.0
+        self._queue = f"depth-{depth}"
+        self._window = window
+        self._depth = depth
+        self._stamps: deque[AsyncResult[tuple[float, float]]] = deque()
 
-async def _next_window(line: deque[AsyncResult[tuple[float, float]]], window: int, worker: WorkerProcess) -> float:
-    """Return the worker's CPU time at the end of the next window, and send another one."""
-    _, cpu = await worker.unless_it_ends(line.popleft().get())
-    await _add_window(line, window)
-    return cpu
+    async def take_turn(self, redis: Redis) -> None:
+        while self._stamps and await self._stamps[0].ready():  # what the last worker still ran
+            self._stamps.popleft()
+        while (len(self._stamps) - 1) * self._window < self._depth:
+            await self._add()
+        async with worker_running("-Q", self._queue) as worker:
+            for _ in range(_WARM_UP_WINDOWS):
+                await self._next(worker)
+            before = await _server_cpu(redis)
+            stamps = [await self._next(worker) for _ in range(_WINDOWS + 1)]
+            self.server_cpu += await _server_cpu(redis) - before
+        self.spent += [later - earlier for earlier, later in pairwise(stamps)]
+
+    async def _add(self) -> None:
+        await app.send_many(noop.s().set(queue=self._queue) for _ in range(self._window))
+        self._stamps.append(await stamp.apply_async(queue=self._queue))
+
+    async def _next(self, worker: WorkerProcess) -> float:
+        """Return the worker's CPU time at the end of the next window, and send another one."""
+        _, cpu = await worker.unless_it_ends(self._stamps.popleft().get())
+        await self._add()
+        return cpu
 
 
 async def _server_cpu(redis: Redis) -> float:

@@ -55,6 +55,11 @@ async def finish(coro: Coroutine[Any, Any, T], timeout: float, *, once_cancelled
     return work.result()
 
 
+def start(coro: Coroutine[Any, Any, T], *, name: str, context: contextvars.Context) -> asyncio.Task[T]:
+    """Start a task whose owner holds it, waits for it and hears of its end in a way of its own."""
+    return asyncio.get_running_loop().create_task(coro, name=name, context=context)
+
+
 class Gathering(Generic[Item]):
     """What gathers while a round trip is under way, as databases commit groups.
 

@@ -10,11 +10,10 @@ import logging
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Final, Protocol
 
 from . import states
-from ._values import shown
+from ._values import replace, shown
 from .calls import Callee, Part
 from .canvas.building import Builder, BuilderHome
 from .canvas.coordinator import Coordinator, describe
@@ -37,6 +36,7 @@ from .results.memory import MemoryRecords
 from .task import Task
 from .transport import Delivery
 from .worker.steps import Steps
+from .workflows import check_callbacks
 
 logger = logging.getLogger("aiotq.task")
 
@@ -94,8 +94,10 @@ async def apply_workflow(
 
 def _planned(home: EagerWorkflowHome, whole: Canvas[Any], root_id: str | None) -> Finish:
     """Return what starts `whole`."""
-    planner = Planner(_Single(home))
+    builder = _Single(home)
+    planner = Planner(builder)
     planner.check(whole)
+    check_callbacks(whole, builder.task)
     parent = running_request.get()
     root_id = root_id or parent.root_id or parent.id or next((first.id for first in firsts(whole)), None)
     plan = planner.plan(whole, NOTHING, Place(parent_id=parent.id, root_id=root_id))

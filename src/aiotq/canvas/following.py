@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Final, cast
 
 from .. import states
-from .._values import shown, value
+from .._values import replace, shown, value
 from ..exceptions import AioTQError, EncodeError, MessageTooLarge
 from ..message import Envelope, Message, Step, new_id
 from ..results import NO_JOINING, Arrival, Growth, Join, Joining, Record
 from ..results.document import DocumentCodec, encode_exception
 from ..results.neighbours import MOST, NO_NEIGHBOURS, Neighbours
 from .links import Broken, Links, Rest, Resume, signatures_of, steps_of
-from .planner import NOTHING, Given, Incoming, Place, Plan, Planner, as_member, frozen, of_last, single
+from .planner import INLINE, NOTHING, Given, Incoming, Place, Plan, Planner, as_member, frozen, of_last, single
 from .signature import Canvas, Group
 from .stamping import stamped
 
@@ -156,11 +155,12 @@ class Following:
         if links.callbacks:
             whole = whole.link(*links.callbacks)
         self._planner.check(whole)
-        whole = frozen(of_last(whole, task_id=message.id, attempt=message.attempt + 1))
+        counts = {"attempt": message.attempt + 1, "replacements": message.replacements + 1}
+        whole = frozen(of_last(whole, task_id=message.id, **counts))
         rest = links.rest
         if rest and rest[0] == Resume("skip"):
             rest = (Resume("skip", links.given), *rest[1:])
-        place = replace(self._inside(rest), parent_id=message.parent_id)
+        place = replace(self._inside(rest), is_short=False, parent_id=message.parent_id)
         self._take(self._planner.plan(whole, NOTHING, place), self._next)
 
     def _go_on(self, rest: Rest, incoming: Given, cause: Record | None = None) -> None:
@@ -291,10 +291,13 @@ class Following:
 
     def _inside(self, rest: Rest) -> Place:
         """Return where the next step of the chain stands."""
-        step = self._step
-        return replace(
-            self._beside(),
+        step, message = self._step, self._message
+        return Place(
             rest=rest,
+            is_short=len(message.body) <= INLINE and message.compression is None,  # which holds all of `rest`
+            parent_id=message.id,
+            root_id=message.root_id or message.id,
+            reply_to=message.reply_to,
             join=step.join,
             members=step.members,
             then=self._links.then,

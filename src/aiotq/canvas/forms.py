@@ -6,9 +6,9 @@ Source: Celery, `celery.canvas.Signature` (a dict of task, args, kwargs, options
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Final, cast
 
+from .._values import replace
 from ..exceptions import CallError
 from ..message import is_name
 from ..options import CALL_OPTIONS, stamps_of
@@ -85,7 +85,7 @@ def as_canvas(form: Mapping[str, Any], sender: Sender | None = None) -> Canvas[A
 
 
 def _canvas(form: object, sender: Sender | None, depth: int) -> Canvas[Any]:
-    if not isinstance(form, Mapping):
+    if not isinstance(form, (dict, Mapping)):
         raise CallError(f"a signature's form is a mapping, not a {type(form).__name__}")
     if depth > _MAX_DEPTH:
         raise CallError(f"signatures in signatures, more than {_MAX_DEPTH} deep")
@@ -173,8 +173,7 @@ def with_stamps(options: Mapping[str, Any]) -> dict[str, Any]:
         CallError: they can't be read.
     """
     plain = dict(options)
-    names: Any = plain.pop(_STAMPED, None)
-    if not names:
+    if not plain or not (names := plain.pop(_STAMPED, None)):
         return plain
     if not isinstance(names, (list, tuple)) or not all(map(is_name, cast("Sequence[object]", names))):
         raise CallError(f"{_STAMPED} are a list of names, not {names!r}")
@@ -185,8 +184,8 @@ def with_stamps(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _options(form: Mapping[str, Any], sender: Sender | None, depth: int) -> dict[str, Any]:
     options = with_stamps(_mapping(form, "options"))
-    if form.get("subtask_type") not in (None, "map", "starmap"):
-        options.pop("stamps", None)  # each call in a composite has them for itself
+    if "stamps" in options and form.get("subtask_type") not in (None, "map", "starmap"):
+        del options["stamps"]  # each call in a composite has them for itself
     for option in ("link", "link_error"):
         if option in options:
             found = options[option]
@@ -196,8 +195,8 @@ def _options(form: Mapping[str, Any], sender: Sender | None, depth: int) -> dict
 
 
 def _mapping(form: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    found: object = form.get(name) or {}
-    if not isinstance(found, Mapping):
+    found: Any = form.get(name) or {}
+    if not isinstance(found, (dict, Mapping)):
         raise CallError(f"a signature's {name} are a mapping, not a {type(found).__name__}")
     return cast("Mapping[str, Any]", found)
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Final, cast
 
 import orjson
 
-from .._values import shown, value
+from .._values import replace, shown, value
 from ..calls import Callee, Part, wall_time
 from ..exceptions import CallError, EncodeError
 from ..message import Envelope, Step, new_id
@@ -65,6 +64,7 @@ class Place:
     """Where a canvas stands: what follows it, whose member it is, and whose child."""
 
     rest: Rest = ()
+    is_short: bool = False  #: known to be short enough for a message
     join: str | None = None
     members: tuple[str, ...] = ()
     then: tuple[str, ...] = ()  #: the first tasks behind that join; only its first member is told
@@ -162,7 +162,8 @@ class Planner:
                 if not tasks:
                     raise CallError("an empty chain has nothing to call and no value: leave it out")
                 place = place if when_failed == "fail" else _marked(place, _resume(when_failed))
-                return self._start(tasks[0], incoming, replace(place, rest=(*tasks[1:], *place.rest)))
+                rest = (*tasks[1:], *place.rest)
+                return self._start(tasks[0], incoming, replace(place, rest=rest, is_short=False))
             case Group():
                 return self._group(cast("Group[Any]", canvas), incoming, place)
             case Chord(header, body, when_failed):
@@ -225,7 +226,7 @@ class Planner:
         callbacks = tuple(as_callbacks("link", options.pop("link", None)))
         errbacks = tuple(as_callbacks("link_error", options.pop("link_error", None)))
         options.setdefault("task_id", new_id())
-        attempt = options.pop("attempt", 0)
+        counts: tuple[int, int] = (options.pop("attempt", 0), options.pop("replacements", 0))
         task = self._builder.task(call.task) or call.task
         links = Links(callbacks, errbacks, rest, call.mode, then=place.then, is_gated=place.is_gated)
         step = Step(
@@ -253,14 +254,15 @@ class Planner:
             args, links = _given_to(call, incoming.values, links)
         takes = links.broken is not None or (step.awaits is not None and not step.immutable)
         check_arguments(call, task, args, 3 if links.broken is not None else int(takes))
+        carried = self._carried(rest, is_short=place.is_short)
         try:
-            return self._message(call, task, args, options, place, step, links, attempt, self._carried(links.rest))
+            return self._message(call, task, args, options, place, step, links, counts, carried)
         except EncodeError:
             count = _marks(rest)
             if not (self._has_joins and rest[count:]):
                 raise
             # What a later step is called with has no form in this one's content type: it goes in a message of its own.
-            return self._message(call, task, args, options, place, step, links, attempt, count)
+            return self._message(call, task, args, options, place, step, links, counts, count)
 
     def _message(
         self,
@@ -271,7 +273,7 @@ class Planner:
         place: Place,
         step: Step,
         links: Links,
-        attempt: int,
+        counts: tuple[int, int],
         carried: int,
     ) -> Sequence[Envelope]:
         """Return the message of one call, which carries so many of what its rest is made of."""
@@ -290,13 +292,13 @@ class Planner:
             place.root_id if place.root_id != options["task_id"] else None,
             step if step != _NO_STEP else None,
             embedded(links) if links != NO_LINKS else {},
-            attempt,
+            *counts,
         )
         return self._builder.envelopes(task, args, call.kwargs, options, reply_to=place.reply_to, part=part)
 
-    def _carried(self, rest: Rest) -> int:
+    def _carried(self, rest: Rest, *, is_short: bool) -> int:
         """Return how much of `rest` a message carries: all, or what is short enough and ends with one call's value."""
-        if not self._has_joins:
+        if not self._has_joins or not rest or (is_short and len(_ends(rest)) <= _MOST_ENDS):
             return len(rest)
         size = 0
         for at, each in enumerate(rest):
@@ -334,9 +336,10 @@ def frozen(canvas: Canvas[Any]) -> Canvas[Any]:
     Raises:
         CallError: two calls in it have the same id, or it is nested too deep.
     """
+    if canvas.form == "call" and "task_id" in cast("Signature[Any]", canvas).options:
+        return canvas
     check_depth(canvas)
-    seen: set[str] = set()
-    return _frozen(canvas, seen)
+    return _frozen(canvas, set())
 
 
 def _frozen(canvas: Canvas[Any], seen: set[str]) -> Canvas[Any]:
@@ -475,7 +478,7 @@ def as_member(member: Canvas[Any], incoming: Incoming, place: Place) -> tuple[Ca
 
 def _marked(place: Place, mark: Resume) -> Place:
     """Return `place` with `mark` behind what is to stand there."""
-    return replace(place, rest=(mark, *place.rest), scope=place.scope + 1)
+    return replace(place, rest=(mark, *place.rest), is_short=False, scope=place.scope + 1)
 
 
 def _given_to(call: Signature[Any], values: tuple[Any, ...], links: Links) -> tuple[tuple[Any, ...], Links]:
@@ -522,10 +525,10 @@ def _length(given: Any) -> int:
 
 
 def _ends(rest: Rest) -> tuple[str, ...]:
-    steps = steps_of(rest)
-    if not steps:
-        return ()
-    return tuple(last.options["task_id"] for last in lasts(steps[-1]) if "task_id" in last.options)
+    for each in reversed(rest):
+        if not isinstance(each, Resume):
+            return tuple(last.options["task_id"] for last in lasts(each) if "task_id" in last.options)
+    return ()
 
 
 def of_last(canvas: Canvas[Any], **options: Any) -> Canvas[Any]:

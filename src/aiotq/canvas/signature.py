@@ -8,10 +8,10 @@ from __future__ import annotations
 import abc
 import importlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import field, replace
+from dataclasses import field
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Literal, Protocol, Self, TypeVar, cast
 
-from .._values import shown, value
+from .._values import replace, shown, value
 from ..exceptions import CallError, InvalidOption
 from ..options import check_options_here
 from ..results.handle import AsyncResult

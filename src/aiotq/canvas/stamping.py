@@ -6,10 +6,9 @@ Source: Celery, "Canvas: Designing Work-flows", "Stamping"; `celery.canvas.Stamp
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Final, TypeVar, cast
 
-from .._values import value
+from .._values import replace, value
 from ..exceptions import InvalidOption
 from ..options import CALL_OPTIONS, stamps_of
 from .checking import check_depth

@@ -75,9 +75,6 @@ class Called:
         return {name: given for name, given in fields.items() if given is not None}
 
 
-_NOT_TOLD: Final = Called()
-
-
 @value
 class Document:
     """One state of a task, decoded. `result` is the value, the exception (FAILURE, REVOKED) or the state's own info."""
@@ -85,19 +82,44 @@ class Document:
     task_id: str
     state: str
     result: Any
-    traceback: str | None = None
-    done_at: object = None  #: text as it came
-    parent_id: str | None = None
-    children: tuple[Any, ...] = ()
-    worker: str | None = None
-    name: str | None = None  #: the task's
-    neighbours: Neighbours = NO_NEIGHBOURS
-    called: Called = _NOT_TOLD
+    said: Mapping[str, Any]  #: the whole document, as it came: few ask for more than the result
+
+    @property
+    def traceback(self) -> str | None:
+        return _text(self.said.get("traceback"))
 
     @property
     def date_done(self) -> datetime | None:
         """When the task ended."""
-        return _parse_date(self.done_at)
+        return _parse_date(self.said.get("date_done"))
+
+    @property
+    def parent_id(self) -> str | None:
+        return _text(self.said.get("parent_id"))
+
+    @property
+    def children(self) -> tuple[str, ...]:
+        """Ids of the calls that it made."""
+        return celery.children_of(self.said.get("children"))
+
+    @property
+    def worker(self) -> str | None:
+        """The name of the worker."""
+        return _text(self.said.get("worker"))
+
+    @property
+    def name(self) -> str | None:
+        """The task's."""
+        return _text(self.said.get("name"))
+
+    @property
+    def neighbours(self) -> Neighbours:
+        return neighbours_of(self.said.get("workflow"))
+
+    @property
+    def called(self) -> Called:
+        """How it was called."""
+        return _called_of(self.said)
 
     def as_meta(self) -> dict[str, Any]:
         """Return it as the mapping that Celery's `on_message` callbacks get."""
@@ -219,7 +241,7 @@ class DocumentCodec:
         """
         content_type = record.content_type if record.content_type != celery.CELERYS else celery.JSON
         if _COMPRESSED not in content_type:
-            found: object = self._registry.decode(content_type, record.body, self._accept)
+            found: Any = self._registry.decode(content_type, record.body, self._accept)
         else:
             content_type, _, compression = content_type.partition(_COMPRESSED)
             most = max(self._max_size, _MAX_FAILURE)
@@ -229,23 +251,10 @@ class DocumentCodec:
         if not isinstance(found, dict):
             raise DecodeError(f"result of {record.id} is a {type(found).__name__}, not a document")
         document = cast("dict[str, Any]", found)
-        trace = _text(document.get("traceback"))
         result = document.get("result")
         if record.state in states.EXCEPTION_STATES:
-            result = self.decode_exception(result, trace)
-        return Document(
-            task_id=record.id,
-            state=record.state,
-            result=result,
-            traceback=trace,
-            done_at=document.get("date_done"),
-            parent_id=_text(document.get("parent_id")),
-            children=celery.children_of(document.get("children")),
-            worker=_text(document.get("worker")),
-            name=_text(document.get("name")),
-            neighbours=neighbours_of(document.get("workflow")),
-            called=_called_of(document),
-        )
+            result = self.decode_exception(result, _text(document.get("traceback")))
+        return Document(record.id, record.state, result, document)
 
     def decode_exception(self, encoded: object, trace: str | None) -> BaseException:
         """Return the exception that a document describes (see `encode_exception`)."""
@@ -346,8 +355,6 @@ def _text(given: object) -> str | None:
 def _called_of(document: Mapping[str, Any]) -> Called:
     args, kwargs, retries, queue = (document.get(name) for name in ("args", "kwargs", "retries", "queue"))
     stamps = document.get("stamps")
-    if args is kwargs is retries is queue is stamps is None:
-        return _NOT_TOLD
     return Called(
         tuple(cast("Sequence[Any]", args)) if isinstance(args, (list, tuple)) else None,
         cast("Mapping[str, Any]", kwargs) if isinstance(kwargs, dict) else None,

@@ -158,27 +158,31 @@ class AsyncResult(Generic[R_co]):
             ResultTimeout: no result in time; the task goes on.
             Exception: what the task raised; as `RemoteError` if its type is not loaded here.
         """
-        if self._ignored:
-            return cast(R_co, None)
-        document = self._document
-        if document is None:
+        if not self.is_known:
             slot = running_request.get().slot
             if slot is None:
-                document = await self._terminal(timeout, on_message)
+                await self._terminal(timeout, on_message)
             else:
                 slot.lend()
                 try:
-                    document = await self._terminal(timeout, on_message)
+                    await self._terminal(timeout, on_message)
                 except BaseException:
                     slot.take_back_now()
                     raise
                 await slot.take_back()
-        if document.state in states.EXCEPTION_STATES and propagate:
+        return self.seen(propagate=propagate)
+
+    wait = get
+
+    def seen(self, *, propagate: bool = True) -> R_co | BaseException:
+        """Return at once what `get` does, of a task that this handle has seen end (`is_known`)."""
+        document = self._document
+        if document is None:
+            return cast(R_co, None)
+        if propagate and document.state in states.EXCEPTION_STATES:
             error: BaseException = document.result
             raise error.with_traceback(self._frames)  # it is raised again at each await: its traceback must not grow
         return cast(R_co, document.result)
-
-    wait = get
 
     async def look(self) -> Update:
         """Return the task's state and what belongs to it, in one look."""
@@ -306,7 +310,7 @@ class AsyncResult(Generic[R_co]):
         reader = await self._readers.reader()
         (record,) = await reader.store.get([self.id])
         if record is None:
-            return Document(self.id, states.PENDING, None)
+            return Document(self.id, states.PENDING, None, {})
         document = reader.codec.decode(record)
         if states.is_ready(document.state):
             self._document = document
@@ -402,8 +406,8 @@ class EagerResult(AsyncResult[R_co]):
     ) -> None:
         super().__init__(task_id, readers, parent=parent)
         self._frames = value.__traceback__ if isinstance(value, BaseException) else None
-        done = datetime.fromtimestamp(readers.now(), UTC)
-        self.see(Document(task_id, state, value, traceback, done))
+        done = datetime.fromtimestamp(readers.now(), UTC).isoformat()
+        self.see(Document(task_id, state, value, {"traceback": traceback, "date_done": done}))
 
     def __repr__(self) -> str:
         return f"<EagerResult: {self.id}>"

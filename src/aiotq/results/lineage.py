@@ -125,7 +125,7 @@ def _decoded(codec: DocumentCodec, record: Record | None) -> Document | None:
     try:
         return codec.decode(record)
     except AioTQError:
-        return Document(record.id, record.state, None)
+        return Document(record.id, record.state, None, {})
 
 
 class _Walk:
@@ -322,4 +322,4 @@ def _hanging(document: Document) -> Iterator[tuple[EdgeKind, Sequence[str]]]:
     yield "callback", around.callbacks
     yield "errback", around.errbacks
     named = {*around.next, *around.callbacks, *around.errbacks}
-    yield "child", [each for each in document.children if isinstance(each, str) and each not in named]
+    yield "child", [each for each in document.children if each not in named]

@@ -48,6 +48,9 @@ class ResultSet(Sequence[AsyncResult[R_co]]):
     def __len__(self) -> int:
         return len(self._results)
 
+    def __iter__(self) -> Iterator[AsyncResult[R_co]]:
+        return iter(self._results)
+
     def __await__(self) -> Generator[Any, Any, list[R_co]]:
         return self.get().__await__()
 
@@ -69,7 +72,7 @@ class ResultSet(Sequence[AsyncResult[R_co]]):
             ResultTimeout: not all came in time; the tasks go on.
         """
         await self.wait(timeout, propagate=propagate)
-        return [await result.get(propagate=propagate) for result in self]
+        return [result.seen(propagate=propagate) for result in self]
 
     async def wait(
         self, timeout: float | None = None, *, propagate: bool = False, tolerated: frozenset[str] = frozenset()
@@ -81,10 +84,12 @@ class ResultSet(Sequence[AsyncResult[R_co]]):
         """
         limit = asyncio.timeout(timeout)
         try:
-            async with limit, aclosing(self.as_completed()) as completed:
-                async for result in completed:
-                    if propagate and result.id not in tolerated:
-                        await result
+            async with limit, aclosing(self._completed()) as completed:
+                async for results in completed:
+                    if propagate:
+                        for result in results:
+                            if result.id not in tolerated:
+                                result.seen()
         except TimeoutError:
             if not limit.expired():  # a task raised it
                 raise
@@ -93,9 +98,14 @@ class ResultSet(Sequence[AsyncResult[R_co]]):
 
     async def as_completed(self) -> AsyncGenerator[AsyncResult[R_co], None]:
         """Yield each result when its task has ended; awaiting it then takes no time."""
-        for result in self:
-            if result.is_known:
-                yield result
+        async with aclosing(self._completed()) as completed:
+            async for results in completed:
+                for result in results:
+                    yield result
+
+    async def _completed(self) -> AsyncGenerator[list[AsyncResult[R_co]], None]:
+        """Yield results whose tasks have ended, as many as there are."""
+        yield [result for result in self if result.is_known]
         pending: dict[str, list[AsyncResult[R_co]]] = {}
         for result in self:
             if not result.is_known:
@@ -110,11 +120,13 @@ class ResultSet(Sequence[AsyncResult[R_co]]):
         try:
             async with reader.waiting.records(tuple(pending), elsewhere=elsewhere) as records:
                 while pending:
-                    record = await records.get()
-                    if states.is_ready(record.state):
-                        for result in pending.pop(record.id, ()):
-                            result.see(reader.codec.decode(record))
-                            yield result
+                    ended: list[AsyncResult[R_co]] = []
+                    for record in await records.take():
+                        if states.is_ready(record.state):
+                            for result in pending.pop(record.id, ()):
+                                result.see(reader.codec.decode(record))
+                                ended.append(result)
+                    yield ended
         finally:
             if slot is not None:
                 slot.take_back_now()

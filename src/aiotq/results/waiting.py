@@ -10,6 +10,7 @@ import asyncio
 import itertools
 import logging
 import random
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
@@ -33,12 +34,16 @@ class Backlog:
     """Records that came and were not read yet. A reader who is `size` behind misses the oldest (0: none is missed)."""
 
     def __init__(self, size: int) -> None:
-        self._queue: asyncio.Queue[Record | None] = asyncio.Queue(size)
+        self._records: deque[Record] = deque(maxlen=size or None)
+        self._came = asyncio.Event()
+        self._is_closed = False
 
     def put(self, record: Record | None) -> None:
-        if self._queue.full():
-            self._queue.get_nowait()
-        self._queue.put_nowait(record)
+        if record is None:
+            self._is_closed = True
+        else:
+            self._records.append(record)
+        self._came.set()
 
     async def get(self) -> Record:
         """Return the next record.
@@ -46,17 +51,22 @@ class Backlog:
         Raises:
             OperationalError: the connection was closed.
         """
-        record = await self._queue.get()
-        if record is None:
-            raise _closed()
-        return record
+        await self._some()
+        return self._records.popleft()
 
     async def take(self) -> list[Record]:
         """Return all that has come, when there is something; as `get`."""
-        records = [await self.get()]
-        while not self._queue.empty():
-            records.append(await self.get())
+        await self._some()
+        records = list(self._records)
+        self._records.clear()
         return records
+
+    async def _some(self) -> None:
+        while not self._records:
+            if self._is_closed:
+                raise _closed()
+            self._came.clear()
+            await self._came.wait()
 
 
 class Waiting:

@@ -8,13 +8,12 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Final, cast
 
 import anyio
 
 from .. import states
-from .._values import shown
+from .._values import replace, shown
 from ..canvas.coordinator import describe
 from ..canvas.dynamic import Replace
 from ..canvas.forms import as_canvas
@@ -50,7 +49,7 @@ from ..exceptions import (
 )
 from ..limits import SoftLimited, run_in_thread
 from ..message import Message
-from ..request import Request, request_of
+from ..request import Request, request_of, running_request
 from ..retries import after_loss, automatic_retry, retried, snoozed
 from ..serialization import sealed
 from ..signals import connected
@@ -132,7 +131,7 @@ class Execution:
             slot=run,
             following=links,
         )
-        task.running(request).__enter__()  # for good: the context is this run's own
+        running_request.set(request)  # for good: the context is this run's own
         try:
             if terms.is_acked_early and not await self._acknowledge(run):
                 return None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Final, Protocol
 
+from .._values import replace
 from ..canvas.coordinator import describe
 from ..canvas.joined import Gathered, gather
 from ..canvas.links import Broken, Links

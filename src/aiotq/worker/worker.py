@@ -193,11 +193,9 @@ class Worker:
                     if connection.store.has_joins
                     else None
                 )
-                async with asyncio.TaskGroup() as runs:
-                    intake = self._intake = self._make_intake(
-                        connection, consumer, committer, completer, seating, pool, runs
-                    )
-                    taking = runs.create_task(intake.run(), name="aiotq.intake")
+                intake = self._intake = self._make_intake(connection, consumer, committer, completer, seating, pool)
+                async with intake.owning_runs(), asyncio.TaskGroup() as receiving:
+                    taking = receiving.create_task(intake.run(), name="aiotq.intake")
                     try:
                         await signals.worker_ready.send(self)
                         ready(self)
@@ -209,7 +207,6 @@ class Worker:
                             signals.worker_shutting_down, self, sig=self.stop_signal, how=how, exitcode=0
                         )
                         await self._end_runs(intake)
-                        await _all_ended(intake)
                     except BaseException:
                         intake.give_up()
                         raise
@@ -255,7 +252,6 @@ class Worker:
         completer: Completer,
         seating: Seating,
         pool: ProcessPool,
-        runs: asyncio.TaskGroup,
     ) -> Intake:
         options = self._options
 
@@ -281,7 +277,6 @@ class Worker:
             coordinator=self._coordinator(connection),
             tasks=self._home.tasks,
             slots={kind: Slots(capacity) for kind, capacity in capacities.items()},
-            runs=runs,
             held=self._held,
             lease=self._home.conf.worker_lease,
             prefetch=options.prefetch,
@@ -423,9 +418,3 @@ async def _until(stopping: asyncio.Event, taking: asyncio.Task[None], connection
         closed.cancel()
     if was_closed:
         raise OperationalError("the app's connection ended under the worker")
-
-
-async def _all_ended(intake: Intake) -> None:
-    """Wait for what can't be cancelled: here, and not in the end of its task group, so that `give_up` finds it."""
-    while waited := {run.task for run in intake.runs.values() if run.task is not None and not run.task.done()}:
-        await asyncio.wait(waited)
