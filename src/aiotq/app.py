@@ -228,7 +228,7 @@ class AioTQ(TaskRegistry, Surroundings, Content, Connections):
             return []
         timeout = max(timeouts)
         persistence = self.persistence(call.options for _, call in calls)
-        connection = await self.connected_within(timeout, None, persistence)
+        connection = await self.connected_within(timeout, calls[0][1].options.get("task_id"), persistence)
         sent: list[Envelope] = []
         copies: list[Envelope] = []
         for task, call in calls:

@@ -152,9 +152,9 @@ async def test_tls_is_spoken_and_wrong_authorities_are_refused(server: RabbitSer
         await work.works()
 
     with pytest.raises(NotConnected, match="certificate"):
-        await Work(f"{url}/another_ca.pem&{ours}").double.delay(1)
+        await Work(f"{url}/another_ca.pem&{ours}").app.connection()
     with pytest.raises(NotConnected, match="ssl_certfile"):
-        await Work(f"{url}/ca.pem").double.delay(1)
+        await Work(f"{url}/ca.pem").app.connection()
     with pytest.raises(OperationalError, match="can't be used"):
         await Work(f"{url}/missing.pem").double.delay(1)
 

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
-from aiotq import AioTQ, chain
+from aiotq import AioTQ, chain, signals
 from aiotq.exceptions import InvalidOption, OperationalError, PublishFailed, PublishTimeout
 
 from ..proxy import Proxy
@@ -44,6 +44,10 @@ def make_app(url: str) -> AioTQ:
     return app
 
 
+def _hear(**_: Any) -> None:
+    """Hears of a call, which is sent another way then."""
+
+
 async def test_a_first_call_is_sent_when_the_broker_is_there(broker: tuple[Proxy, str]) -> None:
     proxy, url = broker
     app = make_app(url)
@@ -62,13 +66,21 @@ async def test_a_first_call_is_sent_when_the_broker_is_there(broker: tuple[Proxy
         assert await workflow.result().get(timeout=10) == 6
 
 
-async def test_a_first_call_whose_deadline_passes_says_that_it_was_not_sent_and_why(broker: tuple[Proxy, str]) -> None:
+@pytest.mark.parametrize("is_heard", [False, True])
+async def test_a_first_call_whose_deadline_passes_says_that_it_was_not_sent_and_why(
+    broker: tuple[Proxy, str], is_heard: bool
+) -> None:
     _, url = broker
     app = make_app(url)
+    if is_heard:
+        signals.before_task_publish.connect(_hear, sender="first.add")
     began = time.monotonic()
 
-    with pytest.raises(PublishTimeout) as caught:
-        await app.tasks["first.add"].apply_async((1, 1), publish_timeout=0.5, task_id="mine")
+    try:
+        with pytest.raises(PublishTimeout) as caught:
+            await app.tasks["first.add"].apply_async((1, 1), publish_timeout=0.5, task_id="mine")
+    finally:
+        signals.before_task_publish.disconnect(_hear, sender="first.add")
 
     assert 0.45 < time.monotonic() - began < 5
     assert (caught.value.task_id, caught.value.maybe_sent) == ("mine", False)
