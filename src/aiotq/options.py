@@ -193,7 +193,11 @@ _EXPECTED: Final[Mapping[str, _Expected]] = {
     "headers": _Expected(
         "a mapping with string keys", (Mapping,), lambda given: all(isinstance(key, str) for key in given)
     ),
-    "stamps": _Expected("a mapping of names to values", (Mapping,), lambda given: all(map(is_name, given))),
+    "stamps": _Expected(
+        "a mapping of names to values, none of them the name of a calling option",
+        (Mapping,),
+        lambda given: all(is_name(name) and name not in CallOptions.__annotations__ for name in given),
+    ),
     "soft_time_limit": _SECONDS,
     "time_limit": _SECONDS,
     "shadow": _NAME,

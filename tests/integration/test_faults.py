@@ -326,6 +326,41 @@ async def test_an_app_cannot_be_closed_under_its_worker(app: AioTQ) -> None:
         await app.close()
 
 
+async def test_what_runs_when_a_worker_fails_is_cancelled_once_and_cleans_up(
+    app: AioTQ, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began = asyncio.Event()
+    heard: list[str] = []
+
+    @app.task
+    async def careful() -> None:
+        began.set()
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            heard.append("cancelled")
+            await asyncio.sleep(0.3)
+            heard.append("cleaned up")
+            raise
+
+    async def be_defective(ids: Sequence[str]) -> None:
+        raise ZeroDivisionError("a defect")
+
+    worker = app.worker()
+    with pytest.raises(ExceptionGroup):
+        async with worker:
+            await careful.delay()
+            await asyncio.wait_for(began.wait(), 5)
+            connection = await app.connection()
+            monkeypatch.setattr(connection.waiting, "_look", be_defective)
+            with pytest.raises(OperationalError):
+                await app.AsyncResult("whatever").get(timeout=5)
+            async with asyncio.timeout(5):
+                await worker.wait()
+
+    assert heard == ["cancelled", "cleaned up"]
+
+
 async def test_a_connection_that_fails_ends_the_worker_and_is_said_at_once(
     app: AioTQ, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -192,6 +192,7 @@ def test_a_visitor_that_returns_no_mapping_is_refused() -> None:
     [
         (5, "option stamps must be a mapping of names to values"),
         ({"": 1}, "option stamps must be a mapping of names to values"),
+        ({"queue": "x"}, "option stamps must be .* none of them the name of a calling option, not"),
         ({"a": object()}, "option stamps"),
         ({"a": "x" * 9000}, "option stamps is 90.. bytes, over the limit of 8192"),
     ],

@@ -158,26 +158,29 @@ class AsyncResult(Generic[R_co]):
             ResultTimeout: no result in time; the task goes on.
             Exception: what the task raised; as `RemoteError` if its type is not loaded here.
         """
+        document = self._document
         if not self.is_known:
             slot = running_request.get().slot
             if slot is None:
-                await self._terminal(timeout, on_message)
+                document = await self._terminal(timeout, on_message)
             else:
                 slot.lend()
                 try:
-                    await self._terminal(timeout, on_message)
+                    document = await self._terminal(timeout, on_message)
                 except BaseException:
                     slot.take_back_now()
                     raise
                 await slot.take_back()
-        return self.seen(propagate=propagate)
+        return self._told(document, propagate)
 
     wait = get
 
     def seen(self, *, propagate: bool = True) -> R_co | BaseException:
         """Return at once what `get` does, of a task that this handle has seen end (`is_known`)."""
-        document = self._document
-        if document is None:
+        return self._told(self._document, propagate)
+
+    def _told(self, document: Document | None, propagate: bool) -> R_co | BaseException:
+        if document is None:  # its result is ignored
             return cast(R_co, None)
         if propagate and document.state in states.EXCEPTION_STATES:
             error: BaseException = document.result

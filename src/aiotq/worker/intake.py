@@ -102,6 +102,7 @@ class Intake:
         self._suspects = 0  #: those that run or wait here
         self._until_suspect_ended: asyncio.Timeout | None = None
         self._closed = False
+        self._has_given_up = False
         self.runs: dict[int | str, Run] = {}
 
     async def run(self) -> None:
@@ -143,7 +144,10 @@ class Intake:
                 self._completer.add(self._coordinator.follow(Returned(waiting.popleft())))
 
     def give_up(self) -> None:
-        """The worker failed: what runs is cancelled, and its end is no outcome."""
+        """The worker failed: what runs is cancelled, once, so that it can clean up, and its end is no outcome."""
+        if self._has_given_up:
+            return
+        self._has_given_up = True
         self.close()
         for run in self.runs.values():
             if run.cancelled_for is None:
