@@ -109,8 +109,5 @@ def _serve(requests: socket.socket) -> None:
 
 
 if __name__ == "__main__":
-    import aiotq.cli
-    import aiotq.places.sqlite  # noqa: F401
-
     _serve(socket.socket(fileno=int(sys.argv[1])))
     runpy.run_module("aiotq", run_name="__main__", alter_sys=True)

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from . import signals, states
 from .app import AioTQ
+from .calling.middleware import Middleware, OutgoingCall, RunningCall
 from .canvas import Canvas, Chain, Chord, Group, Signature, chain, chord, group
-from .canvas.forms import signature
+from .canvas.serialized import signature
 from .exceptions import (
     AioTQError,
     ChordError,
@@ -39,23 +40,22 @@ from .exceptions import (
     TimeLimitExceeded,
     WorkerLifespanError,
 )
-from .hooks import ExceptionInfo
-from .lifespan import WorkerLifespan
 from .lookup import find_app
-from .middleware import Middleware, OutgoingCall, RunningCall
-from .options import CallOptions
-from .registry import shared_task
-from .request import Request
 from .results.handle import AsyncResult, EagerResult, SyncResult, Update
 from .results.sets import GroupResult, ResultSet, SyncGroupResult
-from .routing import Binding, Exchange, Queue
-from .task import CurrentTask, Task
+from .tasks.handlers import ExceptionInfo
+from .tasks.options import CallOptions
+from .tasks.registry import shared_task
+from .tasks.request import Request
+from .tasks.task import CurrentTask, Task
+from .transport.routing import Binding, Exchange, Queue
+from .worker.lifespans import WorkerLifespan
 
 if TYPE_CHECKING:
     from .canvas.stamping import StampingVisitor
-    from .results.graph import Graph
+    from .graph.graph import Graph
     from .results.progress import Progress
-    from .worker import Worker
+    from .worker.worker import Worker
 
 __version__ = "0.1.0"
 
@@ -124,10 +124,10 @@ __all__ = [
 
 #: What few processes need, and where it is loaded from when it is asked for: a third of the start of all others.
 _LATER = {
-    "Graph": ".results.graph",
+    "Graph": ".graph.graph",
     "Progress": ".results.progress",
     "StampingVisitor": ".canvas.stamping",
-    "Worker": ".worker",
+    "Worker": ".worker.worker",
 }
 
 

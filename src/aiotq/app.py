@@ -11,43 +11,43 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, Unpack, cast, overload
 
-from . import settings
-from .admin import Admin
-from .calls import given_arguments
+from .calling.builder import Builder
+from .calling.connection import DISABLED, Connection
+from .calling.connections import Connections
+from .calling.envelopes import given_arguments
+from .calling.middleware import OutgoingCall
+from .calling.publish_signals import Call, tell_after, tell_before
+from .calling.publisher import Persistence, persistence_of_calls
+from .calling.surroundings import Surroundings
+from .calling.workflows import send_workflow, through_middleware
 from .canvas import Signature
-from .canvas.building import Builder
-from .canvas.forms import signature
 from .canvas.planner import Planner, firsts
+from .canvas.serialized import signature
 from .canvas.signature import Canvas
-from .clock import SYSTEM_CLOCK, Clock
-from .connection import DISABLED, Connection
-from .connections import Connections
-from .content import Content, check_secret, check_secrets
+from .control.admin import Admin
+from .core import settings
+from .core.clock import SYSTEM_CLOCK, Clock
+from .core.settings import Settings
+from .core.sync import Bridge
 from .exceptions import ResultsDisabled, SettingsError
-from .message import Envelope, Message
-from .middleware import OutgoingCall
-from .options import CallOptions, check_options, check_retry_policy, check_route_option, said
-from .outgoing import Call, tell_after, tell_before
-from .publisher import Persistence, persistence_of_calls
-from .registry import TaskRegistry
-from .request import Request, running_request
 from .results import Joined, Record, handle
 from .results.document import Called, DocumentCodec
 from .results.handle import Reader
 from .results.neighbours import Neighbours
 from .results.sets import ResultSet
-from .routing import Router, check_queues, check_routes, check_weights, select_queues
-from .settings import Settings
 from .signals import after_task_publish, before_task_publish, connected
-from .surroundings import Surroundings
-from .sync import Bridge
-from .task import Task, current_trails, set_default_home
+from .tasks.options import CallOptions, check_options, check_retry_policy, check_route_option, said
+from .tasks.registry import TaskRegistry
+from .tasks.request import Request, running_request
+from .tasks.task import Task, current_trails, set_default_home
 from .transport import QueueOrder
-from .workflows import send_workflow, through_middleware
+from .transport.routing import Router, check_queues, check_routes, check_weights, select_queues
+from .wire.codecs import Content, check_secret, check_secrets
+from .wire.message import Envelope, Message
 
 if TYPE_CHECKING:
     from .canvas.coordinator import Coordinator
-    from .worker import Worker
+    from .worker.worker import Worker
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -278,7 +278,7 @@ class AioTQ(TaskRegistry, Surroundings, Content, Connections):
     async def _call_eagerly(
         self, task: Task[..., Any] | str, args: Sequence[Any], kwargs: Mapping[str, Any], options: CallOptions
     ) -> handle.AsyncResult[Any]:
-        result: handle.AsyncResult[Any] = await _loaded("eager").call_eagerly(self, task, args, kwargs, options)
+        result: handle.AsyncResult[Any] = await _loaded("worker.inline").call_eagerly(self, task, args, kwargs, options)
         self._remember_child(result.id, options)
         return result
 
@@ -293,7 +293,7 @@ class AioTQ(TaskRegistry, Surroundings, Content, Connections):
         """Run `call` here as a run of `task`, with the signals, middleware and handlers that stand round one."""
         if not (connected or task.handlers or self.onion.runners):
             return await call(request)
-        return await _loaded("eager").run_surrounded(self.onion, task, message, request, call)
+        return await _loaded("worker.inline").run_surrounded(self.onion, task, message, request, call)
 
     async def send_workflow(self, workflow: Canvas[Handle]) -> Handle:
         """Send a signature, chain, group or chord, in one round trip; what `workflow.delay()` does."""
@@ -315,7 +315,7 @@ class AioTQ(TaskRegistry, Surroundings, Content, Connections):
         self, workflow: Canvas[Handle], *, throw: bool | None, root_id: str | None = None
     ) -> Handle:
         """Run a workflow here, step after step; what `workflow.apply()` does."""
-        applied = await _loaded("eager_workflows").apply_workflow(self, workflow, throw=throw, root_id=root_id)
+        applied = await _loaded("worker.inline_workflows").apply_workflow(self, workflow, throw=throw, root_id=root_id)
         return cast(Handle, applied)
 
     @property
@@ -470,7 +470,7 @@ class AioTQ(TaskRegistry, Surroundings, Content, Connections):
             InvalidOption: a queue's name or a number is impossible.
         """
         conf = self.conf
-        room: Any = _loaded("worker")
+        room: Any = _loaded("worker.worker")
         made: Worker = room.Worker(
             self,
             room.WorkerOptions(

@@ -16,18 +16,13 @@ import typer
 
 from . import __version__, states
 from .app import AioTQ
-from .console import show
-from .console.dead import dead
-from .console.draw import graph
-from .console.fleet import run_fleet
-from .console.log_format import LogFormat, start_logging, use_format
-from .console.log_signals import tell_logging
-from .console.reload import Reload, run_reloading
-from .console.report import report
-from .console.revoke import revoke
-from .console.serve import run_worker
-from .console.target import CommandFailed, Target, WrongWords
-from .console.words import (
+from .commands import output
+from .commands.app_option import CommandFailed, Target, WrongWords
+from .commands.dead import dead
+from .commands.graph import graph
+from .commands.log_format import LogFormat, start_logging, use_format
+from .commands.log_signals import tell_logging
+from .commands.options import (
     App,
     Broker,
     Debug,
@@ -46,12 +41,17 @@ from .console.words import (
     run,
     target_of,
 )
+from .commands.reload import Reload, run_reloading
+from .commands.report import report
+from .commands.revoke import revoke
+from .commands.supervisor import run_fleet
+from .commands.worker_process import run_worker
 from .exceptions import AioTQError
-from .options import CallOptions
 from .results.handle import AsyncResult
-from .routing import declared_queues, select_queues
+from .tasks.options import CallOptions
 from .transport import QueueOrder, QueueStats
-from .worker import WorkerOptions
+from .transport.routing import declared_queues, select_queues
+from .worker.worker import WorkerOptions
 
 cli: Final = typer.Typer(
     name="aiotq",
@@ -268,7 +268,7 @@ def worker(
         name=name,
         leaves_threads=True,
     )
-    announce = partial(show.banner, loaded, target.spec, options) if banner and log_format == "text" else None
+    announce = partial(output.banner, loaded, target.spec, options) if banner and log_format == "text" else None
     run_worker(loaded, options, announce=announce, parent_fd=parent_fd)
 
 
@@ -339,7 +339,7 @@ async def _call(
         return
     await sent.get(timeout, propagate=False)
     if await sent.successful():
-        print(show.value(await sent.info()))
+        print(output.value(await sent.info()))
         return
     await _print_failure(sent)
     raise typer.Exit(1)
@@ -348,7 +348,7 @@ async def _call(
 async def _print_failure(ended: AsyncResult[Any]) -> None:
     error = await ended.info()
     trace = await ended.traceback()
-    print(show.printable(trace or f"{type(error).__name__}: {error}").rstrip(), file=sys.stderr)
+    print(output.printable(trace or f"{type(error).__name__}: {error}").rstrip(), file=sys.stderr)
 
 
 @cli.command()
@@ -376,12 +376,12 @@ def result(
         if state in states.EXCEPTION_STATES:
             pairs.append(("error", f"{type(info).__name__}: {info}"))
         elif info is not None or state == states.SUCCESS:
-            pairs.append(("result" if state == states.SUCCESS else "info", show.value(info)))
+            pairs.append(("result" if state == states.SUCCESS else "info", output.value(info)))
         if (done := await found.date_done()) is not None:
             pairs.append(("done", done.isoformat(sep=" ", timespec="milliseconds")))
-        show.fields(pairs)
+        output.fields(pairs)
         if trace := await found.traceback():
-            print(show.printable(trace).rstrip())
+            print(output.printable(trace).rstrip())
         if wait and state in states.EXCEPTION_STATES:
             raise typer.Exit(1)
 
@@ -395,7 +395,7 @@ def tasks(
     """List the app's tasks: how each runs, its queue, its arguments."""
     target = target_of(context, app, broker, debug)
     target.split([first])
-    show.tasks(target.load())
+    output.tasks(target.load())
 
 
 @cli.command()
@@ -405,7 +405,7 @@ def config(
     """List all settings; a star marks those that were changed."""
     target = target_of(context, app, broker, debug)
     target.split([first])
-    show.settings(target.load(with_tasks=False).conf)
+    output.settings(target.load(with_tasks=False).conf)
 
 
 @cli.command()
@@ -428,11 +428,11 @@ def queues(
         print("all queues are empty")
         return
     rows = [
-        (each.name, str(each.ready), str(each.leased), str(each.delayed), str(each.dead), show.age(each.oldest_age))
+        (each.name, str(each.ready), str(each.leased), str(each.delayed), str(each.dead), output.age(each.oldest_age))
         for each in stats
     ]
     columns = ("queue", "ready", "leased", "delayed", "dead", "oldest")
-    show.table(columns, rows, numbers=columns[1:])
+    output.table(columns, rows, numbers=columns[1:])
 
 
 @cli.command()
@@ -452,10 +452,10 @@ def purge(
 
     async def delete() -> None:
         (stats,) = await loaded.admin.queues([queue])
-        waiting = show.count(stats.ready + stats.delayed, "message")
+        waiting = output.count(stats.ready + stats.delayed, "message")
         confirm(f"Delete {waiting} from queue {queue!r}?", yes)
         deleted = await loaded.admin.purge(queue)
-        print(f"deleted {show.count(deleted, 'message')} from queue {queue!r}")
+        print(f"deleted {output.count(deleted, 'message')} from queue {queue!r}")
 
     run(loaded, delete)
 

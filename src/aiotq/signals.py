@@ -20,7 +20,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, Final, TypeVar, overload
 
-from ._values import value
+from .core.values import value
 from .exceptions import InvalidOption
 
 logger = logging.getLogger("aiotq.signals")

@@ -8,14 +8,14 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar, cast
 
 from aiotq import AioTQ
+from aiotq.backends.memory.broker import MemoryTransport
+from aiotq.backends.memory.commit import MemoryCommitter
+from aiotq.backends.memory.records import MemoryStore
+from aiotq.calling.connection import Connection
 from aiotq.commit import Committer
-from aiotq.commit.memory import MemoryCommitter
 from aiotq.commit.ordered import OrderedCommitter
-from aiotq.connection import Connection
 from aiotq.results import ResultStore
-from aiotq.results.memory import MemoryStore
 from aiotq.transport import Transport
-from aiotq.transport.memory import MemoryTransport
 from aiotq.worker.execution import Execution
 from aiotq.worker.run import Run, Slots
 

@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from random import Random
 from typing import Any, Final, TypeVar
 
-from aiotq.connection import Connection
+from aiotq.calling.connection import Connection
 from aiotq.exceptions import ConnectionLost
-from aiotq.message import Envelope
 from aiotq.transport import Consumer, Delivery
+from aiotq.wire.message import Envelope
 
 T = TypeVar("T")
 

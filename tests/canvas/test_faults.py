@@ -23,7 +23,7 @@ LEASE: Final = 3.0
 @pytest.fixture(autouse=True)
 def _hasty(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Faults are tried again at once, and not told."""
-    monkeypatch.setattr("aiotq.worker.steps._STORE_DELAY", 0.01)
+    monkeypatch.setattr("aiotq.worker.step_inputs._STORE_DELAY", 0.01)
     monkeypatch.setattr("aiotq.worker.completer._FIRST_PAUSE", 0.001)
     monkeypatch.setattr("aiotq.worker.completer._LONGEST_PAUSE", 0.01)
     monkeypatch.setattr("aiotq.worker.intake._FIRST_PAUSE", 0.001)

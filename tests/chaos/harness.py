@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
 from aiotq import AioTQ, AsyncResult
-from aiotq.task import Task
+from aiotq.tasks.task import Task
 
 from ..waiting import wait_until
 from . import apps

@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgpack
 
 from aiotq.exceptions import MalformedMessage
-from aiotq.message import Message, new_id, pack, unpack
+from aiotq.wire.message import Message, new_id, pack, unpack
 
 from . import apps
 from .places import Place, RabbitMQ, Redis, SQLiteFile

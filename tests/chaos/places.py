@@ -18,13 +18,13 @@ from typing import Any, Final, Protocol, Self, TypeVar
 
 import pytest
 
-from aiotq._amqp import AmqpClient
-from aiotq._amqp import parse as parse_amqp
-from aiotq._sqlite import DELAYED
-from aiotq.message import Envelope, Message, pack
+from aiotq.backends.amqp.address import parse as parse_amqp
+from aiotq.backends.amqp.broker import AmqpTransport
+from aiotq.backends.amqp.connection import AmqpClient
+from aiotq.backends.amqp.messages import Outgoing
+from aiotq.backends.sqlite.schema import DELAYED
 from aiotq.states import READY_STATES
-from aiotq.transport.amqp import AmqpTransport
-from aiotq.transport.amqp_messages import Outgoing
+from aiotq.wire.message import Envelope, Message, pack
 
 from ..servers import RabbitServer, RedisServer, shared_rabbit
 from .redis_look import LOOK, Look, id_of, state_of

@@ -11,14 +11,14 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-from aiotq.clock import SYSTEM_CLOCK
+from aiotq.backends.base import House, Place, place_class
 from aiotq.commit import Committer, Finish
-from aiotq.message import Envelope, Message, new_id
-from aiotq.places import House, Place, place_class
+from aiotq.core.clock import SYSTEM_CLOCK
+from aiotq.core.settings import Settings
 from aiotq.results import Arrival, Join, Joining, Record
-from aiotq.settings import Settings
-from aiotq.task import Task
+from aiotq.tasks.task import Task
 from aiotq.transport import Delivery
+from aiotq.wire.message import Envelope, Message, new_id
 
 from . import apps
 

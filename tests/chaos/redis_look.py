@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgpack
 
 from aiotq.exceptions import MalformedMessage
-from aiotq.message import unpack
+from aiotq.wire.message import unpack
 
 #: What `{aiotq}` holds, in one step: messages {level, entry, m, k}, holdings {level, entry, consumer, idle ms}, packed
 #: delayed messages, results {id, head}, dead letters {m, reason}, deaths {id, count}, known ids {id, where},

@@ -6,7 +6,7 @@ import signal
 from typing import Any
 
 from aiotq import AsyncResult
-from aiotq.task import Task
+from aiotq.tasks.task import Task
 
 from . import apps
 from .harness import LEASE, PATIENCE, Chaos, Process

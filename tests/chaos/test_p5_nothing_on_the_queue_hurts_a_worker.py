@@ -9,7 +9,7 @@ import time
 import pytest
 
 from aiotq.exceptions import WorkerLostError
-from aiotq.message import Message, new_id
+from aiotq.wire.message import Message, new_id
 
 from . import apps, junk
 from .harness import PATIENCE, Chaos

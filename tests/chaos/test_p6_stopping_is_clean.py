@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from aiotq.task import Task
+from aiotq.tasks.task import Task
 
 from . import apps
 from .harness import PATIENCE, Chaos

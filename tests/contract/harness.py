@@ -23,29 +23,32 @@ from typing import Any, Generic, Self, TypeVar, cast
 
 from pamqp.commands import Queue
 
-from aiotq._amqp import AmqpClient, Lane, Post, Topology, pack_properties
-from aiotq._amqp import parse as parse_amqp
-from aiotq._redis import Address, RedisClient, parse
-from aiotq._sqlite import Database
-from aiotq.clock import SYSTEM_CLOCK
+from aiotq.backends.amqp.address import parse as parse_amqp
+from aiotq.backends.amqp.broker import DEAD_LETTER_RETENTION, AmqpTransport
+from aiotq.backends.amqp.connection import AmqpClient, Lane
+from aiotq.backends.amqp.consumer import AmqpConsumer
+from aiotq.backends.amqp.frames import Post, pack_properties
+from aiotq.backends.amqp.topology import Topology
+from aiotq.backends.memory.broker import MemoryTransport
+from aiotq.backends.memory.commit import MemoryCommitter
+from aiotq.backends.memory.queues import MemoryBroker
+from aiotq.backends.memory.records import MemoryRecords, MemoryStore
+from aiotq.backends.redis.address import Address, parse
+from aiotq.backends.redis.broker import RedisTransport
+from aiotq.backends.redis.commit import RedisCommitter
+from aiotq.backends.redis.connection import RedisClient
+from aiotq.backends.redis.records import RedisStore
+from aiotq.backends.sqlite.broker import SQLiteTransport
+from aiotq.backends.sqlite.commit import SQLiteCommitter
+from aiotq.backends.sqlite.connection import Database
+from aiotq.backends.sqlite.records import SQLiteStore
 from aiotq.commit import Committer
-from aiotq.commit.memory import MemoryCommitter
 from aiotq.commit.ordered import OrderedCommitter
-from aiotq.commit.redis import RedisCommitter
-from aiotq.commit.sqlite import SQLiteCommitter
+from aiotq.core.clock import SYSTEM_CLOCK
 from aiotq.exceptions import ConnectionLost
-from aiotq.message import Envelope, Message
 from aiotq.results import Record, ResultStore
-from aiotq.results.memory import MemoryRecords, MemoryStore
-from aiotq.results.redis import RedisStore
-from aiotq.results.sqlite import SQLiteStore
 from aiotq.transport import FAIR, Consumer, Delivery, QueueOrder, Transport
-from aiotq.transport.amqp import DEAD_LETTER_RETENTION, AmqpTransport
-from aiotq.transport.amqp_consumer import AmqpConsumer
-from aiotq.transport.memory import MemoryTransport
-from aiotq.transport.memory_broker import MemoryBroker
-from aiotq.transport.redis import RedisTransport
-from aiotq.transport.sqlite import SQLiteTransport
+from aiotq.wire.message import Envelope, Message
 
 from ..servers import Server, shared, shared_rabbit
 from ..waiting import wait_until

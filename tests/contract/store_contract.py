@@ -9,7 +9,6 @@ from functools import partial
 
 import pytest
 
-from aiotq.message import Envelope, Message
 from aiotq.results import (
     AlreadyDone,
     Arrival,
@@ -28,6 +27,7 @@ from aiotq.results import (
 )
 from aiotq.results.base import BOOKING_GRACE
 from aiotq.states import FAILURE, REVOKED, STARTED, SUCCESS
+from aiotq.wire.message import Envelope, Message
 
 from ..waiting import wait_until
 from .harness import Pushes, StoreHarness, envelope

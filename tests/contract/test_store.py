@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from aiotq.backends.memory.records import SWEEP_BATCH, MemoryRecords, MemoryStore
+from aiotq.backends.sqlite.joins import purge_joins
+from aiotq.backends.sqlite.records import SQLiteStore
 from aiotq.results import Arrival, Extension, Joining, Record, ResultStore
-from aiotq.results.memory import SWEEP_BATCH, MemoryRecords, MemoryStore
-from aiotq.results.sqlite import SQLiteStore
-from aiotq.results.sqlite_joins import purge_joins
 
 from ..servers import shared
 from .harness import JumpingClock, Pushes, RedisStoreHarness, SQLiteStoreHarness

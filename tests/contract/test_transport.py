@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from aiotq.backends.memory.broker import MemoryTransport
+from aiotq.backends.memory.queues import MemoryBroker
 from aiotq.transport import ACK, GiveUp
-from aiotq.transport.memory import MemoryTransport
-from aiotq.transport.memory_broker import MemoryBroker
 
 from .conftest import FENCING, TRANSPORTS
 from .harness import JumpingClock, TransportHarness, envelope, ids

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aiotq.message import pack
 from aiotq.transport import ACK, Consumer, Delivery, GiveUp, HandBack, QueueOrder, Settlement, Transport
-from aiotq.transport.base import FAIR_EVERY
+from aiotq.transport.broker import FAIR_EVERY
+from aiotq.wire.message import pack
 
 from ..waiting import wait_until
 from .harness import PATIENCE, MakeBroker, RawTransportHarness, TransportHarness, envelope, ids, outcome_cancelled_at

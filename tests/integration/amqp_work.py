@@ -9,7 +9,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from aiotq import AioTQ
-from aiotq._amqp import AmqpClient, Lane, Post, pack_properties, parse
+from aiotq.backends.amqp.address import parse
+from aiotq.backends.amqp.connection import AmqpClient, Lane
+from aiotq.backends.amqp.frames import Post, pack_properties
 
 from ..servers import shared
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from aiotq import AioTQ
-from aiotq.message import Envelope, Message
+from aiotq.wire.message import Envelope, Message
 
 
 def fresh_prefix() -> str:

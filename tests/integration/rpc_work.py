@@ -6,11 +6,12 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
-from aiotq._amqp import AmqpClient, parse
+from aiotq.backends.amqp.address import parse
+from aiotq.backends.amqp.connection import AmqpClient
+from aiotq.backends.amqp.records import RpcStore
 from aiotq.exceptions import OperationalError
 from aiotq.results.base import Record
-from aiotq.results.celery import JSON
-from aiotq.results.rpc import RpcStore
+from aiotq.results.celery_records import JSON
 
 from ..waiting import wait_until
 

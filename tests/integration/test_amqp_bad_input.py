@@ -8,7 +8,9 @@ from typing import Any
 import orjson
 import pytest
 
-from aiotq._amqp import AmqpClient, Lane, pamqp, parse
+from aiotq.backends.amqp.address import parse
+from aiotq.backends.amqp.connection import AmqpClient, Lane
+from aiotq.backends.amqp.frames import pamqp
 from aiotq.exceptions import OperationalError
 
 from ..servers import shared_rabbit

@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 
-from aiotq._amqp import AmqpClient, Channel, Lane, Post, Published, parse
+from aiotq.backends.amqp.address import parse
+from aiotq.backends.amqp.broker import AmqpTransport
+from aiotq.backends.amqp.channel import Channel, Published
+from aiotq.backends.amqp.connection import AmqpClient, Lane
+from aiotq.backends.amqp.frames import Post
+from aiotq.backends.amqp.messages import outgoing
 from aiotq.exceptions import ConnectionLost, NotConnected
-from aiotq.message import Envelope, Message, new_id
-from aiotq.transport.amqp import AmqpTransport
-from aiotq.transport.amqp_messages import outgoing
+from aiotq.wire.message import Envelope, Message, new_id
 
 from ..proxy import Proxy
 from ..servers import shared_rabbit

@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
-from aiotq._amqp import AmqpClient, Lane, Post, pack_properties, pamqp, parse
+from aiotq.backends.amqp.address import parse
+from aiotq.backends.amqp.connection import AmqpClient, Lane
+from aiotq.backends.amqp.frames import Post, pack_properties, pamqp
+from aiotq.backends.amqp.messages import outgoing
 from aiotq.exceptions import NotConnected, OperationalError, PublishTimeout
-from aiotq.message import Message, new_id
-from aiotq.transport.amqp_messages import outgoing
+from aiotq.wire.message import Message, new_id
 
 from ..certificates import make_certificates
 from ..servers import RabbitServer

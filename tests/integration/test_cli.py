@@ -21,8 +21,8 @@ from typer.testing import CliRunner
 
 import aiotq
 from aiotq.cli import cli
-from aiotq.console import show
-from aiotq.console.target import Target, parse_duration
+from aiotq.commands import output
+from aiotq.commands.app_option import Target, parse_duration
 from tests.commands import shared_commands
 from tests.waiting import wait_until
 
@@ -707,7 +707,7 @@ def test_what_is_no_duration(text: str) -> None:
 
 
 def test_what_is_shown() -> None:
-    assert [show.age(seconds) for seconds in (None, -1, 59, 61, 7_200, 260_000)] == [
+    assert [output.age(seconds) for seconds in (None, -1, 59, 61, 7_200, 260_000)] == [
         "-",
         "0 s",
         "59 s",
@@ -715,6 +715,6 @@ def test_what_is_shown() -> None:
         "2 h",
         "3 d",
     ]
-    assert show.value({"a": [1, "é", None]}) == '{"a": [1, "é", null]}'
-    assert show.value(b"bytes") == "b'bytes'"
-    assert show.printable("red\x1b[31m\nline") == "red\\x1b[31m\nline"
+    assert output.value({"a": [1, "é", None]}) == '{"a": [1, "é", null]}'
+    assert output.value(b"bytes") == "b'bytes'"
+    assert output.printable("red\x1b[31m\nline") == "red\\x1b[31m\nline"

@@ -16,10 +16,11 @@ import orjson
 import pytest
 
 from aiotq import AioTQ, AsyncResult, SoftTimeLimitExceeded, TaskRevokedError, TimeLimitExceeded, Worker
+from aiotq.backends.memory.broker import MemoryConsumer
+from aiotq.backends.memory.commit import MemoryCommitter
 from aiotq.canvas.coordinator import Coordinator
 from aiotq.canvas.outcome import Outcome, Success
 from aiotq.commit import COMMITTED, Committed, Committer, Finish, LostLease
-from aiotq.commit.memory import MemoryCommitter
 from aiotq.exceptions import (
     CallError,
     ConnectionLost,
@@ -30,11 +31,10 @@ from aiotq.exceptions import (
     PublishTimeout,
     WorkerLostError,
 )
-from aiotq.message import Envelope, new_id
 from aiotq.results import Record
-from aiotq.serialization import Serializer
 from aiotq.transport import Delivery
-from aiotq.transport.memory import MemoryConsumer
+from aiotq.wire.message import Envelope, new_id
+from aiotq.wire.serializers import Serializer
 from aiotq.worker.run import Cancelled
 
 from ..waiting import wait_until

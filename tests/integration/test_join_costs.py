@@ -13,8 +13,8 @@ import pytest
 
 from aiotq import AioTQ
 from aiotq.commit import Committer, Finish
-from aiotq.message import Envelope, Message
 from aiotq.results import Arrival, Join, Joining, Record
+from aiotq.wire.message import Envelope, Message
 
 from ..servers import shared
 

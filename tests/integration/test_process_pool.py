@@ -26,7 +26,7 @@ from aiotq.exceptions import (
     TimeLimitExceeded,
     WorkerLostError,
 )
-from aiotq.worker.processes import ChildTraceback, ProcessCall, ProcessPool, _Child
+from aiotq.worker.processes.pool import ChildTraceback, ProcessCall, ProcessPool, _Child
 
 from ..waiting import wait_until
 from . import process_tasks as tasks
@@ -445,7 +445,7 @@ async def test_a_limit_may_be_longer_than_one_wait_of_the_system(pool: ProcessPo
 
 
 async def test_a_limit_that_takes_several_waits_is_kept(pool: ProcessPool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aiotq.worker.processes._LONGEST_POLL", 0.05)
+    monkeypatch.setattr("aiotq.worker.processes.pool._LONGEST_POLL", 0.05)
 
     assert await pool.run(call(tasks.burn, 0.12), time_limit=30)
     with pytest.raises(TimeLimitExceeded, match=r"hard time limit of 0\.12 s exceeded"):
@@ -618,7 +618,7 @@ def test_functions_and_exceptions_of_the_main_module_work_and_the_program_ends_s
         tmp_path,
         """
         import asyncio
-        from aiotq.worker.processes import ProcessCall, ProcessPool
+        from aiotq.worker.processes.pool import ProcessCall, ProcessPool
 
         class Oops(Exception):
             pass
@@ -658,7 +658,7 @@ def test_a_program_without_a_main_guard_is_told_so_and_ends(tmp_path: Path) -> N
         tmp_path,
         """
         import asyncio
-        from aiotq.worker.processes import ProcessCall, ProcessPool
+        from aiotq.worker.processes.pool import ProcessCall, ProcessPool
 
         async def main():
             async with ProcessPool(1) as pool:
@@ -680,7 +680,7 @@ async def test_children_die_with_a_parent_which_is_killed(tmp_path: Path, state:
         tmp_path,
         f"""
         import asyncio, sys
-        from aiotq.worker.processes import ProcessCall, ProcessPool
+        from aiotq.worker.processes.pool import ProcessCall, ProcessPool
 
         async def main():
             async with ProcessPool(1) as pool:
@@ -708,7 +708,7 @@ async def test_a_program_which_exits_without_leaving_the_pool_leaves_no_child(tm
         f"""
         import asyncio, sys
         from pathlib import Path
-        from aiotq.worker.processes import ProcessCall, ProcessPool
+        from aiotq.worker.processes.pool import ProcessCall, ProcessPool
 
         def call(function, where):
             return ProcessCall({tasks.__name__!r}, function, (sys.argv[1] + where,), {{}})

@@ -13,9 +13,9 @@ import pytest
 
 from aiotq.commit import COMMITTED, Finish
 from aiotq.exceptions import OperationalError
-from aiotq.message import Envelope, Message, pack
 from aiotq.results import Arrival, Join, Joining, Record
 from aiotq.transport import ACK, GiveUp, HandBack
+from aiotq.wire.message import Envelope, Message, pack
 
 from ..servers import RedisServer, shared
 from ..waiting import wait_until

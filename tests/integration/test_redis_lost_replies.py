@@ -10,17 +10,19 @@ from typing import Any
 import pytest
 
 from aiotq import AsyncResult
-from aiotq._redis import RedisClient, packed_envelopes, parse
-from aiotq._redis.line import SETTLE_LINE
+from aiotq.backends.redis.address import parse
+from aiotq.backends.redis.broker import RedisTransport
+from aiotq.backends.redis.commit import COMMIT, RedisCommitter
+from aiotq.backends.redis.connection import RedisClient
+from aiotq.backends.redis.envelopes import packed_envelopes
+from aiotq.backends.redis.idempotent import SETTLE_LINE
+from aiotq.backends.redis.messages import FETCH, SEND, UNTAKE
+from aiotq.backends.redis.records import RedisStore
 from aiotq.commit import COMMITTED, Finish
-from aiotq.commit.redis import COMMIT, RedisCommitter
 from aiotq.exceptions import ConnectionLost, OperationalError, PublishTimeout
-from aiotq.message import Envelope, Message
 from aiotq.results import Arrival, Join, Joining, Record
-from aiotq.results.redis import RedisStore
 from aiotq.transport import ACK, Delivery
-from aiotq.transport.redis import RedisTransport
-from aiotq.transport.redis_messages import FETCH, SEND, UNTAKE
+from aiotq.wire.message import Envelope, Message
 
 from ..proxy import Proxy
 from ..servers import shared
@@ -310,8 +312,8 @@ async def test_an_idle_connection_that_hears_nothing_is_torn_down(
     proxy: Proxy, prefix: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody asks for anything: a push that can't come must not be waited for."""
-    monkeypatch.setattr("aiotq._redis.client._QUIET", 0.3)
-    monkeypatch.setattr("aiotq._redis.client._CHECK", 0.1)
+    monkeypatch.setattr("aiotq.backends.redis.connection._QUIET", 0.3)
+    monkeypatch.setattr("aiotq.backends.redis.connection._CHECK", 0.1)
     caller = Work(proxy.url, prefix, HASTY)
     worker = Work(shared("redis").url, prefix)
     async with caller.app, worker.app, worker.app.worker():

@@ -10,14 +10,15 @@ from typing import Any
 
 import pytest
 
-from aiotq._redis import RedisClient, parse
-from aiotq.clock import SystemClock
+from aiotq.backends.redis.address import parse
+from aiotq.backends.redis.connection import RedisClient
+from aiotq.backends.redis.records import RedisStore
+from aiotq.core.clock import SystemClock
 from aiotq.exceptions import OperationalError
-from aiotq.message import Envelope, Message
 from aiotq.results import HeldElsewhere
-from aiotq.results.redis import RedisStore
 from aiotq.transport import Delivery, HandBack
-from aiotq.transport.base import Consumer
+from aiotq.transport.broker import Consumer
+from aiotq.wire.message import Envelope, Message
 
 from ..servers import RedisServer, shared
 from ..waiting import wait_until

@@ -9,11 +9,12 @@ import orjson
 import pytest
 
 from aiotq import AioTQ, chain, chord, group
-from aiotq._amqp import Lane, Post, pack_properties
+from aiotq.backends.amqp.connection import Lane
+from aiotq.backends.amqp.frames import Post, pack_properties
+from aiotq.backends.amqp.records import REVOKED, RpcStore
 from aiotq.exceptions import InvalidSetting, OperationalError, StoreRequired, TaskRevokedError
 from aiotq.results.base import Booking, Claimed, Closing, Join
-from aiotq.results.celery import CELERYS
-from aiotq.results.rpc import REVOKED, RpcStore
+from aiotq.results.celery_records import CELERYS
 
 from ..proxy import Proxy
 from ..servers import shared_rabbit
@@ -173,7 +174,7 @@ async def test_a_deleted_queue_of_replies_is_declared_again(vhost: str) -> None:
 async def test_what_nobody_asks_for_does_not_fill_the_memory(
     vhost: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("aiotq.results.rpc._MOST_KEPT", 10_000)
+    monkeypatch.setattr("aiotq.backends.amqp.records._MOST_KEPT", 10_000)
     caplog.set_level(logging.WARNING)
     async with process(vhost) as caller:
         await caller.store.put([record(str(number), caller.store.address, body=b"x" * 1000) for number in range(20)])

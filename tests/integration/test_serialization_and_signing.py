@@ -27,8 +27,9 @@ from aiotq.exceptions import (
     MessageTooLarge,
     Snooze,
 )
-from aiotq.message import Envelope, Message, new_id
-from aiotq.serialization import Compression, SharedKey
+from aiotq.wire.compression import Compression
+from aiotq.wire.message import Envelope, Message, new_id
+from aiotq.wire.signing import SharedKey
 
 from ..waiting import wait_until
 

@@ -15,13 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from aiotq._sqlite import SAFETY_INTERVAL, Database
+from aiotq.backends.sqlite.broker import SQLiteTransport
+from aiotq.backends.sqlite.connection import Database
+from aiotq.backends.sqlite.mailbox import SAFETY_INTERVAL
+from aiotq.backends.sqlite.records import SQLiteStore
 from aiotq.exceptions import StorageError
-from aiotq.message import Envelope, Message
 from aiotq.results import Record
-from aiotq.results.sqlite import SQLiteStore
 from aiotq.transport import ACK, Delivery
-from aiotq.transport.sqlite import SQLiteTransport
+from aiotq.wire.message import Envelope, Message
 
 from ..waiting import wait_until
 
@@ -30,12 +31,12 @@ PATIENCE = 10.0
 #: What every child process begins with; `path` is the file.
 PREAMBLE = """
 import asyncio, sys
-from aiotq._sqlite import Database
+from aiotq.backends.sqlite.connection import Database
 from aiotq.exceptions import StorageError
-from aiotq.message import Envelope, Message
+from aiotq.wire.message import Envelope, Message
 from aiotq.results import Record
-from aiotq.results.sqlite import SQLiteStore
-from aiotq.transport.sqlite import SQLiteTransport
+from aiotq.backends.sqlite.records import SQLiteStore
+from aiotq.backends.sqlite.broker import SQLiteTransport
 
 path = sys.argv[1]
 

@@ -14,6 +14,7 @@ import msgpack
 import pytest
 
 from aiotq import AioTQ, AsyncResult, RemoteError, Worker, current_task
+from aiotq.backends.memory.broker import MemoryTransport
 from aiotq.exceptions import (
     AioTQError,
     DeadLettered,
@@ -23,9 +24,8 @@ from aiotq.exceptions import (
     TaskRevokedError,
     WorkerLostError,
 )
-from aiotq.message import Envelope, Message, new_id
 from aiotq.transport import QueueStats
-from aiotq.transport.memory import MemoryTransport
+from aiotq.wire.message import Envelope, Message, new_id
 
 from ..guide import cpu
 from ..waiting import wait_until

@@ -23,7 +23,7 @@ from aiotq import (
 )
 from aiotq.canvas import as_form
 from aiotq.exceptions import DeadLettered, MessageTooLarge
-from aiotq.serialization import Serializer
+from aiotq.wire.serializers import Serializer
 
 from .canvas_tasks import Kit
 from .conftest import MakeApp, Run

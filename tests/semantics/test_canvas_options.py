@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from aiotq import AsyncResult, Middleware, OutgoingCall, Task, chain, chord, group, signals
+from aiotq.calling.middleware import Sending
 from aiotq.canvas import as_form
 from aiotq.exceptions import CallError
-from aiotq.middleware import Sending
 
 from .canvas_tasks import Kit
 from .conftest import MakeApp, Run

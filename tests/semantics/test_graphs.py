@@ -11,7 +11,7 @@ from typing import Any, Final
 import pytest
 
 from aiotq import AioTQ, AsyncResult, Canvas, GroupResult, Task, chain, chord, group, states
-from aiotq.results.graph import Graph
+from aiotq.graph.graph import Graph
 from aiotq.results.progress import Progress
 
 from .canvas_tasks import Kit

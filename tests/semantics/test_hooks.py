@@ -10,17 +10,10 @@ from typing import Any
 
 import pytest
 
-from aiotq import (
-    AioTQ,
-    Ignore,
-    Reject,
-    Snooze,
-    Task,
-    signals,
-)
+from aiotq import AioTQ, Ignore, Reject, Snooze, Task, signals
 from aiotq.exceptions import DeadLettered, EncodeError, NotRegistered
 from aiotq.signals import Signal
-from aiotq.worker import telling
+from aiotq.worker import task_signals
 
 from ..waiting import wait_until
 from . import hook_tasks
@@ -370,7 +363,7 @@ async def test_receivers_are_told_in_the_child_of_a_process_task(
 async def test_a_receiver_that_hangs_does_not_keep_a_worker_from_stopping(
     app: AioTQ, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(telling, "_LAST_WORDS", 0.05)
+    monkeypatch.setattr(task_signals, "_LAST_WORDS", 0.05)
     running = asyncio.Event()
 
     @app.task

@@ -10,17 +10,9 @@ from typing import Any
 
 import pytest
 
-from aiotq import (
-    AioTQ,
-    AsyncResult,
-    Middleware,
-    OutgoingCall,
-    RunningCall,
-    Task,
-    signals,
-)
+from aiotq import AioTQ, AsyncResult, Middleware, OutgoingCall, RunningCall, Task, signals
+from aiotq.calling.middleware import Running, Sending
 from aiotq.exceptions import CallError, InvalidOption, TimeLimitExceeded
-from aiotq.middleware import Running, Sending
 
 from .conftest import NOT_ON_RABBITMQ
 from .hearing import Heard

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from aiotq import AioTQ
+from aiotq.core.schedules import seconds_apart
 from aiotq.exceptions import InvalidOption, InvalidSetting
 from aiotq.results.base import BOOKING_GRACE
-from aiotq.schedules import seconds_apart
 
 from ..waiting import wait_until
 from .conftest import MakeApp

@@ -10,7 +10,7 @@ import pytest
 
 from aiotq import AioTQ, Exchange, Queue, chain, group
 from aiotq.exceptions import TaskRevokedError
-from aiotq.request import Request
+from aiotq.tasks.request import Request
 
 from .conftest import MakeApp
 

@@ -9,10 +9,7 @@ from typing import Any
 
 import pytest
 
-from aiotq import (
-    AioTQ,
-    WorkerLifespanError,
-)
+from aiotq import AioTQ, WorkerLifespanError
 from aiotq.exceptions import CallError, InvalidOption
 
 from .conftest import NOT_ON_RABBITMQ

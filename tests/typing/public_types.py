@@ -34,7 +34,7 @@ from aiotq import (
     shared_task,
     signature,
 )
-from aiotq.task import CoroutineTask, FunctionTask
+from aiotq.tasks.task import CoroutineTask, FunctionTask
 
 app = AioTQ("typing", broker="memory://")
 

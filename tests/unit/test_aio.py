@@ -12,7 +12,7 @@ from typing import Any
 import anyio
 import pytest
 
-from aiotq._aio import Gathering, Service, finish
+from aiotq.core.aio import Gathering, Service, finish
 
 from ..waiting import wait_until
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from aiotq._amqp import Endpoint, parse
+from aiotq.backends.amqp.address import Endpoint, parse
 
 
 @pytest.mark.parametrize(

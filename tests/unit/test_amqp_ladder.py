@@ -7,7 +7,7 @@ import re
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from aiotq._amqp.ladder import (
+from aiotq.backends.amqp.delays import (
     FINEST,
     LONGEST_DELAY,
     MARGIN,
@@ -18,8 +18,8 @@ from aiotq._amqp.ladder import (
     ladder_pattern,
     ladder_queues,
 )
-from aiotq.message import Message
-from aiotq.transport.amqp_messages import outgoing
+from aiotq.backends.amqp.messages import outgoing
+from aiotq.wire.message import Message
 
 STEP = 2**FINEST
 delays = st.integers(0, 32).flatmap(lambda shift: st.integers(0, 2**shift - 1))

@@ -13,14 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiotq.calls import ArgumentCheck, build_envelope
+from aiotq.calling.envelopes import ArgumentCheck, build_envelope
+from aiotq.core.settings import Settings
 from aiotq.exceptions import CallError, EncodeError, InvalidArguments, InvalidOption, MessageTooLarge
-from aiotq.message import Envelope, pack, unpack
-from aiotq.options import CallOptions, TaskOptions
-from aiotq.request import Request, request_of, running_request
-from aiotq.serialization import standard_registry
-from aiotq.settings import Settings
-from aiotq.task import CoroutineTask, FunctionTask, Task
+from aiotq.tasks.options import CallOptions, TaskOptions
+from aiotq.tasks.request import Request, request_of, running_request
+from aiotq.tasks.task import CoroutineTask, FunctionTask, Task
+from aiotq.wire.content_types import standard_registry
+from aiotq.wire.message import Envelope, pack, unpack
 
 NOW: Final = 2_000_000_000.0
 

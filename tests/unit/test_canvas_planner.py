@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 from aiotq import AioTQ, Canvas, Signature, chain, chord, group
+from aiotq.backends.memory.broker import MemoryTransport
+from aiotq.backends.memory.commit import MemoryCommitter
 from aiotq.canvas.links import signatures_of
 from aiotq.canvas.planner import INLINE, NOTHING, Place, Plan, Planner, frozen
 from aiotq.commit import Finish
-from aiotq.commit.memory import MemoryCommitter
 from aiotq.exceptions import CallError, InvalidArguments
-from aiotq.message import Envelope, pack_envelope
 from aiotq.results import Join
-from aiotq.transport.memory import MemoryTransport
+from aiotq.wire.message import Envelope, pack_envelope
 
 app = AioTQ("proj", broker="memory://")
 

@@ -13,10 +13,10 @@ import orjson
 import pytest
 
 from aiotq import AioTQ
+from aiotq.core.settings import Settings
 from aiotq.exceptions import EncodeError, InvalidSetting, MaxRetriesExceededError, TaskRevokedError
 from aiotq.results.base import Record
-from aiotq.results.celery import CELERYS, children_of, completed, record_of
-from aiotq.settings import Settings
+from aiotq.results.celery_records import CELERYS, children_of, completed, record_of
 
 # Settings
 

@@ -19,8 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiotq.exceptions import ContentDisallowed, DecodeError, EncodeError, InvalidOption, MissingLibrary
-from aiotq.serialization import Compression
-from aiotq.serialization.compression import standard_compressions
+from aiotq.wire.compression import Compression, standard_compressions
 
 NAMES = {
     "zlib": "application/x-gzip",

@@ -30,14 +30,8 @@ from aiotq.exceptions import (
     TimeLimitExceeded,
 )
 from aiotq.results import Record
-from aiotq.results.document import (
-    MAX_TRACEBACK,
-    Document,
-    DocumentCodec,
-    RemoteTraceback,
-    format_traceback,
-)
-from aiotq.serialization import standard_registry
+from aiotq.results.document import MAX_TRACEBACK, Document, DocumentCodec, RemoteTraceback, format_traceback
+from aiotq.wire.content_types import standard_registry
 
 from . import a_loaded_module as loaded
 
@@ -407,7 +401,7 @@ def test_a_remote_failure_shows_where_it_happened_when_nobody_catches_it() -> No
     script = """
 from aiotq.results.document import DocumentCodec
 from aiotq.results import Record
-from aiotq.serialization import standard_registry
+from aiotq.wire.content_types import standard_registry
 codec = DocumentCodec(
     standard_registry(), serializer="json", accept=frozenset({"json"}), max_size=10**6, exception_types=()
 )

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from aiotq.options import CALL_OPTIONS, DECLARABLE
-from aiotq.request import Request
+from aiotq.tasks.options import CALL_OPTIONS, DECLARABLE
+from aiotq.tasks.request import Request
 
 PAGE = (Path(__file__).parents[2] / "docs" / "semantics.md").read_text()
 #: Of a request, what is for the inside.

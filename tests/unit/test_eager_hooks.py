@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from aiotq import AioTQ, Ignore, Middleware, Reject, Task, chain, signals
-from aiotq.middleware import Running, RunningCall
+from aiotq.calling.middleware import Running, RunningCall
 
 TOLD = ("task_prerun", "task_postrun", "task_success", "task_failure", "task_retry", "task_rejected")
 

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from aiotq import AioTQ, AsyncResult, Canvas, chain, chord, group, states
 from aiotq.canvas.links import Links, embedded, links_of
 from aiotq.exceptions import MalformedMessage
+from aiotq.graph.graph import Edge, Graph, Node, Sketch
 from aiotq.results import Record
-from aiotq.results.graph import Edge, Graph, Node, Sketch
-from aiotq.results.lineage import graph_of
+from aiotq.results.drawn import graph_of
 from aiotq.results.neighbours import MOST, NO_NEIGHBOURS, Neighbours, neighbours_of
 
 app: Final = AioTQ("drawn", broker="memory://")

@@ -18,54 +18,35 @@ PACKAGE: Final = Path(__file__).parents[2] / "src" / "aiotq"
 #: The public names: what `import aiotq` and `from aiotq import AioTQ` ask for.
 PUBLIC: Final = "__init__"
 
-#: The floors of the house, lowest first. A room may import what is below it, and its neighbours on its floor.
+#: The floors of the house, lowest first. A room may import what is below it, and its neighbours on its floor. A file
+#: named with its room (`tasks.options`) has a floor of its own: values that lower rooms need as well.
 FLOORS: Final = (
-    (
-        "exceptions",
-        "states",
-        "settings",
-        "clock",
-        "schedules",
-        "sync",
-        "_aio",
-        "_sqlite",
-        "_values",
-        "logs",
-        "json_logs",
-        "limits",
-        "hooks",
-        "signals",
-        "lifespan",
-    ),
-    ("message", "serialization", "routing"),
-    ("request", "_redis", "_amqp", "options", "content", "protocol"),
-    ("transport", "results", "calls", "retries", "outgoing", "declared"),
+    ("exceptions", "states", "core"),
+    ("signals", "wire", "graph"),
+    ("tasks.request", "tasks.options", "tasks.handlers", "tasks.soft_time_limits", "worker.lifespans"),
+    ("transport", "results", "calling.envelopes", "calling.builder", "tasks.retries"),
+    ("control",),
     ("commit",),
-    ("publisher",),
+    ("backends",),
     ("canvas",),
-    ("task",),
-    ("annotations",),
-    ("registry", "middleware", "surroundings"),
-    ("worker", "beat", "control", "admin"),
-    ("places",),
-    ("connection", "connections", "eager", "eager_workflows", "workflows"),
+    ("tasks",),
+    ("calling",),
+    ("worker", "beat"),
     ("app",),
     ("lookup",),
     (PUBLIC,),
-    ("console", "testing"),
+    ("testing", "web", "contrib"),
+    ("commands",),
     ("cli",),
     ("__main__",),
 )
 FLOOR: Final = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
-#: Neighbours that don't know each other: any transport goes with any store.
+#: Neighbours that don't know each other: any broker goes with any store.
 STRANGERS: Final = ({"transport", "results"},)
 
-#: Private rooms, and the only ones that may come in.
-PRIVATE: Final[Mapping[str, frozenset[str]]] = {
-    "_sqlite": frozenset({"transport", "results", "commit", "places"}),
-    "_redis": frozenset({"transport", "results", "commit", "places"}),
-}
+#: The only rooms that may name one system: all others get what they need from `backends.base`.
+KNOWS_SYSTEMS: Final = frozenset({"backends", "testing", "worker"})
 
 
 class Import(NamedTuple):
@@ -74,6 +55,8 @@ class Import(NamedTuple):
     importer: str
     imported: str
     in_function: bool
+    system: str  #: the system of `backends/` that is imported, if it is one
+    importing_system: str
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}: {self.importer} imports {self.imported}"
@@ -93,23 +76,35 @@ def complaints(package: Path) -> list[str]:
 
 @cache  # asked for each import
 def rooms_of(package: Path) -> frozenset[str]:
-    return frozenset(room_of(file, package) for file in package.rglob("*.py"))
+    return frozenset(room_of(parts_of(file, package)) for file in package.rglob("*.py"))
 
 
-def room_of(file: Path, package: Path) -> str:
-    return file.relative_to(package).with_suffix("").parts[0]
+def parts_of(file: Path, package: Path) -> tuple[str, ...]:
+    return file.relative_to(package).with_suffix("").parts
+
+
+def room_of(parts: tuple[str, ...]) -> str:
+    """The room of a module: a file with a floor of its own, or the folder or file at the top."""
+    return own if (own := ".".join(parts[:2])) in FLOOR else parts[0]
+
+
+def system_of(parts: tuple[str, ...], package: Path) -> str:
+    """`redis` for what stands in `backends/redis/`, and nothing for all else."""
+    return parts[1] if parts[:1] == ("backends",) and package.joinpath(*parts[:2]).is_dir() else ""
 
 
 def imports_in(file: Path, package: Path) -> Iterator[Import]:
-    """The imports in `file` that lead to another room of its package."""
-    importer = room_of(file, package)
+    """The imports in `file` that lead to another room of its package, to another system, or stand in a function."""
+    parts = parts_of(file, package)
+    importer, own_system = room_of(parts), system_of(parts, package)
     name = str(file.relative_to(package))
     for node, in_function in import_statements(ast.parse(file.read_text(), name)):
         for target in targets(node, (package.name, *file.relative_to(package).parent.parts)):
             if target[0] == package.name:
                 imported = room_named(target, package)
-                if imported != importer or in_function:
-                    yield Import(name, node.lineno, importer, imported, in_function)
+                system = system_of(target[1:], package)
+                if imported != importer or system != own_system or in_function:
+                    yield Import(name, node.lineno, importer, imported, in_function, system, own_system)
 
 
 def import_statements(node: ast.AST, in_function: bool = False) -> Iterator[tuple[ast.Import | ast.ImportFrom, bool]]:
@@ -132,20 +127,23 @@ def targets(node: ast.Import | ast.ImportFrom, here: tuple[str, ...]) -> Iterato
 
 
 def room_named(target: tuple[str, ...], package: Path) -> str:
-    return target[1] if len(target) > 1 and target[1] in rooms_of(package) | FLOOR.keys() else PUBLIC
+    known = rooms_of(package) | FLOOR.keys()
+    return next((room for room in (".".join(target[1:3]), *target[1:2]) if room in known), PUBLIC)
 
 
 def wrongs_of(each: Import) -> Iterator[str]:
     if each.in_function:
         yield "inside a function; a room says what it needs as a Protocol, and is handed it"
+    if each.system and each.importing_system and each.system != each.importing_system:
+        yield "one system imports another"
     if each.importer == each.imported or not {each.importer, each.imported} <= FLOOR.keys():
         return
     if FLOOR[each.imported] > FLOOR[each.importer]:
         yield "upward"
     if {each.importer, each.imported} in STRANGERS:
         yield "these two never import each other"
-    if each.importer not in PRIVATE.get(each.imported, {each.importer}):
-        yield f"private to {', '.join(sorted(PRIVATE[each.imported]))}"
+    if each.system and each.importer not in KNOWS_SYSTEMS:
+        yield f"backends/{each.system}/ is known to {', '.join(sorted(KNOWS_SYSTEMS))} only"
 
 
 def circles(found: list[Import]) -> Iterator[str]:
@@ -170,14 +168,18 @@ def test_what_the_floors_allow_is_not_complained_about(tmp_path: Path) -> None:
         tmp_path,
         {
             "__init__.py": "from .app import AioTQ",
-            "app.py": "import asyncio\nfrom . import exceptions\nfrom .transport.redis import connect",
-            "cli.py": "from aiotq import AioTQ\nimport aiotq.settings\ndef run():\n    import typer",
+            "app.py": "import asyncio\nfrom . import exceptions\nfrom .tasks.task import Task",
+            "cli.py": "from aiotq import AioTQ\nimport aiotq.core.settings\ndef run():\n    import typer",
             "exceptions.py": "from __future__ import annotations",
-            "settings.py": "from .exceptions import SettingsError",
-            "_sqlite.py": "from .exceptions import AioTQError",
-            "transport/__init__.py": "from .base import Transport",
-            "transport/base.py": "from ..exceptions import AioTQError\nfrom .. import settings",
-            "transport/redis.py": "from redis import Redis\nfrom .._sqlite import Database",
+            "core/settings.py": "from ..exceptions import SettingsError",
+            "tasks/options.py": "from ..exceptions import AioTQError",
+            "tasks/task.py": "from ..canvas.signature import Signature",
+            "canvas/signature.py": "from ..tasks.options import CallOptions",
+            "transport/__init__.py": "from .broker import Broker",
+            "transport/broker.py": "from ..exceptions import AioTQError\nfrom ..core import settings",
+            "backends/base.py": "from ..transport.broker import Broker",
+            "backends/redis/broker.py": "from redis import Redis\nfrom ..base import Backend\nfrom .resp import Wire",
+            "backends/redis/resp.py": "",
         },
     )
 
@@ -187,40 +189,39 @@ def test_what_the_floors_allow_is_not_complained_about(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "line", "complaint"),
     [
-        ("message.py", "from .task import Task", "message.py:1: message imports task: upward"),
-        ("message.py", "from aiotq.task import Task", "message imports task: upward"),
-        ("message.py", "import aiotq.task", "message imports task: upward"),
-        ("message.py", "from . import task", "message imports task: upward"),
-        ("message.py", "from . import Task", "message imports __init__: upward"),
+        ("wire/message.py", "from ..tasks.task import Task", "wire/message.py:1: wire imports tasks: upward"),
+        ("wire/message.py", "from aiotq.tasks.task import Task", "wire imports tasks: upward"),
+        ("wire/message.py", "import aiotq.tasks.task", "wire imports tasks: upward"),
+        ("wire/message.py", "from .. import tasks", "wire imports tasks: upward"),
+        ("wire/message.py", "from .. import Task", "wire imports __init__: upward"),
         (
-            "message.py",
-            "if TYPE_CHECKING:\n    from .task import x",
-            "message.py:2: message imports task: upward",
+            "wire/message.py",
+            "if TYPE_CHECKING:\n    from ..tasks.task import x",
+            "wire/message.py:2: wire imports tasks: upward",
         ),
-        ("results/base.py", "from ..task import Task", "results/base.py:1: results imports task: upward"),
+        ("tasks/options.py", "from .task import x", "tasks.options imports tasks: upward"),
+        ("results/base.py", "from ..tasks.task import Task", "results/base.py:1: results imports tasks: upward"),
         ("results/base.py", "from ..transport import x", "results imports transport: these two never"),
-        ("transport/base.py", "from .. import results", "transport imports results: these two never"),
-        (
-            "task.py",
-            "from ._sqlite import x",
-            "task imports _sqlite: private to commit, places, results,",
-        ),
-        ("task.py", "def f():\n    from .message import x", "task.py:2: task imports message: inside a"),
-        ("task.py", "class A:\n    async def f(self):\n        import aiotq", "inside a function"),
+        ("transport/broker.py", "from .. import results", "transport imports results: these two never"),
+        ("tasks/task.py", "from ..backends.redis.broker import x", "tasks imports backends: backends/redis/ is known"),
+        ("backends/amqp/a.py", "from ..redis.broker import x", "backends imports backends: one system imports"),
+        ("tasks/task.py", "def f():\n    from ..wire.message import x", "task.py:2: tasks imports wire: inside a"),
+        ("tasks/task.py", "class A:\n    async def f(self):\n        import aiotq", "inside a function"),
         ("results/base.py", "def f():\n    from . import x", "results imports results: inside a function"),
         ("helpers.py", "", "helpers: on no floor"),
-        ("worker.py", "from .beat import x", "rooms in a circle"),
+        ("worker/worker.py", "from ..beat.beat import x", "rooms in a circle"),
     ],
 )
 def test_the_check_finds(tmp_path: Path, file: str, line: str, complaint: str) -> None:
     """A check that can't fail proves nothing: each kind of bad import is planted in a good tree."""
     good = {
         "__init__.py": "",
-        "_sqlite.py": "",
-        "message.py": "",
-        "task.py": "",
-        "beat.py": "from .worker import x",
-        "worker.py": "",
+        "wire/message.py": "",
+        "tasks/task.py": "",
+        "tasks/options.py": "",
+        "backends/redis/broker.py": "",
+        "beat/beat.py": "from ..worker.worker import x",
+        "worker/worker.py": "",
         "results/__init__.py": "",
         "transport/__init__.py": "",
     }

@@ -12,7 +12,7 @@ import anyio
 import pytest
 
 from aiotq.exceptions import SoftTimeLimitExceeded
-from aiotq.limits import SoftLimited, SoftLimitedThread
+from aiotq.tasks.soft_time_limits import SoftLimited, SoftLimitedThread
 
 LIMIT = 0.01
 

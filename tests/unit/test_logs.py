@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from aiotq.json_logs import JsonFormatter
+from aiotq.core.json_logs import JsonFormatter
 
 
 class Log:

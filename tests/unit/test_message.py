@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from aiotq.exceptions import MalformedMessage
-from aiotq.message import (
+from aiotq.wire.message import (
     LONGEST_LIMIT,
     MAX_HEADERS,
     MAX_NAME,

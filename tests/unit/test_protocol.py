@@ -11,10 +11,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from aiotq._amqp import pack_properties, properties_of
+from aiotq.backends.amqp.frames import pack_properties, properties_of
 from aiotq.exceptions import MalformedMessage
-from aiotq.message import MAX_USER_HEADERS, Message, Step
-from aiotq.protocol import OURS, Wire, from_wire, to_wire
+from aiotq.wire.celery_protocol import OURS, Wire, from_wire, to_wire
+from aiotq.wire.message import MAX_USER_HEADERS, Message, Step
 
 from .test_message import counts, json_values, limits, messages, names, text
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from aiotq import AioTQ
+from aiotq.calling.publisher import ONCE, PATIENT, Persistence, Publisher, persistence_of, persistence_of_calls
 from aiotq.exceptions import (
     ConnectionLost,
     InvalidOption,
@@ -17,7 +18,6 @@ from aiotq.exceptions import (
     PublishFailed,
     PublishTimeout,
 )
-from aiotq.publisher import ONCE, PATIENT, Persistence, Publisher, persistence_of, persistence_of_calls
 
 from ..waiting import wait_until
 from .test_publisher import FaultyBroker, envelope, error_of, publishing

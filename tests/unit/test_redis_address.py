@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 
 from aiotq import AioTQ
-from aiotq._redis import parse
-from aiotq._redis.address import Endpoint
+from aiotq.backends.base import mask_password
+from aiotq.backends.redis.address import Endpoint, parse
 from aiotq.exceptions import InvalidSetting
-from aiotq.places import mask_password
 
 
 @pytest.mark.parametrize(

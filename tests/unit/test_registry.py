@@ -14,8 +14,8 @@ import pytest
 
 from aiotq import AioTQ, Task, shared_task
 from aiotq.exceptions import CallError, InvalidOption, NotRegistered
-from aiotq.registry import _shared_tasks, task_name
-from aiotq.task import CoroutineTask, FunctionTask
+from aiotq.tasks.registry import _shared_tasks, task_name
+from aiotq.tasks.task import CoroutineTask, FunctionTask
 
 
 async def add(x: int, y: int) -> int:
@@ -35,7 +35,7 @@ def app() -> AioTQ:
 @pytest.fixture
 def no_shared_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test shares is forgotten after it."""
-    monkeypatch.setattr("aiotq.registry._shared_tasks", {})
+    monkeypatch.setattr("aiotq.tasks.registry._shared_tasks", {})
 
 
 # Names
@@ -275,8 +275,8 @@ def test_an_apps_own_task_stands_before_a_shared_one_of_its_name() -> None:
 
 
 def test_a_shared_task_without_an_app_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aiotq.task._default_home", [])
-    monkeypatch.setattr("aiotq.registry._shared_tasks", {})
+    monkeypatch.setattr("aiotq.tasks.task._default_home", [])
+    monkeypatch.setattr("aiotq.tasks.registry._shared_tasks", {})
     task = shared_task(add)
 
     with pytest.raises(CallError, match="has no app: create an AioTQ first"):
@@ -301,7 +301,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     (tmp_path / "withtasks" / "jobs.py").write_text(source.format(name="found.in_jobs"))
     (tmp_path / "broken" / "tasks.py").write_text("import a_module_that_is_not_installed")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr("aiotq.registry._shared_tasks", {})
+    monkeypatch.setattr("aiotq.tasks.registry._shared_tasks", {})
     importlib.invalidate_caches()
     before = set(sys.modules)
     yield "withtasks"

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from aiotq import AioTQ, Binding, Exchange, Queue
-from aiotq.calls import build_envelopes
+from aiotq.calling.envelopes import build_envelopes
+from aiotq.core.settings import from_environment, from_object
 from aiotq.exceptions import CallError, InvalidOption, InvalidSetting, QueueNotFound, SettingsError
-from aiotq.message import Envelope
-from aiotq.settings import from_environment, from_object
+from aiotq.wire.message import Envelope
 
 NOW = 1_700_000_000.0
 

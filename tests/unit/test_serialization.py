@@ -21,8 +21,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiotq.exceptions import ContentDisallowed, DecodeError, EncodeError, InvalidOption
-from aiotq.serialization import JSON, MSGPACK, PICKLE, YAML, KnownTypes, Serializer, standard_registry
-from aiotq.serialization.tags import MAX_DEPTH
+from aiotq.wire.content_types import JSON, MSGPACK, PICKLE, YAML, standard_registry
+from aiotq.wire.known_types import KnownTypes
+from aiotq.wire.serializers import Serializer
+from aiotq.wire.tags import MAX_DEPTH
 
 if TYPE_CHECKING:
     from somewhere import Unheard  # type: ignore[import-not-found]  # pyright: ignore[reportMissingImports]
@@ -599,8 +601,8 @@ def test_a_field_that_was_added_since_has_its_default() -> None:
 def test_neither_pydantic_nor_anything_that_few_need_is_imported() -> None:
     rare = ["pydantic", "yaml", "decimal", "uuid", "zlib", "bz2", "lzma", "hmac", "cryptography", "brotli"]
     program = (
-        "import sys; import aiotq.serialization as s; "
-        "s.JSON.decode(s.JSON.encode({'a': [1, 'x', None]})); s.standard_registry(s.KnownTypes());"
+        "import sys; import aiotq.wire.content_types as s; from aiotq.wire.known_types import KnownTypes; "
+        "s.JSON.decode(s.JSON.encode({'a': [1, 'x', None]})); s.standard_registry(KnownTypes());"
         f"print([name for name in {rare} if name in sys.modules])"
     )
 

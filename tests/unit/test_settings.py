@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiotq import AioTQ
+from aiotq.core.settings import NAMES, Settings, from_environment, from_object
 from aiotq.exceptions import InvalidSetting, SettingsError, SettingsFrozen, UnknownSetting
-from aiotq.serialization import Serializer
-from aiotq.settings import NAMES, Settings, from_environment, from_object
+from aiotq.wire.serializers import Serializer
 
 from . import config_of_a_project as config
 

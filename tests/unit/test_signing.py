@@ -14,11 +14,10 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
 from aiotq import AioTQ
-from aiotq.console import show
+from aiotq.commands import output
 from aiotq.exceptions import BadSignature, InvalidSetting, SecurityError, SettingsFrozen, Unsigned
-from aiotq.message import Envelope, Message, Step, pack, unpack
-from aiotq.serialization import SharedKey, Signer, sealed
-from aiotq.serialization.signing import canonical
+from aiotq.wire.message import Envelope, Message, Step, pack, unpack
+from aiotq.wire.signing import SharedKey, Signer, canonical, sealed
 
 KEY = "k" * 32
 NOW = datetime.datetime(2030, 1, 1, tzinfo=datetime.UTC)
@@ -205,7 +204,7 @@ def test_what_is_no_secret_is_refused_and_not_shown(setting: str, given: Any, wo
 
 
 def test_secrets_are_not_printed_with_the_settings(capsys: pytest.CaptureFixture[str]) -> None:
-    show.settings(AioTQ("proj", broker="memory://", security_key=KEY, security_previous_keys=[KEY]).conf)
+    output.settings(AioTQ("proj", broker="memory://", security_key=KEY, security_previous_keys=[KEY]).conf)
 
     printed = capsys.readouterr().out
     assert "security_previous_keys" in printed

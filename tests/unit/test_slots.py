@@ -7,8 +7,8 @@ import random
 
 import pytest
 
-from aiotq.message import Message
 from aiotq.transport import Delivery
+from aiotq.wire.message import Message
 from aiotq.worker.run import Cancelled, Run, Slots
 
 

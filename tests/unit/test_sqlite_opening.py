@@ -14,7 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from aiotq._sqlite import APPLICATION_ID, SCHEMA_VERSION, Database, Transaction, network_file_system, path_from_url
+from aiotq.backends.sqlite.connection import Database
+from aiotq.backends.sqlite.opening import network_file_system, path_from_url
+from aiotq.backends.sqlite.schema import APPLICATION_ID, SCHEMA_VERSION
+from aiotq.backends.sqlite.sql import Transaction
 from aiotq.exceptions import InvalidSetting, StorageError
 
 from ..waiting import wait_until
@@ -88,7 +91,7 @@ def test_without_a_list_of_mounts_every_path_is_local() -> None:
 
 
 async def test_a_file_on_a_network_drive_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aiotq._sqlite.opening.network_file_system", lambda path, mountinfo: "nfs4")
+    monkeypatch.setattr("aiotq.backends.sqlite.opening.network_file_system", lambda path, mountinfo: "nfs4")
 
     with pytest.raises(StorageError, match=r"network file system \(nfs4\)"):
         await Database(tmp_path / "aiotq.db").__aenter__()
@@ -287,7 +290,7 @@ async def test_a_forked_child_is_told_to_open_it_anew(tmp_path: Path, monkeypatc
     async with Database(tmp_path / "aiotq.db") as database:
         parent = os.getpid()
         with monkeypatch.context() as child:
-            child.setattr("aiotq._sqlite.database.os.getpid", lambda: parent + 1)
+            child.setattr("aiotq.backends.sqlite.connection.os.getpid", lambda: parent + 1)
             with pytest.raises(StorageError, match="before this process was forked"):
                 await database.write(lambda transaction: None)
 

@@ -10,7 +10,7 @@ import pytest
 
 from aiotq import AioTQ, OperationalError, Task, current_task
 from aiotq.exceptions import CallError, InvalidArguments, InvalidOption, MaxRetriesExceededError
-from aiotq.options import CALL_OPTIONS, TaskOptions
+from aiotq.tasks.options import CALL_OPTIONS, TaskOptions
 
 #: Those that name the task, or say where it runs.
 ELSEWHERE = {"run", "shadow_name"}

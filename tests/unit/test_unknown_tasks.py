@@ -6,8 +6,8 @@ import logging
 
 import pytest
 
-from aiotq.message import Message
 from aiotq.transport import Delivery
+from aiotq.wire.message import Message
 from aiotq.worker import unknown
 from aiotq.worker.unknown import UnknownTasks
 

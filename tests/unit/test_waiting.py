@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 import pytest
 
 from aiotq import states
+from aiotq.backends.memory.records import MemoryRecords, MemoryStore
 from aiotq.exceptions import OperationalError, StorageError
 from aiotq.results import Record
-from aiotq.results.memory import MemoryRecords, MemoryStore
 from aiotq.results.waiting import Waiting
 
 from ..waiting import wait_until

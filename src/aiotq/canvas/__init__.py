@@ -1,7 +1,7 @@
 """Describing workflows, planning them, and what follows from their outcomes."""
 
-from .constructors import chain, chord, group
-from .forms import as_canvas, as_form, signature
+from .compose import chain, chord, group
+from .serialized import as_canvas, as_form, signature
 from .signature import Canvas, Chain, Chord, Chunks, Group, Signature
 
 __all__ = [

@@ -8,15 +8,15 @@ from contextlib import suppress
 from typing import Any
 
 from .. import states
-from ..clock import Clock
 from ..commit import Finish
+from ..core.clock import Clock
 from ..exceptions import AioTQError, CallError, DeadLettered, EncodeError, JoinLost, TaskError, TaskRevokedError
-from ..message import Envelope, Message
-from ..request import running_request
 from ..results import NO_JOINING, Arrival, Extension, Joining, Record
 from ..results.document import Called, DocumentCodec, format_traceback
 from ..results.neighbours import Neighbours
+from ..tasks.request import running_request
 from ..transport import ACK, Delivery, GiveUp, HandBack, Settlement
+from ..wire.message import Envelope, Message
 from .following import Ended, Following, neighbours_of_message
 from .links import NO_LINKS, Links
 from .outcome import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..exceptions import TaskPredicate
-from .forms import as_canvas, as_form
+from .serialized import as_canvas, as_form
 from .signature import Canvas
 
 

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import Any, Final, cast
 
 from .. import states
-from .._values import replace, shown, value
+from ..core.values import replace, shown, value
 from ..exceptions import AioTQError, EncodeError, MessageTooLarge
-from ..message import Envelope, Message, Step, new_id
 from ..results import NO_JOINING, Arrival, Growth, Join, Joining, Record
 from ..results.document import DocumentCodec, encode_exception
 from ..results.neighbours import MOST, NO_NEIGHBOURS, Neighbours
+from ..wire.message import Envelope, Message, Step, new_id
 from .links import Broken, Links, Rest, Resume, signatures_of, steps_of
 from .planner import INLINE, NOTHING, Given, Incoming, Place, Plan, Planner, as_member, frozen, of_last, single
 from .signature import Canvas, Group

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol, cast
 
-from ..calls import Callee
+from ..calling.envelopes import Callee
+from ..core.settings import Settings
 from ..results.handle import AsyncResult, Readers
 from ..results.sets import GroupResult
-from ..settings import Settings
 from .signature import Canvas, Chain, Chord, Group, Signature
 
 AnyResult = AsyncResult[Any] | GroupResult[Any]

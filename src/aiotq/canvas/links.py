@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final, Literal, cast
 
-from .._values import value
+from ..core.values import value
 from ..exceptions import CallError, MalformedMessage
-from ..options import CALL_OPTIONS
-from .forms import as_canvas, as_form, with_stamps
+from ..tasks.options import CALL_OPTIONS
+from .serialized import as_canvas, as_form, with_stamps
 from .signature import Canvas, Mode, Signature
 
 #: What a failure is turned into where a chain says so.

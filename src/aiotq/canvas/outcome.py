@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from .._values import value
-from ..message import Envelope
+from ..core.values import value
 from ..results import Record
-from ..transport.base import Delivery
+from ..transport.broker import Delivery
+from ..wire.message import Envelope
 from .links import NO_LINKS, Links
 from .signature import Canvas
 

@@ -13,16 +13,16 @@ from typing import Any, Final, cast
 
 import orjson
 
-from .._values import replace, shown, value
-from ..calls import Callee, Part, wall_time
+from ..calling.builder import Builder
+from ..calling.envelopes import Callee, Part, wall_time
+from ..core.values import replace, shown, value
 from ..exceptions import CallError, EncodeError
-from ..message import Envelope, Step, new_id
 from ..results.base import Join
-from .building import Builder
-from .checking import check_arguments, check_depth, check_workflow, refuse_skip
-from .forms import as_form
+from ..wire.message import Envelope, Step, new_id
 from .links import NO_LINKS, Broken, Instead, Links, Rest, Resume, embedded, steps_of
+from .serialized import as_form
 from .signature import Canvas, Chain, Chord, Group, Signature, WhenFailed, as_callbacks, chained
+from .validation import check_arguments, check_depth, check_workflow, refuse_skip
 
 #: Bytes of a chain's rest that travel in a message; what is longer waits behind a join.
 INLINE: Final = 4096

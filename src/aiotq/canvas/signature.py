@@ -11,17 +11,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import field
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Literal, Protocol, Self, TypeVar, cast
 
-from .._values import replace, shown, value
+from ..core.sync import Bridge
+from ..core.values import replace, shown, value
 from ..exceptions import CallError, InvalidOption
-from ..options import check_options_here
 from ..results.handle import AsyncResult
 from ..results.sets import GroupResult, ResultSet
-from ..sync import Bridge
-from .blocking import SyncCanvas
+from ..tasks.options import check_options_here
+from .sync import SyncCanvas
 
 if TYPE_CHECKING:
-    from ..results.graph import Graph
-    from .sketching import Form
+    from ..graph.graph import Graph
+    from .drawn import Form
     from .stamping import StampingVisitor
 
 R = TypeVar("R")
@@ -191,7 +191,7 @@ class Canvas(abc.ABC, Generic[Handle_co]):
 
     def graph(self) -> Graph:
         """Return what it is made of, to be looked at: `print(canvas.graph().text())`."""
-        graph: Graph = importlib.import_module(".sketching", __package__).graph_of(self)  # few processes draw any
+        graph: Graph = importlib.import_module(".drawn", __package__).graph_of(self)  # few processes draw any
         return graph
 
     @property

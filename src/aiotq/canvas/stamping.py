@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar, cast
 
-from .._values import replace, value
+from ..core.values import replace, value
 from ..exceptions import InvalidOption
-from ..options import CALL_OPTIONS, stamps_of
-from .checking import check_depth
+from ..tasks.options import CALL_OPTIONS, stamps_of
 from .signature import Canvas, Chain, Chord, Group, Signature, as_callbacks
+from .validation import check_depth
 
 C = TypeVar("C", bound=Canvas[Any])
 

@@ -7,8 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Final
 
-from ..clock import SYSTEM_CLOCK, Clock
-from ..message import Envelope
+from ..core.clock import SYSTEM_CLOCK, Clock
 from ..results.base import (
     NO_JOINING,
     AlreadyDone,
@@ -20,9 +19,10 @@ from ..results.base import (
     ResultStore,
     Suspected,
 )
-from ..results.joining import check_joining
-from ..transport.base import ACK, SUSPECT_DEATHS, Delivery, HandBack, Settlement, Transport
-from .base import COMMITTED, LEASE_LOST, Admission, Committed, Committer, Finish, LostLease, admitted
+from ..results.join_checks import check_joining
+from ..transport.broker import ACK, SUSPECT_DEATHS, Delivery, HandBack, Settlement, Transport
+from ..wire.message import Envelope
+from .committer import COMMITTED, LEASE_LOST, Admission, Committed, Committer, Finish, LostLease, admitted
 
 #: A delivery whose claim is about to end is parked at least this long: the claim may end a moment later by
 #: another clock.

@@ -10,8 +10,8 @@ import abc
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final, Self
 
-from .._values import value
-from ..message import Envelope
+from ..core.values import value
+from ..wire.message import Envelope
 
 
 @value

@@ -19,11 +19,11 @@ from datetime import UTC, datetime
 from typing import Any, Final, cast
 
 from .. import exceptions, states
-from .._values import value
+from ..core.values import value
 from ..exceptions import CallError, DecodeError, EncodeError, MessageTooLarge, RemoteError
-from ..request import Request
-from ..serialization import Serializer, SerializerRegistry
-from . import celery
+from ..tasks.request import Request
+from ..wire.serializers import Serializer, SerializerRegistry
+from . import celery_records
 from .base import Record
 from .neighbours import NO_NEIGHBOURS, Neighbours, neighbours_of
 
@@ -100,7 +100,7 @@ class Document:
     @property
     def children(self) -> tuple[str, ...]:
         """Ids of the calls that it made."""
-        return celery.children_of(self.said.get("children"))
+        return celery_records.children_of(self.said.get("children"))
 
     @property
     def worker(self) -> str | None:
@@ -167,7 +167,7 @@ class DocumentCodec:
     def content_type(self) -> str:
         """The serializer's, and what more there is to say of the body."""
         if self._is_celerys:
-            return celery.CELERYS
+            return celery_records.CELERYS
         if self._compression is None:
             return self._serializer.content_type
         return f"{self._serializer.content_type}{_COMPRESSED}{self._compression.content_type}"
@@ -222,7 +222,7 @@ class DocumentCodec:
 
     def _encoded(self, document: dict[str, Any], result: object) -> bytes:
         if self._is_celerys:
-            document = celery.completed(document)
+            document = celery_records.completed(document)
         try:
             body = self._serializer.encode(document)
         except Exception:  # whatever the serializer raises: said again with the place
@@ -239,7 +239,7 @@ class DocumentCodec:
         Raises:
             ContentDisallowed, DecodeError: it is not one that this app reads.
         """
-        content_type = record.content_type if record.content_type != celery.CELERYS else celery.JSON
+        content_type = record.content_type if record.content_type != celery_records.CELERYS else celery_records.JSON
         if _COMPRESSED not in content_type:
             found: Any = self._registry.decode(content_type, record.body, self._accept)
         else:
@@ -262,7 +262,7 @@ class DocumentCodec:
             return RemoteError("Exception", str(encoded), trace)
         fields = cast("dict[str, Any]", encoded)
         name = str(fields.get("exc_type", "Exception"))
-        module = celery.module_of(str(fields.get("exc_module") or "builtins"), name)
+        module = celery_records.module_of(str(fields.get("exc_module") or "builtins"), name)
         told: Any = fields.get("exc_message", ())
         arguments = _as_tuple(cast("list[Any]", told)) if isinstance(told, (list, tuple)) else (told,)
         kind = self._find_exception(module, name)

@@ -12,17 +12,17 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Literal, Protocol, TypeVar, cast, overload
 
 from .. import states
-from .._values import value
+from ..core.sync import Bridge
+from ..core.values import value
 from ..exceptions import ResultTimeout
-from ..request import running_request
-from ..sync import Bridge
+from ..tasks.request import running_request
 from .base import Record, ResultStore
 from .document import Document, DocumentCodec
 from .waiting import Waiting
 
 if TYPE_CHECKING:
-    from .graph import Graph
-    from .lineage import Call, Handle
+    from ..graph.graph import Graph
+    from .drawn import Call, Handle
     from .progress import Progress, Pushed
     from .sets import GroupResult, SyncGroupResult
 
@@ -367,7 +367,7 @@ class AsyncResult(Generic[R_co]):
 
 async def seen_graph(handle: Handle, readers: Readers) -> Graph:
     """Return the workflow of `handle`. What draws it is loaded with the first: few processes look at workflows."""
-    graph: Graph = await importlib.import_module(".lineage", __package__).graph_of(handle, readers.reader)
+    graph: Graph = await importlib.import_module(".drawn", __package__).graph_of(handle, readers.reader)
     return graph
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, cast
 
-from .._values import value
+from ..core.values import value
 
 #: Ids in each list.
 MOST: Final = 100

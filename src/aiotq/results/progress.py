@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import Final, Protocol
 
 from .. import states
-from .._values import value
+from ..core.values import value
 from .base import Record, ResultStore
 from .document import DocumentCodec
-from .lineage import Call, Handle, Members, calls_in, steps_to
+from .drawn import Call, Handle, Members, calls_in, steps_to
 from .waiting import Waiting
 
 #: Records looked at in one request.

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import orjson
 
-from ..message import Message
+from ..wire.message import Message
 
 #: No id has it, since ids are printable.
 _MARK: Final = "\t"

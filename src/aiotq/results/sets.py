@@ -8,14 +8,14 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Self, TypeVar, cast, overload
 
 from .. import states
+from ..core.sync import Bridge
 from ..exceptions import CallError, ResultTimeout
-from ..request import running_request
-from ..sync import Bridge
+from ..tasks.request import running_request
 from .base import Record
 from .handle import AsyncResult, Readers, SyncResult, progress_in_task, seen_graph
 
 if TYPE_CHECKING:
-    from .graph import Graph
+    from ..graph.graph import Graph
     from .progress import Progress
 
 R_co = TypeVar("R_co", covariant=True)

@@ -16,8 +16,8 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from .. import states
+from ..core.logs import Complaint
 from ..exceptions import OperationalError
-from ..logs import Complaint
 from .base import Record, ResultStore
 
 logger = logging.getLogger("aiotq.results")

@@ -6,9 +6,9 @@ import heapq
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Final
 
-from ..message import Envelope
+from ..backends.memory.queues import MemoryBroker
 from ..transport import Delivery, HandBack, Settlement
-from ..transport.memory_broker import MemoryBroker
+from ..wire.message import Envelope
 from .clock import SAME, SteppingClock
 
 #: A worker hands back for less than this what it has no slot for just now: that passes in real time, by itself.

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar
 
-from .._values import shown
-from ..message import Envelope
-from ..task import Task
+from ..core.values import shown
+from ..tasks.task import Task
+from ..wire.message import Envelope
 
 T = TypeVar("T")
 

@@ -13,6 +13,8 @@ from anyio import to_thread
 
 from .. import states
 from ..app import AioTQ
+from ..backends.memory.records import MemoryRecords
+from ..calling.connection import DISABLED
 from ..canvas.coordinator import Coordinator
 from ..canvas.links import NO_LINKS
 from ..canvas.outcome import (
@@ -29,11 +31,9 @@ from ..canvas.outcome import (
     Success,
 )
 from ..commit import Finish
-from ..connection import DISABLED
 from ..exceptions import DeadLettered, MessageError, TaskRevokedError
-from ..message import Envelope, Message
-from ..results.memory import MemoryRecords
-from ..worker import Worker
+from ..wire.message import Envelope, Message
+from ..worker.worker import Worker
 from .broker import WatchedBroker
 from .clock import SAME, SteppingClock
 from .records import Expected, Named, Ran, Sent, as_call, listed, matching, none_matching, wall

@@ -1,6 +1,6 @@
 """Moving messages: one contract, and what keeps it for each broker."""
 
-from .base import (
+from .broker import (
     ACK,
     FAIR,
     Acknowledge,

@@ -8,10 +8,10 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from .._aio import Gathering
 from ..commit import Committed, Committer, Finish
+from ..core.aio import Gathering
+from ..core.logs import Complaint
 from ..exceptions import OperationalError
-from ..logs import Complaint
 from ..results import NO_JOINING, Joining, Record
 from ..transport import ACK, Delivery, HandBack
 

@@ -13,10 +13,8 @@ from typing import Any, Final, cast
 import anyio
 
 from .. import states
-from .._values import replace, shown
 from ..canvas.coordinator import describe
 from ..canvas.dynamic import Replace
-from ..canvas.forms import as_canvas
 from ..canvas.links import NO_LINKS, Links, embedded, links_of
 from ..canvas.outcome import (
     UNTRUSTED,
@@ -31,6 +29,8 @@ from ..canvas.outcome import (
     Revoked,
     Success,
 )
+from ..canvas.serialized import as_canvas
+from ..core.values import replace, shown
 from ..exceptions import (
     AioTQError,
     BadSignature,
@@ -47,23 +47,23 @@ from ..exceptions import (
     Unsigned,
     WorkerLostError,
 )
-from ..limits import SoftLimited, run_in_thread
-from ..message import Message
-from ..request import Request, request_of, running_request
-from ..retries import after_loss, automatic_retry, retried, snoozed
-from ..serialization import sealed
 from ..signals import connected
-from ..task import Task, one_by_one
-from .child import Ran, run_task
-from .handlers import call_handlers
+from ..tasks.request import Request, request_of, running_request
+from ..tasks.retries import after_loss, automatic_retry, retried, snoozed
+from ..tasks.soft_time_limits import SoftLimited, run_in_thread
+from ..tasks.task import Task, one_by_one
+from ..wire.message import Message
+from ..wire.signing import sealed
+from .delivery_info import Whence
 from .home import WorkerHome
-from .processes import ProcessCall, ProcessPool
+from .processes.child import Ran, run_task
+from .processes.pool import ProcessCall, ProcessPool
 from .run import Cancelled, Run
-from .steps import Steps
+from .run_handlers import call_handlers
+from .step_inputs import Steps
 from .surrounded import call_surrounded
-from .terms import Terms, TermsOfTasks
+from .task_policy import Terms, TermsOfTasks
 from .unknown import UnknownTasks
-from .whence import Whence
 
 logger = logging.getLogger("aiotq.task")
 

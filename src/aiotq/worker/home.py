@@ -6,18 +6,19 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
+from ..calling.middleware import Onion
 from ..canvas.coordinator import Coordinator
-from ..clock import Clock
 from ..commit import Committer
-from ..lifespan import WorkerLifespan
-from ..middleware import Onion
-from ..request import Request
+from ..core.clock import Clock
+from ..core.settings import Settings
 from ..results import Joined, ResultStore
 from ..results.document import DocumentCodec
-from ..serialization import SerializerRegistry, Signer
-from ..settings import Settings
-from ..task import Task
+from ..tasks.request import Request
+from ..tasks.task import Task
 from ..transport import Consumer, Transport
+from ..wire.serializers import SerializerRegistry
+from ..wire.signing import Signer
+from .lifespans import WorkerLifespan
 
 
 class WorkerConnection(Protocol):

@@ -16,23 +16,23 @@ from typing import Any, Final, TypeVar
 
 from anyio import to_thread
 
-from .._aio import start
 from ..canvas.coordinator import Coordinator
 from ..canvas.outcome import Failure, Outcome, Policy, Returned
 from ..commit import Committer, Finish
+from ..core.aio import start
+from ..core.logs import Complaint
 from ..exceptions import OperationalError
-from ..logs import Complaint
-from ..options import RunsIn
 from ..results.revocations import keys_of
 from ..signals import connected
-from ..task import Task
+from ..tasks.options import RunsIn
+from ..tasks.task import Task
 from ..transport import Consumer, Delivery
 from .completer import Completer
+from .concurrency_limits import Seating
 from .execution import Execution
-from .limiter import Limiter
+from .rate_limits import Limiter
 from .run import Cancelled, Run, Slots
-from .seating import Seating
-from .telling import Telling
+from .task_signals import Telling
 
 T = TypeVar("T")
 

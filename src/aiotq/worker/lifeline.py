@@ -19,8 +19,8 @@ from typing import Final, Self
 
 from anyio import to_thread
 
+from ..core.logs import Complaint
 from ..exceptions import AioTQError
-from ..logs import Complaint
 from ..transport import Delivery
 
 logger = logging.getLogger("aiotq.worker")

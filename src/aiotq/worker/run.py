@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from ..options import RunsIn
+from ..tasks.options import RunsIn
 from ..transport import Delivery
 
 #: Seconds for which a delivery may wait in the worker for a slot of its kind, held back from other workers.

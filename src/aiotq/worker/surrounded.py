@@ -6,16 +6,16 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from ..canvas.forms import as_canvas
+from ..calling.middleware import Onion, RunningCall
+from ..canvas.serialized import as_canvas
 from ..exceptions import TimeLimitExceeded
-from ..middleware import Onion, RunningCall
-from ..request import Request
 from ..signals import connected
-from ..task import Task
-from .child import Ran
-from .handlers import call_before_start
+from ..tasks.request import Request
+from ..tasks.task import Task
+from .processes.child import Ran
 from .run import Cancelled, Run
-from .telling import tell_prerun
+from .run_handlers import call_before_start
+from .task_signals import tell_prerun
 
 Call = Callable[[Run, Task[..., Any], Request], Awaitable[Any]]
 

@@ -10,7 +10,7 @@ import logging
 import random
 from typing import Final
 
-from ..clock import Clock
+from ..core.clock import Clock
 from ..transport import Delivery
 
 logger = logging.getLogger("aiotq.worker")

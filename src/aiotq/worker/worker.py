@@ -14,28 +14,28 @@ from functools import partial
 from typing import Final, Self, cast
 
 from .. import signals
-from .._aio import Service, finish
 from ..canvas.coordinator import Coordinator
 from ..commit import Committer
+from ..core.aio import Service, finish
+from ..core.logs import Complaint
 from ..exceptions import InvalidOption, OperationalError
-from ..lifespan import all_entered
-from ..logs import Complaint
-from ..message import MAX_NAME, new_id
-from ..options import RunsIn
 from ..results.revocations import is_among
-from ..routing import MAX_WEIGHT, declared_queues
+from ..tasks.options import RunsIn
 from ..transport import FAIR, Consumer, Delivery, QueueOrder
+from ..transport.routing import MAX_WEIGHT, declared_queues
+from ..wire.message import MAX_NAME, new_id
 from .completer import Completer
+from .concurrency_limits import Seating
+from .delivery_info import Whence
 from .execution import Execution
 from .home import WorkerConnection, WorkerHome
 from .intake import Intake
 from .lifeline import Lifeline
-from .limiter import Limiter
-from .processes import ProcessPool
+from .lifespans import all_entered
+from .processes.pool import ProcessPool
+from .rate_limits import Limiter
 from .run import Cancelled, Run, Slots
-from .seating import Seating
-from .telling import Telling, tell_the_end
-from .whence import Whence
+from .task_signals import Telling, tell_the_end
 
 logger = logging.getLogger("aiotq.worker")
 

@@ -1,0 +1,1 @@
+"""One room a system that keeps messages or records; loaded when a URL first names it."""

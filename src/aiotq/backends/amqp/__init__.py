@@ -1,0 +1,1 @@
+"""RabbitMQ as broker, and results as messages (`rpc://`)."""

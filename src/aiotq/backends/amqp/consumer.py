@@ -1,0 +1,516 @@
+"""One worker's hold on some queues of a RabbitMQ: what is pushed, kept until it can start, handed back (P2, P5, P7).
+
+The broker pushes at most what the worker's slots can start, to each queue's consumer. It stands on a `Shelf` until a
+read takes it, or goes back when nobody reads for a moment. The right to run it is its claim in the results store: a
+delivery whose channel is gone is settled by whoever gets it next and finds that claim.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any, Final, Protocol
+
+from ...core.aio import Service
+from ...core.clock import Clock
+from ...exceptions import MalformedMessage, OperationalError
+from ...transport.broker import FAIR_EVERY, Consumer, DeadLetter, Delivery, QueueOrder, Turns
+from ...wire.message import Message, new_id
+from .channel import Channel, Refused
+from .connection import AmqpClient
+from .frames import Arrival, pamqp, properties_of
+from .messages import Counts, Outgoing, default_of, taken_from
+from .prefetched import DOWNWARDS, UPWARDS, Entry, Held, Junk, Ripening, Shelf, Source
+
+logger = logging.getLogger("aiotq.transport.amqp")
+
+#: Seconds that what was pushed may stand here while nobody reads: then somebody else may have it.
+_HOARD: Final = 0.5
+#: Seconds between looks of a consumer that waits: that the broker answers, and has nothing for us (P7).
+_SAFETY_INTERVAL: Final = 10.0
+#: Seconds that a suspect waits here for another one to end, and that it is put aside for after that.
+_SUSPECT_PATIENCE: Final = 1.0
+#: Seconds that a message which is early waits here, by the ladder's margin or another clock; longer: on the ladder.
+_EARLY: Final = 1.0
+#: As many messages that wait here the broker may have pushed beside those that the slots can start.
+_MOST_EARLY: Final = 256
+#: Seconds that a long task's message is put aside for, about; it goes round until its claim ends.
+_PARKED_FOR: Final = 10.0
+#: A prefetch so many times too large is made smaller.
+_TOO_LARGE: Final = 4
+_MOST: Final = 65_535
+
+
+class Broker(Protocol):
+    """What a consumer asks of its transport."""
+
+    def queues_of(self, name: str) -> Mapping[int | None, str]: ...
+
+    async def declare(self, queues: Collection[str]) -> None: ...
+
+    def forget(self, queues: Collection[str]) -> None: ...
+
+    async def publish(self, outgoing: Sequence[Outgoing]) -> None: ...
+
+    def again(self, message: Message, queue: str, priority: int, counts: Counts, due: float | None) -> Outgoing: ...
+
+    def burial(self, letter: DeadLetter, came_with: Mapping[str, Any]) -> Outgoing: ...
+
+    def hold(self, lease: str, held: Held) -> None: ...
+
+    def drop(self, lease: str) -> Held | None: ...
+
+
+class AmqpConsumer(Consumer):
+    """One worker's hold on some queues. Made and left by `AmqpTransport.consumer`."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        client: AmqpClient,
+        name: str,
+        queues: Sequence[str],
+        *,
+        lease: float,
+        order: QueueOrder,
+        clock: Clock,
+        park_after: float | None,
+    ) -> None:
+        self._broker = broker
+        self.client = client
+        self._clock = clock
+        self._lease = lease
+        self._park_after = park_after
+        self._is_strict = order.is_strict
+        self._name = f"{name}#{new_id()[-8:]}"
+        self._numbers = 0
+        self._reads = 0
+        self._sources = [Source(name, queue, low) for name in queues for low, queue in broker.queues_of(name).items()]
+        self._by_tag: dict[str, Source] = {}
+        self._shelves = {name: Shelf(name) for name in queues}
+        self._turns = Turns(self._shelves, order)
+        #: What the worker has, by its lease; emptied by the transport that settles it.
+        self.held: dict[str, Held] = {}
+        self._early: list[Entry] = []  #: goes back to the ladder
+        self._ripening = Ripening(clock, self._ripe)
+        self._junk: list[Junk] = []
+        self.channel: Channel | None = None
+        self._opening = asyncio.Lock()
+        self._changing: list[asyncio.Future[Any]] = []  #: replies to the last change of consumers
+        self._tidying = asyncio.Lock()
+        self._news = asyncio.Event()
+        self._chores = asyncio.Event()
+        self._reminder: asyncio.TimerHandle | None = None
+        self._readers = 0
+        self._takes_suspects = True
+        self._loop = asyncio.get_running_loop()
+        self._service: Service[None] = Service(self._main, "aiotq.amqp.consumer")
+
+    async def enter(self) -> None:
+        """Connect, and see that the queues are there."""
+        await self._broker.declare([source.queue for source in self._sources])
+        await self._service.start()
+
+    async def leave(self) -> None:
+        """Hand back what was received and never settled: closing the channel does that."""
+        for lease in list(self.held):
+            self._broker.drop(lease)
+        try:
+            if self.channel is not None:
+                self.channel.on_arrival = self.channel.on_closed = None
+                async with asyncio.timeout(self.client.address.reply_timeout):
+                    await self.channel.close()
+        except (OperationalError, TimeoutError) as exc:
+            logger.warning("can't hand back what %s holds, RabbitMQ does when it sees it gone: %s", self._name, exc)
+        finally:
+            await self._service.stop()
+
+    async def receive(self, limit: int, *, suspect: bool, wait: float) -> Sequence[Delivery]:
+        deadline = self._loop.time() + wait
+        self._readers += 1
+        self._takes_suspects = suspect
+        try:
+            while limit > 0:
+                self._news.clear()  # before looking, so that nothing is missed that comes in between
+                await self._see(limit, is_last=self._loop.time() >= deadline)
+                if taken := self._take(limit, suspect):
+                    return taken
+                if not await self._something(deadline):
+                    break
+        finally:
+            self._readers -= 1
+            if any(self._shelves.values()):
+                self._remind(_HOARD)
+        return ()
+
+    def renew(self, held: Collection[Delivery]) -> Collection[Delivery]:
+        """The claim is the lease: nothing is lost with a connection. What the worker forgot is handed back."""
+        leases = frozenset(delivery.lease for delivery in held)
+        with suppress(RuntimeError):  # the loop is closed: so is the connection
+            self._loop.call_soon_threadsafe(self._renewed, leases)
+        return ()
+
+    async def reclaim(self) -> int:
+        """RabbitMQ sees itself when a holder is gone, and delivers again."""
+        return 0
+
+    def _renewed(self, leases: Collection[int | str]) -> None:
+        now = self._loop.time()
+        for lease, held in list(self.held.items()):
+            if lease in leases:
+                held.renewed_at = now
+            elif now - held.renewed_at > self._lease:
+                self._broker.drop(lease)
+                if held.channel.is_open and not held.parked:
+                    held.channel.give_back([held.tag])
+
+    async def _see(self, limit: int, *, is_last: bool) -> None:
+        """See that all that may come is on its way; if that is new, or asked for at last, wait until it is here."""
+        for attempt in range(2):
+            try:
+                channel = await self._open()
+                if await self._consume(channel, limit) or is_last:
+                    await self._look(channel, limit)
+                break
+            except Refused as exc:
+                if not exc.is_missing or attempt:
+                    raise
+                self._broker.forget([source.queue for source in self._sources])
+        if self._junk or self._early:
+            await self._tidy()
+
+    async def _open(self) -> Channel:
+        if self.channel is not None and self.channel.is_open:
+            return self.channel
+        async with self._opening:
+            if self.channel is None or not self.channel.is_open:
+                channel = await (await self.client.wire()).channel()
+                channel.on_arrival = self._arrived
+                channel.on_cancel = self._cancelled
+                channel.on_closed = self._lost
+                self.channel = channel
+        return self.channel
+
+    async def _consume(self, channel: Channel, limit: int) -> bool:
+        """Have the broker push what `limit` and the slots that are taken allow; whether that is something new."""
+        prefetch = min(len(self.held) + self._room_for_early() + limit, _MOST)
+        is_short = sum(map(len, self._shelves.values())) < limit
+        changed = [
+            source
+            for source in self._sources
+            if not source.tag
+            or (source.prefetch < prefetch and is_short)
+            or source.prefetch >= max(_TOO_LARGE * prefetch, 2 * _TOO_LARGE)
+        ]
+        if not changed:
+            return False
+        await self._broker.declare([source.queue for source in changed])
+        # One change at a time: RabbitMQ 3.10 falls over a consumer that is cancelled before it was confirmed.
+        await _all(self._changing)
+        basic = pamqp("commands").Basic
+        replies = self._changing = list[asyncio.Future[Any]]()
+        for source in changed:
+            if source.tag:
+                replies.append(channel.request(basic.Cancel(consumer_tag=source.tag)))
+            self._numbers += 1
+            source.tag = f"{self._name}.{self._numbers}"
+            source.prefetch = prefetch
+            self._by_tag[source.tag] = source
+        replies.append(channel.request(basic.Qos(prefetch_count=prefetch)))
+        replies += [channel.request(basic.Consume(queue=each.queue, consumer_tag=each.tag)) for each in changed]
+        await _all(replies)
+        return True
+
+    def _room_for_early(self) -> int:
+        """Return for how many that can't start yet there must be room: in steps, since the server must be told."""
+        early = len(self._early) + len(self._ripening)
+        return min(1 << (early - 1).bit_length(), _MOST_EARLY) if early else 0
+
+    async def _look(self, channel: Channel, limit: int) -> None:
+        """Ask each queue for a message until they have none or there is enough: what was pushed before is here then."""
+        get = pamqp("commands").Basic.Get
+        sources = self._sources
+        for _ in range(limit + _MOST_EARLY):
+            replies = [channel.request(get(queue=source.queue)) for source in sources]
+            for source, reply in zip(sources, replies, strict=True):
+                reply.add_done_callback(partial(self._got, source, channel))
+            answers = await _all(replies)
+            sources = [source for source, answer in zip(sources, answers, strict=True) if isinstance(answer, Arrival)]
+            if not sources or sum(map(len, self._shelves.values())) >= limit:
+                return
+
+    def _got(self, source: Source, channel: Channel, reply: asyncio.Future[Any]) -> None:
+        if not reply.cancelled() and reply.exception() is None and isinstance(reply.result(), Arrival):
+            self._put(source, channel, reply.result())
+
+    def _arrived(self, arrival: Arrival) -> None:
+        source = self._by_tag.get(arrival.consumer)
+        if source is not None and self.channel is not None:
+            self._put(source, self.channel, arrival)
+
+    def _put(self, source: Source, channel: Channel, arrival: Arrival) -> None:
+        try:
+            taken = taken_from(arrival, source.lowest)
+        except MalformedMessage as exc:
+            self._junk.append(Junk(source, channel, arrival, str(exc)))
+            self._chores.set()
+        else:
+            entry = Entry(source.name, channel, arrival.tag, taken, self._loop.time())
+            wait = (taken.due or 0.0) - self._clock.time()
+            if wait <= 0:
+                self._shelves[source.name].add(entry)
+            elif wait <= _EARLY:
+                self._ripening.add(entry, wait)
+            else:
+                self._early.append(entry)
+                self._chores.set()
+        if not self._readers:
+            self._remind(_HOARD)
+        self._news.set()
+
+    def _cancelled(self, tag: str) -> None:
+        """The queue of a consumer was deleted."""
+        source = self._by_tag.pop(tag, None)
+        if source is not None:
+            logger.warning("queue %r was deleted: what stood in it is gone; declaring it again", source.queue)
+            source.tag = ""
+            self._broker.forget([source.queue])
+        self._news.set()
+
+    def _lost(self) -> None:
+        """The channel is gone, and all that came on it: it is delivered again, here or elsewhere."""
+        for shelf in self._shelves.values():
+            shelf.clear()
+        self._early.clear()
+        self._ripening.clear()
+        self._junk.clear()
+        self._by_tag.clear()
+        for source in self._sources:
+            source.tag = ""
+        self._changing = []
+        self._news.set()
+
+    def _take(self, limit: int, suspect: bool) -> list[Delivery]:
+        order = UPWARDS if self._reads % FAIR_EVERY == FAIR_EVERY - 1 else DOWNWARDS
+        shelves = self._turns.items
+        taken: list[Entry] = []
+        if suspect:
+            for shelf in shelves:
+                if shelf.suspects:
+                    taken.append(shelf.suspects.popleft())
+                    break
+        for together in [[shelf] for shelf in shelves] if self._is_strict else [shelves]:
+            for shelf in together:
+                while shelf.again and len(taken) < limit:
+                    taken.append(shelf.again.popleft())
+            for priority in order:
+                for shelf in together:
+                    level = shelf.levels[priority]
+                    while level and len(taken) < limit:
+                        taken.append(level.popleft())
+        if taken:
+            self._reads += 1
+            self._turns.advance(entry.queue for entry in taken)
+        return [self._delivery(entry) for entry in taken]
+
+    def _delivery(self, entry: Entry) -> Delivery:
+        self._numbers += 1
+        lease = f"{self._name}:{self._numbers}"
+        held = self.held[lease] = Held(self, entry, self._loop.time())
+        self._broker.hold(lease, held)
+        taken = entry.taken
+        counts = taken.counts
+        return Delivery(
+            taken.message,
+            entry.queue,
+            taken.priority,
+            lease,
+            self._clock.monotonic(),
+            counts.deaths,
+            counts.charges,
+            counts.returns,
+        )
+
+    async def _something(self, deadline: float) -> bool:
+        """Wait until there may be something; False when the deadline passed first.
+
+        Now and then the broker is asked: only its answer says that we consume.
+        """
+        look_at = self._loop.time() + _SAFETY_INTERVAL * random.uniform(0.8, 1.2)
+        if not self._news.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(min(deadline, look_at)):
+                    await self._news.wait()
+        now = self._loop.time()
+        if now >= deadline:
+            return False
+        if now >= look_at and self.channel is not None and self.channel.is_open:
+            await self._look(self.channel, 1)
+        return True
+
+    def _remind(self, seconds: float) -> None:
+        """Have `_keep` look in so many seconds, or earlier."""
+        if self._reminder is None:
+            self._reminder = self._loop.call_later(seconds, self._chores.set)
+
+    async def _main(self, ready: Any, stopping: asyncio.Event) -> None:
+        async with self.client, asyncio.TaskGroup() as group:
+            keeping = group.create_task(self._keep(), name=f"aiotq.amqp.{self._name}")
+            ready(None)
+            await stopping.wait()
+            keeping.cancel()
+
+    async def _keep(self) -> None:
+        """Do what has to be done while nobody reads, until cancelled."""
+        while True:
+            interval = min(self._park_after / 4, 60.0) if self._park_after is not None else 60.0
+            with suppress(TimeoutError):
+                async with asyncio.timeout(interval):
+                    await self._chores.wait()
+            self._chores.clear()
+            if self._reminder is not None:
+                self._reminder.cancel()
+                self._reminder = None
+            try:
+                self._let_go()
+                await self._park_long()
+                await self._tidy()
+            except OperationalError as exc:
+                logger.warning("%s: what can't be started here stays for now: %s", self._name, exc)
+                self._remind(_SUSPECT_PATIENCE)
+            except Exception:  # a defect must not end it
+                logger.exception("%s: looking after what came failed, trying again", self._name)
+                self._remind(_SUSPECT_PATIENCE)
+
+    def _let_go(self) -> None:
+        """Give back what was pushed and can't start: nobody reads, and nothing came for a moment."""
+        entries = [entry for shelf in self._shelves.values() for entry in shelf.all()]
+        if self._readers or not entries:
+            return
+        now = self._loop.time()
+        if now - max(entry.came_at for entry in entries) < _HOARD / 2 or not self.pause():
+            self._remind(_HOARD / 2)
+
+    def pause(self) -> bool:
+        """Have nothing pushed until the next read, and give back what stands here; False: not possible now."""
+        channel = self.channel
+        if channel is None or not channel.is_open or not all(reply.done() for reply in self._changing):
+            return False
+        cancel = pamqp("commands").Basic.Cancel
+        for source in self._sources:
+            if source.tag:
+                channel.request(cancel(consumer_tag=source.tag)).add_done_callback(_retrieve)
+                source.tag = ""
+        entries = [entry for shelf in self._shelves.values() for entry in shelf.all()]
+        for shelf in self._shelves.values():
+            shelf.clear()
+        channel.give_back([entry.tag for entry in entries])
+        return True
+
+    async def _park_long(self) -> None:
+        """Put aside the messages of long tasks, before the broker's `consumer_timeout` closes the channel."""
+        if self._park_after is None:
+            return
+        before = self._loop.time() - self._park_after
+        long = [
+            held for held in self.held.values() if held.since <= before and not held.parked and held.channel.is_open
+        ]
+        if not long:
+            return
+        due = self._clock.time() + min(_PARKED_FOR, self._lease)
+        await self._broker.publish(
+            [self._broker.again(each.message, each.queue, each.priority, each.counts, due) for each in long]
+        )
+        for held in long:
+            held.parked = True
+            if held.channel.is_open:
+                held.channel.ack([held.tag])
+
+    async def _tidy(self) -> None:
+        """Bury what can't be read; put aside what is early, and suspects that have waited here for another to end."""
+        async with self._tidying:
+            now = self._loop.time()
+            junk, self._junk = self._junk, []
+            early, self._early = self._early, []
+            patient = now - _SUSPECT_PATIENCE
+            late = [
+                entry
+                for shelf in self._shelves.values()
+                for entry in shelf.suspects
+                if not self._takes_suspects and entry.came_at <= patient
+            ]
+            for entry in late:
+                self._shelves[entry.queue].suspects.remove(entry)
+            aside = [(entry, entry.taken.due) for entry in early]
+            aside += [(entry, self._clock.time() + _SUSPECT_PATIENCE) for entry in late]
+            if any(shelf.suspects for shelf in self._shelves.values()):
+                self._remind(_SUSPECT_PATIENCE)
+            try:
+                await self._put_away(junk, aside)
+            except BaseException:
+                self._junk += junk
+                self._early += early
+                for entry in late:
+                    self._shelves[entry.queue].suspects.append(entry)
+                raise
+
+    async def _put_away(self, junk: Sequence[Junk], aside: Sequence[tuple[Entry, float | None]]) -> None:
+        """Publish what becomes of these, then acknowledge them."""
+        out: list[Outgoing] = []
+        for each in junk:
+            logger.error("queue %r: what came is no message, to the dead letters: %s", each.source.queue, each.why)
+            letter = DeadLetter(
+                new_id(),
+                each.source.name,
+                default_of(each.source.lowest),
+                None,
+                each.arrival.body,
+                "malformed",
+                each.why,
+                self._clock.time(),
+            )
+            out.append(self._broker.burial(letter, _properties(each.arrival)))
+        for entry, due in aside:
+            taken = entry.taken
+            out.append(self._broker.again(taken.message, entry.queue, taken.priority, taken.counts, due))
+        if not out:
+            return
+        await self._broker.publish(out)
+        done = [(each.channel, each.arrival.tag) for each in junk] + [(entry.channel, entry.tag) for entry, _ in aside]
+        for channel, tag in done:
+            if channel.is_open:
+                channel.ack([tag])
+
+    def _ripe(self, entry: Entry) -> None:
+        """What was early is due."""
+        self._shelves[entry.queue].add(entry)
+        self._news.set()
+        if not self._readers:
+            self._remind(_HOARD)
+
+
+def _properties(arrival: Arrival) -> dict[str, Any]:
+    try:
+        return properties_of(arrival.properties)
+    except MalformedMessage:
+        return {}
+
+
+async def _all(replies: Sequence[asyncio.Future[Any]]) -> list[Any]:
+    """Wait for `replies`, which all come or all fail; cancelled, they still come.
+
+    Raises:
+        OperationalError: the channel was closed meanwhile.
+    """
+    if replies:
+        await asyncio.wait(replies)
+    return [reply.result() for reply in replies]
+
+
+def _retrieve(reply: asyncio.Future[Any]) -> None:
+    if not reply.cancelled():
+        reply.exception()

@@ -1,0 +1,102 @@
+"""A place where messages and results are kept: the contract, and which module knows which URL."""
+
+from __future__ import annotations
+
+import abc
+import importlib
+import re
+from collections.abc import Callable, Hashable
+from typing import Any, Final, Self, cast
+
+from ..commit import Committer
+from ..core.clock import Clock
+from ..core.settings import Settings
+from ..core.values import value
+from ..results import ResultStore
+from ..transport import Transport
+
+#: scheme -> the package whose module `backend` has the class `Here` for it. Loaded when first used: most apps have
+#: one place, and need not pay for the others.
+SCHEMES: Final = {
+    "memory": "memory",
+    "sqlite": "sqlite",
+    "redis": "redis",
+    "rediss": "redis",
+    "unix": "redis",
+    "redis+socket": "redis",
+    "redis+sentinel": "redis",
+    "rediss+sentinel": "redis",
+    "redis+cluster": "redis",
+    "rediss+cluster": "redis",
+    "amqp": "amqp",
+    "amqps": "amqp",
+}
+
+
+Memory = Callable[[str, str, Callable[[], Any]], Any]
+
+
+@value
+class House:
+    """What places get from their app.
+
+    `memory(name, kind, make)` makes or finds what lasts longer than a connection: the app's own if `name` is empty.
+    """
+
+    conf: Settings
+    clock: Clock
+    memory: Memory
+
+
+class Place(abc.ABC):
+    """What one URL stands for in one loop; an async context manager that connects what broker and store share.
+
+    `transport` and `store` are entered by whoever uses them, after the place.
+    """
+
+    transport: Transport
+    store: ResultStore
+
+    @classmethod
+    @abc.abstractmethod
+    def key(cls, url: str) -> Hashable:
+        """Return what is equal for URLs of the same place.
+
+        Raises:
+            InvalidSetting, ValueError: `url` can't be used; a ValueError's text says why.
+        """
+
+    @abc.abstractmethod
+    def __init__(self, url: str, house: House) -> None: ...
+
+    @abc.abstractmethod
+    async def __aenter__(self) -> Self: ...
+
+    @abc.abstractmethod
+    async def __aexit__(self, *exc_info: object) -> None: ...
+
+    @abc.abstractmethod
+    def committer(self) -> Committer | None:
+        """Return what commits to `transport` and `store` in one step; None: they have no such step."""
+
+
+def place_class(url: str) -> type[Place] | None:
+    """Return the class of the place that `url` names; None if there is no such kind."""
+    scheme, separator, _ = url.partition("://")
+    if not separator or scheme not in SCHEMES:
+        return None
+    module = importlib.import_module(f"{__package__}.{SCHEMES[scheme]}.backend")
+    return cast("type[Place]", module.Here)
+
+
+def mask_password(url: str) -> str:
+    """Return `url` as it may be shown without its passwords."""
+    # Up to the last @: a password may hold what ends a URL's first part, if whoever wrote it did not know better.
+    shown = re.sub(r"^([^:]+://[^:@/?#]*):.*@", r"\1:**@", url)
+    before, question, options = shown.partition("?")
+    return before + question + "&".join(_masked_option(option) for option in options.split("&")) if question else shown
+
+
+def _masked_option(option: str) -> str:
+    name, equals, _ = option.partition("=")
+    return f"{name}{equals}**" if "password" in name else option

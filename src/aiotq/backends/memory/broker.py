@@ -1,0 +1,164 @@
+"""The broker in this process: for tests and for embedding, with the meaning of every other broker.
+
+`MemoryTransport` is the contract's face of a `MemoryBroker`, which several transports, loops and threads of the process
+may share.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Collection, Sequence
+from contextlib import asynccontextmanager
+from typing import Self
+
+from ...transport.broker import (
+    FAIR,
+    FAIR_EVERY,
+    Consumer,
+    DeadLetter,
+    Delivery,
+    QueueOrder,
+    QueueStats,
+    Settlement,
+    Transport,
+    Turns,
+)
+from ...wire.message import Envelope
+from .queues import DOWNWARDS, UPWARDS, Holder, MemoryBroker, Waiter
+
+
+class MemoryConsumer(Consumer):
+    """One worker's hold on some queues of a `MemoryBroker`."""
+
+    def __init__(
+        self, broker: MemoryBroker, name: str, queues: Sequence[str], lease: float, order: QueueOrder = FAIR
+    ) -> None:
+        self._broker = broker
+        self._is_strict = order.is_strict
+        self._holder = Holder(name, lease)
+        self._reads = 0
+        with broker.lock:
+            self._turns = Turns({queue: broker.queue(queue) for queue in queues}, order)
+
+    async def receive(self, limit: int, *, suspect: bool, wait: float) -> Sequence[Delivery]:
+        loop = asyncio.get_running_loop()
+        broker = self._broker
+        deadline = loop.time() + wait
+        while limit > 0:
+            with broker.lock:
+                taken = self._take(limit, suspect)
+                left = deadline - loop.time()
+                if taken or left <= 0:
+                    return taken
+                waiter = Waiter(loop)
+                for queue in self._turns.items:
+                    queue.waiters.add(waiter)
+                due = broker.next_due(self._turns.items)
+            try:
+                await self._ring(waiter, left, due)
+            finally:
+                with broker.lock:
+                    for queue in self._turns.items:
+                        queue.waiters.discard(waiter)
+        return []
+
+    def _take(self, limit: int, suspect: bool) -> list[Delivery]:
+        order = UPWARDS if self._reads % FAIR_EVERY == FAIR_EVERY - 1 else DOWNWARDS
+        taken = self._broker.take(self._turns.items, order, limit, suspect, self._holder, is_strict=self._is_strict)
+        if taken:
+            self._reads += 1
+            self._turns.advance(delivery.queue for delivery in taken)
+        return taken
+
+    async def _ring(self, waiter: Waiter, seconds: float, due: float | None) -> None:
+        """Return when something came, when `due` has come, or after `seconds`."""
+        timer = waiter.loop.call_later(seconds, waiter.ring)
+        try:
+            if due is None:
+                await waiter.rung
+                return
+            async with asyncio.TaskGroup() as waiting:
+                alarm = waiting.create_task(self._sleep_until(due, waiter), name="aiotq.memory.due")
+                await waiter.rung
+                alarm.cancel()
+        finally:
+            timer.cancel()
+
+    async def _sleep_until(self, due: float, waiter: Waiter) -> None:
+        clock = self._broker.clock
+        await clock.sleep(max(due - clock.time(), 0.0))
+        waiter.ring()
+
+    def renew(self, held: Collection[Delivery]) -> Collection[Delivery]:
+        with self._broker.lock:
+            return self._broker.renew(held, self._holder)
+
+    async def reclaim(self) -> int:
+        with self._broker.lock:
+            return self._broker.reclaim()
+
+    def leave(self) -> None:
+        """Hand back what was received and never settled."""
+        with self._broker.lock:
+            self._broker.leave(self._holder)
+
+
+class MemoryTransport(Transport):
+    """A connection to a `MemoryBroker`; without one it has a broker of its own."""
+
+    can_hurry = True
+
+    def __init__(self, broker: MemoryBroker | None = None) -> None:
+        self.broker = broker if broker is not None else MemoryBroker()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        return None
+
+    async def send(self, batch: Sequence[Envelope]) -> None:
+        with self.broker.lock:
+            self.broker.add(batch)
+
+    @asynccontextmanager
+    async def consumer(
+        self, name: str, queues: Sequence[str], *, lease: float, order: QueueOrder = FAIR
+    ) -> AsyncGenerator[Consumer]:
+        consumer = MemoryConsumer(self.broker, name, queues, lease, order)
+        try:
+            yield consumer
+        finally:
+            consumer.leave()
+
+    async def settle(self, settlements: Sequence[tuple[Delivery, Settlement]]) -> Sequence[bool]:
+        with self.broker.lock:
+            return [self.broker.settle(delivery, settlement) for delivery, settlement in settlements]
+
+    async def hurry(self, keys: Sequence[tuple[str, int]]) -> Sequence[bool]:
+        with self.broker.lock:
+            return [self.broker.hurry(key) for key in keys]
+
+    async def stats(self, queues: Collection[str] | None = None) -> Sequence[QueueStats]:
+        with self.broker.lock:
+            return self.broker.stats(queues)
+
+    async def purge(self, queue: str) -> int:
+        with self.broker.lock:
+            return self.broker.purge(queue)
+
+    async def dead_letters(self, queue: str | None = None, *, limit: int = 100) -> Sequence[DeadLetter]:
+        with self.broker.lock:
+            return self.broker.dead_letters(queue, limit)
+
+    async def dead_letter(self, key: str) -> DeadLetter | None:
+        with self.broker.lock:
+            return self.broker.dead_letter(key)
+
+    async def replay(self, keys: Sequence[str]) -> int:
+        with self.broker.lock:
+            return self.broker.replay(keys)
+
+    async def purge_dead(self, queue: str | None = None, *, before: float | None = None) -> int:
+        with self.broker.lock:
+            return self.broker.purge_dead(queue, before)

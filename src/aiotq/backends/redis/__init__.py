@@ -1,0 +1,1 @@
+"""Redis and Valkey as broker, results store and atomic commit."""

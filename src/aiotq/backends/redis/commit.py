@@ -1,0 +1,75 @@
+"""The commit of a Redis that is broker and store: a group of finishes is one script call (P3)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Final
+
+from ...commit.committer import (
+    COMMITTED,
+    LEASE_LOST,
+    Admission,
+    Committed,
+    Committer,
+    Finish,
+    LostLease,
+    admission,
+    keys_of_all,
+)
+from ...core.clock import SYSTEM_CLOCK, Clock
+from ...results.join_checks import check_joining
+from ...transport.broker import Delivery
+from .broker import RedisTransport
+from .consumer import RedisConsumer
+from .envelopes import packed_envelopes
+from .idempotent import Line
+from .messages import LIBRARIES, packed_settlement, place_of
+from .record_fields import LIBRARIES as RESULTS
+from .record_fields import packed_effects, packed_record
+from .records import RedisStore
+from .script import Script
+
+COMMIT: Final = Script(*LIBRARIES, *RESULTS, "commit")
+
+
+class RedisCommitter(Committer):
+    """Writes finishes to a transport and a store on one client."""
+
+    def __init__(self, transport: RedisTransport, store: RedisStore, *, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._client = transport.client
+        self._retention = transport.retention
+        self._store = store
+        self._clock = clock
+        self._line: Line[Finish] = Line(transport.client, id)
+
+    async def admit(self, deliveries: Sequence[Delivery]) -> Admission:
+        # The read that brought them saw whether there are revocations at all: nearly always there are none.
+        if isinstance(self.consumer, RedisConsumer) and not self.consumer.saw_revocations:
+            return Admission(deliveries)
+        return admission(deliveries, await self._store.revoked(keys_of_all(deliveries)))
+
+    def renew(self, held: Collection[Delivery]) -> Collection[Delivery]:
+        return self.consumer.renew(held) if self.consumer is not None else ()
+
+    async def commit(self, group: Sequence[Finish]) -> Sequence[Committed | LostLease]:
+        if not group:
+            return ()
+        for finish in group:
+            check_joining(finish.joining, finish.record)
+        answers = await self._line.write(group, self._commit)
+        return [COMMITTED if answer else LEASE_LOST for answer in answers]
+
+    async def _commit(self, line: str, number: int, group: Sequence[Finish]) -> bytes:
+        arguments = [line, number, self._clock.time(), self._retention, [_packed(finish) for finish in group]]
+        answers: bytes = await self._client.run(COMMIT, arguments)
+        return answers
+
+
+def _packed(finish: Finish) -> tuple[object, ...]:
+    return (
+        place_of(finish.delivery) if finish.delivery is not None else False,
+        *packed_settlement(finish.settlement),
+        packed_record(finish.record) if finish.record is not None else False,
+        packed_envelopes(finish.envelopes),
+        *packed_effects(finish.joining, finish.further, finish.record),
+    )

@@ -1,0 +1,345 @@
+"""What one process has of a Redis: a connection for requests, one for pushes, and one for the heartbeat's thread.
+
+The first two are kept open by a task each, for ever, with pauses that grow and jitter. Requests of all callers share
+one connection, however many wait; pushes have their own, since the server gives connections that are subscribed to
+something only 32 MB of unread replies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Any, Final, Self
+
+from anyio import to_thread
+
+from ...core.aio import Service
+from ...exceptions import NotConnected, OperationalError
+from .address import Address, Endpoint
+from .blocking import BlockingClient
+from .resp import CLOSED, ScriptMissing, Wire
+from .script import Script, pack
+
+logger = logging.getLogger("aiotq.redis")
+
+_FIRST_PAUSE: Final = 0.05
+_LONGEST_PAUSE: Final = 2.0
+#: Seconds after which a connection is thought to be of use.
+_SETTLED: Final = 3.0
+#: Seconds between looks at a connection: replies overdue, nothing heard.
+_CHECK: Final = 1.0
+#: Seconds of silence after which the server is asked whether it is there.
+_QUIET: Final = 5.0
+#: Seconds that a request waits for the connection to be there again before it fails.
+_PATIENCE: Final = 1.0
+#: What the server must at least be: the first with `XPENDING … IDLE`, `SET … PXAT` and `XADD … MINID`.
+_OLDEST: Final = (6, 2)
+
+#: Told the payload of a push, after its first byte; or all of it, on a channel of its own.
+Hearer = Callable[[bytes], None]
+
+
+class RedisClient:
+    """A process's connections to one Redis; an async context manager.
+
+    `name` is unique: pushes reach this process on the channel `{base}:to:{name}`.
+    """
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self.base = address.base
+        self.name = os.urandom(6).hex()
+        self.blocking = BlockingClient(address)
+        self._requests: Wire | None = None
+        self._pushes: Wire | None = None
+        #: Loop time at which the connection for requests was made anew; None for the first one.
+        self.reconnected_at: float | None = None
+        self._is_up = asyncio.Event()
+        self._last_error: OperationalError | None = None
+        self._channel = f"{self.base}:to:{self.name}".encode()
+        self._broadcast = f"{self.base}:all".encode()
+        self._hearers: dict[int, list[Hearer]] = {}
+        self._channels: dict[bytes, tuple[Hearer, asyncio.Event]] = {}
+        self._on_gap: list[Callable[[], None]] = []
+        self._service: Service[None] = Service(self._main, "aiotq.redis")
+
+    async def __aenter__(self) -> Self:
+        """Connect.
+
+        Raises:
+            NotConnected: it can't be reached; worth trying again.
+            OperationalError: it refused us, or is too old.
+        """
+        await self._service.start()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self._service.stop()
+
+    def hear(self, kind: bytes, hearer: Hearer) -> None:
+        """Have `hearer` told the pushes whose first byte is `kind`."""
+        self._hearers.setdefault(kind[0], []).append(hearer)
+
+    def unhear(self, kind: bytes, hearer: Hearer) -> None:
+        with suppress(ValueError):
+            self._hearers.get(kind[0], []).remove(hearer)
+
+    async def listen(self, channel: bytes, hearer: Hearer) -> None:
+        """Have `hearer` told all that is published on `channel`; on return nothing is missed, but for gaps.
+
+        Raises:
+            NotConnected: the server does not confirm it; there will be a gap, and it is tried again after that.
+        """
+        _, confirmed = self._channels.setdefault(channel, (hearer, asyncio.Event()))
+        if self._pushes is None or not self._pushes.is_open:
+            return
+        self._pushes.tell(("SUBSCRIBE", channel))
+        try:
+            async with asyncio.timeout(self.address.reply_timeout):
+                await confirmed.wait()
+        except TimeoutError as exc:
+            raise NotConnected(f"{self.address.shown}: the subscription was not confirmed") from exc
+
+    def unlisten(self, channel: bytes) -> None:
+        """End what `listen` began."""
+        if self._channels.pop(channel, None) is not None and self._pushes is not None:
+            self._pushes.tell(("UNSUBSCRIBE", channel))
+
+    def on_gap(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called when pushes may have been missed."""
+        self._on_gap.append(callback)
+
+    def off_gap(self, callback: Callable[[], None]) -> None:
+        with suppress(ValueError):
+            self._on_gap.remove(callback)
+
+    async def run(self, script: Script, arguments: Sequence[Any]) -> Any:
+        """Run `script` and return its reply.
+
+        Raises:
+            NotConnected: certainly nothing was done.
+            ConnectionLost: it may have been done.
+            OperationalError: Redis refused; nothing was done.
+        """
+        packed = pack(arguments)
+        wire = self._requests
+        if wire is None or not wire.is_open:
+            wire = await self._connected()
+        try:
+            return await wire.ask(("EVALSHA", script.sha, 1, self.base, packed))
+        except ScriptMissing:
+            pass
+        try:
+            return await wire.ask(("EVAL", script.text, 1, self.base, packed))
+        except ScriptMissing as exc:  # only a proxy could be so confused
+            raise OperationalError(f"{self.address.shown}: {exc}") from exc
+
+    async def connected(self) -> None:
+        """Return when there is a connection, soon.
+
+        Raises:
+            NotConnected: there is none.
+        """
+        if self._requests is None or not self._requests.is_open:
+            await self._connected()
+
+    async def ask(self, *command: bytes | str | int | float) -> Any:
+        """Send one command and return its reply; raises as `run` does."""
+        wire = self._requests
+        if wire is None or not wire.is_open:
+            wire = await self._connected()
+        return await wire.ask(command)
+
+    async def _connected(self) -> Wire:
+        """Return the open connection, waiting a moment for one."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_PATIENCE):
+                while self._requests is None or not self._requests.is_open:
+                    self._is_up.clear()
+                    await self._is_up.wait()
+        if self._requests is None or not self._requests.is_open:
+            raise NotConnected(str(self._last_error or f"{self.address.shown}: there is no connection"))
+        return self._requests
+
+    async def _main(self, ready: Callable[[None], None], stopping: asyncio.Event) -> None:
+        try:
+            endpoint = await self._find()
+            await self._open_requests(endpoint)
+            await self._open_pushes(endpoint)
+            async with asyncio.TaskGroup() as group:
+                requests = self._keep("requests", self._open_requests, lambda: self._requests)
+                pushes = self._keep("pushes", self._open_pushes, lambda: self._pushes)
+                keeping = [
+                    group.create_task(requests, name="aiotq.redis.requests"),
+                    group.create_task(pushes, name="aiotq.redis.pushes"),
+                ]
+                ready(None)
+                await stopping.wait()
+                for task in keeping:
+                    task.cancel()
+        finally:
+            for wire in (self._requests, self._pushes):
+                if wire is not None:
+                    wire.abort("it was left")
+            await to_thread.run_sync(self.blocking.close)
+
+    async def _find(self) -> Endpoint:
+        if self.address.kind in {"single", "socket"}:
+            return self.address.find()
+        return await to_thread.run_sync(self.address.find, abandon_on_cancel=True)
+
+    async def _keep(
+        self, what: str, open_it: Callable[[Endpoint], Awaitable[None]], current: Callable[[], Wire | None]
+    ) -> None:
+        """Watch the connection for `what`, and make a new one when it ends, until cancelled.
+
+        Each change is said once: what fails for hours, or connects and is thrown out again, does not fill the log.
+        """
+        loop = asyncio.get_running_loop()
+        shown = f"{self.address.shown} (connection for {what})"
+        pause = _FIRST_PAUSE
+        said: set[str] = set()
+        is_told = False
+
+        def tell(message: str, reason: object) -> None:
+            nonlocal is_told
+            if str(reason) not in said:
+                said.add(str(reason))
+                is_told = True
+                logger.warning("%s %s: %s", shown, message, reason)
+
+        while True:
+            wire = current()
+            if wire is not None and not wire.closed.is_set():
+                began = loop.time()
+                await self._watch(wire)
+                if loop.time() - began > _SETTLED:
+                    pause = _FIRST_PAUSE
+                    said.clear()
+                tell("was lost, connecting again", wire.reason)
+                self._last_error = NotConnected(f"{self.address.shown}: the connection was lost ({wire.reason})")
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+            pause = min(pause * 2, _LONGEST_PAUSE)
+            try:
+                await open_it(await self._find())
+            except OperationalError as exc:
+                tell("can't be made, trying on", exc)
+                self._last_error = exc
+            except Exception:  # a defect must not end what everything depends on
+                logger.exception("%s can't be made, trying on", shown)
+            else:
+                if is_told:
+                    is_told = False
+                    logger.warning("%s is there again", shown)
+
+    async def _watch(self, wire: Wire) -> None:
+        """Return when `wire` is closed; close it when it is silent for too long."""
+        loop = asyncio.get_running_loop()
+        limit = _QUIET + self.address.reply_timeout
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_CHECK):
+                    await wire.closed.wait()
+                    return
+            wire.check()
+            silence = loop.time() - wire.heard_at
+            if wire is self._pushes:
+                if silence > limit:
+                    wire.abort(f"silent for {silence:.0f} s")
+                elif silence > _QUIET:
+                    wire.tell(("PING",))
+            elif silence > _QUIET:
+                wire.ask(("PING",)).add_done_callback(_retrieve)
+
+    async def _open_requests(self, endpoint: Endpoint) -> None:
+        wire = await Wire.open(self.address, endpoint)
+        try:
+            await self._check(wire)
+        except BaseException:
+            wire.abort("the server is of no use")
+            raise
+        now = asyncio.get_running_loop().time()
+        self.reconnected_at = now if self._requests is not None else None
+        self._requests = wire
+        self._is_up.set()
+
+    async def _check(self, wire: Wire) -> None:
+        """See that the server is one we can use.
+
+        Raises:
+            NotConnected: it is not now.
+            OperationalError: it is too old.
+        """
+        try:
+            async with asyncio.timeout(self.address.connect_timeout):
+                info = info_fields(await wire.ask(("INFO", "server")))
+                info |= info_fields(await wire.ask(("INFO", "replication")))
+        except TimeoutError as exc:
+            raise NotConnected(f"{self.address.shown}: the server does not answer") from exc
+        if self.address.kind == "sentinel" and info.get("role") != "master":
+            raise NotConnected(f"{self.address.shown}: what the sentinels call the master is none yet")
+        version = tuple(int(part) for part in info.get("redis_version", "").split(".")[:2] if part.isdecimal())
+        if version and version < _OLDEST:
+            raise OperationalError(f"{self.address.shown} is Redis {info['redis_version']}: aiotq needs 6.2 or newer")
+
+    async def _open_pushes(self, endpoint: Endpoint) -> None:
+        answered = asyncio.Event()
+        channels: set[bytes] = set()
+
+        def on_push(push: list[Any]) -> None:
+            if push[0] == b"message":
+                self._heard(push[1], push[2])
+            elif push[0] == b"subscribe":
+                channels.add(push[1])
+                if push[1] in self._channels:
+                    self._channels[push[1]][1].set()
+                if channels >= {self._channel, self._broadcast}:
+                    answered.set()
+            elif push[0] == CLOSED:
+                answered.set()
+                for _, confirmed in self._channels.values():  # nobody is to wait for what won't come
+                    confirmed.set()
+
+        wire = await Wire.open(self.address, endpoint, on_push)
+        try:
+            wire.tell(("SUBSCRIBE", self._channel, self._broadcast, *self._channels))
+            async with asyncio.timeout(self.address.connect_timeout):
+                await answered.wait()
+            if not wire.is_open:
+                raise wire.refusal or NotConnected(f"{self.address.shown}: subscribing failed ({wire.reason})")
+        except TimeoutError as exc:
+            wire.abort("it did not confirm the subscription")
+            raise NotConnected(f"{self.address.shown}: the subscription was not confirmed") from exc
+        except BaseException:
+            wire.abort("subscribing failed")
+            raise
+        self._pushes = wire
+        for callback in tuple(self._on_gap):
+            callback()
+
+    def _heard(self, channel: bytes, payload: bytes) -> None:
+        if (own := self._channels.get(channel)) is not None:
+            hearers: Sequence[Hearer] = (own[0],)
+        else:
+            hearers = tuple(self._hearers.get(payload[0], ())) if payload else ()
+            payload = payload[1:]
+        for hearer in hearers:
+            try:
+                hearer(payload)
+            except Exception:  # one that fails must not keep the others from hearing
+                logger.exception("a push could not be used")
+
+
+def info_fields(text: bytes) -> dict[str, str]:
+    """Return the fields of a reply to INFO."""
+    lines = text.decode("utf-8", "replace").splitlines()
+    return dict(line.split(":", 1) for line in lines if ":" in line and not line.startswith("#"))
+
+
+def _retrieve(future: asyncio.Future[Any]) -> None:
+    if not future.cancelled():
+        future.exception()

@@ -1,0 +1,51 @@
+"""How envelopes look to scripts: {queue, priority, due, id, message}."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from ...wire.message import Envelope
+from ...wire.message import pack as pack_message
+from ...wire.message import unpack as unpack_message
+from .script import unpack
+
+PackedEnvelope = tuple[str, int, float | bool, str, bytes]
+
+_LOWEST: Final = 0
+_HIGHEST: Final = 9
+
+
+def packed_key(key: tuple[str, int]) -> str:
+    """Return the id and attempt of a message, which make two messages the same one, as one string."""
+    task_id, attempt = key
+    return f"{task_id}\t{attempt}" if attempt else task_id
+
+
+def unpacked_key(packed: bytes) -> tuple[str, int]:
+    """Return what `packed_key` packed."""
+    task_id, _, attempt = packed.decode().partition("\t")
+    return task_id, int(attempt or 0)
+
+
+def packed_envelopes(envelopes: Iterable[Envelope]) -> list[PackedEnvelope]:
+    """Return envelopes as scripts read, keep and return them; due is false, or seconds since the epoch."""
+    return [
+        (
+            envelope.queue,
+            min(max(envelope.priority, _LOWEST), _HIGHEST),
+            envelope.due if envelope.due is not None else False,
+            packed_key(envelope.message.key),
+            pack_message(envelope.message),
+        )
+        for envelope in envelopes
+    ]
+
+
+def envelopes_of(packed: bytes) -> tuple[Envelope, ...]:
+    """Return the envelopes that a script packed."""
+    found: Sequence[Any] = unpack(packed)
+    return tuple(
+        Envelope(unpack_message(blob), queue.decode(), int(priority), due if due is not False else None)
+        for queue, priority, due, _, blob in found
+    )

@@ -1,0 +1,73 @@
+"""The commit where broker and store are one SQLite file: a group of finishes is part of one transaction (P3)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from ...commit.committer import COMMITTED, LEASE_LOST, Admission, Committed, Committer, Finish, LostLease, admitted
+from ...results.base import NO_JOINING, Joining, Record
+from ...results.join_checks import check_joining
+from ...transport.broker import Delivery
+from ...wire.message import Envelope
+from .broker import SQLiteTransport
+from .joins import write_joinings
+from .messages import encode, insert, settle
+from .record_rows import write_records
+from .records import SQLiteStore
+from .sql import Transaction
+
+
+class SQLiteCommitter(Committer):
+    """Writes finishes to a SQLite transport and a SQLite store on the same file."""
+
+    def __init__(self, transport: SQLiteTransport, store: SQLiteStore) -> None:
+        if transport.database is not store.database:
+            raise ValueError("one transaction needs a transport and a store on the same Database")
+        self._database = transport.database
+        self._store = store
+        self._clock = transport.clock
+
+    async def admit(self, deliveries: Sequence[Delivery]) -> Admission:
+        return await admitted(self._store, deliveries)
+
+    def renew(self, held: Collection[Delivery]) -> Collection[Delivery]:
+        return self.consumer.renew(held) if self.consumer is not None else ()
+
+    async def commit(self, group: Sequence[Finish]) -> Sequence[Committed | LostLease]:
+        for finish in group:
+            check_joining(finish.joining, finish.record)
+        now = self._clock.time()
+        return await self._database.write(lambda transaction: _write(transaction, group, now))
+
+
+def _write(transaction: Transaction, group: Sequence[Finish], now: float) -> list[Committed | LostLease]:
+    """Write `group`; few statements for all of it, since each costs a turn at the interpreter lock."""
+    held = iter(
+        settle(
+            transaction,
+            [(finish.delivery, finish.settlement) for finish in group if finish.delivery is not None],
+            now,
+        )
+    )
+    answers: list[Committed | LostLease] = []
+    joinings: list[tuple[Joining, Record | None]] = []
+    records: list[Record] = []
+    envelopes: list[Envelope] = []
+    for finish in group:
+        if finish.delivery is not None and not next(held):
+            answers.append(LEASE_LOST)
+            continue
+        answers.append(COMMITTED)
+        envelopes += finish.envelopes
+        if finish.joining is not NO_JOINING:
+            joinings.append((finish.joining, finish.record))
+        if finish.record is not None:
+            records.append(finish.record)
+        records += finish.further
+    if joinings:
+        envelopes += write_joinings(transaction, joinings, now)
+    if records:
+        write_records(transaction, records, now)
+    if envelopes:
+        insert(transaction, encode(envelopes, now))
+    return answers

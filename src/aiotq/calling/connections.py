@@ -1,0 +1,213 @@
+"""An app's connections, one a running loop: made with its first use, left by whoever entered it last."""
+
+from __future__ import annotations
+
+import abc
+import asyncio
+import os
+import random
+import weakref
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Final, Self
+
+from ..core.clock import Clock
+from ..core.settings import Settings
+from ..core.sync import Bridge
+from ..exceptions import CallError, NotConnected, OperationalError, PublishFailed, PublishTimeout
+from .connection import Connection
+from .publisher import PATIENT, Persistence, persistence_of
+
+#: State of `memory://name` URLs, common to the apps of a process; `memory://` is each app's own.
+_named_memory: Final[dict[tuple[str, str], Any]] = {}
+_connected: Final[weakref.WeakSet[Connections]] = weakref.WeakSet()
+#: Connections that a fork copied: to take them apart here is to meddle with the parent's.
+_of_the_parent: Final[list[object]] = []
+#: In place of the id of a call that got none, because there was nothing to send it through.
+_NO_ID: Final = "(not sent)"
+
+
+class Connections(abc.ABC):
+    """What an app is as an async context manager, and as what connects with the first call."""
+
+    conf: Settings
+    clock: Clock
+
+    def __init__(self) -> None:
+        self._connections: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Slot] = weakref.WeakKeyDictionary()
+        self._last_loop: asyncio.AbstractEventLoop | None = None
+        self._last_connection: Connection | None = None
+        self._memory: dict[tuple[str, str], Any] = {}
+        self.bridge = Bridge(self.close)
+        _connected.add(self)
+
+    @abc.abstractmethod
+    def _settle(self) -> None:
+        """Make what depends on settings, which are frozen next.
+
+        Raises:
+            SettingsError: they don't go together.
+        """
+
+    async def connection(self) -> Connection:
+        """Return the connection of the running loop, made with the first use; the settings are frozen then.
+
+        Raises:
+            OperationalError: broker or store can't be reached.
+            SettingsError: a URL can't be used.
+        """
+        loop = asyncio.get_running_loop()
+        if loop is self._last_loop and (last := self._last_connection) is not None and last.is_open:
+            return last
+        slot = self._slot()
+        failures = slot.failures
+        async with slot.lock:
+            if slot.connection is None or not slot.connection.is_open:
+                if slot.failures != failures and slot.failure is not None:
+                    raise slot.failure  # it was tried while we waited: a crowd must not try one after the other
+                slot.connection = await self._connect(slot)
+            self._last_loop, self._last_connection = loop, slot.connection
+            return slot.connection
+
+    async def _connect(self, slot: _Slot) -> Connection:
+        connection = Connection(self.conf, self.clock, self._memory_for)
+        self._settle()
+        self.conf.freeze(f"{self!r} is in use; settings are made before the first call")
+        try:
+            await connection.open()
+        except OperationalError as exc:
+            slot.failures += 1
+            slot.failure = exc
+            raise
+        return connection
+
+    async def connected_within(
+        self, seconds: float | None, task_id: str | None, persistence: Persistence | None
+    ) -> Connection:
+        """As `connection`, tried again until the deadline of a call (P7), or as often as `persistence` says.
+
+        Raises:
+            PublishTimeout, PublishFailed: broker or store could not be reached.
+            OperationalError: trying again would not help.
+        """
+        last = self._last_connection
+        if last is not None and last.is_open and self._last_loop is asyncio.get_running_loop():
+            return last
+        conf = self.conf
+        seconds = conf.task_publish_timeout if seconds is None else seconds
+        how = persistence or persistence_of(conf.task_publish_retry, conf.task_publish_retry_policy) or PATIENT
+        limit = asyncio.timeout(seconds)
+        cause: NotConnected | None = None
+        attempts = 0
+        try:
+            async with limit:
+                while True:
+                    try:
+                        return await self.connection()
+                    except NotConnected as exc:
+                        cause = exc
+                    if (pause := how.pause(attempts, cause)) is None:
+                        raise PublishFailed(task_id or _NO_ID, attempts + 1, maybe_sent=False, cause=cause) from cause
+                    attempts += 1
+                    await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise PublishTimeout(task_id or _NO_ID, seconds, maybe_sent=False, cause=cause) from cause
+
+    async def close(self) -> None:
+        """Disconnect in the running loop: what is under way is sent first.
+
+        Raises:
+            CallError: a worker runs in this loop: leave it first.
+        """
+        slot = self._slot()
+        if slot.holders:
+            raise CallError(f"{self!r} can't disconnect while a worker of it runs in this loop: leave that first")
+        async with slot.lock:
+            connection, slot.connection = slot.connection, None
+            if self._last_connection is connection:
+                self._last_loop = self._last_connection = None
+            if connection is not None:
+                await connection.close()
+
+    async def __aenter__(self) -> Self:
+        await self.connection()
+        slot = self._slot()
+        slot.entered += 1
+        slot.is_left = False
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        slot = self._slot()
+        slot.entered -= 1
+        if slot.entered == 0:
+            slot.is_left = True
+            if not slot.holders:
+                await self.close()
+
+    @asynccontextmanager
+    async def holding(self) -> AsyncGenerator[Connection, None]:
+        """Be connected, and stay so although the app is left meanwhile; what a worker does while it runs."""
+        connection = await self.connection()
+        slot = self._slot()
+        slot.holders += 1
+        try:
+            yield connection
+        finally:
+            slot.holders -= 1
+            if slot.is_left and not slot.entered and not slot.holders:
+                await self.close()
+
+    @asynccontextmanager
+    async def lifespan(self, _asgi_app: object = None) -> AsyncGenerator[None, None]:
+        """Stay connected while an ASGI application runs: `FastAPI(lifespan=app.lifespan)`."""
+        async with self:
+            yield
+
+    def _slot(self) -> _Slot:
+        loop = asyncio.get_running_loop()
+        slot = self._connections.get(loop)
+        if slot is None:
+            for other in [each() for each in self._connections.keyrefs()]:
+                if other is not None and other.is_closed():  # its connection would keep it
+                    self._connections.pop(other, None)
+            slot = self._connections[loop] = _Slot()
+        return slot
+
+    def _memory_for(self, name: str, kind: str, make: Callable[[], Any]) -> Any:
+        """Return what lasts longer than a connection: the memory of `memory://` is ours, that with a name anybody's."""
+        kept = _named_memory if name else self._memory
+        if (name, kind) not in kept:
+            kept.setdefault((name, kind), make())
+        return kept[name, kind]
+
+    def forget_connections(self) -> None:
+        """Drop what a fork copied: the connections are the parent's."""
+        _of_the_parent.append((self._connections, self._last_connection))
+        self._connections = weakref.WeakKeyDictionary()
+        self._last_loop = self._last_connection = None
+        self.bridge.forget()
+
+
+class _Slot:
+    """The connection of one loop, and who entered it."""
+
+    __slots__ = ("__weakref__", "connection", "entered", "failure", "failures", "holders", "is_left", "lock")
+
+    def __init__(self) -> None:
+        self.connection: Connection | None = None
+        self.entered = 0
+        self.holders = 0  #: workers
+        self.is_left = False  #: whether somebody entered the app and the last one left it
+        self.failures = 0  #: attempts to connect that failed, and the last one's error
+        self.failure: OperationalError | None = None
+        self.lock = asyncio.Lock()
+
+
+def _after_fork() -> None:
+    for app in _connected:
+        app.forget_connections()
+
+
+os.register_at_fork(after_in_child=_after_fork)

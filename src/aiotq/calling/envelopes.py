@@ -1,0 +1,400 @@
+"""From a call to an envelope: options, arguments and limits are checked here, before anything is sent."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from hashlib import blake2b
+from typing import Any, Final, Protocol, TypeVar, cast
+
+from ..core.settings import Settings
+from ..core.values import replace, value
+from ..exceptions import EncodeError, InvalidArguments, InvalidOption, MessageTooLarge
+from ..tasks.options import CallOptions, RunsIn, TaskOptions, check_options, stamps_of
+from ..tasks.request import running_request
+from ..transport.routing import PLACES, Router
+from ..wire.compression import Compression
+from ..wire.content_types import PLAIN_JSON
+from ..wire.message import END_OF_TIME, MAX_NAME, MAX_STAMPS, MAX_USER_HEADERS, Envelope, Message, Step, is_name, new_id
+from ..wire.serializers import Serializer, SerializerRegistry
+
+T = TypeVar("T")
+
+_NO_EMBED: Final[Mapping[str, Any]] = {}
+
+
+class Callee(Protocol):
+    """A task, as a call to it needs it."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def declared(self) -> TaskOptions: ...
+
+    @property
+    def runs_in(self) -> RunsIn: ...
+
+    def check(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None: ...
+
+    def parameter(self, index: int) -> str: ...
+
+    @property
+    def takes_several(self) -> bool: ...
+
+
+class Parent(Protocol):
+    """A running call, as those it makes need it."""
+
+    @property
+    def id(self) -> str | None: ...
+
+    @property
+    def root_id(self) -> str | None: ...
+
+
+@value
+class Part:
+    """What a call is of a workflow: its parent's id and its root's, its step, and the `embed` of its body.
+
+    Its arguments were checked by whoever made it: they are not all there yet.
+    """
+
+    id: str | None
+    root_id: str | None
+    step: Step | None
+    embed: Mapping[str, Any]
+    attempt: int = 0
+    replacements: int = 0
+
+
+class ArgumentCheck:
+    """Whether arguments fit a signature, decided quickly; the slow way words the error."""
+
+    def __init__(self, fn: Callable[..., Any], name: str, *, skip_first: bool) -> None:
+        parameters = list(inspect.signature(fn).parameters.values())
+        if skip_first:
+            if not parameters:
+                raise InvalidOption(f"task {name}: bind=True needs a first parameter for the task itself (self)")
+            parameters = parameters[1:]
+        self._name = name
+        self._signature = inspect.Signature(parameters)
+        plain = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        self._names = [p.name for p in plain]
+        self._simple = len(plain) == len(parameters) and all(p.kind is p.POSITIONAL_OR_KEYWORD for p in plain)
+        is_open = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+        self._positional = math.inf if is_open else len(plain)
+        self._least = sum(p.default is p.empty for p in plain)
+
+    def check(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        if self._simple and not kwargs and self._least <= len(args) <= len(self._names):
+            return
+        try:
+            self._signature.bind(*args, **kwargs)
+        except TypeError as exc:
+            raise InvalidArguments(f"{self._name}{self._signature}: {exc}") from None
+
+    @property
+    def takes_several(self) -> bool:
+        """Whether it can be called with more than one positional argument."""
+        return self._positional > 1
+
+    def name_of(self, index: int) -> str:
+        return self._names[index] if index < len(self._names) else f"#{index}"
+
+
+def given_arguments(
+    name: str, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None
+) -> tuple[Sequence[Any], Mapping[str, Any]]:
+    """Return the arguments that a call to `name` was given; None, as in Celery, are none.
+
+    Raises:
+        InvalidArguments: they are no list or tuple, and mapping.
+    """
+    if args is None:
+        args = ()
+    elif not isinstance(args, (list, tuple)):  # a string would be taken for its letters
+        raise InvalidArguments(f"{name}: args must be a list or tuple, not a {type(args).__name__}")
+    if kwargs is not None and not isinstance(cast(object, kwargs), Mapping):
+        raise InvalidArguments(f"{name}: kwargs must be a mapping of names to values, not a {type(kwargs).__name__}")
+    return args, kwargs or {}
+
+
+def build_envelope(
+    conf: Settings,
+    serializers: SerializerRegistry,
+    task: Callee | str,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    options: CallOptions,
+    *,
+    reply_to: str | None,
+    now: float,
+    origin: str | None = None,
+    part: Part | None = None,
+) -> Envelope:
+    """Return the envelope of one call, checked: nothing that can't be sent or run gets further than this.
+
+    Options go: the call's, the task's, the settings'. `part` is what it is of a workflow.
+
+    Raises:
+        InvalidArguments, InvalidOption, EncodeError, MessageTooLarge: see `Task.delay`.
+    """
+    name, declared = _check(task, args, kwargs, options, part)
+    serializer = serializers.to_send(
+        options.get("serializer") or declared.serializer or conf.task_serializer, conf.accept_content
+    )
+    wanted = options.get("compression") or declared.compression or conf.task_compression
+    compression = None if wanted is None else serializers.compression(wanted)
+    embed = _NO_EMBED if part is None else part.embed
+    body = encode_body(conf, serializers, serializer, task, args, kwargs, compression, embed)
+    ignore_result = _first(options.get("ignore_result"), declared.ignore_result, conf.task_ignore_result)
+    due = _due(options, now, conf) if options else None
+    expires = options.get("expires")
+    if expires is None and (part is None or part.step is None or part.step.awaits is None):
+        expires = declared.expires
+    headers, stamps = options.get("headers"), options.get("stamps")
+    shadow = options.get("shadow")
+    if shadow is None and declared.shadow_name is not None:
+        shadow = _shadow(declared.shadow_name, args, kwargs, options)
+    parent: Parent = running_request.get() if part is None else part
+    message = Message(
+        options.get("task_id") or new_id(),
+        name,
+        body,
+        serializer.content_type,
+        serializer.content_encoding,
+        None if ignore_result and part is None else options.get("reply_to") or reply_to,
+        now,
+        due,
+        None if expires is None else wall_time("expires", expires, now, conf),
+        parent.root_id or parent.id,
+        parent.id,
+        soft_time_limit=options.get("soft_time_limit") or declared.soft_time_limit,
+        time_limit=options.get("time_limit") or declared.time_limit,
+        ignore_result=ignore_result,
+        shadow=shadow,
+        origin=origin,
+        headers=_encodable(serializers, name, "headers", headers) if headers else None,
+        compression=None if compression is None else compression.content_type,
+        attempt=0 if part is None else part.attempt,
+        step=None if part is None else part.step,
+        stamps=_encodable(serializers, name, "stamps", stamps_of(stamps)) if stamps else None,
+        replacements=0 if part is None else part.replacements,
+    )
+    return Envelope(
+        message,
+        options.get("queue") or declared.queue or conf.task_default_queue,
+        _first(options.get("priority"), declared.priority, conf.task_default_priority),
+        due,
+    )
+
+
+def build_envelopes(
+    conf: Settings,
+    serializers: SerializerRegistry,
+    router: Router,
+    task: Callee | str,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    options: CallOptions,
+    *,
+    reply_to: str | None,
+    now: float,
+    origin: str | None = None,
+    part: Part | None = None,
+) -> Sequence[Envelope]:
+    """As `build_envelope`, for where `router` sends the call: the call itself, and a copy for each further queue.
+
+    A copy has an id of its own, made of the call's and its queue, so that sending a call again adds nothing. It keeps
+    no result and calls nobody back: that is the first one's.
+    """
+    if (
+        not router.is_needed
+        and (not options or ("exchange" not in options and "routing_key" not in options))
+        and (isinstance(task, str) or (task.declared.exchange is None and task.declared.routing_key is None))
+    ):
+        return (
+            build_envelope(
+                conf, serializers, task, args, kwargs, options, reply_to=reply_to, now=now, origin=origin, part=part
+            ),
+        )
+    name, declared = _check(task, args, kwargs, options, part)
+    route = router.route(
+        name, args, kwargs, options, declared_places(declared), None if isinstance(task, str) else task
+    )
+    said: Any = {option: given for option, given in options.items() if option not in PLACES}
+    for option, given in route.options.items():
+        if getattr(declared, option, None) is None:
+            said.setdefault(option, given)
+    if "eta" in options and "countdown" not in options:
+        said.pop("countdown", None)
+
+    def build(options: Any, part: Part | None) -> Envelope:
+        envelope = build_envelope(
+            conf, serializers, task, args, kwargs, options, reply_to=reply_to, now=now, origin=origin, part=part
+        )
+        if route.address is None:
+            return envelope
+        return replace(envelope, message=replace(envelope.message, address=route.address))
+
+    first = build({**said, "queue": route.queues[0]}, part)
+    if len(route.queues) == 1:
+        return (first,)
+    of_a_copy = {option: given for option, given in said.items() if option not in _NOT_COPIED}
+    return (
+        first,
+        *(
+            build(
+                {**of_a_copy, "queue": queue, "task_id": _copy_id(first.message.id, queue), "ignore_result": True},
+                None if part is None else replace(part, step=None, embed=_NO_EMBED),
+            )
+            for queue in route.queues[1:]
+        ),
+    )
+
+
+def declared_places(declared: TaskOptions) -> Mapping[str, str]:
+    """Return what a task says of where its calls go."""
+    return {place: wanted for place in PLACES if (wanted := getattr(declared, place)) is not None}
+
+
+def _copy_id(task_id: str, queue: str) -> str:
+    """Return the id of the copy of a call that goes to `queue`: the same each time, in the form of a UUID."""
+    digits = blake2b(f"{task_id}/{queue}".encode(), digest_size=16).hexdigest()
+    return f"{digits[:8]}-{digits[8:12]}-8{digits[13:16]}-a{digits[17:20]}-{digits[20:]}"
+
+
+def _check(
+    task: Callee | str, args: Sequence[Any], kwargs: Mapping[str, Any], options: CallOptions, part: Part | None = None
+) -> tuple[str, TaskOptions]:
+    """Return the name of what is called and what it declares, its arguments and options checked."""
+    if isinstance(task, str):
+        name, declared = task, _ANY_TASK
+        if not is_name(name):
+            raise InvalidOption(f"a task's name must be a string of 1 to {MAX_NAME} printable characters, not {name!r}")
+    else:
+        name, declared = task.name, task.declared
+    if not isinstance(args, (list, tuple)):  # a string would be taken for its letters
+        raise InvalidArguments(f"{name}: args must be a list or tuple, not a {type(args).__name__}")
+    if part is None and not isinstance(task, str):
+        task.check(args, kwargs)
+    if options:
+        check_options(name, options, runs_in=None if isinstance(task, str) else task.runs_in)
+    return name, declared
+
+
+_ANY_TASK: Final = TaskOptions()
+#: Options that the copies of a call don't have: they belong to the call itself.
+_NOT_COPIED: Final = frozenset({"task_id", "ignore_result", "reply_to", "link", "link_error"})
+
+
+def _shadow(
+    name_of: Callable[..., str | None], args: Sequence[Any], kwargs: Mapping[str, Any], options: CallOptions
+) -> str | None:
+    shadow = name_of(args, kwargs, options)
+    if shadow is not None and not is_name(shadow):
+        raise InvalidOption(
+            f"shadow_name returned {shadow!r}, which is no name of 1 to {MAX_NAME} printable characters"
+        )
+    return shadow
+
+
+def encode_body(
+    conf: Settings,
+    registry: SerializerRegistry,
+    serializer: Serializer,
+    task: Callee | str,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    compression: Compression | None = None,
+    embed: Mapping[str, Any] = _NO_EMBED,
+) -> bytes:
+    """Return the body `[args, kwargs, embed]` of a call, compressed if there is a `compression`.
+
+    Raises:
+        EncodeError: an argument has no form in this content type; the text names it.
+        MessageTooLarge: it is over `task_message_max_size`, compressed or not.
+        MissingLibrary: serializer or compression need a package that is not installed.
+    """
+    name = task if isinstance(task, str) else task.name
+    try:
+        body = serializer.encode([list(args), kwargs, embed])  # a tuple would be tagged
+    except Exception:  # whatever the serializer raises: said again with the place
+        for index, value in enumerate(args):
+            what = f"#{index}" if isinstance(task, str) else task.parameter(index)
+            registry.encode(serializer, value, f"{name}: argument {what}")
+        for key, value in kwargs.items():
+            registry.encode(serializer, value, f"{name}: argument {key}")
+        raise EncodeError(f"{name}: the arguments can't be serialized as {serializer.name}") from None
+    _check_size(conf, name, body)
+    if compression is not None:
+        body = registry.compressions.compress(compression, body)
+        _check_size(conf, name, body)  # what is random already only becomes larger
+    return body
+
+
+def _check_size(conf: Settings, name: str, body: bytes) -> None:
+    if len(body) > conf.task_message_max_size:
+        raise MessageTooLarge(
+            f"the arguments of {name}", len(body), conf.task_message_max_size, "task_message_max_size"
+        )
+
+
+def _encodable(registry: SerializerRegistry, name: str, option: str, given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return headers or stamps of a call, which have a form in JSON and are not too large."""
+    copy = dict(given)
+    most = MAX_USER_HEADERS if option == "headers" else MAX_STAMPS
+    size = len(registry.encode(PLAIN_JSON, copy, f"{name}: option {option}"))
+    if size > most:
+        raise InvalidOption(f"{name}: option {option} is {size} bytes, over the limit of {most}")
+    return copy
+
+
+def _first(call: T | None, declared: T | None, default: T) -> T:
+    if call is not None:
+        return call
+    return default if declared is None else declared
+
+
+def _due(options: CallOptions, now: float, conf: Settings) -> float | None:
+    if (countdown := options.get("countdown")) is not None:
+        return wall_time("countdown", countdown, now, conf) if countdown > 0 else None
+    return wall_time("eta", options.get("eta"), now, conf)
+
+
+def wall_time(option: str, given: float | datetime | None, now: float, conf: Settings) -> float | None:
+    """Return the time that `given` means: seconds from `now`, or a datetime, in the app's zone if it names none.
+
+    Raises:
+        InvalidOption: it is beyond the calendar, or skipped where clocks are put forward.
+    """
+    if given is None:
+        return None
+    try:
+        if isinstance(given, datetime):
+            if given.tzinfo is None:
+                given = _in_zone(option, given, conf.timezone)
+            time = max(given.timestamp(), 0.0)
+        else:
+            time = now + given
+    except OverflowError:  # an int beyond all floats, or a zone's offset at the first or last day of the calendar
+        time = math.inf
+    if time >= END_OF_TIME:
+        raise InvalidOption(f"option {option}: {given!r} is beyond the end of the calendar")
+    return time
+
+
+def _in_zone(option: str, given: datetime, name: str) -> datetime:
+    from zoneinfo import ZoneInfo  # noqa: PLC0415  # 3 ms of everybody's start, for few
+
+    zone = ZoneInfo(name)
+    aware = given.replace(tzinfo=zone)
+    if aware.astimezone(UTC).astimezone(zone).replace(tzinfo=None) != given:
+        raise InvalidOption(
+            f"option {option}: {given} does not exist in {name}, where clocks are put forward over it: "
+            "take another time, or one with a zone"
+        )
+    return aware

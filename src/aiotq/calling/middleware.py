@@ -1,0 +1,160 @@
+"""Middleware: an onion round the sending of calls, and one round the running of tasks."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import field, replace
+from typing import Any, Protocol, Unpack, cast
+
+from ..core.values import value
+from ..exceptions import CallError, InvalidOption
+from ..results.handle import AsyncResult
+from ..tasks.options import CallOptions, said
+from ..tasks.request import Request
+from ..tasks.task import Task
+
+
+@value(eq=False)
+class OutgoingCall:
+    """A call that is about to be sent. It is never changed: the methods return another one to forward."""
+
+    task: str
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    options: CallOptions = field(default_factory=CallOptions)
+
+    @property
+    def headers(self) -> Mapping[str, Any]:
+        """The caller's own headers, which the task sees as `request.headers`."""
+        return self.options.get("headers") or {}
+
+    def with_headers(self, **headers: Any) -> OutgoingCall:
+        """Return this call with further headers."""
+        return self.with_options(headers={**self.headers, **headers})
+
+    def with_options(self, **options: Unpack[CallOptions]) -> OutgoingCall:
+        """Return this call with further calling options; one that is None is taken away."""
+        return replace(self, options=said(cast(CallOptions, {**self.options, **options})))
+
+    def with_arguments(self, /, *args: Any, **kwargs: Any) -> OutgoingCall:
+        """Return this call with these arguments in place of its own."""
+        return replace(self, args=args, kwargs=kwargs)
+
+
+@value(eq=False)
+class RunningCall:
+    """A call that is about to run here. It is never changed: the methods return another one to forward."""
+
+    task: Task[..., Any]
+    request: Request
+
+    @property
+    def headers(self) -> Mapping[str, Any]:
+        """The caller's own headers."""
+        return self.request.headers
+
+    def with_arguments(self, /, *args: Any, **kwargs: Any) -> RunningCall:
+        """Return this call with these arguments in place of its own; a retry has those that were sent."""
+        return replace(self, request=replace(self.request, args=args, kwargs=kwargs))
+
+
+Sending = Callable[[Sequence[OutgoingCall]], Awaitable[Sequence[AsyncResult[Any]]]]
+Running = Callable[[RunningCall], Awaitable[Any]]
+
+
+class Middleware(Protocol):
+    """What stands round the calls that an app sends, and round the tasks that its workers run.
+
+        class Tracing(Middleware):
+            async def send(self, calls, forward):
+                return await forward([call.with_headers(trace=trace_id.get()) for call in calls])
+
+            async def run(self, call, forward):
+                trace_id.set(call.headers.get("trace"))
+                return await forward(call)
+
+        app.add_middleware(Tracing())
+
+    What was added first is outermost. A subclass has one of the methods or both; both may forward something else than
+    they were given, or not at all.
+    """
+
+    async def send(self, calls: Sequence[OutgoingCall], forward: Sending) -> Sequence[AsyncResult[Any]]:
+        """Send `calls` by `forward(calls)` and return its answer: their handles, in order.
+
+        They are the calls of one `delay`, `apply_async` or `send_many`, which go to the broker together or not at
+        all. What this raises is raised to the caller.
+        """
+        return await forward(calls)
+
+    async def run(self, call: RunningCall, forward: Running) -> Any:
+        """Run `call` by `forward(call)` and return its value.
+
+        What this returns is the result, and what it raises is the outcome: the task's own exceptions come through
+        here (`Retry`, `Ignore` and the like too, and `asyncio.CancelledError` when the run is cancelled). It runs in
+        the task's context: variables that it sets are seen by the task, in the loop and in a thread.
+        """
+        return await forward(call)
+
+
+class Onion:
+    """The middleware of an app, outermost first; those with `send` and those with `run`."""
+
+    def __init__(self) -> None:
+        self.senders: tuple[Middleware, ...] = ()
+        self.runners: tuple[Middleware, ...] = ()
+
+    def add(self, middleware: Middleware) -> None:
+        """Put `middleware` inside of all that is there.
+
+        Raises:
+            InvalidOption: it is a class, or has not `send` and `run` as coroutine functions.
+        """
+        if isinstance(middleware, type):
+            raise InvalidOption(f"middleware is an object: add {middleware.__qualname__}(), not the class")
+        for name in ("send", "run"):
+            if not inspect.iscoroutinefunction(getattr(middleware, name, None)):
+                raise InvalidOption(
+                    f"middleware {middleware!r} needs `async def {name}`: make it a subclass of aiotq.Middleware"
+                )
+        if _has_own(middleware, "send"):
+            self.senders = (*self.senders, middleware)
+        if _has_own(middleware, "run"):
+            self.runners = (*self.runners, middleware)
+
+    async def send(self, calls: Sequence[OutgoingCall], innermost: Sending) -> Sequence[AsyncResult[Any]]:
+        """Send `calls` through all of `senders`.
+
+        Raises:
+            CallError: one of them did not answer with as many handles.
+        """
+        forward = innermost
+        for middleware in reversed(self.senders):
+            forward = _sending(middleware, forward)
+        sent: object = await forward(calls)
+        if not isinstance(sent, list | tuple) or len(cast("list[Any]", sent)) != len(calls):
+            raise CallError(
+                f"middleware must return the handles of {len(calls)} calls (`return await forward(calls)`), "
+                f"not {type(cast(object, sent)).__name__}"
+            )
+        return cast("Sequence[AsyncResult[Any]]", sent)
+
+    async def run(self, call: RunningCall, innermost: Running) -> Any:
+        """Run `call` through all of `runners`."""
+        forward = innermost
+        for middleware in reversed(self.runners):
+            forward = _running(middleware, forward)
+        return await forward(call)
+
+
+def _has_own(middleware: Middleware, name: str) -> bool:
+    return getattr(type(middleware), name, None) is not getattr(Middleware, name)
+
+
+def _sending(middleware: Middleware, forward: Sending) -> Sending:
+    return lambda calls: middleware.send(calls, forward)
+
+
+def _running(middleware: Middleware, forward: Running) -> Running:
+    return lambda call: middleware.run(call, forward)

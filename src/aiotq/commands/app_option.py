@@ -1,0 +1,166 @@
+"""Which app a command is about, and getting at it: its module imported, its broker connected; errors for people."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import AsyncGenerator, Generator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from ..app import AioTQ
+from ..backends.base import mask_password
+from ..core.logs import format_error, is_machinery, user_frames
+from ..core.settings import APP_VARIABLE
+from ..exceptions import AioTQError, AppNotFound, OperationalError
+from ..lookup import find_app
+
+
+class CommandFailed(AioTQError):
+    """A command could not do what it was asked to; the text is for the one who asked."""
+
+    exit_code = 1
+
+
+class WrongWords(CommandFailed):
+    """A command was not asked in the words it understands."""
+
+    exit_code = 2
+
+
+class UsersCodeFailed(CommandFailed):
+    """The app's own code could not be imported."""
+
+
+@dataclass(slots=True)
+class Target:
+    """The app as the words of a command name it: `-A APP`, or the first word, or AIOTQ_APP."""
+
+    app: str | None = None
+    broker: str | None = None
+    debug: bool = False
+
+    def given(self, app: str | None, broker: str | None, debug: bool) -> Target:
+        """Take a command's own options, which win over those before it."""
+        self.app = app or self.app
+        self.broker = broker or self.broker
+        self.debug = self.debug or debug
+        return self
+
+    def split(self, words: Sequence[str | None], *needed: str) -> list[str]:
+        """Take the app from the front of `words` unless it is known; return the rest: one word for each of `needed`.
+
+        Raises:
+            WrongWords: too few words or too many.
+        """
+        rest = [word for word in words if word is not None]
+        if self.app is None and (len(rest) > len(needed) or APP_VARIABLE not in os.environ):
+            self.app = rest.pop(0) if rest else None
+        if len(rest) > len(needed):
+            raise WrongWords(f"one word too many: {' '.join(rest[len(needed) :])} (the app is {self.spec})")
+        if len(rest) < len(needed):
+            missing = " ".join(needed[len(rest) :])
+            taken = f" ({self.app} was taken for the app)" if self.app is not None and self.app in words else ""
+            raise WrongWords(f"{missing} is missing{taken}")
+        return rest
+
+    def split_many(self, words: Sequence[str | None]) -> list[str]:
+        """As `split`, for a command that takes any number of words; beside AIOTQ_APP an app has a colon in it."""
+        rest = [word for word in words if word is not None]
+        if self.app is None and rest and (APP_VARIABLE not in os.environ or ":" in rest[0]):
+            self.app = rest.pop(0)
+        return rest
+
+    @property
+    def spec(self) -> str:
+        """What names the app.
+
+        Raises:
+            WrongWords: nothing does.
+        """
+        spec = self.app or os.environ.get(APP_VARIABLE)
+        if not spec:
+            raise WrongWords(f"which app? Name it first (proj:app), with -A proj:app, or in {APP_VARIABLE}")
+        return spec
+
+    def load(self, *, with_tasks: bool = True) -> AioTQ:
+        """Import the app (and the modules of its tasks).
+
+        Raises:
+            AppNotFound: there is no such app.
+            UsersCodeFailed: its code can't be imported.
+            SettingsError: the broker given in its place can't be used.
+        """
+        with importing(f"app {self.spec!r}"):
+            app = find_app(self.spec)
+        if self.broker is not None:
+            app.conf.update(broker_url=self.broker)
+        if with_tasks:
+            with importing(f"the tasks of app {self.spec!r}"):
+                app.load_tasks()
+        return app
+
+
+@contextmanager
+def importing(what: str) -> Generator[None, None, None]:
+    """Turn what the user's code raises into `UsersCodeFailed`, with their part of the traceback."""
+    try:
+        yield
+    except AppNotFound:
+        raise
+    except AioTQError as exc:  # their use of this library: the place and the text say all
+        theirs = [frame for frame in user_frames(exc) if not is_machinery(frame)]
+        place = f"{theirs[-1].filename}:{theirs[-1].lineno}: " if theirs else ""
+        raise UsersCodeFailed(f"{what} can't be imported:\n{place}{exc}") from exc
+    except Exception as exc:
+        text = format_error(exc) if user_frames(exc) else format_error(exc.with_traceback(None))
+        raise UsersCodeFailed(f"{what} can't be imported:\n{text.rstrip()}") from exc
+
+
+@asynccontextmanager
+async def connected(app: AioTQ) -> AsyncGenerator[AioTQ, None]:
+    """Be connected to the app's broker and store.
+
+    Raises:
+        CommandFailed: they can't be reached; the text says where they should be.
+    """
+    try:
+        await app.connection()
+    except OperationalError as exc:
+        raise CommandFailed(f"can't reach {places(app)}: {exc}") from exc
+    async with app:
+        yield app
+
+
+def places(app: AioTQ) -> str:
+    """Return where the app's messages and results are, without passwords."""
+    broker = f"broker {mask_password(app.conf.broker_url)}"
+    backend = app.conf.result_backend
+    return broker if backend is None else f"{broker} or results store {mask_password(backend)}"
+
+
+#: Seconds of each unit of a duration.
+_UNITS: Final = {"w": 604_800.0, "d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0}
+_NUMBER: Final = r"\d+(?:\.\d+)?"
+
+
+def parse_duration(text: str) -> float:
+    """Return the seconds in `7d`, `12h`, `1h30m`, `90s` or `90`.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    if re.fullmatch(_NUMBER, text):
+        return float(text)
+    if not re.fullmatch(f"(?:{_NUMBER}[{''.join(_UNITS)}])+", text):
+        raise ValueError(f"no duration: {text!r}")
+    return sum(float(part[:-1]) * _UNITS[part[-1]] for part in re.findall(f"{_NUMBER}[a-z]", text))
+
+
+def read_duration(text: str) -> float:
+    """As `parse_duration`, for a command's word."""
+    try:
+        return parse_duration(text)
+    except ValueError:
+        raise WrongWords(f"{text!r} is no duration: write it as 7d, 12h, 30m, 90s or 1h30m") from None

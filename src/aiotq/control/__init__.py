@@ -1,0 +1,1 @@
+"""Operating: queues, dead letters, revocation."""

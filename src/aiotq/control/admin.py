@@ -1,0 +1,188 @@
+"""Looking into the broker and clearing up: queues, purging, dead letters (P5)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Final, Protocol
+
+from ..core.clock import Clock
+from ..exceptions import CallError, EncodeError, InvalidOption
+from ..results import ResultStore
+from ..results.handle import LONG_REVOCATION
+from ..results.revocations import of_header, of_root, of_stamp, of_task
+from ..tasks.options import stamps_of
+from ..transport import DeadLetter, QueueStats, Transport
+from ..wire.message import MAX_NAME, is_name
+
+#: Seconds for which all calls of a task or with a header are revoked, unless told otherwise.
+_WIDE_REVOCATION: Final = 86_400.0
+#: Dead letters looked at together when all are replayed: their bodies are in memory meanwhile.
+_PAGE: Final = 200
+
+
+class AdminConnection(Protocol):
+    """An app's connection, as its administration sees it."""
+
+    @property
+    def transport(self) -> Transport: ...
+
+    @property
+    def store(self) -> ResultStore: ...
+
+
+class AdminHome(Protocol):
+    """An app, as its administration sees it."""
+
+    @property
+    def clock(self) -> Clock: ...
+
+    async def connection(self) -> AdminConnection: ...
+
+
+class Admin:
+    """What an operator does with a broker (`app.admin`); the command line is made of it.
+
+        for queue in await app.admin.queues():
+            print(queue.name, queue.ready, queue.oldest_age)
+
+    Everything here raises `OperationalError` when the broker can't be reached.
+    """
+
+    def __init__(self, home: AdminHome) -> None:
+        self._home = home
+
+    async def queues(self, names: Collection[str] | None = None) -> Sequence[QueueStats]:
+        """Return what stands in the queues called `names` (default: all that hold anything)."""
+        return await (await self._transport()).stats(names)
+
+    async def purge(self, queue: str) -> int:
+        """Delete what is ready or delayed in `queue`; return how many. What runs goes on."""
+        return await (await self._transport()).purge(queue)
+
+    async def dead_letters(self, queue: str | None = None, *, limit: int = 100) -> Sequence[DeadLetter]:
+        """Return up to `limit` dead letters, the newest first."""
+        return await (await self._transport()).dead_letters(queue, limit=limit)
+
+    async def dead_letter(self, key: str) -> DeadLetter | None:
+        """Return one dead letter by its key or its task's id."""
+        return await (await self._transport()).dead_letter(key)
+
+    async def replay(self, keys: Sequence[str]) -> int:
+        """Send dead letters, named by key or task id, to their queues again; return how many were sent.
+
+        The failure recorded for them is forgotten first: the result of the second run is the one that counts.
+        Interrupted in between, the letters are still there. One whose message could not be read stays, and does
+        not count.
+        """
+        transport = await self._transport()
+        letters = [letter for key in keys if (letter := await transport.dead_letter(key)) is not None]
+        return await self._replay(list({letter.key: letter for letter in letters}.values()))
+
+    async def replay_all(self, queue: str | None = None) -> int:
+        """Replay every dead letter (of `queue`) that was there when this began; return how many were sent."""
+        transport = await self._transport()
+        began = self._home.clock.time()
+        replayed, limit = 0, _PAGE
+        while True:
+            letters = await transport.dead_letters(queue, limit=limit)
+            chosen = [letter for letter in letters if letter.message is not None and letter.died_at <= began]
+            if chosen and (count := await self._replay(chosen)):
+                replayed += count
+            elif len(letters) < limit:
+                return replayed
+            else:
+                limit *= 2  # unreadable and newer ones stand before the rest
+
+    async def purge_dead(self, queue: str | None = None, *, older_than: float | None = None) -> int:
+        """Delete dead letters (of `queue`; those that died more than `older_than` seconds ago); return how many."""
+        before = None if older_than is None else self._home.clock.time() - older_than
+        return await (await self._transport()).purge_dead(queue, before=before)
+
+    async def revoke(
+        self,
+        *task_ids: str,
+        tasks: Collection[str] = (),
+        roots: Collection[str] = (),
+        headers: Mapping[str, Any] | None = None,
+        stamps: Mapping[str, Any] | None = None,
+        terminate: bool = False,
+        expires: float | None = None,
+    ) -> None:
+        """See to it that calls do not run: they end as REVOKED when a worker comes to them (P8).
+
+            await app.admin.revoke(result.id, other.id)
+            await app.admin.revoke(tasks=["proj.send_mail"], terminate=True)
+            await app.admin.revoke(headers={"customer": 7}, expires=3600)
+            await app.admin.revoke(stamps={"campaign": ["spring", "autumn"]})
+            await app.admin.revoke(roots=[result.id])
+
+        By id; all calls of tasks; a call and all that it led to (`roots`: the ids of what was called first, in a
+        workflow the `root_id` of its requests); all calls that have one of `headers`, or one of a stamp's values. This
+        holds for `expires` seconds (None: a year for ids and `roots`, a day otherwise), for workers that start later,
+        and for calls that are sent later. With `terminate` those that run are cancelled, as `AsyncResult.revoke` says.
+
+        Raises:
+            CallError: nothing is named.
+            InvalidOption: a name or `expires` is impossible.
+            EncodeError: a header or stamp has no form in JSON.
+        """
+        lasting, passing = _keys(task_ids, tasks, roots, headers or {}, stamps or {})
+        if expires is not None and not 0 < expires < float("inf"):
+            raise InvalidOption(f"revoke: expires must be seconds, more than 0, not {expires!r}")
+        store = (await self._home.connection()).store
+        now = self._home.clock.time()
+        for keys, seconds in ((lasting, LONG_REVOCATION), (passing, _WIDE_REVOCATION)):
+            if keys:
+                ends = now + (seconds if expires is None else expires)
+                await store.revoke(keys, terminate=terminate, expires=ends)
+
+    async def unrevoke(
+        self,
+        *task_ids: str,
+        tasks: Collection[str] = (),
+        roots: Collection[str] = (),
+        headers: Mapping[str, Any] | None = None,
+        stamps: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Take `revoke` back for what it was said of; what has ended as REVOKED stays so. Raises as that."""
+        lasting, passing = _keys(task_ids, tasks, roots, headers or {}, stamps or {})
+        await (await self._home.connection()).store.unrevoke([*lasting, *passing])
+
+    async def _replay(self, letters: Sequence[DeadLetter]) -> int:
+        readable = [(letter.key, letter.message.id) for letter in letters if letter.message is not None]
+        if not readable:
+            return 0
+        connection = await self._home.connection()
+        await connection.store.forget([task_id for _, task_id in readable])
+        return await connection.transport.replay([key for key, _ in readable])
+
+    async def _transport(self) -> Transport:
+        return (await self._home.connection()).transport
+
+
+def _keys(
+    task_ids: Sequence[str],
+    tasks: Collection[str],
+    roots: Collection[str],
+    headers: Mapping[str, Any],
+    stamps: Mapping[str, Any],
+) -> tuple[Sequence[str], Sequence[str]]:
+    """Return what stands for calls in a store: of ids and roots, and of tasks, headers and stamps."""
+    for option, names in (("task_ids", task_ids), ("tasks", tasks), ("roots", roots)):
+        if isinstance(names, str):
+            raise InvalidOption(f"revoke: {option} is a list of names: [{names!r}], not {names!r}")
+        for name in names:
+            if not is_name(name):
+                raise InvalidOption(
+                    f"revoke: {option} must be strings of 1 to {MAX_NAME} printable characters, not {name!r}"
+                )
+    if not (task_ids or tasks or roots or headers or stamps):
+        raise CallError("revoke: nothing is named; give ids, tasks, roots, headers or stamps")
+    try:
+        wide = [of_header(name, given) for name, given in headers.items()]
+        wide += [of_stamp(name, given) for name, values in stamps_of(stamps).items() for given in values]
+    except TypeError as exc:
+        raise EncodeError(f"revoke: a header or stamp can't be so: {exc}") from exc
+    except ValueError as exc:
+        raise InvalidOption(f"revoke: stamps: {exc}") from None
+    return [*task_ids, *map(of_root, roots)], [*map(of_task, tasks), *wide]

@@ -1,0 +1,1 @@
+"""Primitives that know no tasks: settings, time, values, asyncio, logs."""

@@ -1,0 +1,104 @@
+"""The way into coroutines for code without a loop: scripts, Django views, tasks that run in threads."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import Future
+from typing import Any, Final, ParamSpec, TypeVar
+
+from anyio import from_thread
+
+from ..exceptions import CallError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+#: Seconds the interpreter's exit waits for connections to close.
+_EXIT_TIMEOUT: Final = 5.0
+#: What a forked process was born with: its thread is in the parent. Kept, because to take it apart is to wait for that.
+_of_the_parent: Final[list[object]] = []
+
+
+class Bridge:
+    """Runs an app's coroutines from plain code.
+
+    In a thread that a loop started (a thread task, a FastAPI `def` endpoint) they run in that loop; elsewhere in
+    one background loop of the process, which starts with the first call and ends with the interpreter.
+    """
+
+    def __init__(self, close: Callable[[], Awaitable[None]]) -> None:
+        self._close = close
+        self._lock = threading.Lock()
+        self._background: _Background | None = None
+
+    def run(self, function: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Return what `await function(*args, **kwargs)` returns.
+
+        Raises:
+            CallError: called on a running loop, which it would block.
+        """
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            pass
+        else:
+            raise CallError("this thread runs an event loop: leave out .sync and await the call instead")
+        began = False
+
+        async def call() -> T:
+            nonlocal began
+            began = True
+            return await function(*args, **kwargs)
+
+        try:
+            return from_thread.run(call)
+        except RuntimeError:
+            if began:
+                raise
+        with self._lock:
+            if self._background is None:
+                self._background = _Background()
+                atexit.register(self.stop)
+            portal = self._background.portal
+        return portal.call(call)
+
+    def forget(self) -> None:
+        """Begin anew in a forked process, to which the background loop's thread did not come along."""
+        if self._background is not None:
+            _of_the_parent.append(self._background)
+            atexit.unregister(self.stop)
+        self._lock, self._background = threading.Lock(), None
+
+    def stop(self) -> None:
+        """Close the background loop and the app's connection in it."""
+        with self._lock:
+            background, self._background = self._background, None
+        if background is not None:
+            atexit.unregister(self.stop)
+            background.stop(self._close)
+
+
+class _Background:
+    """A loop in a thread of its own."""
+
+    def __init__(self) -> None:
+        ready: Future[from_thread.BlockingPortal] = Future()
+
+        async def serve() -> None:
+            async with from_thread.BlockingPortal() as portal:
+                ready.set_result(portal)
+                await portal.sleep_until_stopped()
+
+        self._thread = threading.Thread(target=lambda: asyncio.run(serve()), name="aiotq.sync", daemon=True)
+        self._thread.start()
+        self.portal = ready.result()
+
+    def stop(self, close: Callable[[], Awaitable[None]]) -> None:
+        try:
+            self.portal.start_task_soon(close).result(_EXIT_TIMEOUT)
+        finally:
+            self.portal.call(self.portal.stop)
+            self._thread.join(_EXIT_TIMEOUT)

@@ -1,0 +1,1 @@
+"""Declaring tasks: options, the task, the registry, the request, retries."""

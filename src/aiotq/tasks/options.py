@@ -1,0 +1,433 @@
+"""The options of tasks and of calls: what each may be, checked where it is declared or called."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from datetime import datetime
+from functools import partial
+from typing import Any, Final, Literal, TypedDict, TypeVar, cast, get_args
+
+from ..core.schedules import seconds_apart
+from ..exceptions import InvalidOption, InvalidSetting
+from ..wire.message import LONGEST_LIMIT, MAX_NAME, is_name
+
+T = TypeVar("T", bound=Mapping[str, Any])
+
+RunsIn = Literal["loop", "thread", "process"]
+
+
+class CallOptions(TypedDict, total=False):
+    """What one call may say; each wins over the task's own option and that over the settings. None says nothing."""
+
+    task_id: str | None
+    countdown: float | None
+    "Seconds from now before which the task does not start."
+    eta: datetime | None
+    "Time before which the task does not start; without a zone it is in `timezone`."
+    expires: float | datetime | None
+    "Seconds from now, or time, after which the task is not started any more (it ends as REVOKED)."
+    queue: str | None
+    exchange: str | None
+    "The name of an exchange that `task_queues` binds queues to; with `routing_key` it says which of them get the call."
+    routing_key: str | None
+    priority: int | None
+    "0 to 9, 9 first."
+    serializer: str | None
+    compression: str | None
+    "`zlib`, `bzip2`, `lzma`, `brotli`, `zstd` or one that was registered."
+    ignore_result: bool | None
+    headers: Mapping[str, Any] | None
+    "The caller's own headers, seen as `request.headers`."
+    stamps: Mapping[str, Any] | None
+    "Labels by which the call is found and revoked, each with a value or a list of values; see `Canvas.stamp`."
+    soft_time_limit: float | None
+    time_limit: float | None
+    shadow: str | None
+    "A name for logs in place of the task's."
+    add_to_parent: bool | None
+    "False: a call made by a task is not among the `children` of its result."
+    reply_to: str | None
+    "The address of the process that is told the result, in place of this one's."
+    publish_timeout: float | None
+    "Seconds the broker has to accept the call."
+    retry: bool | None
+    "False: if the broker does not answer, the call is not sent again (setting `task_publish_retry`)."
+    retry_policy: Mapping[str, Any] | None
+    "How often it is sent again: `max_retries`, `interval_start`, `interval_step`, `interval_max`, `retry_errors`."
+    link: Any
+    "A signature, or a list of them: each is called with the task's value when it has succeeded."
+    link_error: Any
+    "The same for its failure, called with request, exception and traceback; with its id, if they take one argument."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskOptions:
+    """What a declaration may say; None leaves it to the settings."""
+
+    run: RunsIn | None = None
+    bind: bool = False
+    typing: bool = True
+    queue: str | None = None
+    exchange: str | None = None
+    routing_key: str | None = None
+    priority: int | None = None
+    serializer: str | None = None
+    compression: str | None = None
+    ignore_result: bool | None = None
+    acks_late: bool | None = None
+    track_started: bool | None = None
+    expires: float | None = None
+    soft_time_limit: float | None = None
+    time_limit: float | None = None
+    max_retries: int | None = 3
+    default_retry_delay: float = 180.0
+    autoretry_for: tuple[type[BaseException], ...] = ()
+    dont_autoretry_for: tuple[type[BaseException], ...] = ()
+    retry_kwargs: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    retry_backoff: float | bool = False
+    retry_backoff_max: float = 600.0
+    retry_jitter: bool = True
+    reject_on_worker_lost: bool | None = None
+    max_deliveries: int | None = None
+    store_errors_even_if_ignored: bool | None = None
+    throws: tuple[type[BaseException], ...] = ()
+    trail: bool = True
+    shadow_name: Callable[..., str | None] | None = None
+    resultrepr_maxsize: int = 1024
+    rate_limit: str | float | None = None
+    max_concurrency: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Expected:
+    """What an option must be, for the check and for the error's words."""
+
+    words: str
+    types: tuple[type, ...]
+    holds: Callable[[Any], bool] = lambda _: True
+
+    def accepts(self, given: object) -> bool:
+        if isinstance(given, bool) and bool not in self.types:
+            return False
+        return isinstance(given, self.types) and self.holds(given)
+
+
+def _is_rate(given: Any) -> bool:
+    try:
+        seconds_apart(given)
+    except ValueError:
+        return False
+    return True
+
+
+def _takes(given: Callable[..., object], count: int) -> bool:
+    """Whether a function can be called with so many arguments, as far as it says."""
+    try:
+        inspect.signature(given).bind(*(None,) * count)
+    except TypeError:
+        return False
+    except ValueError:  # it is not written in Python, and doesn't say
+        return True
+    return True
+
+
+def naming(shadow_name: Callable[..., str | None], task: object) -> Callable[..., str | None]:
+    """Return a `shadow_name` as a function of args, kwargs and options: Celery's are given the task before them."""
+    return shadow_name if _takes(shadow_name, 3) else partial(shadow_name, task)
+
+
+def _is_exception(given: object) -> bool:
+    return isinstance(given, type) and issubclass(given, BaseException)
+
+
+def is_retry_policy(given: Mapping[str, Any]) -> bool:
+    """Whether all that is in it may be in a `retry_policy`."""
+    for name, each in given.items():
+        match name:
+            case "max_retries":
+                fits = each is None or (type(each) is int and each >= 0)
+            case "interval_start" | "interval_step" | "interval_max":
+                fits = type(each) in {int, float} and 0 <= each <= LONGEST_LIMIT
+            case "retry_errors":
+                fits = each is None or (
+                    isinstance(each, (tuple, list)) and all(map(_is_exception, cast("Sequence[object]", each)))
+                )
+            case _:
+                fits = False
+        if not fits:
+            return False
+    return True
+
+
+_NAME: Final = _Expected(f"a string of 1 to {MAX_NAME} printable characters", (str,), is_name)
+_SECONDS: Final = _Expected(
+    "seconds, more than 0, at most ten years", (int, float), lambda given: 0 < given <= LONGEST_LIMIT
+)
+_YES_OR_NO: Final = _Expected("true or false", (bool,))
+_EXPECTED: Final[Mapping[str, _Expected]] = {
+    "task_id": _NAME,
+    "countdown": _Expected("seconds, 0 or more", (int, float), lambda given: 0 <= given < math.inf),
+    "eta": _Expected("a datetime", (datetime,)),
+    "expires": _Expected(
+        "seconds, more than 0, or a datetime",
+        (int, float, datetime),
+        lambda given: isinstance(given, datetime) or 0 < given < math.inf,
+    ),
+    "queue": _NAME,
+    "exchange": _Expected(
+        "the name of an exchange; its type is declared in task_queues",
+        (str,),
+        lambda given: not given or is_name(given),
+    ),
+    "routing_key": _Expected(
+        f"a string of at most {MAX_NAME} characters", (str,), lambda given: len(given) <= MAX_NAME
+    ),
+    "priority": _Expected("a whole number from 0 to 9", (int,), lambda given: 0 <= given <= 9),
+    "serializer": _Expected("a serializer's name", (str,)),
+    "compression": _Expected("a compression's name", (str,)),
+    "ignore_result": _YES_OR_NO,
+    "headers": _Expected(
+        "a mapping with string keys", (Mapping,), lambda given: all(isinstance(key, str) for key in given)
+    ),
+    "stamps": _Expected(
+        "a mapping of names to values, none of them the name of a calling option",
+        (Mapping,),
+        lambda given: all(is_name(name) and name not in CallOptions.__annotations__ for name in given),
+    ),
+    "soft_time_limit": _SECONDS,
+    "time_limit": _SECONDS,
+    "shadow": _NAME,
+    "add_to_parent": _YES_OR_NO,
+    "reply_to": _NAME,
+    "publish_timeout": _SECONDS,
+    "retry": _YES_OR_NO,
+    "retry_policy": _Expected(
+        "a mapping with some of max_retries (a whole number, 0 or more, or None), interval_start, interval_step, "
+        "interval_max (seconds) and retry_errors (exception types)",
+        (Mapping,),
+        is_retry_policy,
+    ),
+    "link": _Expected("a signature or a list of them", (object,)),
+    "link_error": _Expected("a signature or a list of them", (object,)),
+}
+#: All options of a call.
+CALL_OPTIONS: Final = frozenset(_EXPECTED)
+#: Options that only a call which is sent can have.
+ONLY_SENT: Final = frozenset(
+    {"countdown", "eta", "expires", "queue", "exchange", "routing_key", "priority", "publish_timeout"}
+    | {"retry", "retry_policy"}
+)
+#: Options that belong to one call, and not to where calls of its name go.
+_OF_ONE_CALL: Final = frozenset(
+    {"task_id", "eta", "reply_to", "publish_timeout", "retry", "retry_policy", "link", "link_error"}
+)
+_EXCEPTIONS: Final = _Expected(
+    "a tuple of exception types", (tuple, list), lambda given: all(map(_is_exception, given))
+)
+#: Options of a task that are kept as tuples.
+TUPLES: Final = frozenset({"autoretry_for", "dont_autoretry_for", "throws"})
+#: Options of a call that a retry may set anew.
+RETRY_OPTIONS: Final = frozenset({"queue", "priority", "expires", "soft_time_limit", "time_limit", "shadow", "headers"})
+_DECLARED: Final[Mapping[str, _Expected]] = {
+    "name": _NAME,
+    "run": _Expected('"loop", "thread" or "process"', (str,), lambda given: given in get_args(RunsIn)),
+    "bind": _YES_OR_NO,
+    "typing": _YES_OR_NO,
+    "queue": _NAME,
+    "exchange": _EXPECTED["exchange"],
+    "routing_key": _EXPECTED["routing_key"],
+    "priority": _EXPECTED["priority"],
+    "serializer": _EXPECTED["serializer"],
+    "compression": _EXPECTED["compression"],
+    "ignore_result": _YES_OR_NO,
+    "acks_late": _YES_OR_NO,
+    "track_started": _YES_OR_NO,
+    "expires": _SECONDS,
+    "soft_time_limit": _SECONDS,
+    "time_limit": _SECONDS,
+    "max_retries": _Expected(
+        "a whole number, 0 or more, or None for ever", (int, type(None)), lambda given: given is None or given >= 0
+    ),
+    "default_retry_delay": _EXPECTED["countdown"],
+    "autoretry_for": _EXCEPTIONS,
+    "dont_autoretry_for": _EXCEPTIONS,
+    "retry_kwargs": _Expected(
+        "a mapping with max_retries, countdown or both",
+        (Mapping,),
+        lambda given: set(given) <= {"max_retries", "countdown"},
+    ),
+    "retry_backoff": _Expected(
+        "true, false, or seconds of the first delay", (bool, int, float), lambda given: 0 <= given <= LONGEST_LIMIT
+    ),
+    "retry_backoff_max": _SECONDS,
+    "retry_jitter": _YES_OR_NO,
+    "reject_on_worker_lost": _YES_OR_NO,
+    "max_deliveries": _Expected("a whole number, 1 or more", (int,), lambda given: given >= 1),
+    "store_errors_even_if_ignored": _YES_OR_NO,
+    "throws": _EXCEPTIONS,
+    "trail": _YES_OR_NO,
+    "shadow_name": _Expected(
+        "a function of args, kwargs and options, or of the task and these",
+        (object,),
+        lambda given: callable(given) and (_takes(given, 3) or _takes(given, 4)),
+    ),
+    "rate_limit": _Expected('a rate such as "100/m", "5/h" or 10 (a second)', (str, int, float), _is_rate),
+    "max_concurrency": _Expected("a whole number, 1 or more", (int,), lambda given: given >= 1),
+    "resultrepr_maxsize": _Expected("a number of characters, 0 or more", (int,), lambda given: given >= 0),
+}
+
+
+#: All options of a task; `base` is checked where classes are known.
+DECLARABLE: Final = frozenset(_DECLARED)
+#: Those of them that are attributes of the task; how it runs and is named stands elsewhere.
+READABLE: Final = frozenset(each.name for each in fields(TaskOptions)) - {"run", "shadow_name"}
+#: Those that are as the settings say where they are None.
+_LEFT_TO_SETTINGS: Final = frozenset(each.name for each in fields(TaskOptions) if each.default is None) | {"name"}
+#: What Celery's tasks can declare and ours can't: why, or what to do instead.
+_NOT_DECLARED: Final[Mapping[str, str]] = {
+    "Strategy": "how a task is run is said by run=",
+    "acks_on_failure_or_timeout": "raise Reject() for a dead letter, Snooze() or self.retry() for a later run",
+    "abstract": "leave it out; a class is no task until it is a base= or given to register_task",
+    "autoregister": "leave it out; what is not given to app.task, shared_task or register_task is no task",
+    "backend": "all results of an app are kept in its result_backend",
+    "from_config": "settings are read from app.conf, and task_annotations declare by name",
+    "pydantic": "leave it out; a model among the arguments arrives as that model",
+    "request_stack": "leave it out; each run has its own request",
+    "send_events": "leave it out; nothing is sent where nobody listens (signals, result.updates())",
+}
+#: What Celery's calls take and ours don't: why, or what to do instead.
+_NOT_CALLED: Final[Mapping[str, str]] = {
+    **dict.fromkeys(("connection", "producer", "publisher"), "leave it out; the app keeps its connections itself"),
+    **dict.fromkeys(("root_id", "parent_id"), "it is that of the task which makes the call"),
+    **dict.fromkeys(("chord", "group_id", "group_index"), "it is what group() and chord() give their members"),
+    **dict.fromkeys(("logfile", "loglevel"), "what is logged, and where, is the worker's own matter"),
+    "delivery_mode": "leave it out; every message is kept as durably as its broker can",
+    "retries": "a call that is sent begins at 0; task.apply(…, retries=) runs one here as though it were a later one",
+    "throw": "task.apply(…, throw=) is for calls that are run here",
+}
+
+
+def check_declaration(options: Mapping[str, object]) -> None:
+    """Refuse what `@app.task(...)` can't take.
+
+    Raises:
+        InvalidOption: an option is unknown or has an impossible value.
+    """
+    for option, given in options.items():
+        if option == "base" or (given is None and option in _LEFT_TO_SETTINGS):
+            continue
+        expected = _DECLARED.get(option)
+        if expected is None:
+            raise InvalidOption(f"unknown task option {option!r}{_instead_of_declaring(option)}")
+        if not expected.accepts(given):
+            raise InvalidOption(f"task option {option} must be {expected.words}, not {given!r}")
+    retrying: Any = options.get("retry_kwargs") or {}
+    for option in ("max_retries", "countdown"):
+        if option in retrying and not (_DECLARED.get(option) or _EXPECTED[option]).accepts(retrying[option]):
+            expected = _DECLARED.get(option) or _EXPECTED[option]
+            raise InvalidOption(
+                f"task option retry_kwargs: {option} must be {expected.words}, not {retrying[option]!r}"
+            )
+
+
+def said(options: T) -> T:
+    """Return options of a call without those that are None: as in Celery, they say nothing."""
+    if all(given is not None for given in options.values()):
+        return options
+    return cast(T, {option: given for option, given in options.items() if given is not None})
+
+
+def check_limits(name: str, soft: float | None, hard: float | None) -> None:
+    """Raise `InvalidOption` if a soft limit could never strike, since the hard one comes before it."""
+    if soft is not None and hard is not None and soft > hard:
+        raise InvalidOption(f"{name}: soft_time_limit ({soft:g} s) must not be longer than time_limit ({hard:g} s)")
+
+
+def _instead_of_declaring(option: str) -> str:
+    if option in _NOT_DECLARED:
+        return f": {_NOT_DECLARED[option]}"
+    if option in _EXPECTED:
+        return f": it belongs to a call, as in task.apply_async(…, {option}=…)"
+    return _nearest(option, _DECLARED)
+
+
+def _instead_of_calling_with(option: str) -> str:
+    if option in _NOT_CALLED:
+        return f": {_NOT_CALLED[option]}"
+    if option in _DECLARED:
+        return f": it belongs to the task, as in @app.task({option}=…)"
+    return _nearest(option, _EXPECTED)
+
+
+def _nearest(option: str, known: Mapping[str, object]) -> str:
+    near = difflib.get_close_matches(option, known, n=1)
+    return f": did you mean {near[0]!r}?" if near else f" (there are {', '.join(sorted(known))})"
+
+
+def stamps_of(given: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Return stamps with a list of values each, as they travel.
+
+    Raises:
+        ValueError: one has an impossible name.
+    """
+    for name in given:
+        if not is_name(name):
+            raise ValueError(f"a name is {_NAME.words}, not {name!r}")
+    return {
+        name: list(cast("Sequence[Any]", each)) if isinstance(each, (list, tuple, set, frozenset)) else [each]
+        for name, each in given.items()
+    }
+
+
+def check_retry_policy(given: object) -> object:
+    """Return the setting `task_publish_retry_policy` as it is.
+
+    Raises:
+        InvalidSetting: it can't be used.
+    """
+    expected = _EXPECTED["retry_policy"]
+    if given is not None and not expected.accepts(given):
+        raise InvalidSetting("task_publish_retry_policy", given, expected.words)
+    return given
+
+
+def check_route_option(option: str, given: object) -> str | None:
+    """Return what `option` must be in a route if it can't be `given` there, else None."""
+    expected = _EXPECTED.get(option)
+    if expected is None or option in _OF_ONE_CALL:
+        there_are = ", ".join(sorted(_EXPECTED.keys() - _OF_ONE_CALL))
+        return f"an option that a route can have ({there_are})"
+    return None if expected.accepts(given) else expected.words
+
+
+def check_options_here(name: str, options: Mapping[str, Any], retries: object = 0) -> None:
+    """Raise `InvalidOption` if one of `options` means nothing for a call that is run where it is made.
+
+    `retries` is how many it is to have behind it.
+    """
+    if type(retries) is not int or retries < 0:
+        raise InvalidOption(f"{name}.apply: retries must be a whole number, 0 or more, not {retries!r}")
+    for option in options:
+        if option in ONLY_SENT:
+            raise InvalidOption(f"{name}.apply: {option} is for calls that are sent; this one is run here")
+
+
+def check_options(name: str, options: CallOptions, *, runs_in: RunsIn | None = None) -> None:
+    """Raise `InvalidOption` if one of `options` of a call to `name` is unknown, impossible, or can't be kept there."""
+    for option, given in options.items():
+        expected = _EXPECTED.get(option)
+        if expected is None:
+            raise InvalidOption(f"{name}: unknown option {option!r}{_instead_of_calling_with(option)}")
+        if not expected.accepts(given):
+            raise InvalidOption(f"{name}: option {option} must be {expected.words}, not {given!r}")
+    if "eta" in options and "countdown" in options:
+        raise InvalidOption(f"{name}: give eta or countdown, not both")
+    check_limits(name, options.get("soft_time_limit"), options.get("time_limit"))
+    if runs_in == "thread" and "time_limit" in options:
+        raise InvalidOption(
+            f'{name} runs in a thread, which can\'t be stopped: time_limit needs run="process" (soft_time_limit works)'
+        )

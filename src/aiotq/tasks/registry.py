@@ -1,0 +1,390 @@
+"""The registry of an app's tasks: declaring them, naming them, finding their modules."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import inspect
+import weakref
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Final,
+    Literal,
+    ParamSpec,
+    Protocol,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    overload,
+)
+
+from ..canvas.planner import ACCUMULATE
+from ..core.settings import Settings
+from ..exceptions import InvalidOption, NotRegistered
+from ..wire.known_types import home_module
+from .options import DECLARABLE, TUPLES, RunsIn, TaskOptions, check_declaration, naming
+from .task import CoroutineTask, FunctionTask, Task, TaskHome
+
+if TYPE_CHECKING:
+    from .annotations import Rule
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+#: Tasks of `shared_task`: every app has them.
+_shared_tasks: Final[dict[str, Task[..., Any]]] = {}
+
+
+async def _accumulate(*args: Any, index: int | None = None) -> Any:
+    """Return what it is called with: how a group's values become those of one call."""
+    return list(args) if index is None else args[index]
+
+
+#: Tasks of every app, by Celery's names for them.
+_BUILT_IN: Final[dict[str, Task[..., Any]]] = {ACCUMULATE: CoroutineTask(_accumulate, ACCUMULATE, TaskOptions())}
+
+
+class TaskDeclaration(TypedDict, total=False):
+    """What `@app.task(...)` takes beside `bind`; what is left out is as the settings say."""
+
+    name: str | None
+    "In place of module and function."
+    run: RunsIn | None
+    "`loop` for an `async def`, `thread` for a plain function; `process` for either, to keep a core of its own busy."
+    typing: bool
+    "False: arguments are not checked against the signature at the call."
+    queue: str | None
+    exchange: str | None
+    routing_key: str | None
+    priority: int | None
+    serializer: str | None
+    compression: str | None
+    ignore_result: bool | None
+    acks_late: bool | None
+    track_started: bool | None
+    expires: float | None
+    "Seconds after the call."
+    soft_time_limit: float | None
+    time_limit: float | None
+    max_retries: int | None
+    "Retries before `self.retry` gives up (3); None: for ever."
+    default_retry_delay: float
+    "Seconds before a retry that says nothing else (180)."
+    autoretry_for: tuple[type[BaseException], ...]
+    "Exceptions at which the task is retried by itself."
+    dont_autoretry_for: tuple[type[BaseException], ...]
+    "Those among them at which it is not."
+    retry_kwargs: Mapping[str, Any]
+    "`max_retries` and `countdown` of such retries."
+    retry_backoff: float | bool
+    "Such retries wait twice as long each time: the first this many seconds (True: 1)."
+    retry_backoff_max: float
+    "Seconds that they wait at most (600)."
+    retry_jitter: bool
+    "Wait any time up to that, so that those who failed together don't come back together (True)."
+    reject_on_worker_lost: bool | None
+    "True: a task whose child process died is handed back and may run again, `max_deliveries` times."
+    max_deliveries: int | None
+    "In place of the setting `task_max_deliveries`."
+    store_errors_even_if_ignored: bool | None
+    "Keep failures although results are ignored."
+    throws: tuple[type[BaseException], ...]
+    "Expected exceptions: a line of the log at INFO, without traceback."
+    trail: bool
+    "Keep the ids of the calls it makes, as `children` of its result (True)."
+    shadow_name: Callable[..., str | None] | None
+    "`shadow_name(args, kwargs, options)` names a call in logs in place of the task's name."
+    resultrepr_maxsize: int
+    "Characters of the result in the log (1024)."
+    rate_limit: str | float | None
+    'Starts in all workers together: `"100/m"`, `"5/h"`, or a number a second; evenly spaced.'
+    max_concurrency: int | None
+    "Runs of it at once, in all workers together."
+    base: type[Task[..., Any]] | None
+    "A subclass of `Task` with handlers (`on_failure`, …), other methods, and options as class attributes."
+
+
+class Decorator(Protocol):
+    """The type of `app.task(...)`: from a function to its task."""
+
+    @overload
+    def __call__(  # type: ignore[overload-overlap]  # as in `TaskRegistry.task`
+        self, fn: Callable[P, Coroutine[Any, Any, R]], /
+    ) -> CoroutineTask[P, R]: ...
+    @overload
+    def __call__(self, fn: Callable[P, R], /) -> FunctionTask[P, R]: ...
+    def __call__(self, fn: Any, /) -> Any: ...
+
+
+class BindingDecorator(Protocol):
+    """The type of `app.task(bind=True, ...)`: the function's first parameter is the task."""
+
+    @overload
+    def __call__(  # type: ignore[overload-overlap]  # as in `TaskRegistry.task`
+        self, fn: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]], /
+    ) -> CoroutineTask[P, R]: ...
+    @overload
+    def __call__(self, fn: Callable[Concatenate[Any, P], R], /) -> FunctionTask[P, R]: ...
+    def __call__(self, fn: Any, /) -> Any: ...
+
+
+class TaskRegistry:
+    """The tasks of one app (`tasks`, by name), and where to find more of them."""
+
+    def __init__(self, main: str | None, conf: Settings, task_cls: type[Task[..., Any]] | None = None) -> None:
+        self.main = main
+        self.conf = conf
+        #: The class of tasks that name no `base`.
+        self.task_cls = task_cls
+        self.tasks: dict[str, Task[..., Any]] = _BUILT_IN | _shared_tasks
+        self._annotations: Sequence[Rule] = ()
+        self._discoveries: list[tuple[Iterable[str] | Callable[[], Iterable[str]], str | None]] = []
+        _registries.add(self)
+
+    @property
+    def own_tasks(self) -> Mapping[str, Task[..., Any]]:
+        """The tasks that were declared; `tasks` has those beside them that every app has."""
+        return {name: task for name, task in self.tasks.items() if name not in _BUILT_IN}
+
+    # An `async def` is also a function that returns something, so the overloads overlap; the first that fits is meant.
+    @overload
+    def task(  # type: ignore[overload-overlap]
+        self, fn: Callable[P, Coroutine[Any, Any, R]], /
+    ) -> CoroutineTask[P, R]: ...
+    @overload
+    def task(self, fn: Callable[P, R], /) -> FunctionTask[P, R]: ...
+    @overload
+    def task(self, *, bind: Literal[True], **options: Unpack[TaskDeclaration]) -> BindingDecorator: ...
+    @overload
+    def task(self, *, bind: Literal[False] = ..., **options: Unpack[TaskDeclaration]) -> Decorator: ...
+    def task(self, fn: Callable[..., Any] | None = None, **options: Any) -> Any:
+        """Make a function a task: `@app.task`, or `@app.task(queue="hi", …)`.
+
+        An `async def` runs on the worker's loop, a plain function in a thread, and with `run="process"` in a child
+        process (for what keeps a core busy). `bind=True` gives the function its task as the first argument. The name is
+        module and function unless `name` says otherwise.
+
+        Raises:
+            InvalidOption: an option is unknown, or makes no sense for this function.
+        """
+        check_declaration(options)
+        if fn is not None:
+            return self._register(fn, options)
+
+        def register(function: Callable[..., Any]) -> Task[..., Any]:
+            return self._register(function, options)
+
+        return register
+
+    def _register(self, fn: Callable[..., Any], options: Mapping[str, Any]) -> Task[..., Any]:
+        return self._add(_make_task(fn, options, self.main, self._home(), self.task_cls))
+
+    def register_task(self, task: type[Task[..., Any]] | Task[..., Any]) -> Task[..., Any]:
+        """Make a task of a class: its `run` is the function, and its options are attributes of the class.
+
+            class Add(Task):
+                name = "proj.add"
+
+                async def run(self, x, y):
+                    return x + y
+
+            add = app.register_task(Add)
+
+        Raises:
+            InvalidOption: it has no `run`, or an option that can't be.
+        """
+        kind = task if isinstance(task, type) else type(task)
+        run: Any = getattr(kind, "run", None)
+        if not callable(run):
+            raise InvalidOption(f"{kind.__qualname__} needs a method run(self, …): that is what its calls do")
+        name = _options_of(kind).get("name") or task_name(kind, self.main)
+        return self._add(_make_task(run, {"base": kind, "bind": True, "name": name}, self.main, self._home()))
+
+    def _add(self, task: Task[..., Any]) -> Task[..., Any]:
+        existing = self.tasks.get(task.name)
+        if existing is not None:
+            _check_same(existing, task)
+        self._annotate(task)
+        self.tasks[task.name] = task
+        return task
+
+    def annotate_tasks(self, given: object) -> object:
+        """Take the setting `task_annotations` for all tasks, those that come among them; return it as it is.
+
+        Raises:
+            InvalidSetting, InvalidOption: it can't be used; the text names the annotation, and the task.
+        """
+        if given or self._annotations:
+            room: Any = importlib.import_module(".annotations", __package__)  # few have any
+            rules: Sequence[Rule] = room.rules_of(given)
+            for task in self.own_tasks.values():
+                room.annotate(task, rules)
+            self._annotations = rules
+        return () if given is None else given
+
+    def _annotate(self, task: Task[..., Any]) -> None:
+        if self._annotations:
+            room: Any = importlib.import_module(".annotations", __package__)
+            room.annotate(task, self._annotations)
+
+    def add_shared(self, task: Task[..., Any]) -> None:
+        """Have a task of `shared_task`, unless another one is called so."""
+        if self.tasks.setdefault(task.name, task) is task:
+            self._annotate(task)
+
+    def autodiscover_tasks(
+        self,
+        packages: Iterable[str] | Callable[[], Iterable[str]],
+        related_name: str | None = "tasks",
+        *,
+        force: bool = False,
+    ) -> None:
+        """Have `package.tasks` of each of `packages` imported before a worker starts, where there is one.
+
+        `packages` may be a function that returns them then. `force=True` imports them now.
+        """
+        self._discoveries.append((packages, related_name))
+        if force:
+            self.load_tasks()
+
+    def load_tasks(self) -> None:
+        """Import the modules of `include` and of `autodiscover_tasks`, so that their tasks are registered."""
+        for module in self.conf.include:
+            importlib.import_module(module)
+        for packages, related_name in self._discoveries:
+            for package in packages() if callable(packages) else packages:
+                importlib.import_module(package)
+                module = f"{package}.{related_name}" if related_name else package
+                if importlib.util.find_spec(module) is not None:
+                    importlib.import_module(module)
+
+    def find_task(self, name: str) -> Task[..., Any]:
+        """Return the task called `name`.
+
+        Raises:
+            NotRegistered: there is none; the text has the nearest name.
+        """
+        try:
+            return self.tasks[name]
+        except KeyError:
+            near = difflib.get_close_matches(name, list(self.tasks), n=1)
+            raise NotRegistered(name, near[0] if near else None) from None
+
+    def _home(self) -> TaskHome | None:
+        """What this registry's tasks are called through."""
+        return None
+
+
+_registries: Final[weakref.WeakSet[TaskRegistry]] = weakref.WeakSet()
+
+
+@overload
+def shared_task(  # type: ignore[overload-overlap]  # as in `TaskRegistry.task`
+    fn: Callable[P, Coroutine[Any, Any, R]], /
+) -> CoroutineTask[P, R]: ...
+@overload
+def shared_task(fn: Callable[P, R], /) -> FunctionTask[P, R]: ...
+@overload
+def shared_task(*, bind: Literal[True], **options: Unpack[TaskDeclaration]) -> BindingDecorator: ...
+@overload
+def shared_task(*, bind: Literal[False] = ..., **options: Unpack[TaskDeclaration]) -> Decorator: ...
+def shared_task(fn: Callable[..., Any] | None = None, **options: Any) -> Any:
+    """Make a function a task of every app, for libraries that have no app of their own; options as `app.task`."""
+
+    check_declaration(options)
+
+    def register(function: Callable[..., Any]) -> Task[..., Any]:
+        task = _make_task(function, options, None, None)
+        if (existing := _shared_tasks.get(task.name)) is not None:
+            _check_same(existing, task)
+        _shared_tasks[task.name] = task
+        for registry in _registries:
+            registry.add_shared(task)
+        return task
+
+    return register if fn is None else register(fn)
+
+
+def _make_task(
+    fn: Callable[..., Any],
+    options: Mapping[str, Any],
+    main: str | None,
+    home: TaskHome | None,
+    default_base: type[Task[..., Any]] | None = None,
+) -> Task[..., Any]:
+    _check_function(fn)
+    given = dict(options)
+    base: Any = given.pop("base", None) or default_base
+    if base is not None and not _is_task_class(base):
+        raise InvalidOption(f"task option base must be a subclass of aiotq.Task, not {base!r}")
+    declared = _options_of(base) | given
+    name = declared.pop("name", None) or task_name(fn, main)
+    declared.update((option, tuple(declared[option])) for option in TUPLES & declared.keys())
+    kind: Any = CoroutineTask if inspect.iscoroutinefunction(fn) else FunctionTask
+    if base is not None and base is not Task:
+        kind = type(base.__name__, (base, kind), {"__module__": base.__module__, "__doc__": base.__doc__})
+    task: Task[..., Any] = kind(fn, name, TaskOptions(**declared), home)
+    if (shadow_name := declared.get("shadow_name") or getattr(task, "shadow_name", None)) is not None:
+        task.declared = replace(task.declared, shadow_name=naming(shadow_name, task))
+    if home is not None:
+        task.on_bound(home)
+    return task
+
+
+def _check_function(fn: Any) -> None:
+    """Raise `InvalidOption` for what can't be called, or whose body wouldn't run if it were."""
+    if _is_task_class(fn):
+        raise InvalidOption(f"{fn.__qualname__} is a task class: give it to app.register_task, or to app.task as base=")
+    if isinstance(fn, Task):
+        raise InvalidOption(f"{fn!r} is a task already: declare its function, fn, if it is to have another name too")
+    if isinstance(fn, type) or not callable(fn):
+        raise InvalidOption(f"app.task makes a task of a function, not of {fn!r}: give options by name (name=…)")
+    if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
+        raise InvalidOption(f"{fn!r} is a generator, whose body would not run: return a list of what it yields")
+
+
+def _is_task_class(given: object) -> bool:
+    return isinstance(given, type) and issubclass(given, Task)
+
+
+def _options_of(base: type[Task[..., Any]] | None) -> dict[str, Any]:
+    """Return the options that a task class has as attributes, its own or inherited."""
+    if base is None:
+        return {}
+    found: dict[str, Any] = {}
+    for kind in reversed(base.__mro__[: base.__mro__.index(Task)]):
+        for option in DECLARABLE & vars(kind).keys():
+            value = vars(kind)[option]
+            found[option] = value.__func__ if isinstance(value, staticmethod) else value
+    found.pop("shadow_name", None)  # a method: it is bound when the task is there
+    if callable(found.get("run")):
+        del found["run"]  # what the task of a class does, and not where
+    check_declaration(found)
+    return found
+
+
+def _check_same(existing: Task[..., Any], task: Task[..., Any]) -> None:
+    """Raise `InvalidOption` unless `task` is `existing` again, from a module that was loaded again."""
+    one, other = existing.fn, task.fn
+    is_local = "<locals>" in other.__qualname__  # what a function makes twice is two
+    if one is not other and (is_local or _origin(one) != _origin(other)):
+        raise InvalidOption(
+            f"two tasks are named {task.name!r} ({one.__module__}.{one.__qualname__} and "
+            f"{other.__module__}.{other.__qualname__}): give one of them another name="
+        )
+
+
+def _origin(fn: Callable[..., Any]) -> tuple[str, str]:
+    """What stays the same when a module is loaded again, under its own name or as `__main__`."""
+    code = getattr(inspect.unwrap(fn), "__code__", None)
+    return code.co_filename if code is not None else fn.__module__, fn.__qualname__
+
+
+def task_name(fn: Any, main: str | None) -> str:
+    """Return the name of the task made of `fn`: module and function; a script's module is `main` or its file's name."""
+    return f"{home_module(fn.__module__, main)}.{fn.__name__}"

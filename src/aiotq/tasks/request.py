@@ -1,0 +1,212 @@
+"""The call that runs here: what a task sees of its message, and which task is the current one."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import field
+from datetime import UTC, datetime
+from typing import Any, Final, Protocol
+
+from ..core.values import value
+from ..wire.message import Message, Step
+
+
+class Slot(Protocol):
+    """The place a running task occupies in its worker; one that awaits another's result lends it meanwhile."""
+
+    def lend(self) -> None:
+        """Let another task run here while this one waits."""
+
+    async def take_back(self) -> None:
+        """Wait for a place to go on."""
+
+    def take_back_now(self) -> None:
+        """Go on at once, for cleaning up, even with one too many."""
+
+
+class Following(Protocol):
+    """What follows a call in its workflow, as its message says."""
+
+    @property
+    def callbacks(self) -> Sequence[Any]: ...
+
+    @property
+    def errbacks(self) -> Sequence[Any]: ...
+
+    @property
+    def rest(self) -> Sequence[Any]: ...
+
+
+@value(eq=False)
+class Request:
+    """One call while it runs (`self.request`). Times are aware UTC."""
+
+    id: str | None = None
+    task: str | None = None
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    root_id: str | None = None
+    parent_id: str | None = None
+    retries: int = 0
+    eta: datetime | None = None
+    expires: datetime | None = None
+    timelimit: tuple[float | None, float | None] = (None, None)  #: hard, soft
+    headers: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    delivery_info: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    reply_to: str | None = None
+    hostname: str | None = None
+    origin: str | None = None
+    is_eager: bool = False
+    called_directly: bool = True
+    ignore_result: bool = False
+    utc: bool = True
+    attempt: int = 0  #: retries and snoozes so far
+    children: list[str] = field(default_factory=list[str], compare=False)  #: ids of the calls it has made
+    step: Step | None = None  #: where it stands in its workflow
+    stamps: Mapping[str, Sequence[Any]] = field(default_factory=dict[str, Any])  #: its labels, each with its values
+    replaced_task_nesting: int = 0  #: how often a call was replaced (`self.replace`) until this one stood in its place
+    mode: str = "once"  #: how it takes its arguments: "map" and "starmap" are one call for each item
+    added: list[Any] = field(default_factory=list[Any], compare=False)  #: signatures to be members of its group
+    runner: Any = field(default=None, compare=False, repr=False)  #: the task itself
+    slot: Slot | None = field(default=None, compare=False, repr=False)  #: the place it occupies in its worker
+    following: Following | None = field(default=None, compare=False, repr=False)  #: what follows it, if known
+
+    @property
+    def callbacks(self) -> Sequence[Any]:
+        """The signatures that are called with its value; not known in child processes."""
+        return () if self.following is None else self.following.callbacks
+
+    @property
+    def errbacks(self) -> Sequence[Any]:
+        """The signatures that are called if it fails; as `callbacks`."""
+        return () if self.following is None else self.following.errbacks
+
+    @property
+    def chain(self) -> Sequence[Any]:
+        """The steps behind it in its chain as far as it carries them, the next first; as `callbacks`."""
+        return () if self.following is None else self.following.rest
+
+    @property
+    def chord(self) -> str | None:
+        """The id of the chord in whose header it stands."""
+        return None if self.step is None or self.step.seat is None else self.step.seat[0]
+
+    @property
+    def properties(self) -> Mapping[str, Any]:
+        """The properties of its message, by the names that brokers have for them."""
+        return {
+            "correlation_id": self.id,
+            "reply_to": self.reply_to,
+            "priority": self.delivery_info.get("priority"),
+        }
+
+    @property
+    def stamped_headers(self) -> Sequence[str]:
+        """The names of its stamps."""
+        return tuple(self.stamps)
+
+    @property
+    def group(self) -> str | None:
+        """The id of the group it belongs to."""
+        return None if self.step is None else self.step.group_id
+
+    @property
+    def group_index(self) -> int | None:
+        """Which of that group's members it is part of, from 0."""
+        return None if self.step is None else self.step.group_index
+
+    @property
+    def loglevel(self) -> int:
+        """The level from which on the log of tasks (the logger `aiotq.task`) is written here."""
+        return _log.getEffectiveLevel()
+
+    @property
+    def logfile(self) -> str | None:
+        """The file that log is written to; None if it is none."""
+        logger: logging.Logger | None = _log
+        while logger is not None:
+            for handler in logger.handlers:
+                if isinstance(handler, logging.FileHandler):
+                    return handler.baseFilename
+            logger = logger.parent if logger.propagate else None
+        return None
+
+    @property
+    def correlation_id(self) -> str | None:
+        """The id, under the name that message brokers have for it."""
+        return self.id
+
+
+_log: Final = logging.getLogger("aiotq.task")
+_NO_REQUEST: Final = Request()
+#: The only variable that a run sets: each costs as much as a tenth of all that is done for a call that does nothing.
+running_request: ContextVar[Request] = ContextVar("aiotq_request", default=_NO_REQUEST)
+
+
+def request_of(
+    message: Message,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    *,
+    is_eager: bool = False,
+    delivery_info: Mapping[str, Any] | None = None,
+    hostname: str | None = None,
+    mode: str = "once",
+    runner: Any = None,
+    slot: Slot | None = None,
+    following: Following | None = None,
+) -> Request:
+    """Return the request of `message` as the task sees it."""
+    return Request(
+        id=message.id,
+        task=message.task,
+        args=args,
+        kwargs=kwargs,
+        root_id=message.root_id or message.id,
+        parent_id=message.parent_id,
+        retries=message.retries,
+        eta=None if message.eta is None else datetime.fromtimestamp(message.eta, UTC),
+        expires=None if message.expires is None else datetime.fromtimestamp(message.expires, UTC),
+        timelimit=(message.time_limit, message.soft_time_limit),
+        headers=message.headers or {},
+        delivery_info=delivery_info or {},
+        reply_to=message.reply_to,
+        hostname=hostname,
+        origin=message.origin,
+        is_eager=is_eager,
+        called_directly=False,
+        ignore_result=message.ignore_result,
+        attempt=message.attempt,
+        step=message.step,
+        stamps=message.stamps or {},
+        replaced_task_nesting=message.replacements,
+        mode=mode,
+        runner=runner,
+        slot=slot,
+        following=following,
+    )
+
+
+def failed_request(fields: Mapping[str, Any]) -> Request:
+    """Return the request of a failed call as error callbacks get it; `fields` came with their message."""
+    hard, soft = fields.get("timelimit") or (None, None)
+    return Request(
+        id=fields.get("id"),
+        task=fields.get("task"),
+        args=tuple(fields.get("args") or ()),
+        kwargs=fields.get("kwargs") or {},
+        root_id=fields.get("root_id"),
+        parent_id=fields.get("parent_id"),
+        retries=fields.get("retries", 0),
+        timelimit=(hard, soft),
+        headers=fields.get("headers") or {},
+        stamps=fields.get("stamps") or {},
+        reply_to=fields.get("reply_to"),
+        hostname=fields.get("hostname"),
+        origin=fields.get("origin"),
+        called_directly=False,
+        attempt=fields.get("attempt", 0),
+        step=Step(fields.get("group"), fields.get("group_index")),
+    )

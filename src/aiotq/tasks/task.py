@@ -1,0 +1,543 @@
+"""One task: its options, its calling API, and the request of a call while it runs."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, ParamSpec, Protocol, TypeVar, Unpack, cast
+
+from .. import exceptions, states
+from ..calling.envelopes import ArgumentCheck, build_envelope, given_arguments
+from ..canvas.dynamic import Replace
+from ..canvas.planner import frozen, lasts, of_last, single
+from ..canvas.serialized import chunked
+from ..canvas.signature import Canvas, Chunks, Sender, Signature, set_default_sender
+from ..core.settings import Settings
+from ..core.values import shown
+from ..exceptions import CallError, InvalidOption, MaxRetriesExceededError, Retry, TimeLimitExceeded
+from ..results import handle
+from ..results.document import format_traceback
+from ..results.handle import EagerResult, Readers, SyncResult
+from ..wire.message import MAX_NAME, Message, is_name
+from ..wire.serializers import SerializerRegistry
+from .declared import Declared
+from .handlers import Handlers, overridden
+from .options import RETRY_OPTIONS, CallOptions, RunsIn, TaskOptions, check_options, check_options_here, said
+from .request import Request, request_of, running_request
+from .retries import automatic_retry
+from .soft_time_limits import SoftLimited, run_in_thread
+
+if TYPE_CHECKING:
+    from ..canvas.stamping import StampingVisitor
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+#: Where what only a running task can do was asked for.
+_NOT_RUNNING: Final = "no task runs here; call it in a task's code, while a worker (or apply) runs that"
+_LINKS: Final = frozenset({"link", "link_error"})
+
+
+class TaskHome(Readers, Sender, Protocol):
+    """All that a task asks of its app."""
+
+    @property
+    def conf(self) -> Settings: ...
+
+    @property
+    def serializers(self) -> SerializerRegistry: ...
+
+    async def call(
+        self, task: Task[..., Any] | str, args: Sequence[Any], kwargs: Mapping[str, Any], options: CallOptions
+    ) -> handle.AsyncResult[Any]: ...
+
+    async def update_state(self, request: Request, state: str, meta: Any) -> None: ...
+
+    async def run_eagerly(
+        self, task: Task[..., Any], message: Message, request: Request, call: Callable[[Request], Awaitable[Any]]
+    ) -> Any: ...
+
+
+_default_home: list[TaskHome] = []
+
+
+def set_default_home(home: TaskHome) -> None:
+    """Make `home` the app of shared tasks that run in no other app."""
+    _default_home[:] = [home]
+    set_default_sender(home)
+
+
+def current_trails() -> bool:
+    """Whether the task that runs here keeps the ids of the calls it makes."""
+    task: Task[..., Any] | None = running_request.get().runner
+    return task is not None and task.declared.trail
+
+
+class CurrentTask:
+    """Stands for the task that runs here (`aiotq.current_task`): its attributes are that task's."""
+
+    __slots__ = ()
+
+    def __bool__(self) -> bool:
+        return running_request.get().runner is not None
+
+    def __getattr__(self, name: str) -> Any:
+        task = running_request.get().runner
+        if task is None:
+            raise CallError(f"current_task.{name}: no task runs here")
+        return getattr(task, name)
+
+
+class Task(Declared, Handlers, Generic[P, R]):
+    """A registered function; made by `@app.task`.
+
+    await add.delay(2, 2)                        # send a call
+    await add.options(queue="hi").delay(2, 2)    # with options
+    add(2, 2)                                    # exactly the function, here
+    """
+
+    OperationalError: ClassVar = exceptions.OperationalError
+    MaxRetriesExceededError: ClassVar = exceptions.MaxRetriesExceededError
+
+    def __init__(self, fn: Callable[..., Any], name: str, options: TaskOptions, home: TaskHome | None = None) -> None:
+        functools.update_wrapper(self, fn)
+        self.fn = fn
+        self.__dict__["name"] = name
+        self.handlers = overridden(type(self))
+        self._home = home
+        self.runs_in: RunsIn = options.run or ("loop" if inspect.iscoroutinefunction(fn) else "thread")
+        if self.runs_in == "loop" and not inspect.iscoroutinefunction(fn):
+            raise InvalidOption(f'task {name}: run="loop" needs an async def function; leave it out or use "thread"')
+        if self.runs_in == "thread" and inspect.iscoroutinefunction(fn):
+            raise InvalidOption(f'task {name}: run="thread" needs a plain function; leave it out for an async def')
+        self.declare(options)
+        self._arguments = ArgumentCheck(fn, name, skip_first=options.bind)
+
+    def __repr__(self) -> str:
+        return f"<Task: {self.name}>"
+
+    @property
+    def app(self) -> TaskHome:
+        """The app this task belongs to; for a shared task the one that runs it, or the last one made."""
+        if self._home is not None:
+            return self._home
+        running: Task[..., Any] | None = running_request.get().runner
+        if running is not None and running._home is not None:
+            return running._home
+        if not _default_home:
+            raise CallError(f"shared task {self.name} has no app: create an AioTQ first")
+        return _default_home[0]
+
+    @property
+    def request(self) -> Request:
+        """The call that runs here."""
+        return running_request.get()
+
+    @property
+    def sync(self) -> SyncCalls[P, R]:
+        """The calling API for code without a loop: `add.sync.delay(2, 2).get(timeout=3)`."""
+        return SyncCalls(self)
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        """Call the function, here and now, without any queue."""
+        return self.fn(self, *args, **kwargs) if self.declared.bind else self.fn(*args, **kwargs)
+
+    async def delay(self, /, *args: P.args, **kwargs: P.kwargs) -> handle.AsyncResult[R]:
+        """Send a call with these arguments; on return it is in the broker and won't be lost (P1).
+
+        Raises:
+            InvalidArguments: they don't fit the function's signature; nothing was sent.
+            EncodeError, MessageTooLarge: an argument can't be sent; nothing was.
+            PublishTimeout: the broker did not accept it in time.
+        """
+        return await self.app.call(self, args, kwargs, {})
+
+    async def apply_async(
+        self,
+        args: Sequence[Any] | None = (),
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Unpack[CallOptions],
+    ) -> handle.AsyncResult[R]:
+        """Send a call with options (`CallOptions`; None says nothing); raises as `delay`, and `InvalidOption`."""
+        return await self.app.call(self, *given_arguments(self.name, args, kwargs), said(options))
+
+    def options(self, **options: Unpack[CallOptions]) -> Configured[P, R]:
+        """Return this task with calling options: the typed way to give them."""
+        return Configured(self, said(options))
+
+    async def apply(
+        self,
+        args: Sequence[Any] | None = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        throw: bool | None = None,
+        retries: int = 0,
+        **options: Unpack[CallOptions],
+    ) -> EagerResult[R]:
+        """Run a call here as a worker would: arguments and value serialized and read back, limits kept, errors caught.
+
+        A function that workers run in a thread or process runs in a thread, where hard limits can't be kept. Retries
+        follow at once, and so do callbacks and what the task is replaced by. Signals of running, middleware and
+        handlers are as in a worker. With `throw` (default: the setting `task_eager_propagates`) what it fails with is
+        raised. It runs as though it had been retried `retries` times.
+
+        Raises:
+            InvalidOption: an option that has no meaning for a call which is run here and now.
+        """
+        args, kwargs = given_arguments(self.name, args, kwargs)
+        options = said(options)
+        check_options_here(self.name, options, retries)
+        home = self.app
+        if _LINKS & options.keys():
+            if retries:
+                raise InvalidOption(f"{self.name}.apply: give retries or callbacks (link, link_error), not both")
+            call = Signature[R](self.name, tuple(args), kwargs, options, sender=home)
+            return cast("EagerResult[R]", await home.apply_workflow(call, throw=throw))
+        now = datetime.now(UTC).timestamp()
+        envelope = build_envelope(home.conf, home.serializers, self, args, kwargs, options, reply_to=None, now=now)
+        message = envelope.message
+        if retries:
+            message = replace(message, retries=retries, attempt=retries)
+        got_args, got_kwargs, _ = home.serializers.decode(
+            message.content_type,
+            message.body,
+            frozenset({message.content_type}),
+            compression=message.compression,
+            max_size=home.conf.task_message_max_size,
+        )
+        try:
+            value, _ = await self.run_here(message, got_args, got_kwargs)
+        except Replace as exc:
+            instead = of_last(single(exc.canvas), task_id=message.id, attempt=message.attempt + 1)
+            root_id = message.root_id or message.id
+            return cast("EagerResult[R]", await home.apply_workflow(instead, throw=throw, root_id=root_id))
+        except Exception as exc:
+            if home.conf.task_eager_propagates if throw is None else throw:
+                raise
+            return EagerResult(message.id, exc, states.FAILURE, format_traceback(exc), readers=home)
+        return EagerResult(message.id, value, states.SUCCESS, readers=home)
+
+    async def run_here(
+        self, message: Message, args: Sequence[Any], kwargs: Mapping[str, Any], *, mode: str = "once"
+    ) -> tuple[Any, Request]:
+        """Run a call here, and again as often as it asks for a retry; return its value, and the last run's request.
+
+        Raises:
+            Exception: what the last run raised.
+        """
+        home = self.app
+        serializer = home.serializers.to_send(home.conf.result_serializer, home.conf.accept_content)
+        while True:
+            request = request_of(message, tuple(args), kwargs, is_eager=True, mode=mode)
+            try:
+                with self.running(request):
+                    value = await home.run_eagerly(self, message, request, partial(self._run_here, message))
+                return serializer.decode(home.serializers.encode(serializer, value, "the result")), request
+            except Exception as exc:
+                again = exc if isinstance(exc, Retry) else automatic_retry(self, exc, message.retries)
+                if again is None:
+                    raise
+                args = args if again.call_args is None else again.call_args
+                kwargs = kwargs if again.call_kwargs is None else again.call_kwargs
+                message = replace(message, retries=message.retries + 1, attempt=message.attempt + 1)
+
+    async def _run_here(self, message: Message, request: Request) -> Any:
+        conf = self.app.conf
+        args, kwargs = request.args, request.kwargs
+        call = self if request.mode == "once" else one_by_one(self, request.mode)
+        soft = message.soft_time_limit or conf.task_soft_time_limit
+        if not inspect.iscoroutinefunction(self.fn):
+            return await run_in_thread(functools.partial(call, *args, **kwargs), soft)
+        hard = message.time_limit or conf.task_time_limit
+        coro = call(*args, **kwargs)
+        limit = asyncio.timeout(hard)
+        try:
+            async with limit:
+                return await (coro if soft is None else SoftLimited(coro, soft))
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise TimeLimitExceeded(f"hard time limit of {hard:g} s exceeded") from None
+
+    def s(self, /, *args: Any, **kwargs: Any) -> Signature[R]:
+        """Return a signature of this task with these arguments."""
+        return Signature(self.name, args, kwargs, sender=self.app)
+
+    def si(self, /, *args: Any, **kwargs: Any) -> Signature[R]:
+        """Return a signature that takes no further arguments."""
+        return Signature(self.name, args, kwargs, immutable=True, sender=self.app)
+
+    def signature(
+        self, args: Sequence[Any] | None = (), kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> Signature[R]:
+        """Return a signature with arguments and calling options."""
+        args, kwargs = given_arguments(self.name, args, kwargs)
+        return Signature(self.name, tuple(args), kwargs, said(options), sender=self.app)
+
+    subtask = signature
+
+    def AsyncResult(self, task_id: str) -> handle.AsyncResult[R]:
+        """Return the handle of a call of this task by its id."""
+        return handle.AsyncResult(task_id, self.app, task_name=self.name)
+
+    def map(self, items: Iterable[Any]) -> Signature[list[R]]:
+        """Return a signature of one call that runs the task once for each of `items`, in order; its value is a list."""
+        return Signature(self.name, (list(items),), immutable=True, mode="map", sender=self.app)
+
+    def starmap(self, items: Iterable[Sequence[Any]]) -> Signature[list[R]]:
+        """As `map`, with items that are sequences of arguments."""
+        return Signature(self.name, (list(items),), immutable=True, mode="starmap", sender=self.app)
+
+    def chunks(self, items: Iterable[Sequence[Any]], size: int) -> Chunks[list[R]]:
+        """Return a group of `starmap`s over `items`, `size` of them in each.
+
+        Raises:
+            CallError: `size` is not a whole number above 0.
+        """
+        return chunked(self.s(), items, size)
+
+    def replace(self, canvas: Canvas[Any], visitor: StampingVisitor | None = None) -> Replace:
+        """Have `canvas` take the place of this call, as if it had always stood there.
+
+            raise self.replace(add.s(2, 2))
+
+
+        What awaits this call gets the value of `canvas`, under the same id; of a group, the list of its values. It has
+        this call's stamps too, before its own and what `visitor` says.
+
+        Raises:
+            Replace: always, but for errors.
+            CallError: no task runs here, or `canvas` is no signature.
+        """
+        if running_request.get().called_directly:
+            raise CallError(f"{self.name}.replace: {_NOT_RUNNING}")
+        if not isinstance(cast(object, canvas), Canvas):
+            raise CallError(f"{self.name}.replace takes a signature, not {canvas!r}")
+        raise Replace(canvas if visitor is None else canvas.stamp(visitor, append_stamps=True))
+
+    async def add_to_chord(self, canvas: Canvas[Any]) -> handle.AsyncResult[Any]:
+        """Make `canvas` a further member of the chord whose header this call is part of; return its result.
+
+        It is sent when this call has succeeded, in the same step, and not at all otherwise. Its value comes last.
+
+        Raises:
+            CallError: no task runs here, or it is in no chord.
+        """
+        request = running_request.get()
+        if request.step is None or request.step.seat is None:
+            raise CallError(f"{self.name}.add_to_chord: what runs here is in no chord's header")
+        whole = frozen(single(canvas))
+        request.added.append(whole)
+        return handle.AsyncResult(lasts(whole)[0].options["task_id"], self.app, task_name=canvas.__class__.__name__)
+
+    async def update_state(self, state: str, meta: Any = None, *, task_id: str | None = None) -> None:
+        """Tell who follows this call that it is in `state` now, with `meta` as its info.
+
+        `task_id` is this call's, for those who write it as in Celery.
+
+        Raises:
+            CallError: no task runs here, another one than `task_id`, or `state` is one that only a worker sets.
+            EncodeError: `meta` can't be serialized.
+        """
+        request = running_request.get()
+        if request.id is None:
+            raise CallError(f"{self.name}.update_state: {_NOT_RUNNING}")
+        if task_id is not None and task_id != request.id:
+            raise CallError(
+                f"{self.name}.update_state: {task_id} is not what runs here, and only that can tell its state"
+            )
+        if not is_name(state):
+            raise CallError(
+                f"{self.name}.update_state: a state is a string of 1 to {MAX_NAME} printable characters, not {state!r}"
+            )
+        if states.is_ready(state) or state == states.PENDING:
+            raise CallError(f"state {state} is set by the worker when the task ends; choose another for progress")
+        await self.app.update_state(request, state, meta)
+
+    def retry(
+        self,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        exc: BaseException | None = None,
+        throw: bool = True,
+        eta: datetime | None = None,
+        countdown: float | None = None,
+        max_retries: int | None = None,
+        **options: Any,
+    ) -> Retry:
+        """Have this call run again later, under the same id: `raise self.retry(exc=exc, countdown=60)`.
+
+        The delay is `countdown` seconds, or until `eta`, or the task's `default_retry_delay`; it is kept in the broker.
+        `args`, `kwargs` and `options` (queue, priority, expires, time limits, shadow, headers) stand in place of the
+        call's own. With `throw=False` the exception is returned and not raised.
+
+        Raises:
+            Retry: always, unless a number below says otherwise.
+            MaxRetriesExceededError, or `exc` if it was given: the task was retried `max_retries` times already.
+            CallError: no task runs here; if `exc` was given, that is raised.
+            InvalidOption: an option is unknown or impossible.
+        """
+        request = running_request.get()
+        if request.called_directly:
+            if exc is not None:
+                raise exc
+            raise CallError(f"{self.name}.retry: {_NOT_RUNNING}")
+        if unknown := options.keys() - RETRY_OPTIONS:
+            raise InvalidOption(
+                f"{self.name}.retry: unknown option {min(unknown)!r} (there are {', '.join(sorted(RETRY_OPTIONS))})"
+            )
+        given = {"eta": eta, "countdown": countdown}
+        timing = {option: wanted for option, wanted in given.items() if wanted is not None}
+        options = said(options)
+        check_options(f"{self.name}.retry", cast(CallOptions, {**timing, **options}), runs_in=self.runs_in)
+        _check_retry(f"{self.name}.retry", args, kwargs, exc, max_retries)
+        most = self.max_retries if max_retries is None else max_retries
+        if most is not None and request.retries >= most:
+            if exc is not None:
+                raise exc
+            raise MaxRetriesExceededError(
+                f"Can't retry {self.name}[{request.id}] more than {most} times: "
+                f"args {shown(request.args)}, kwargs {shown(request.kwargs)}"
+            )
+        delay = countdown if countdown is not None or eta is not None else self.default_retry_delay
+        when = f"at {eta.isoformat()}" if eta is not None else f"in {delay:g} s"
+        reason = f"retry {when}" if exc is None else f"retry {when}: {type(exc).__name__}: {exc}"
+        again = Retry(reason, exc, delay=delay, eta=eta, call_args=args, call_kwargs=kwargs, options=options or None)
+        if throw:
+            raise again from exc
+        return again
+
+    def check(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Raise `InvalidArguments` if a call with these would (unless declared with `typing=False`)."""
+        if self.declared.typing:
+            self._arguments.check(args, kwargs)
+
+    def parameter(self, index: int) -> str:
+        """Return the name of the parameter that the positional argument `index` goes to."""
+        return self._arguments.name_of(index)
+
+    @property
+    def takes_several(self) -> bool:
+        """Whether it can be called with more than one positional argument."""
+        return self._arguments.takes_several
+
+    def running(self, request: Request) -> Running:
+        """Mark this task as what runs in this context, for `request` and `current_task`."""
+        return Running(self, request)
+
+
+def _check_retry(name: str, args: object, kwargs: object, exc: object, most: object) -> None:
+    given_arguments(name, cast(Any, args), cast(Any, kwargs))
+    if exc is not None and not isinstance(exc, BaseException):
+        raise InvalidOption(f"{name}: exc must be an exception, not {shown(exc)}")
+    if most is not None and (type(most) is not int or most < 0):
+        raise InvalidOption(f"{name}: max_retries must be a whole number, 0 or more, not {most!r}")
+
+
+def one_by_one(task: Task[..., Any], mode: str) -> Callable[[Iterable[Any]], Any]:
+    """Return what calls `task` for each of its argument's items ("map"), or with each as arguments ("starmap")."""
+
+    def call(item: Any) -> Any:
+        return task(item) if mode == "map" else task(*item)
+
+    async def all_awaited(items: Iterable[Any]) -> list[Any]:
+        return [await call(item) for item in items]
+
+    def all_called(items: Iterable[Any]) -> list[Any]:
+        return [call(item) for item in items]
+
+    return all_awaited if inspect.iscoroutinefunction(task.fn) else all_called
+
+
+class Running:
+    """The time in which a task is the current one of its context; a plain context manager, quick to enter."""
+
+    __slots__ = ("_request", "_token")
+
+    def __init__(self, task: Task[..., Any], request: Request) -> None:
+        self._request = request if request.runner is task else replace(request, runner=task)
+
+    def __enter__(self) -> None:
+        self._token = running_request.set(self._request)
+
+    def __exit__(self, *exc_info: object) -> None:
+        running_request.reset(self._token)
+
+
+class CoroutineTask(Task[P, R]):
+    """A task made of an `async def`: calling it gives the coroutine."""
+
+    if TYPE_CHECKING:
+
+        def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]: ...
+
+
+class FunctionTask(Task[P, R]):
+    """A task made of a plain function: calling it gives its value."""
+
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return cast(R, super().__call__(*args, **kwargs))
+
+
+class Configured(Generic[P, R]):
+    """A task with calling options (`task.options(...)`)."""
+
+    __slots__ = ("_options", "_task")
+
+    def __init__(self, task: Task[P, R], options: CallOptions) -> None:
+        self._task = task
+        self._options = options
+
+    async def delay(self, /, *args: P.args, **kwargs: P.kwargs) -> handle.AsyncResult[R]:
+        """As `Task.delay`, with the options."""
+        return await self._task.app.call(self._task, args, kwargs, self._options)
+
+    def s(self, /, *args: Any, **kwargs: Any) -> Signature[R]:
+        """As `Task.s`, with the options."""
+        return self._task.signature(args, kwargs, **self._options)
+
+    @property
+    def sync(self) -> SyncCalls[P, R]:
+        """These calls for code without a loop."""
+        return SyncCalls(self._task, self._options)
+
+
+class SyncCalls(Generic[P, R]):
+    """A task's calling API for code without a loop."""
+
+    __slots__ = ("_options", "_task")
+
+    def __init__(self, task: Task[P, R], options: CallOptions | None = None) -> None:
+        self._task = task
+        self._options: CallOptions = options or {}
+
+    def delay(self, /, *args: P.args, **kwargs: P.kwargs) -> SyncResult[R]:
+        """As `Task.delay`."""
+        return self.apply_async(args, kwargs)
+
+    def apply_async(
+        self,
+        args: Sequence[Any] | None = (),
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Unpack[CallOptions],
+    ) -> SyncResult[R]:
+        """As `Task.apply_async`."""
+        merged: CallOptions = {**self._options, **said(options)}
+        home = self._task.app
+        args, kwargs = given_arguments(self._task.name, args, kwargs)
+        result: handle.AsyncResult[R] = home.bridge.run(home.call, self._task, args, kwargs, merged)
+        return result.sync
+
+    def add_to_chord(self, canvas: Canvas[Any]) -> SyncResult[Any]:
+        """As `Task.add_to_chord`, in a task that is a plain function."""
+        return self._task.app.bridge.run(self._task.add_to_chord, canvas).sync
+
+    def update_state(self, state: str, meta: Any = None, *, task_id: str | None = None) -> None:
+        """As `Task.update_state`, in a task that runs in a thread."""
+        self._task.app.bridge.run(partial(self._task.update_state, task_id=task_id), state, meta)

@@ -1,0 +1,311 @@
+"""What runs in a child process: one call after another, and a task with its request as the current one."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import inspect
+import logging
+import os
+import pickle
+import signal
+import sys
+import threading
+import traceback
+import types
+from collections.abc import Callable, Coroutine, Generator, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from ...canvas.serialized import as_form
+from ...core.child import become_child
+from ...exceptions import EncodeError, InvalidOption, RemoteError, Retry, SoftTimeLimitExceeded, SoftTimeLimitInterrupt
+from ...signals import worker_process_init, worker_process_shutdown
+from ...tasks.request import Request
+from ...tasks.task import Task, one_by_one
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+logger = logging.getLogger("aiotq.worker")
+
+#: The first byte of what a child says.
+READY: Final = b"R"
+STARTED: Final = b"S"
+VALUE: Final = b"V"
+FAILURE: Final = b"F"
+
+
+def run_task(module: str, qualname: str, request: Request) -> Any:
+    """Run the task which stands at `qualname` in `module`; an `async def` gives its coroutine."""
+    found: Any = importlib.import_module(module)
+    for part in qualname.split("."):
+        found = getattr(found, part, None)
+    if not isinstance(found, Task):
+        raise InvalidOption(f'{module}.{qualname} is no task in the child: run="process" needs one at module level')
+    found.running(request).__enter__()  # until the next task's: a child runs one at a time, and this may be a coroutine
+    task = cast("Task[..., Any]", found)
+    call: Callable[..., Any] = task if request.mode == "once" else one_by_one(task, request.mode)
+    value = call(*request.args, **request.kwargs)
+    if inspect.iscoroutine(value):
+        return _awaited(value, request)
+    return _ran(value, request)
+
+
+async def _awaited(coro: Coroutine[Any, Any, Any], request: Request) -> Any:
+    return _ran(await coro, request)
+
+
+def _ran(value: Any, request: Request) -> Any:
+    if not (request.children or request.added):
+        return value
+    return Ran(value, request.children, [as_form(canvas) for canvas in request.added])
+
+
+class Ran:
+    """What a task returned in a child, the ids of the calls it made there, and what it added to its group (forms)."""
+
+    def __init__(self, value: Any, children: list[str], added: list[dict[str, Any]]) -> None:
+        self.value = value
+        self.children = children
+        self.added = added
+
+
+def serve(connection: Connection, modules: Sequence[str] = ()) -> None:
+    """Be a child: do one call after another until the parent hangs up.
+
+    `modules` are those with receivers of `worker_process_init` and `worker_process_shutdown`.
+    """
+    _settle_in(connection)
+    _begin(modules)
+    try:
+        connection.send_bytes(READY)
+        while True:
+            answer = _perform(connection.recv_bytes(), connection)
+            for stream in sys.stdout, sys.stderr:
+                with suppress(Exception):  # closed by a task, or None
+                    stream.flush()  # what a task printed is to be seen when it ended
+            connection.send_bytes(answer)
+            del answer  # it may be large, and the next call may be long in coming
+    except (EOFError, OSError):
+        worker_process_shutdown.send_now(None, pid=os.getpid(), exitcode=0)
+
+
+def _begin(modules: Sequence[str]) -> None:
+    for module in modules:
+        if module != "__main__":  # it is `__mp_main__` here, and imported
+            try:
+                importlib.import_module(module)
+            except Exception:  # the user's module: should a task need it, that says so
+                logger.exception("%s can't be imported in a child process, and its signals are not told", module)
+    worker_process_init.send_now(None)
+
+
+def _settle_in(connection: Connection) -> None:
+    become_child()
+    with suppress(PermissionError):  # it leads one already
+        os.setsid()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    import multiprocessing  # noqa: PLC0415  # 8 ms of everybody's start, for those who use processes
+
+    multiprocessing.current_process().daemon = False  # a task may use multiprocessing itself
+    # Were a process which a task forked to hold the connection too, the parent would not see this one's end.
+    os.register_at_fork(after_in_child=connection.close)
+    threading.Thread(target=_die_with_parent, name="aiotq.lifeline", daemon=True).start()
+
+
+def _die_with_parent() -> None:
+    import multiprocessing  # noqa: PLC0415  # as above
+    from multiprocessing.connection import wait  # noqa: PLC0415  # as above
+
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os.killpg(0, signal.SIGKILL)
+
+
+def _perform(request: bytes, connection: Connection) -> bytes:
+    try:
+        requires, module, qualname, soft_time_limit, arguments = pickle.loads(request)
+        if requires is not None:
+            _load(requires)
+        function = _find(module, qualname)
+        try:
+            args, kwargs = pickle.loads(arguments)
+        except Exception as exc:
+            raise EncodeError(f"the arguments can't be unpickled in the process: {words(exc)}") from exc
+        connection.send_bytes(STARTED)
+        value = _SoftLimit(soft_time_limit).call(function, args, kwargs)
+        return _encode_value(value)
+    except BaseException as exc:  # SystemExit in a task must not end the child
+        return _encode_failure(exc)
+
+
+def _load(module: str) -> None:
+    try:
+        importlib.import_module(module)
+    except Exception as exc:  # whatever the module raises when it is imported
+        raise InvalidOption(
+            f"run='process' needs its module importable in a child, and {module} is not: {words(exc)}"
+        ) from exc
+
+
+def _find(module: str, qualname: str) -> Callable[..., Any]:
+    needs = f"run='process' needs a function importable as module.qualname, and {module}.{qualname} is none"
+    try:
+        found: Any = importlib.import_module(module)
+        for name in qualname.split("."):
+            found = getattr(found, name)
+    except Exception as exc:  # whatever the module raises when it is imported
+        raise InvalidOption(f"{needs}: {words(exc)}") from exc
+    if not callable(found):
+        raise InvalidOption(f"{needs}: it is a {type(found).__name__}")
+    return found  # type: ignore[no-any-return]
+
+
+class _SoftLimit:
+    """Calls a function, and raises SoftTimeLimitExceeded inside it, once, when `seconds` have passed.
+
+    The alarm interrupts Python code between two instructions. In a coroutine function it does so only while
+    a step of the coroutine itself runs; while the coroutine waits, it is cancelled, and what it then gets
+    is the limit's error.
+    """
+
+    def __init__(self, seconds: float | None) -> None:
+        self._seconds = seconds
+        self._is_inside = False
+        self._has_rung = False
+        self._interrupt: Callable[[], object] | None = None
+
+    def call(self, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        if self._seconds is not None:
+            # The handler outlives the limit and does nothing then: a late alarm must not end the process.
+            signal.signal(signal.SIGALRM, self._ring)
+            signal.setitimer(signal.ITIMER_REAL, self._seconds)
+        try:
+            self._is_inside = True
+            try:
+                value = function(*args, **kwargs)
+            finally:
+                self._is_inside = False
+            return asyncio.run(self._drive(value)) if inspect.iscoroutine(value) else value
+        finally:
+            if self._seconds is not None:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def _ring(self, number: int, frame: types.FrameType | None) -> None:
+        if self._is_inside:
+            raise self._error()
+        if self._interrupt is not None:
+            self._has_rung = True
+            self._interrupt()
+
+    def _error(self) -> SoftTimeLimitExceeded:
+        kind = SoftTimeLimitExceeded if self._interrupt is None else SoftTimeLimitInterrupt
+        return kind(f"soft time limit of {self._seconds:g} s exceeded")
+
+    async def _drive(self, coro: Coroutine[Any, Any, Any]) -> Any:
+        task = asyncio.current_task()
+        assert task is not None
+        loop = asyncio.get_running_loop()
+        self._interrupt = lambda: loop.call_soon_threadsafe(task.cancel)
+        try:
+            return await self._steps(coro, task)
+        finally:
+            self._interrupt = None
+
+    @types.coroutine
+    def _steps(self, coro: Coroutine[Any, Any, Any], task: asyncio.Task[Any]) -> Generator[Any, Any, Any]:
+        error: BaseException | None = None
+        while True:
+            try:
+                self._is_inside = True
+                try:
+                    awaited = coro.send(None) if error is None else coro.throw(error)
+                finally:
+                    self._is_inside = False
+            except StopIteration as done:
+                return done.value
+            except SoftTimeLimitExceeded as exc:
+                if inspect.getcoroutinestate(coro) == inspect.CORO_CLOSED:
+                    raise
+                error = exc  # the alarm rang on the way in or out: the coroutine hasn't seen it yet
+                continue
+            error = None
+            try:
+                yield awaited
+            except asyncio.CancelledError as exc:
+                error = exc
+                if self._has_rung:
+                    self._has_rung = False
+                    task.uncancel()
+                    error = self._error()
+            except BaseException as exc:
+                error = exc
+
+
+def _encode_value(value: object) -> bytes:
+    try:
+        return VALUE + pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+    except Exception as exc:  # whatever the value's own pickling raises
+        raise EncodeError(
+            f"the task returned a {type(value).__qualname__} which can't be pickled: {words(exc)}"
+        ) from exc
+
+
+def _encode_failure(error: BaseException) -> bytes:
+    """Return `error` with its traceback as text: in this process's words, should it not be picklable."""
+    if isinstance(error, Retry) and error.exc is not None and _pickled(error.exc) is None:
+        error.exc = RemoteError(type(error.exc).__qualname__, str(error.exc))
+    tb = error.__traceback__
+    while tb is not None and tb.tb_frame.f_code.co_filename == __file__:
+        tb = tb.tb_next  # how it was called is of no interest
+    trace = "".join(traceback.format_exception(type(error), error, tb))
+    try:
+        text = str(error)
+    except Exception:  # it is the user's __str__
+        text = "<its text can't be had>"
+    kind = type(error)
+    module = "__main__" if kind.__module__ == "__mp_main__" else kind.__module__
+    type_name = kind.__qualname__ if module == "builtins" else f"{module}.{kind.__qualname__}"
+    return FAILURE + pickle.dumps((_pickled(error), type_name, text, trace))
+
+
+def _pickled(error: BaseException) -> bytes | None:
+    """Return `error` so that it comes out of unpickling as it went in, or None.
+
+    Pickle calls the type with `error.args`: many types with a constructor of their own can't be called so,
+    or change their text. They are made again without their constructor; as a last resort without their
+    attributes too.
+    """
+    for candidate in (error, _Exactly(error, error.__dict__), _Exactly(error, {})):
+        with suppress(Exception):  # whatever the type's own methods raise
+            data = pickle.dumps(candidate)
+            copy = pickle.loads(data)
+            if type(copy) is type(error) and str(copy) == str(error):
+                return data
+    return None
+
+
+class _Exactly:
+    """Pickled in the place of an exception, which is then made without calling its constructor."""
+
+    def __init__(self, error: BaseException, state: dict[str, Any]) -> None:
+        self._error = error
+        self._state = state
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return _rebuilt, (type(self._error), self._error.args, self._state)
+
+
+def _rebuilt(kind: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
+
+
+def words(error: BaseException) -> str:
+    """Return `error` with its type, in one line."""
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,116 @@
+"""Steps of workflows before they run: what they are called with, or why they are not, or not yet."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Protocol
+
+from ..canvas.coordinator import describe
+from ..canvas.join_result import Gathered, gather
+from ..canvas.links import Broken, Links
+from ..canvas.outcome import Failure, Outcome, Policy, Postponed, Prevented, Returned, Revoked
+from ..core.clock import Clock
+from ..core.values import replace
+from ..exceptions import JoinLost, OperationalError
+from ..results import Joined
+from ..results.document import DocumentCodec
+from ..tasks.request import Request, failed_request
+from ..tasks.retries import postponed
+from ..transport import Delivery
+from ..wire.message import Step
+from ..wire.signing import Signer, sealed
+
+logger = logging.getLogger("aiotq.task")
+
+#: Seconds before a step comes again whose join could not be read.
+_STORE_DELAY: Final = 1.0
+
+
+class StepsHome(Protocol):
+    """Where steps run, as completing their calls needs it."""
+
+    @property
+    def codec(self) -> DocumentCodec: ...
+
+    @property
+    def clock(self) -> Clock: ...
+
+    @property
+    def signer(self) -> Signer | None: ...
+
+    async def joined(self, join_id: str) -> Joined | None: ...
+
+
+class Steps:
+    """Completes the calls of steps."""
+
+    def __init__(self, home: StepsHome) -> None:
+        self._home = home
+
+    async def called_with(
+        self, delivery: Delivery, args: Sequence[Any], kwargs: Mapping[str, Any], links: Links, policy: Policy
+    ) -> tuple[Sequence[Any], Links, Outcome | None]:
+        """Return the arguments of a step, and what follows it; or also its outcome, if it does not run now.
+
+        Raises:
+            MessageError: what its join holds can't be read.
+        """
+        step, given = delivery.message.step, links.given
+        if links.broken is not None:
+            args = (*self._broken(links.broken), *args)
+        elif step is not None and step.awaits is not None:
+            found = await self._awaited(delivery, step, step.awaits, replace(links, called_with=(args, kwargs)), policy)
+            if not isinstance(found, Gathered):
+                return args, links, found
+            links = _knowing(links, found)
+            values = () if found.is_nothing else (found.value,)
+            if not step.immutable:
+                args = (*values, *args)
+            given = given or values
+        if links.is_given:
+            given = tuple(args[:1])
+        return args, replace(links, given=given, called_with=(args, kwargs)), None
+
+    async def _awaited(
+        self, delivery: Delivery, step: Step, join_id: str, links: Links, policy: Policy
+    ) -> Gathered | Outcome:
+        """Return what a step waited for; or its outcome, if that failed, or it is to start later, or not at all."""
+        message = delivery.message
+        try:
+            joined = await self._home.joined(join_id)
+        except OperationalError as exc:
+            logger.warning("Task %s[%s]: what it awaited can't be read now: %s", message.task, message.id, exc)
+            return Returned(delivery, _STORE_DELAY)
+        if joined is None:
+            return Failure(
+                delivery, JoinLost(f"join {join_id}, which started it, is not known any more"), policy, links
+            )
+        gathered = gather(joined, self._home.codec)
+        if gathered.error is not None:
+            why = describe(gathered.error)
+            if gathered.is_passed_on:
+                logger.info("Task %s[%s] does not run, a step before it ended so: %s", message.task, message.id, why)
+                links = replace(links, scope=links.scope + gathered.scope)
+                return Prevented(delivery, gathered.error, gathered.state, policy, links, gathered.cause)
+            links = replace(links, given=())
+            logger.error("Task %s[%s] does not run: %s", message.task, message.id, why)
+            return Failure(delivery, gathered.error, policy, _knowing(links, gathered))
+        now = self._home.clock.time()
+        if step.lifetime is not None and joined.ended_at + step.lifetime <= now:
+            logger.info("Task %s[%s] expired", message.task, message.id)
+            return Revoked(delivery, "expired", policy, links)
+        if step.wait is not None and (due := joined.ended_at + step.wait) > now:
+            later = postponed(message, step, delivery.queue, delivery.priority, joined.ended_at, due)
+            return Postponed(delivery, sealed(self._home.signer, later))
+        return gathered
+
+    def _broken(self, broken: Broken) -> tuple[Request, BaseException, str | None]:
+        """Return what an error callback is called with: the failed call, its exception, its traceback."""
+        error = self._home.codec.decode_exception(broken.error, broken.traceback)
+        return failed_request(broken.request), error, broken.traceback
+
+
+def _knowing(links: Links, gathered: Gathered) -> Links:
+    """Return `links` with whose values those are, for the record of the first that gets them."""
+    return replace(links, awaited=gathered.members) if links.is_first else links
