@@ -17,7 +17,7 @@ from .calling.connections import Connections
 from .calling.envelopes import given_arguments
 from .calling.middleware import OutgoingCall
 from .calling.publish_signals import Call, tell_after, tell_before
-from .calling.publisher import Persistence, persistence_of_calls
+from .calling.publisher import RetryPolicy, persistence_of_calls
 from .calling.surroundings import Surroundings
 from .calling.workflows import send_workflow, through_middleware
 from .canvas import Signature
@@ -42,7 +42,7 @@ from .tasks.request import Request, running_request
 from .tasks.task import Task, current_trails, set_default_home
 from .transport import QueueOrder
 from .transport.routing import Router, check_queues, check_routes, check_weights, select_queues
-from .wire.codecs import Content, check_secret, check_secrets
+from .wire.codecs import Codecs, check_secret, check_secrets
 from .wire.message import Envelope, Message
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ _REPLACED: Final = (
 )
 
 
-class AioTQ(TaskRegistry, Surroundings, Content, Connections):
+class AioTQ(TaskRegistry, Surroundings, Codecs, Connections):
     """An application: its tasks, its settings and its connections.
 
         app = AioTQ("proj", broker="sqlite:///proj.db")
@@ -112,7 +112,7 @@ class AioTQ(TaskRegistry, Surroundings, Content, Connections):
         given = {"broker_url": broker, "result_backend": backend, "include": tuple(include) or None}
         self._arguments = {name: value for name, value in given.items() if value is not None} | more_settings
         self.conf.update(self._arguments)
-        Content.__init__(self, lambda: [task.fn for task in self.tasks.values()], main)
+        Codecs.__init__(self, lambda: [task.fn for task in self.tasks.values()], main)
         Connections.__init__(self)
         self._codec: DocumentCodec | None = None
         self._router: Router | None = None
@@ -271,7 +271,7 @@ class AioTQ(TaskRegistry, Surroundings, Content, Connections):
         self._remember_child(envelopes[0].message.id, options)
         return self._result(envelopes[0])
 
-    def persistence(self, calls: Iterable[Mapping[str, Any]]) -> Persistence | None:
+    def persistence(self, calls: Iterable[Mapping[str, Any]]) -> RetryPolicy | None:
         """Return how often calls with these options are sent again; None: as the settings say."""
         return persistence_of_calls(calls, self.conf.task_publish_retry, self.conf.task_publish_retry_policy)
 

@@ -17,7 +17,7 @@ import typer
 from . import __version__, states
 from .app import AioTQ
 from .commands import output
-from .commands.app_option import CommandFailed, Target, WrongWords
+from .commands.app_option import CommandFailed, Target, UsageError
 from .commands.dead import dead
 from .commands.graph import graph
 from .commands.log_format import LogFormat, start_logging, use_format
@@ -204,10 +204,10 @@ def worker(
     target = target_of(context, app, broker, debug)
     target.split([first])
     if level.upper() not in _LEVELS:
-        raise WrongWords(f"--level must be one of {', '.join(_LEVELS)}, not {level!r}")
+        raise UsageError(f"--level must be one of {', '.join(_LEVELS)}, not {level!r}")
     for option, text in (("--queues", queues), ("--exclude-queues", exclude_queues)):
         if text is not None and not read_names(text):
-            raise WrongWords(f"{option} names no queue: write them as hi,lo")
+            raise UsageError(f"{option} names no queue: write them as hi,lo")
     if workers > 1 or reload:
         start_logging(level.upper(), log_format, "workers")
         given = {
@@ -256,7 +256,7 @@ def worker(
         conf.worker_queue_order = "strict" if strict_queues else "fair"
     chosen, weights = read_queues(queues, known=declared_queues(conf))
     if weights and conf.worker_queue_order == "strict":
-        raise WrongWords("--queues: weights mean nothing in strict order; write the names in that order")
+        raise UsageError("--queues: weights mean nothing in strict order; write the names in that order")
     options = WorkerOptions(
         queues=select_queues(conf, chosen, read_names(exclude_queues or "")),
         order=QueueOrder({**conf.worker_queue_weights, **weights}, conf.worker_queue_order == "strict"),

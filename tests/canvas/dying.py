@@ -8,14 +8,14 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar, cast
 
 from aiotq import AioTQ
-from aiotq.backends.memory.broker import MemoryTransport
+from aiotq.backends.memory.broker import MemoryBroker
 from aiotq.backends.memory.commit import MemoryCommitter
 from aiotq.backends.memory.records import MemoryStore
 from aiotq.calling.connection import Connection
 from aiotq.commit import Committer
 from aiotq.commit.ordered import OrderedCommitter
 from aiotq.results import ResultStore
-from aiotq.transport import Transport
+from aiotq.transport import Broker
 from aiotq.worker.execution import Execution
 from aiotq.worker.run import Run, Slots
 
@@ -71,7 +71,7 @@ class Mortal:
         self._life = life
         self._story = story
         self._connection = connection
-        self._consumer = connection.transport.consumer(name, ["default"], lease=LEASE)
+        self._consumer = connection.broker.consumer(name, ["default"], lease=LEASE)
         self._name = name
         self._committer = self._made_committer(app)
         home = cast(Any, Watched(life, app, "joined"))
@@ -81,13 +81,13 @@ class Mortal:
         self.uncommitted: Counter[tuple[str, str]] = Counter()
 
     def _made_committer(self, app: AioTQ) -> Any:
-        transport, store = self._connection.transport, self._connection.store
+        transport, store = self._connection.broker, self._connection.store
         committer: Committer = self._connection.committer(cast(Any, None), self._name, LEASE)
         if isinstance(committer, MemoryCommitter):
-            assert isinstance(transport, MemoryTransport)
+            assert isinstance(transport, MemoryBroker)
             assert isinstance(store, MemoryStore)
             return Watched(self._life, committer, "commit", "admit")
-        broker = cast(Transport, Watched(self._life, transport, "send", "settle"))
+        broker = cast(Broker, Watched(self._life, transport, "send", "settle"))
         kept = cast(ResultStore, Watched(self._life, store, "claim", "close", "open_joins", "put", "revoked"))
         return OrderedCommitter(broker, kept, self._name, LEASE, clock=app.clock)
 

@@ -39,8 +39,8 @@ class Faults:
         if self._repeats:
             self._repeat(connection)
         # Where nothing claims a message before it runs, only the client below knows what it sends a second time.
-        self._replace(connection.transport, "send", is_answered=not self._repeats)
-        self._replace(connection.transport, "settle")
+        self._replace(connection.broker, "send", is_answered=not self._repeats)
+        self._replace(connection.broker, "settle")
         self._replace(connection.publisher._committer, "commit", is_answered=not self._repeats)
         committer = connection.committer
 
@@ -73,7 +73,7 @@ class Faults:
             raise ConnectionLost(f"the connection was lost {when}")
 
     def _repeat(self, connection: Connection) -> None:
-        send = connection.transport.send
+        send = connection.broker.send
 
         async def repeat(batch: Sequence[Envelope]) -> None:
             self._sent += self._random.sample(list(batch), k=len(batch) // 3)
@@ -83,7 +83,7 @@ class Faults:
                 again, self._sent = self._sent, []
                 await send(again)
 
-        _set(connection.transport, "send", repeat)
+        _set(connection.broker, "send", repeat)
 
     def _reorder(self, consumer: Consumer) -> None:
         receive = consumer.receive

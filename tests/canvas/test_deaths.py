@@ -105,7 +105,7 @@ async def _dies(app: AioTQ, tasks: Tasks, clock: JumpingClock, spec: Spec, last:
 
     clock.jump(LEASE + 1)
     heir = Mortal(app, connection, f"heir{last}", story, Life())
-    consumer = connection.transport.consumer(f"reclaiming{last}", ["default"], lease=LEASE)
+    consumer = connection.broker.consumer(f"reclaiming{last}", ["default"], lease=LEASE)
     await (await consumer.__aenter__()).reclaim()
     await heir.work()
     while any(queue.ready or queue.delayed for queue in await app.admin.queues()):

@@ -21,7 +21,7 @@ from aiotq.tasks.task import Task
 
 from ..waiting import wait_until
 from . import apps
-from .places import Place, Standing
+from .places import Position, Standing
 
 T = TypeVar("T")
 
@@ -155,7 +155,7 @@ class Process:
 class Chaos:
     """One test's place, processes and facts; a context manager that ends all it started and shows the logs."""
 
-    def __init__(self, directory: Path, place: Place) -> None:
+    def __init__(self, directory: Path, place: Position) -> None:
         self.directory = directory
         self.place = place
         self.facts_file = directory / "facts.jsonl"

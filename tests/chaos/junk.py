@@ -12,7 +12,7 @@ from aiotq.exceptions import MalformedMessage
 from aiotq.wire.message import Message, new_id, pack, unpack
 
 from . import apps
-from .places import Place, RabbitMQ, Redis, SQLiteFile
+from .places import Position, RabbitMQ, Redis, SQLiteFile
 
 
 def message(task: str = apps.step.name, body: bytes = b"[[0], {}, {}]", **headers: Any) -> bytes:
@@ -88,7 +88,7 @@ ODD_FIELDS: Final[Sequence[tuple[str, dict[str, Any]]]] = (
 )
 
 
-def add_junk(place: Place) -> tuple[list[str], int]:
+def add_junk(place: Position) -> tuple[list[str], int]:
     """Put all of it into the queue; return the reasons of the dead letters to come, and how many can be run."""
     reasons = [reason for _, reason in JUNK]
     if isinstance(place, SQLiteFile):

@@ -19,7 +19,7 @@ from typing import Any, Final, Protocol, Self, TypeVar
 import pytest
 
 from aiotq.backends.amqp.address import parse as parse_amqp
-from aiotq.backends.amqp.broker import AmqpTransport
+from aiotq.backends.amqp.broker import AmqpBroker
 from aiotq.backends.amqp.connection import AmqpClient
 from aiotq.backends.amqp.messages import Outgoing
 from aiotq.backends.sqlite.schema import DELAYED
@@ -46,7 +46,7 @@ class Standing:
     deaths: Mapping[str, int] = field(default_factory=dict[str, int])  #: of those that wait
 
 
-class Place(Protocol):
+class Position(Protocol):
     """A broker with its results store; a context manager."""
 
     @property
@@ -345,16 +345,16 @@ class RabbitMQ:
         return self.store.open_joins()
 
     def dead_letters(self) -> Sequence[tuple[str, str]]:
-        return [(letter.reason, letter.detail) for letter in _aside(AmqpTransport.dead_letters, self.url)]
+        return [(letter.reason, letter.detail) for letter in _aside(AmqpBroker.dead_letters, self.url)]
 
     def add(self, *messages: Message) -> None:
         """Send messages, as another program might."""
-        _aside(partial(AmqpTransport.send, batch=[Envelope(each, "default") for each in messages]), self.url)
+        _aside(partial(AmqpBroker.send, batch=[Envelope(each, "default") for each in messages]), self.url)
 
     def add_raw(self, *bodies: bytes) -> None:
         """Publish what may be no messages."""
 
-        async def publish(transport: AmqpTransport) -> None:
+        async def publish(transport: AmqpBroker) -> None:
             await transport.declare(["default"])
             await transport.publish([Outgoing("default", 0, {"delivery_mode": 2}, body) for body in bodies])
 
@@ -386,18 +386,18 @@ class OwnRabbitMQ(RabbitMQ):
         self.server.__exit__(*exc_info)
 
 
-def _aside(act: Callable[[AmqpTransport], Awaitable[T]], url: str) -> T:
+def _aside(act: Callable[[AmqpBroker], Awaitable[T]], url: str) -> T:
     """Have `act` done to a transport at `url`, on a loop in a thread of its own: the caller may be on one."""
 
     async def done() -> T:
-        async with AmqpClient(parse_amqp(url), "chaos") as client, AmqpTransport(client) as transport:
+        async with AmqpClient(parse_amqp(url), "chaos") as client, AmqpBroker(client) as transport:
             return await act(transport)
 
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(lambda: asyncio.run(done())).result(_TIMEOUT)
 
 
-PLACES: Final[Mapping[str, Callable[[Path], Place]]] = {
+PLACES: Final[Mapping[str, Callable[[Path], Position]]] = {
     "sqlite": SQLiteFile,
     "redis": Redis,
     "rabbitmq": RabbitMQ,

@@ -11,11 +11,11 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-from aiotq.backends.base import House, Place, place_class
+from aiotq.backends.base import Backend, BackendContext, backend_class
 from aiotq.commit import Committer, Finish
 from aiotq.core.clock import SYSTEM_CLOCK
 from aiotq.core.settings import Settings
-from aiotq.results import Arrival, Join, Joining, Record
+from aiotq.results import Arrival, Join, JoinChanges, Record
 from aiotq.tasks.task import Task
 from aiotq.transport import Delivery
 from aiotq.wire.message import Envelope, Message, new_id
@@ -76,12 +76,12 @@ def lock(file: str) -> None:
 
 
 @asynccontextmanager
-async def opened(url: str) -> AsyncGenerator[tuple[Place, Committer]]:
+async def opened(url: str) -> AsyncGenerator[tuple[Backend, Committer]]:
     """The place at `url`, and what commits to it."""
-    here = place_class(url)
+    here = backend_class(url)
     assert here is not None
-    place = here(url, House(Settings(), SYSTEM_CLOCK, _no_memory))
-    async with place, place.transport, place.store:
+    place = here(url, BackendContext(Settings(), SYSTEM_CLOCK, _no_memory))
+    async with place, place.broker, place.store:
         committer = place.committer()
         assert committer is not None
         yield place, committer
@@ -97,7 +97,7 @@ def workflow(number: int) -> Finish:
         Join(f"{kind}:{number}", 3, (_message(f"then-{kind}:{number}"),), patience=3600.0) for kind in ("good", "bad")
     )
     members = (_message(f"{kind}-{index}:{number}") for kind in ("good", "bad") for index in range(3))
-    return Finish(None, envelopes=(_message(f"link-0:{number}"), *members), joining=Joining(opened=joins))
+    return Finish(None, envelopes=(_message(f"link-0:{number}"), *members), joining=JoinChanges(opened=joins))
 
 
 def committed_of(number: int) -> set[str]:
@@ -112,7 +112,7 @@ async def commit() -> None:
     lease = float(os.environ["AIOTQ_WORKER_LEASE"])
     async with (
         opened(os.environ["AIOTQ_BROKER_URL"]) as (place, committer),
-        place.transport.consumer("committer", ["q"], lease=lease) as consumer,
+        place.broker.consumer("committer", ["q"], lease=lease) as consumer,
     ):
         committer.consumer = consumer
         print("committing", flush=True)
@@ -141,7 +141,7 @@ def _finish(delivery: Delivery) -> Finish:
         case _:
             pass
     record = Record(task_id, "SUCCESS", b"{}", "application/json", EXPIRES)
-    return Finish(delivery, record=record, envelopes=tuple(following), joining=Joining(arrivals=tuple(arrivals)))
+    return Finish(delivery, record=record, envelopes=tuple(following), joining=JoinChanges(arrivals=tuple(arrivals)))
 
 
 def _message(task_id: str) -> Envelope:

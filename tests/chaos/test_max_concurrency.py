@@ -1,4 +1,4 @@
-"""Seats of killed workers: none is lost, and there are never more runs than seats (P1, P2, P3)."""
+"""Permits of killed workers: none is lost, and there are never more runs than seats (P1, P2, P3)."""
 
 from __future__ import annotations
 

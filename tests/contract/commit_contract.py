@@ -12,9 +12,19 @@ import pytest
 
 from aiotq.commit import COMMITTED, LEASE_LOST, Committed, Finish, LostLease
 from aiotq.exceptions import ConnectionLost
-from aiotq.results import NO_JOINING, Arrival, Closing, Extension, Growth, Join, Joining, Record, ResultStore
+from aiotq.results import (
+    NO_JOIN_CHANGES,
+    Arrival,
+    Closing,
+    Join,
+    JoinChanges,
+    JoinExtension,
+    JoinGrowth,
+    Record,
+    ResultStore,
+)
 from aiotq.states import FAILURE, REVOKED, SUCCESS
-from aiotq.transport import ACK, Delivery, GiveUp, HandBack, Transport
+from aiotq.transport import ACK, Broker, Delivery, GiveUp, HandBack
 
 from .harness import PATIENCE, CommitHarness, Worker, envelope, ids, outcome_cancelled_at
 
@@ -28,11 +38,11 @@ def join(size: int, *, join_id: str = "join", then: tuple[str, ...] = ("then",))
 
 
 def opening(*joins: Join) -> Finish:
-    return Finish(None, joining=Joining(opened=joins))
+    return Finish(None, joining=JoinChanges(opened=joins))
 
 
-def arriving(member: str, *, join_id: str = "join", failed: bool = False) -> Joining:
-    return Joining(arrivals=(Arrival(join_id, member, failed=failed),))
+def arriving(member: str, *, join_id: str = "join", failed: bool = False) -> JoinChanges:
+    return JoinChanges(arrivals=(Arrival(join_id, member, failed=failed),))
 
 
 async def members(worker: Worker, join_id: str = "join") -> list[str] | None:
@@ -172,14 +182,14 @@ class CommitJoinContract:
     async def workflow(self, pair: CommitHarness, worker: Worker) -> None:
         """Send two members of a join."""
         members = (envelope("member-0"), envelope("member-1"))
-        sent = Finish(None, envelopes=members, joining=Joining(opened=(join(2),)))
+        sent = Finish(None, envelopes=members, joining=JoinChanges(opened=(join(2),)))
         assert list(await worker.committer.commit([sent])) == [COMMITTED]
 
     def finish(self, pair: CommitHarness, *failing: str) -> Callable[[Delivery], Finish]:
         def finish(delivery: Delivery) -> Finish:
             task_id = delivery.message.id
             state = FAILURE if task_id in failing else SUCCESS
-            joining = NO_JOINING
+            joining = NO_JOIN_CHANGES
             if task_id.startswith("member-"):
                 joining = arriving(task_id[-1], failed=task_id in failing)
             return Finish(delivery, record=record(pair, task_id, state), joining=joining)
@@ -235,7 +245,7 @@ class CommitJoinContract:
         own = record(pair, "not stored")
         arrivals = (Arrival("join", "0"), Arrival("join", "1", own), Arrival("join", "2"))
 
-        done = Finish(delivery, record=record(pair, "a"), joining=Joining(arrivals=arrivals))
+        done = Finish(delivery, record=record(pair, "a"), joining=JoinChanges(arrivals=arrivals))
         assert list(await worker.committer.commit([done])) == [COMMITTED]
 
         assert await members(worker) == ["a", "not stored", "a"]
@@ -246,11 +256,11 @@ class CommitJoinContract:
         await worker.committer.commit([opening(join(1, join_id="read", then=("x",)))])
         await worker.committer.commit([Finish(None, record=record(pair, "m"), joining=arriving("0", join_id="read"))])
         (delivery,) = await worker.admitted()
-        joining = Joining(
+        joining = JoinChanges(
             opened=(join(1), join(1, join_id="late", then=("late",))),
-            grown=(Growth("join", 1),),
+            grown=(JoinGrowth("join", 1),),
             arrivals=(Arrival("join", "0"), Arrival("join", "+1"), Arrival("late", "-", failed=True)),
-            extended=(Extension("join", pair.now() + 1000),),
+            extended=(JoinExtension("join", pair.now() + 1000),),
             released=("read",),
         )
 
@@ -282,12 +292,12 @@ class CommitJoinContract:
         ("joining", "reason"),
         [
             (arriving("0"), "without a record"),
-            (Joining(opened=(join(0),)), "has the size 0"),
-            (Joining(grown=(Growth("join", -1),)), "can't grow by -1"),
+            (JoinChanges(opened=(join(0),)), "has the size 0"),
+            (JoinChanges(grown=(JoinGrowth("join", -1),)), "can't grow by -1"),
         ],
     )
     async def test_what_can_not_be_done_at_a_join_is_refused_before_anything_is_done(
-        self, pair: CommitHarness, joining: Joining, reason: str
+        self, pair: CommitHarness, joining: JoinChanges, reason: str
     ) -> None:
         worker = await pair.worker()
         await worker.committer.commit([opening(join(1))])
@@ -308,7 +318,7 @@ class CommitJoinContract:
         await worker.committer.commit([finish(first)])
         counts = await standing(worker)
 
-        sent = Finish(None, envelopes=(envelope("member-1"),), joining=Joining(opened=(join(2),)))
+        sent = Finish(None, envelopes=(envelope("member-1"),), joining=JoinChanges(opened=(join(2),)))
         assert list(await worker.committer.commit([sent])) == [COMMITTED]
 
         if worker.broker.is_fencing:  # elsewhere the claims know it
@@ -376,7 +386,7 @@ class CommitFenceContract:
         assert sorted(await run_all(pair, worker)) == ["x", "y"]
         await worker.transport.send([envelope("a"), envelope("b")])
         a, b = await worker.admitted()
-        changes = Joining(grown=(Growth("grown", 1),), arrivals=(Arrival("join", "0"),), released=("read",))
+        changes = JoinChanges(grown=(JoinGrowth("grown", 1),), arrivals=(Arrival("join", "0"),), released=("read",))
         group = [
             Finish(a, record=record(pair, "a"), envelopes=(envelope("next"),), joining=changes),
             Finish(b, record=record(pair, "b"), joining=arriving("1")),
@@ -505,7 +515,7 @@ class OrderedContract:
 
     def finish(self, pair: CommitHarness) -> Callable[[Delivery], Finish]:
         second = join(1, join_id="second", then=("last",))
-        changes = Joining((second,), (Growth("second", 1),), (Arrival("join", "0"),))
+        changes = JoinChanges((second,), (JoinGrowth("second", 1),), (Arrival("join", "0"),))
 
         def finish(delivery: Delivery) -> Finish:
             task_id = delivery.message.id
@@ -519,7 +529,9 @@ class OrderedContract:
     async def started(self, pair: CommitHarness, faults: Faults) -> tuple[Worker, Delivery]:
         """Return a worker with faults, and what it runs: a member of a join of one."""
         worker = await pair.worker("faulty", wrap=faults.wrap)
-        await worker.committer.commit([Finish(None, envelopes=(envelope("a"),), joining=Joining(opened=(join(1),)))])
+        await worker.committer.commit(
+            [Finish(None, envelopes=(envelope("a"),), joining=JoinChanges(opened=(join(1),)))]
+        )
         (delivery,) = await worker.admitted()
         return worker, delivery
 
@@ -684,7 +696,7 @@ class OrderedContract:
             None,
             record=dead,
             envelopes=(envelope("errback"),),
-            joining=Joining((), (Growth("join", 1),), released=("read",)),
+            joining=JoinChanges((), (JoinGrowth("join", 1),), released=("read",)),
         )
         faults.arm(step, moment)
         with pytest.raises(ConnectionLost):
@@ -704,9 +716,9 @@ class OrderedContract:
     ) -> None:
         """What was acknowledged before it ran, with its result ignored, ends so."""
         worker = await ordered_pair.worker()
-        await worker.committer.commit([Finish(None, joining=Joining(opened=(join(1),)))])
-        grown = Finish(None, envelopes=(envelope("a"),), joining=Joining(grown=(Growth("join", 1),)))
-        left = Finish(None, joining=Joining(released=("join",)))
+        await worker.committer.commit([Finish(None, joining=JoinChanges(opened=(join(1),)))])
+        grown = Finish(None, envelopes=(envelope("a"),), joining=JoinChanges(grown=(JoinGrowth("join", 1),)))
+        left = Finish(None, joining=JoinChanges(released=("join",)))
 
         for finish in (grown, grown, left, left):
             assert await worker.committer.commit([finish]) == [COMMITTED]
@@ -714,7 +726,7 @@ class OrderedContract:
         assert await run_all(ordered_pair, worker) == ["a"]
         kept = record(ordered_pair, "m")
         for member, ended in (("0", False), ("1", True)):
-            arrival = Finish(None, joining=Joining(arrivals=(Arrival("join", member, kept),)))
+            arrival = Finish(None, joining=JoinChanges(arrivals=(Arrival("join", member, kept),)))
             await worker.committer.commit([arrival])
             assert await run_all(ordered_pair, worker) == (["then"] if ended else [])
 
@@ -740,8 +752,8 @@ class Faults:
     def arm(self, call: str, moment: str) -> None:
         self._armed = (call, moment)
 
-    def wrap(self, transport: Transport, store: ResultStore) -> tuple[Transport, ResultStore]:
-        return cast(Transport, _Seen(transport, self._around)), cast(ResultStore, _Seen(store, self._around))
+    def wrap(self, transport: Broker, store: ResultStore) -> tuple[Broker, ResultStore]:
+        return cast(Broker, _Seen(transport, self._around)), cast(ResultStore, _Seen(store, self._around))
 
     async def _around(self, call: str, work: Callable[[], Awaitable[Any]]) -> Any:
         self._fail_at(call, "before")
@@ -755,7 +767,7 @@ class Faults:
             raise ConnectionLost(f"cut {moment} {call}")
 
 
-def _slow(transport: Transport, store: ResultStore) -> tuple[Transport, ResultStore]:
+def _slow(transport: Broker, store: ResultStore) -> tuple[Broker, ResultStore]:
     """Make every call take some turns of the loop, in which it may be cancelled."""
 
     async def around(call: str, work: Callable[[], Awaitable[Any]]) -> Any:
@@ -764,7 +776,7 @@ def _slow(transport: Transport, store: ResultStore) -> tuple[Transport, ResultSt
         await asyncio.sleep(0)
         return answer
 
-    return cast(Transport, _Seen(transport, around)), cast(ResultStore, _Seen(store, around))
+    return cast(Broker, _Seen(transport, around)), cast(ResultStore, _Seen(store, around))
 
 
 class _Seen:

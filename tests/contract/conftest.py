@@ -30,7 +30,7 @@ from .harness import (
 )
 
 pytest.register_assert_rewrite(
-    "tests.contract.transport_contract",
+    "tests.contract.broker_contract",
     "tests.contract.store_contract",
     "tests.contract.seat_contract",
     "tests.contract.commit_contract",

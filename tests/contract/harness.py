@@ -24,21 +24,21 @@ from typing import Any, Generic, Self, TypeVar, cast
 from pamqp.commands import Queue
 
 from aiotq.backends.amqp.address import parse as parse_amqp
-from aiotq.backends.amqp.broker import DEAD_LETTER_RETENTION, AmqpTransport
-from aiotq.backends.amqp.connection import AmqpClient, Lane
+from aiotq.backends.amqp.broker import DEAD_LETTER_RETENTION, AmqpBroker
+from aiotq.backends.amqp.connection import AmqpClient, KeptChannel
 from aiotq.backends.amqp.consumer import AmqpConsumer
 from aiotq.backends.amqp.frames import Post, pack_properties
 from aiotq.backends.amqp.topology import Topology
-from aiotq.backends.memory.broker import MemoryTransport
+from aiotq.backends.memory.broker import MemoryBroker
 from aiotq.backends.memory.commit import MemoryCommitter
-from aiotq.backends.memory.queues import MemoryBroker
+from aiotq.backends.memory.queues import MemoryQueues
 from aiotq.backends.memory.records import MemoryRecords, MemoryStore
 from aiotq.backends.redis.address import Address, parse
-from aiotq.backends.redis.broker import RedisTransport
+from aiotq.backends.redis.broker import RedisBroker
 from aiotq.backends.redis.commit import RedisCommitter
 from aiotq.backends.redis.connection import RedisClient
 from aiotq.backends.redis.records import RedisStore
-from aiotq.backends.sqlite.broker import SQLiteTransport
+from aiotq.backends.sqlite.broker import SQLiteBroker
 from aiotq.backends.sqlite.commit import SQLiteCommitter
 from aiotq.backends.sqlite.connection import Database
 from aiotq.backends.sqlite.records import SQLiteStore
@@ -47,7 +47,7 @@ from aiotq.commit.ordered import OrderedCommitter
 from aiotq.core.clock import SYSTEM_CLOCK
 from aiotq.exceptions import ConnectionLost
 from aiotq.results import Record, ResultStore
-from aiotq.transport import FAIR, Consumer, Delivery, QueueOrder, Transport
+from aiotq.transport import FAIR, Broker, Consumer, Delivery, QueueOrder
 from aiotq.wire.message import Envelope, Message
 
 from ..servers import Server, shared, shared_rabbit
@@ -123,22 +123,22 @@ class Harness:
 class TransportHarness(Harness, abc.ABC):
     """One fresh broker."""
 
-    #: Whether it knows leases, and each message by its id (see `Transport.counts_deaths`).
+    #: Whether it knows leases, and each message by its id (see `Broker.counts_deaths`).
     is_fencing = True
 
     #: Whether what was handed back is in its queue some time after that was answered.
     hands_back_later = False
 
     @abc.abstractmethod
-    def connected(self) -> AbstractAsyncContextManager[Transport]:
+    def connected(self) -> AbstractAsyncContextManager[Broker]:
         """Enter a connection of its own, as another process would have."""
 
-    async def connect(self) -> Transport:
+    async def connect(self) -> Broker:
         """Return a connection that lasts as long as the test."""
         return await self.stack.enter_async_context(self.connected())
 
     async def consumer(
-        self, transport: Transport, name: str = "worker", *queues: str, order: QueueOrder = FAIR
+        self, transport: Broker, name: str = "worker", *queues: str, order: QueueOrder = FAIR
     ) -> Consumer:
         """Return a consumer that is never left while the test runs: not using it any more is dying."""
         return await self.stack.enter_async_context(
@@ -154,7 +154,7 @@ class TransportHarness(Harness, abc.ABC):
                 await self.pass_time(0.01)
         assert found == count
 
-    async def standing(self, transport: Transport) -> dict[str, int]:
+    async def standing(self, transport: Broker) -> dict[str, int]:
         """Return how much there is: ready, leased, delayed and dead."""
         counts: Counter[str] = Counter(ready=0, leased=0, delayed=0, dead=0)
         for stats in await transport.stats():
@@ -207,13 +207,13 @@ class CommitHarness(Harness):
         await self.stack.enter_async_context(self.broker)
         return self
 
-    async def connect(self) -> tuple[Transport, ResultStore]:
+    async def connect(self) -> tuple[Broker, ResultStore]:
         """Return what one process has; a pair that shares a connection overrides this."""
         transport = await self.broker.connect()
         store, _ = await self.results.connect()
         return transport, store
 
-    def make_committer(self, transport: Transport, store: ResultStore, holder: str) -> Committer:
+    def make_committer(self, transport: Broker, store: ResultStore, holder: str) -> Committer:
         return OrderedCommitter(transport, store, holder, self.broker.lease, clock=self.clock or SYSTEM_CLOCK)
 
     async def worker(self, name: str = "worker", *queues: str, wrap: Wrap | None = None) -> Worker:
@@ -227,14 +227,14 @@ class CommitHarness(Harness):
 
 
 #: Puts something between the committer and its transport and store.
-Wrap = Callable[[Transport, ResultStore], tuple[Transport, ResultStore]]
+Wrap = Callable[[Broker, ResultStore], tuple[Broker, ResultStore]]
 
 
 @dataclass
 class Worker:
     """What one worker process has."""
 
-    transport: Transport
+    transport: Broker
     store: ResultStore
     pushes: Pushes
     consumer: Consumer
@@ -323,10 +323,10 @@ def ids(deliveries: Sequence[Delivery]) -> list[str]:
 class MemoryTransportHarness(TransportHarness):
     def __init__(self, directory: Path, clock: JumpingClock | None = None) -> None:
         super().__init__(directory, clock)
-        self._broker = MemoryBroker(clock=clock or SYSTEM_CLOCK)
+        self._broker = MemoryQueues(clock=clock or SYSTEM_CLOCK)
 
-    def connected(self) -> AbstractAsyncContextManager[Transport]:
-        return MemoryTransport(self._broker)
+    def connected(self) -> AbstractAsyncContextManager[Broker]:
+        return MemoryBroker(self._broker)
 
 
 class MemoryStoreHarness(StoreHarness):
@@ -345,8 +345,8 @@ class MemoryCommitHarness(CommitHarness):
         clock = JumpingClock()
         super().__init__(MemoryTransportHarness(directory, clock), MemoryStoreHarness(directory, clock))
 
-    def make_committer(self, transport: Transport, store: ResultStore, holder: str) -> Committer:
-        assert isinstance(transport, MemoryTransport)
+    def make_committer(self, transport: Broker, store: ResultStore, holder: str) -> Committer:
+        assert isinstance(transport, MemoryBroker)
         assert isinstance(store, MemoryStore)
         return MemoryCommitter(transport, store)
 
@@ -365,8 +365,8 @@ class SQLiteTransportHarness(RawTransportHarness):
         return self.directory / "aiotq.db"
 
     @asynccontextmanager
-    async def connected(self) -> AsyncGenerator[Transport]:
-        async with woken_only(self.path) as database, SQLiteTransport(database) as transport:
+    async def connected(self) -> AsyncGenerator[Broker]:
+        async with woken_only(self.path) as database, SQLiteBroker(database) as transport:
             yield transport
 
     async def insert_raw(self, queue: str, raw: bytes) -> None:
@@ -390,13 +390,13 @@ class SQLiteCommitHarness(CommitHarness):
     def __init__(self, directory: Path) -> None:
         super().__init__(SQLiteTransportHarness(directory), SQLiteStoreHarness(directory))
 
-    async def connect(self) -> tuple[Transport, ResultStore]:
+    async def connect(self) -> tuple[Broker, ResultStore]:
         database = await self.stack.enter_async_context(woken_only(self.directory / "aiotq.db"))
-        transport = await self.stack.enter_async_context(SQLiteTransport(database))
+        transport = await self.stack.enter_async_context(SQLiteBroker(database))
         return transport, await self.stack.enter_async_context(SQLiteStore(database))
 
-    def make_committer(self, transport: Transport, store: ResultStore, holder: str) -> Committer:
-        assert isinstance(transport, SQLiteTransport)
+    def make_committer(self, transport: Broker, store: ResultStore, holder: str) -> Committer:
+        assert isinstance(transport, SQLiteBroker)
         assert isinstance(store, SQLiteStore)
         return SQLiteCommitter(transport, store)
 
@@ -416,12 +416,12 @@ class RedisTransportHarness(RawTransportHarness):
         self.address = fresh_address(self.server)
 
     @asynccontextmanager
-    async def connected(self) -> AsyncGenerator[Transport]:
-        async with RedisClient(self.address) as client, RedisTransport(client) as transport:
+    async def connected(self) -> AsyncGenerator[Broker]:
+        async with RedisClient(self.address) as client, RedisBroker(client) as transport:
             yield transport
 
     async def consumer(
-        self, transport: Transport, name: str = "worker", *queues: str, order: QueueOrder = FAIR
+        self, transport: Broker, name: str = "worker", *queues: str, order: QueueOrder = FAIR
     ) -> Consumer:
         consumer = await super().consumer(transport, name, *queues, order=order)
         if self.address.kind != "single":  # the first heartbeat finds the server, which takes a part of a lease
@@ -449,15 +449,15 @@ class AmqpTransportHarness(RawTransportHarness):
         self._has_ladder = False
 
     @asynccontextmanager
-    async def connected(self) -> AsyncGenerator[AmqpTransport]:
+    async def connected(self) -> AsyncGenerator[AmqpBroker]:
         async with AmqpClient(parse_amqp(self.url), "test") as client:
             if self.lets_go and not self._has_ladder:  # what is parked for a lease should not take longer to get there
                 self._has_ladder = True
                 await Topology(client, self.kind, DEAD_LETTER_RETENTION).ladder(round(self.lease * 1000))
-            yield AmqpTransport(client, kind=self.kind, names=("q", "other"))
+            yield AmqpBroker(client, kind=self.kind, names=("q", "other"))
 
     async def consumer(
-        self, transport: Transport, name: str = "worker", *queues: str, order: QueueOrder = FAIR
+        self, transport: Broker, name: str = "worker", *queues: str, order: QueueOrder = FAIR
     ) -> Consumer:
         consumer = await super().consumer(transport, f"{name}-{len(self.mortals)}.", *queues, order=order)
         assert isinstance(consumer, AmqpConsumer)
@@ -465,7 +465,7 @@ class AmqpTransportHarness(RawTransportHarness):
         self.mortals.append(mortal)
         return mortal
 
-    async def standing(self, transport: Transport) -> dict[str, int]:
+    async def standing(self, transport: Broker) -> dict[str, int]:
         """Ask the server: what a consumer has before it is read is held by nobody, and ready to no one else."""
         for mortal in self.mortals:
             await mortal.synchronized()
@@ -482,7 +482,7 @@ class AmqpTransportHarness(RawTransportHarness):
 
     async def insert_raw(self, queue: str, raw: bytes) -> None:
         async with AmqpClient(parse_amqp(self.url), "junk") as client:
-            channel = await Lane(client, confirms=True).channel()
+            channel = await KeptChannel(client, confirms=True).channel()
             await channel.publish([Post("", queue, pack_properties(message_id="1"), raw)])
 
 
@@ -556,13 +556,13 @@ class RedisCommitHarness(CommitHarness):
         super().__init__(broker, RedisStoreHarness(directory, kind))
         self._address = broker.address
 
-    async def connect(self) -> tuple[Transport, ResultStore]:
+    async def connect(self) -> tuple[Broker, ResultStore]:
         stack = self.broker.stack  # beside the consumers, which are left before their connection
         client = await stack.enter_async_context(RedisClient(self._address))
-        transport = await stack.enter_async_context(RedisTransport(client))
+        transport = await stack.enter_async_context(RedisBroker(client))
         return transport, await stack.enter_async_context(RedisStore(client))
 
-    def make_committer(self, transport: Transport, store: ResultStore, holder: str) -> Committer:
-        assert isinstance(transport, RedisTransport)
+    def make_committer(self, transport: Broker, store: ResultStore, holder: str) -> Committer:
+        assert isinstance(transport, RedisBroker)
         assert isinstance(store, RedisStore)
         return RedisCommitter(transport, store)

@@ -16,11 +16,11 @@ from aiotq.results import (
     Caution,
     Claimed,
     Closing,
-    Extension,
-    Growth,
     HeldElsewhere,
     Join,
-    Joining,
+    JoinChanges,
+    JoinExtension,
+    JoinGrowth,
     Record,
     ResultStore,
     Suspected,
@@ -72,7 +72,7 @@ async def close(store: ResultStore, closing: Closing, holder: str = "me") -> tup
 _runs = itertools.count()
 
 
-async def run(store: ResultStore, joining: Joining, record: Record | None = None) -> list[str]:
+async def run(store: ResultStore, joining: JoinChanges, record: Record | None = None) -> list[str]:
     """Close a run under a claim of its own; return the ids of what is to be sent."""
     key = (f"run-{next(_runs)}", 0)
     await store.claim([key], "me", 100.0)
@@ -84,7 +84,7 @@ async def run(store: ResultStore, joining: Joining, record: Record | None = None
 async def arrive(store: ResultStore, member: object, *, failed: bool = False, join_id: str = "join") -> list[str]:
     """Run a member to its end; return the ids of what is to be sent."""
     arrival = Arrival(join_id, f"{member}", failed=failed)
-    return await run(store, Joining(arrivals=(arrival,)), member_record(member, failed=failed))
+    return await run(store, JoinChanges(arrivals=(arrival,)), member_record(member, failed=failed))
 
 
 #: What a join told about, its members and whether it failed.
@@ -479,9 +479,9 @@ class ClaimContract:
         await store.open_joins([join(1), join(1, join_id="grown"), join(1, join_id="read", then=("x", "y"))])
         await arrive(store, 0, join_id="read")
         await store.claim([KEY], "me", 100.0)
-        joining = Joining(
+        joining = JoinChanges(
             opened=(join(1, join_id="opened", then=("first",)),),
-            grown=(Growth("grown", 1),),
+            grown=(JoinGrowth("grown", 1),),
             arrivals=(Arrival("join", "0"), Arrival("opened", "0")),
             released=("read",),
         )
@@ -544,7 +544,7 @@ class JoinContract:
         assert await joined(other) is None
         await arrive(store, 0)
         assert await joined(other) is None
-        await run(store, Joining(arrivals=(Arrival("join", "+uuid"),)), uneven)
+        await run(store, JoinChanges(arrivals=(Arrival("join", "+uuid"),)), uneven)
 
         assert await joined(other) == over("what for: ä", {"0": member_record(0), "+uuid": uneven})
         still_open, known, unknown = await other.joined(["open", "join", "unheard-of"])
@@ -560,7 +560,7 @@ class JoinContract:
         assert await arrive(store, 0) == []
         assert await arrive(store, 0) == []
         assert await arrive(store, 0, failed=True) == []
-        assert await run(store, Joining(arrivals=(Arrival("join", "0"),)), member_record(0, b"other")) == []
+        assert await run(store, JoinChanges(arrivals=(Arrival("join", "0"),)), member_record(0, b"other")) == []
         assert await arrive(store, 1) == ["then"]
 
         assert await joined(store) == over("", {"0": member_record(0), "1": member_record(1)})
@@ -570,8 +570,8 @@ class JoinContract:
         await store.open_joins([join(2)])
         twice = (Arrival("join", "0"), Arrival("join", "0", member_record("other"), failed=True))
 
-        assert await run(store, Joining(arrivals=twice), member_record(0)) == []
-        assert await run(store, Joining(arrivals=(Arrival("join", "1"), *twice)), member_record(1)) == ["then"]
+        assert await run(store, JoinChanges(arrivals=twice), member_record(0)) == []
+        assert await run(store, JoinChanges(arrivals=(Arrival("join", "1"), *twice)), member_record(1)) == ["then"]
 
         assert await joined(store) == over("", {"0": member_record(0), "1": member_record(1)})
 
@@ -597,7 +597,7 @@ class JoinContract:
             Arrival("one", "1"),
         )
 
-        assert await run(store, Joining(arrivals=arrivals), member_record("all")) == ["then", "then"]
+        assert await run(store, JoinChanges(arrivals=arrivals), member_record("all")) == ["then", "then"]
 
         assert await joined(store) == over("", {"1": member_record("all")}, failed=True)
         assert await joined(store, "one") == over("", {"0": member_record("all")})
@@ -625,11 +625,11 @@ class JoinContract:
 
     async def test_a_step_opens_then_grows_then_arrives_then_lets_go(self, results: StoreHarness) -> None:
         store, _ = await results.connect()
-        joining = Joining(
+        joining = JoinChanges(
             opened=(join(1), join(1, join_id="done", then=("next",))),
-            grown=(Growth("join", 1),),
+            grown=(JoinGrowth("join", 1),),
             arrivals=(Arrival("join", "0"), Arrival("done", "0")),
-            extended=(Extension("join", results.now() + 2000),),
+            extended=(JoinExtension("join", results.now() + 2000),),
             released=("done",),
         )
 
@@ -644,7 +644,7 @@ class JoinContract:
         own, of_the_run = member_record("own"), member_record("run")
         arrivals = (Arrival("join", "0", own), Arrival("join", "1"), Arrival("join", "2", of_the_run))
 
-        await run(store, Joining(arrivals=arrivals), of_the_run)
+        await run(store, JoinChanges(arrivals=arrivals), of_the_run)
 
         assert await joined(store) == over("", {"0": own, "1": of_the_run, "2": of_the_run})
         assert [each and each.id for each in await store.get([own.id, of_the_run.id])] == [None, of_the_run.id]
@@ -655,7 +655,7 @@ class JoinContract:
         await store.claim([KEY, ("b", 0)], "me", 100.0)
         closings = [
             Closing(KEY, record(results)),
-            Closing(("b", 0), joining=Joining(arrivals=(Arrival("join", "0"),))),
+            Closing(("b", 0), joining=JoinChanges(arrivals=(Arrival("join", "0"),))),
         ]
 
         with pytest.raises(ValueError, match="member '0' arrives at join join without a record"):
@@ -672,7 +672,7 @@ class JoinContract:
         with pytest.raises(ValueError, match=f"join join has the size {size}"):
             await store.open_joins([join(1, join_id="other"), join(size)])
         with pytest.raises(ValueError, match=f"join join has the size {size}"):
-            await close(store, Closing(KEY, joining=Joining(opened=(join(size),))))
+            await close(store, Closing(KEY, joining=JoinChanges(opened=(join(size),))))
 
         assert await arrive(store, 0, join_id="other") == []
 
@@ -681,7 +681,7 @@ class JoinContract:
         await store.open_joins([join(2)])
 
         with pytest.raises(ValueError, match="join join can't grow by -1"):
-            await run(store, Joining(grown=(Growth("join", -1),)))
+            await run(store, JoinChanges(grown=(JoinGrowth("join", -1),)))
 
         assert await arrive(store, 0) == []
 
@@ -689,7 +689,7 @@ class JoinContract:
         store, _ = await results.connect()
         await store.open_joins([join(1)])
 
-        assert await run(store, Joining(grown=(Growth("join", 1), Growth("join", 1)))) == []
+        assert await run(store, JoinChanges(grown=(JoinGrowth("join", 1), JoinGrowth("join", 1)))) == []
 
         assert [await arrive(store, member) for member in ("0", "+x", "+y")] == [[], [], ["then"]]
 
@@ -701,9 +701,9 @@ class JoinContract:
 
         for join_id in ("join", "unheard-of"):
             assert await arrive(store, 1, join_id=join_id) == []
-            growth, extension = Growth(join_id, 1), Extension(join_id, results.now() + 1000)
-            assert await run(store, Joining(grown=(growth,), extended=(extension,))) == []
-        assert await run(store, Joining(released=("unheard-of",))) == []
+            growth, extension = JoinGrowth(join_id, 1), JoinExtension(join_id, results.now() + 1000)
+            assert await run(store, JoinChanges(grown=(growth,), extended=(extension,))) == []
+        assert await run(store, JoinChanges(released=("unheard-of",))) == []
 
         assert await joined(store) == before
         assert await joined(store, "unheard-of") is None
@@ -712,15 +712,15 @@ class JoinContract:
     async def test_a_join_is_kept_until_each_of_its_readers_let_go(self, results: StoreHarness) -> None:
         store, _ = await results.connect()
         await store.open_joins([join(1, then=("a", "b", "c"))])
-        await run(store, Joining(released=("join",)))  # it is open, and so nobody can have read it
+        await run(store, JoinChanges(released=("join",)))  # it is open, and so nobody can have read it
         assert await arrive(store, 0) == ["a", "b", "c"]
 
         for _ in range(3):
             assert await joined(store) is not None
-            await run(store, Joining(released=("join",)))
+            await run(store, JoinChanges(released=("join",)))
 
         assert await joined(store) is None
-        await run(store, Joining(released=("join",)))
+        await run(store, JoinChanges(released=("join",)))
         assert await arrive(store, 1) == []
         await store.open_joins([join(1)])
         assert await arrive(store, 0) == ["then"]
@@ -731,7 +731,7 @@ class JoinContract:
         await arrive(store, 0)
         await arrive(store, 1, failed=True)
 
-        await run(store, Joining(released=("join",)))
+        await run(store, JoinChanges(released=("join",)))
 
         assert await joined(store) is None
 
@@ -757,7 +757,7 @@ class JoinContract:
         then = (Envelope(message, "bodies", 9, results.now() + 50), envelope("second"))
         await store.open_joins([Join("join", 1, then, 100.0)])
         await store.claim([KEY], "me", 100.0)
-        joining = Joining(arrivals=(Arrival("join", "0"),))
+        joining = JoinChanges(arrivals=(Arrival("join", "0"),))
 
         assert await close(store, Closing(KEY, member_record(0), joining=joining)) == then
 
@@ -771,7 +771,7 @@ class JoinContract:
             keys = [(f"member-{member}", 0) for member in members]
             await store.claim(keys, f"holder-{store.address}", 100.0)
             closings = [
-                Closing(key, member_record(member), joining=Joining(arrivals=(Arrival("join", f"{member}"),)))
+                Closing(key, member_record(member), joining=JoinChanges(arrivals=(Arrival("join", f"{member}"),)))
                 for key, member in zip(keys, members, strict=True)
             ]
             answers = await store.close(closings, f"holder-{store.address}")
@@ -788,13 +788,13 @@ class JoinContract:
         store, _ = await results.connect()
         await store.open_joins([join(10_000)])
         arrivals = tuple(Arrival("join", f"{n}", member_record(n)) for n in range(10_000))
-        assert await run(store, Joining(arrivals=arrivals)) == ["then"]
+        assert await run(store, JoinChanges(arrivals=arrivals)) == ["then"]
 
         found = await joined(store)
 
         assert found is not None
         assert found[1] == {arrival.member: arrival.record for arrival in arrivals}
-        await run(store, Joining(released=("join",)))
+        await run(store, JoinChanges(released=("join",)))
         assert await joined(store) is None
 
 
@@ -829,7 +829,7 @@ class OverdueContract:
         await arrive(store, 0, join_id="complete")
         await arrive(store, 0, failed=True, join_id="failed")
         await arrive(store, 0, join_id="released")
-        await run(store, Joining(released=("released",)))
+        await run(store, JoinChanges(released=("released",)))
 
         await results.pass_time(0.25)
 
@@ -867,8 +867,8 @@ class OverdueContract:
         store, _ = await results.connect()
         until = results.now() + 1.2
         await store.open_joins([join(2, patience=0.6, until=until), join(2, join_id="extended", patience=0.6)])
-        extended = Extension("extended", until), Extension("extended", results.now() - 100)
-        await run(store, Joining(extended=extended))
+        extended = JoinExtension("extended", until), JoinExtension("extended", results.now() - 100)
+        await run(store, JoinChanges(extended=extended))
 
         await results.pass_time(0.9)
         assert list(await store.overdue()) == []
@@ -888,7 +888,7 @@ class OverdueContract:
         await store.open_joins([join(2, join_id=f"{n}", patience=0.2) for n in range(30)])
         await results.pass_time(0.1)
         arrivals = tuple(Arrival(f"alive-{n}", "0", member_record(n)) for n in range(150))
-        await run(store, Joining(arrivals=arrivals))
+        await run(store, JoinChanges(arrivals=arrivals))
         await results.pass_time(0.12)
 
         assert len(await store.overdue(7)) == 7

@@ -13,7 +13,7 @@ import pytest
 from aiotq.backends.memory.records import SWEEP_BATCH, MemoryRecords, MemoryStore
 from aiotq.backends.sqlite.joins import purge_joins
 from aiotq.backends.sqlite.records import SQLiteStore
-from aiotq.results import Arrival, Extension, Joining, Record, ResultStore
+from aiotq.results import Arrival, JoinChanges, JoinExtension, Record, ResultStore
 
 from ..servers import shared
 from .harness import JumpingClock, Pushes, RedisStoreHarness, SQLiteStoreHarness
@@ -155,14 +155,14 @@ class TestRedisJoins:
         assert set(keys.of_joins()) == {"join:join", "join:join:in", "joins"}
         assert all(100 <= left <= 150 for left in keys.of_joins().values())
 
-        await run(store, Joining(extended=(Extension("join", harness.now() + 1000),)))
+        await run(store, JoinChanges(extended=(JoinExtension("join", harness.now() + 1000),)))
         assert all(1100 <= left <= 1150 for left in keys.of_joins().values())
 
         assert await arrive(store, 1) == ["then"]
         assert set(keys.of_joins()) == {"join:join", "join:join:in"}
         assert all(0 <= left <= 50 for left in keys.of_joins().values())
 
-        await run(store, Joining(released=("join",)))
+        await run(store, JoinChanges(released=("join",)))
         assert keys.of_joins() == {}
 
     async def test_a_short_join_does_not_end_the_index_of_a_long_one(self, store: ResultStore, keys: RedisKeys) -> None:
@@ -188,10 +188,10 @@ class TestRedisJoins:
         await store.open_joins([join(2), join(1, join_id="other", then=("other",))])
         keys.client.delete(keys.key(name))
         keys.client.set(keys.key(name), "something else")
-        joining = Joining(
+        joining = JoinChanges(
             opened=(join(1, join_id="new", then=("new",)),),
             arrivals=tuple(Arrival(join_id, "0") for join_id in ("join", "new", "other")),
-            extended=(Extension("join", 4e9),),
+            extended=(JoinExtension("join", 4e9),),
             released=("join", "other"),
         )
 
@@ -213,9 +213,9 @@ class TestRedisJoins:
 
     async def test_a_join_of_foreign_fields_leaves_no_half_of_a_step(self, store: ResultStore, keys: RedisKeys) -> None:
         keys.client.hset(keys.key("join:join"), mapping={"open": 1, "size": "x", "then": "y", "until": "z"})
-        extension = Extension("join", 4e9)
+        extension = JoinExtension("join", 4e9)
 
-        assert await run(store, Joining(extended=(extension,)), member_record("a")) == []
+        assert await run(store, JoinChanges(extended=(extension,)), member_record("a")) == []
         assert await arrive(store, 0) == []
 
         assert list(await store.get(["task-a", "task-0"])) == [member_record("a"), member_record(0)]

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from aiotq import AioTQ
 from aiotq.backends.amqp.address import parse
-from aiotq.backends.amqp.connection import AmqpClient, Lane
+from aiotq.backends.amqp.connection import AmqpClient, KeptChannel
 from aiotq.backends.amqp.frames import Post, pack_properties
 
 from ..servers import shared
@@ -50,6 +50,6 @@ class Work:
 async def publish(url: str, queue: str, body: bytes, **properties: Any) -> None:
     """Put into `queue` what a foreign program might."""
     async with AmqpClient(parse(url), "foreign") as client:
-        channel = await Lane(client, confirms=True).channel()
+        channel = await KeptChannel(client, confirms=True).channel()
         published = await channel.publish([Post("", queue, pack_properties(message_id="1", **properties), body)])
         assert not published.returned

@@ -68,5 +68,5 @@ def warnings(caplog: pytest.LogCaptureFixture, text: str = "") -> list[str]:
 
 async def send_junk(app: AioTQ, task: str, task_id: str) -> None:
     """Send a call whose arguments can't be read: a dead letter to be."""
-    transport = (await app.connection()).transport
+    transport = (await app.connection()).broker
     await transport.send([Envelope(Message(task_id, task, b"junk"), "default")])

@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from aiotq.backends.amqp.address import parse
-from aiotq.backends.amqp.connection import AmqpClient, Lane
+from aiotq.backends.amqp.connection import AmqpClient, KeptChannel
 from aiotq.backends.amqp.frames import pamqp
 from aiotq.exceptions import OperationalError
 
@@ -25,7 +25,7 @@ def vhost() -> str:
 
 async def ask(url: str, frame: Any) -> None:
     async with AmqpClient(parse(url), "operator") as client:
-        await Lane(client).ask(frame)
+        await KeptChannel(client).ask(frame)
 
 
 JSON = {"content_type": "application/json", "content_encoding": "utf-8"}

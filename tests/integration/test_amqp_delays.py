@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from aiotq.backends.amqp.address import parse
-from aiotq.backends.amqp.broker import AmqpTransport
+from aiotq.backends.amqp.broker import AmqpBroker
 from aiotq.backends.amqp.channel import Channel, Published
-from aiotq.backends.amqp.connection import AmqpClient, Lane
+from aiotq.backends.amqp.connection import AmqpClient, KeptChannel
 from aiotq.backends.amqp.frames import Post
 from aiotq.backends.amqp.messages import outgoing
 from aiotq.exceptions import ConnectionLost, NotConnected
@@ -56,7 +56,7 @@ async def put_early(url: str, numbers: range, due: float) -> None:
     """Put calls that are due later into their queue now."""
     calls = [outgoing(Message(new_id(), "x.note", b"[[%d],{},{}]" % x), "default", 4, due, due - 1) for x in numbers]
     async with AmqpClient(parse(url), "ladder") as client:
-        channel = await Lane(client, confirms=True).channel()
+        channel = await KeptChannel(client, confirms=True).channel()
         assert not (await channel.publish([call.post(at, due) for at, call in enumerate(calls, 1)])).returned
 
 
@@ -105,7 +105,7 @@ async def test_a_connection_lost_between_parts_of_a_delayed_batch_is_no_nothing_
         return await publish(channel, posts)
 
     async with AmqpClient(parse(vhost), "test") as client:
-        transport = AmqpTransport(client)
+        transport = AmqpBroker(client)
         monkeypatch.setattr(Channel, "publish", at_most_once)
         with pytest.raises(ConnectionLost, match="it was cut") as raised:
             await transport.send(batch)

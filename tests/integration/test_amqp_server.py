@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from aiotq.backends.amqp.address import parse
-from aiotq.backends.amqp.connection import AmqpClient, Lane
+from aiotq.backends.amqp.connection import AmqpClient, KeptChannel
 from aiotq.backends.amqp.frames import Post, pack_properties, pamqp
 from aiotq.backends.amqp.messages import outgoing
 from aiotq.exceptions import NotConnected, OperationalError, PublishTimeout
@@ -111,7 +111,7 @@ async def test_what_becomes_due_for_a_queue_that_is_gone_is_a_dead_letter_and_bl
     async with work.app:
         await work.double.apply_async((1,), countdown=1.5, queue="gone")
         async with AmqpClient(parse(vhost), "operator") as client:
-            await Lane(client).ask(pamqp("commands").Queue.Delete(queue="gone"))
+            await KeptChannel(client).ask(pamqp("commands").Queue.Delete(queue="gone"))
         await work.double.apply_async((2,), countdown=1.6)
 
         (letter,) = await wait_until(work.app.admin.dead_letters, "it is a dead letter")
@@ -131,7 +131,7 @@ async def test_what_the_ladder_of_an_older_version_holds_still_arrives(server: R
     async with work.app:
         await work.double.apply_async((2,), countdown=1.0)
         async with AmqpClient(parse(vhost), "older") as client:
-            lane = Lane(client, confirms=True)
+            lane = KeptChannel(client, confirms=True)
             kept = {"x-message-ttl": 2**9, "x-dead-letter-exchange": "aiotq.deliver"}
             level: dict[str, Any] = {"exchange": "aiotq.delay.9", "routing_key": "*.1"}
             await lane.ask(commands.Exchange.Declare(exchange="aiotq.delay.9", exchange_type="topic", durable=True))

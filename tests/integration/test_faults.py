@@ -461,7 +461,7 @@ async def test_a_worker_and_a_connection_do_not_keep_the_context_of_who_made_the
     seen: list[str | None] = []
     token = tenant.set("acme")
     async with app.worker():
-        transport = (await app.connection()).transport
+        transport = (await app.connection()).broker
         send_on = transport.send
         monkeypatch.setattr(transport, "send", send)
         tenant.reset(token)

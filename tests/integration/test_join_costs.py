@@ -13,7 +13,7 @@ import pytest
 
 from aiotq import AioTQ
 from aiotq.commit import Committer, Finish
-from aiotq.results import Arrival, Join, Joining, Record
+from aiotq.results import Arrival, Join, JoinChanges, Record
 from aiotq.wire.message import Envelope, Message
 
 from ..servers import shared
@@ -24,7 +24,7 @@ ENDS = 40
 
 def finish(join_id: str, member: int) -> Finish:
     record = Record(f"{join_id}-{member}", "SUCCESS", b"{}", "application/json", 9e9)
-    return Finish(None, joining=Joining(arrivals=(Arrival(join_id, str(member), record),)))
+    return Finish(None, joining=JoinChanges(arrivals=(Arrival(join_id, str(member), record),)))
 
 
 async def opened(app: AioTQ, size: int) -> tuple[Committer, str]:
@@ -33,7 +33,7 @@ async def opened(app: AioTQ, size: int) -> tuple[Committer, str]:
     committer = connection.committer(cast(Any, None), "holder", 15.0)
     join_id = f"join-of-{size}"
     then = Envelope(Message(f"then-{size}", "body", b"[[], {}, {}]"), "default")
-    await committer.commit([Finish(None, joining=Joining(opened=(Join(join_id, size + ENDS, (then,), 3600.0),)))])
+    await committer.commit([Finish(None, joining=JoinChanges(opened=(Join(join_id, size + ENDS, (then,), 3600.0),)))])
     for start in range(0, size // 2, 500):
         await committer.commit([finish(join_id, member) for member in range(start, min(start + 500, size // 2))])
     return committer, join_id

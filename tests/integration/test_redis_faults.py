@@ -207,7 +207,7 @@ async def test_queues_that_nobody_knows_of_any_more_are_found_by_their_workers(
 ) -> None:
     work = Work(server.url, prefix, worker_lease=0.6)
     async with work.app:
-        transport = (await work.app.connection()).transport
+        transport = (await work.app.connection()).broker
         async with transport.consumer("w", ["default"], lease=0.3) as dead:
             result = await work.double.delay(1)
             assert len(await dead.receive(1, suspect=True, wait=5)) == 1

@@ -11,16 +11,16 @@ import pytest
 
 from aiotq import AsyncResult
 from aiotq.backends.redis.address import parse
-from aiotq.backends.redis.broker import RedisTransport
+from aiotq.backends.redis.broker import RedisBroker
 from aiotq.backends.redis.commit import COMMIT, RedisCommitter
 from aiotq.backends.redis.connection import RedisClient
 from aiotq.backends.redis.envelopes import packed_envelopes
 from aiotq.backends.redis.idempotent import SETTLE_LINE
-from aiotq.backends.redis.messages import FETCH, SEND, UNTAKE
+from aiotq.backends.redis.messages import CANCEL_FETCH, FETCH, SEND
 from aiotq.backends.redis.records import RedisStore
 from aiotq.commit import COMMITTED, Finish
 from aiotq.exceptions import ConnectionLost, OperationalError, PublishTimeout
-from aiotq.results import Arrival, Join, Joining, Record
+from aiotq.results import Arrival, Join, JoinChanges, Record
 from aiotq.transport import ACK, Delivery
 from aiotq.wire.message import Envelope, Message
 
@@ -42,11 +42,11 @@ def proxy() -> Iterator[Proxy]:
 
 
 class Rooms:
-    """Transport, store and commit of one process, behind a proxy."""
+    """Broker, store and commit of one process, behind a proxy."""
 
     def __init__(self, client: RedisClient) -> None:
         self.client = client
-        self.transport = RedisTransport(client)
+        self.transport = RedisBroker(client)
         self.store = RedisStore(client)
         self.committer = RedisCommitter(self.transport, self.store)
 
@@ -140,7 +140,7 @@ async def test_a_commit_whose_reply_was_lost_answers_as_the_first_time(proxy: Pr
                 a,
                 ACK,
                 Record("a", "SUCCESS", b"4", "application/json", 4_000_000_000),
-                joining=Joining(arrivals=(Arrival("j", "0"),)),
+                joining=JoinChanges(arrivals=(Arrival("j", "0"),)),
                 envelopes=(envelope("next"),),
             ),
             Finish(b, ACK, envelopes=(envelope("not this"),)),  # its lease is gone
@@ -245,7 +245,7 @@ async def test_a_read_that_was_cancelled_gives_back_what_it_took(prefix: str) ->
 async def test_a_read_that_was_given_up_takes_nothing_when_it_arrives_late(prefix: str) -> None:
     async with rooms(shared("redis").url, prefix) as here:
         await here.transport.send([envelope("a")])
-        await here.client.run(UNTAKE, ["consumer", 5, 15_000, "process/1", ["q"]])
+        await here.client.run(CANCEL_FETCH, ["consumer", 5, 15_000, "process/1", ["q"]])
 
         with pytest.raises(OperationalError, match="given up by its consumer"):
             await here.client.run(FETCH, ["consumer", 5, "process/1", 10, True, False, False, 15_000, ["q"]])

@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from aiotq import AioTQ, chain, chord, group
-from aiotq.backends.amqp.connection import Lane
+from aiotq.backends.amqp.connection import KeptChannel
 from aiotq.backends.amqp.frames import Post, pack_properties
 from aiotq.backends.amqp.records import REVOKED, RpcStore
 from aiotq.exceptions import InvalidSetting, OperationalError, StoreRequired, TaskRevokedError
@@ -23,7 +23,7 @@ from .rpc_work import FAR, process, put, record
 
 
 async def published(store: RpcStore, exchange: str, key: str, body: bytes, **properties: str) -> None:
-    channel = await Lane(store.client, confirms=True).channel()
+    channel = await KeptChannel(store.client, confirms=True).channel()
     packed = pack_properties(message_id=str(channel.next_number), **properties)
     await channel.publish([Post(exchange, key, packed, body)])
 

@@ -73,7 +73,7 @@ def make_app(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., Ai
 async def send(app: AioTQ, message: Message) -> str:
     """Put a message on the queue as it is, past all that a call does."""
     connection = await app.connection()
-    await connection.transport.send([Envelope(message, "default")])
+    await connection.broker.send([Envelope(message, "default")])
     return message.id
 
 
@@ -85,7 +85,7 @@ async def sent(app: AioTQ, *args: Any, **options: Any) -> Message:
     async def collect(batch: Any) -> None:
         collected.extend(envelope.message for envelope in batch)
 
-    transport = connection.transport
+    transport = connection.broker
     real, transport.send = transport.send, collect  # type: ignore[method-assign]
     try:
         await app.send_task("proj.add", args, **options)

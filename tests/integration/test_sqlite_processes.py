@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from aiotq.backends.sqlite.broker import SQLiteTransport
+from aiotq.backends.sqlite.broker import SQLiteBroker
 from aiotq.backends.sqlite.connection import Database
 from aiotq.backends.sqlite.mailbox import SAFETY_INTERVAL
 from aiotq.backends.sqlite.records import SQLiteStore
@@ -36,7 +36,7 @@ from aiotq.exceptions import StorageError
 from aiotq.wire.message import Envelope, Message
 from aiotq.results import Record
 from aiotq.backends.sqlite.records import SQLiteStore
-from aiotq.backends.sqlite.broker import SQLiteTransport
+from aiotq.backends.sqlite.broker import SQLiteBroker
 
 path = sys.argv[1]
 
@@ -50,7 +50,7 @@ def envelope(name, queue="q", size=2):
 
 SEND = """
 async def main():
-    async with Database(path) as database, SQLiteTransport(database) as transport:
+    async with Database(path) as database, SQLiteBroker(database) as transport:
         say("ready")
         sys.stdin.readline()
         await transport.send([envelope("a")])
@@ -70,7 +70,7 @@ asyncio.run(main())
 
 HOLD = """
 async def main():
-    async with Database(path) as database, SQLiteTransport(database) as transport:
+    async with Database(path) as database, SQLiteBroker(database) as transport:
         async with transport.consumer("doomed", ["q"], lease=0.5) as consumer:
             held = await consumer.receive(10, suspect=True, wait=10)
             say(",".join(delivery.message.id for delivery in held))
@@ -80,7 +80,7 @@ asyncio.run(main())
 
 SEND_FOR_EVER = """
 async def main():
-    async with Database(path) as database, SQLiteTransport(database) as transport:
+    async with Database(path) as database, SQLiteBroker(database) as transport:
         number = 0
         while True:
             names = [f"{sys.argv[2]}-{number + n}" for n in range(20)]
@@ -94,7 +94,7 @@ FILL = """
 import resource
 
 async def main():
-    async with Database(path) as database, SQLiteTransport(database) as transport:
+    async with Database(path) as database, SQLiteBroker(database) as transport:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, resource.RLIM_INFINITY))
         accepted = 0
         try:
@@ -147,15 +147,15 @@ def envelope(name: str, size: int = 2) -> Envelope:
 
 
 @asynccontextmanager
-async def broker(path: Path, *, timeout: float = 5.0, max_pages: int | None = None) -> AsyncIterator[SQLiteTransport]:
+async def broker(path: Path, *, timeout: float = 5.0, max_pages: int | None = None) -> AsyncIterator[SQLiteBroker]:
     async with (
         Database(path, timeout=timeout, max_pages=max_pages) as database,
-        SQLiteTransport(database) as transport,
+        SQLiteBroker(database) as transport,
     ):
         yield transport
 
 
-async def received(transport: SQLiteTransport, count: int = 10_000) -> list[Delivery]:
+async def received(transport: SQLiteBroker, count: int = 10_000) -> list[Delivery]:
     """Receive and acknowledge what is there."""
     found: list[Delivery] = []
     async with transport.consumer("counting", ["q"], lease=60) as consumer:

@@ -14,7 +14,7 @@ import msgpack
 import pytest
 
 from aiotq import AioTQ, AsyncResult, RemoteError, Worker, current_task
-from aiotq.backends.memory.broker import MemoryTransport
+from aiotq.backends.memory.broker import MemoryBroker
 from aiotq.exceptions import (
     AioTQError,
     DeadLettered,
@@ -86,7 +86,7 @@ async def send_raw(
     connection = await app.connection()
     address = connection.store.address
     message = Message(task_id, task, body, content_type, reply_to=address, **more)
-    await connection.transport.send([Envelope(message, "default")])
+    await connection.broker.send([Envelope(message, "default")])
     return task_id
 
 
@@ -580,9 +580,9 @@ async def test_a_worker_is_entered_once(app: AioTQ) -> None:
 
 async def lose_all_leases(app: AioTQ) -> None:
     """What happens to a worker that was silent for too long: its deliveries are somebody else's."""
-    transport = (await app.connection()).transport
-    assert isinstance(transport, MemoryTransport)
-    broker = transport.broker
+    transport = (await app.connection()).broker
+    assert isinstance(transport, MemoryBroker)
+    broker = transport.queues
     with broker.lock:
         for entry in broker._held.values():
             entry.ends = 0.0

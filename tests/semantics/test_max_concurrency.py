@@ -31,7 +31,7 @@ class Crowd:
 
 
 async def counts(app: AioTQ) -> list[int]:
-    stats = await (await app.connection()).transport.stats()
+    stats = await (await app.connection()).broker.stats()
     return [sum(getattr(each, what) for each in stats) for what in ("ready", "leased", "delayed")]
 
 

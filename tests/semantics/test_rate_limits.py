@@ -61,7 +61,7 @@ async def test_others_run_while_a_limited_task_waits(app: AioTQ) -> None:
     async with app, app.worker(concurrency=1) as worker:
         await app.send_many(rare.s() for _ in range(5))
         assert await (await common.delay()).get(timeout=10) == "now"
-        transport = (await app.connection()).transport
+        transport = (await app.connection()).broker
 
         async def four_wait() -> bool:
             stats = await transport.stats()

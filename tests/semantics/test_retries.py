@@ -230,7 +230,7 @@ async def test_a_rejected_task_is_a_dead_letter_and_fails(app: AioTQ) -> None:
         with pytest.raises(DeadLettered, match="rejected: no thanks"):
             await result.get(timeout=10)
         connection = await app.connection()
-        letters = await wait_until(connection.transport.dead_letters, "it is a dead letter")
+        letters = await wait_until(connection.broker.dead_letters, "it is a dead letter")
         assert [(letter.reason, letter.message and letter.message.id) for letter in letters] == [
             ("rejected", result.id)
         ]
@@ -261,7 +261,7 @@ async def test_an_ignored_task_is_done_and_leaves_no_state(app: AioTQ) -> None:
         with pytest.raises(ResultTimeout):
             await result.get(timeout=0.05)
         connection = await app.connection()
-        assert not await connection.transport.stats()
+        assert not await connection.broker.stats()
 
 
 async def test_a_retry_with_arguments_that_do_not_fit_fails_with_the_reason(app: AioTQ) -> None:

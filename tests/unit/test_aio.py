@@ -12,7 +12,7 @@ from typing import Any
 import anyio
 import pytest
 
-from aiotq.core.aio import Gathering, Service, finish
+from aiotq.core.aio import Batcher, Service, finish
 
 from ..waiting import wait_until
 
@@ -172,18 +172,18 @@ async def test_work_that_takes_too_long_for_a_cancelled_caller_is_cancelled_with
     assert work.is_cancelled
 
 
-# Gathering
+# Batcher
 
 
 async def test_one_item_alone_is_taken_at_once() -> None:
-    gathering: Gathering[int] = Gathering(max_items=10)
+    gathering: Batcher[int] = Batcher(max_items=10)
     gathering.add(1)
 
     assert await gathering.take() == [1]
 
 
 async def test_what_comes_during_a_round_trip_is_the_next_group() -> None:
-    gathering: Gathering[int] = Gathering(max_items=10)
+    gathering: Batcher[int] = Batcher(max_items=10)
     groups: list[list[int]] = []
     reply = asyncio.Event()
 
@@ -206,7 +206,7 @@ async def test_what_comes_during_a_round_trip_is_the_next_group() -> None:
 
 
 async def test_groups_are_bounded_in_weight_but_take_at_least_one() -> None:
-    gathering: Gathering[int] = Gathering(max_items=10, max_weight=10, weigh=lambda item: item)
+    gathering: Batcher[int] = Batcher(max_items=10, max_weight=10, weigh=lambda item: item)
     for item in (4, 6, 1, 100, 5, 5, 1):
         gathering.add(item)
 
@@ -214,7 +214,7 @@ async def test_groups_are_bounded_in_weight_but_take_at_least_one() -> None:
 
 
 async def test_drained_means_done_and_not_merely_taken() -> None:
-    gathering: Gathering[int] = Gathering(max_items=1)
+    gathering: Batcher[int] = Batcher(max_items=1)
     reply = asyncio.Event()
 
     async def serve() -> None:
@@ -236,7 +236,7 @@ async def test_drained_means_done_and_not_merely_taken() -> None:
 
 
 async def test_a_cancelled_take_loses_nothing() -> None:
-    gathering: Gathering[int] = Gathering(max_items=10)
+    gathering: Batcher[int] = Batcher(max_items=10)
     taker = asyncio.create_task(gathering.take())
     await turns()
     gathering.add(1)

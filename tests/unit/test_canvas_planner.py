@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from aiotq import AioTQ, Canvas, Signature, chain, chord, group
-from aiotq.backends.memory.broker import MemoryTransport
+from aiotq.backends.memory.broker import MemoryBroker
 from aiotq.backends.memory.commit import MemoryCommitter
 from aiotq.canvas.links import signatures_of
-from aiotq.canvas.planner import INLINE, NOTHING, Place, Plan, Planner, frozen
+from aiotq.canvas.planner import INLINE, NOTHING, Plan, Planner, Position, frozen
 from aiotq.commit import Finish
 from aiotq.exceptions import CallError, InvalidArguments
 from aiotq.results import Join
@@ -31,7 +31,7 @@ async def xsum(numbers: Any) -> Any:
 
 
 def planned(canvas: Canvas[Any], *, has_joins: bool = True) -> Plan:
-    return Planner(app.builder, has_joins=has_joins).plan(frozen(canvas), NOTHING, Place())
+    return Planner(app.builder, has_joins=has_joins).plan(frozen(canvas), NOTHING, Position())
 
 
 def messages(plan: Plan) -> Iterator[Envelope]:
@@ -229,10 +229,10 @@ class Counted:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.sends = 0
         self.commits = 0
-        send, commit = MemoryTransport.send, MemoryCommitter.commit
+        send, commit = MemoryBroker.send, MemoryCommitter.commit
         counted = self
 
-        async def counting_send(self: MemoryTransport, batch: Sequence[Envelope]) -> None:
+        async def counting_send(self: MemoryBroker, batch: Sequence[Envelope]) -> None:
             counted.sends += 1
             await send(self, batch)
 
@@ -240,7 +240,7 @@ class Counted:
             counted.commits += 1
             return await commit(self, finishes)
 
-        monkeypatch.setattr(MemoryTransport, "send", counting_send)
+        monkeypatch.setattr(MemoryBroker, "send", counting_send)
         monkeypatch.setattr(MemoryCommitter, "commit", counting_commit)
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from aiotq import AioTQ, AsyncResult, Canvas, chain, chord, group, states
 from aiotq.canvas.links import Links, embedded, links_of
 from aiotq.exceptions import MalformedMessage
-from aiotq.graph.graph import Edge, Graph, Node, Sketch
+from aiotq.graph.graph import Edge, Graph, GraphBuilder, Node
 from aiotq.results import Record
 from aiotq.results.drawn import graph_of
 from aiotq.results.neighbours import MOST, NO_NEIGHBOURS, Neighbours, neighbours_of
@@ -160,7 +160,7 @@ def test_what_is_nested_in_all_directions_is_cut_in_each() -> None:
 
 
 def test_what_is_left_out_is_told_by_state() -> None:
-    sketch = Sketch()
+    sketch = GraphBuilder()
     sketch.group("g")
     for number in range(300):
         sketch.call(str(number), "add", inside="g")
@@ -208,7 +208,7 @@ def test_a_circle_in_stored_records_is_drawn_once() -> None:
     ],
 )
 def test_a_group_is_as_its_members_are(members: Sequence[str], state: str) -> None:
-    sketch = Sketch()
+    sketch = GraphBuilder()
     sketch.group("outer")
     sketch.group("inner", inside="outer")
     for number, each in enumerate(members):

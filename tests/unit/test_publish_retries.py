@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from aiotq import AioTQ
-from aiotq.calling.publisher import ONCE, PATIENT, Persistence, Publisher, persistence_of, persistence_of_calls
+from aiotq.calling.publisher import ONCE, UNTIL_DEADLINE, Publisher, RetryPolicy, persistence_of, persistence_of_calls
 from aiotq.exceptions import (
     ConnectionLost,
     InvalidOption,
@@ -22,7 +22,7 @@ from aiotq.exceptions import (
 from ..waiting import wait_until
 from .test_publisher import FaultyBroker, envelope, error_of, publishing
 
-QUICK = Persistence(3, 0.0, 0.01, 0.02)
+QUICK = RetryPolicy(3, 0.0, 0.01, 0.02)
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ async def test_the_deadline_holds_whatever_the_policy_allows(broker: FaultyBroke
     broker.faults = [broker.lose_request] * 1000
 
     async with publishing(broker) as publisher:
-        error = await error_of(publisher.publish([envelope()], 0.1, (), Persistence(None, 0.01, 0.0, 0.01)))
+        error = await error_of(publisher.publish([envelope()], 0.1, (), RetryPolicy(None, 0.01, 0.0, 0.01)))
 
     assert isinstance(error, PublishTimeout)
 
@@ -80,7 +80,7 @@ async def test_only_the_errors_that_are_named_are_tried_again(broker: FaultyBrok
     broker.faults = [time_out, broker.lose_request]
 
     async with publishing(broker) as publisher:
-        error = await error_of(publisher.publish([envelope()], None, (), Persistence(retry_errors=(TimeoutError,))))
+        error = await error_of(publisher.publish([envelope()], None, (), RetryPolicy(retry_errors=(TimeoutError,))))
 
     assert isinstance(error, PublishFailed)
     assert error.attempts == 2
@@ -106,7 +106,7 @@ async def test_one_that_waits_long_for_its_next_attempt_is_sent_when_the_broker_
     broker.faults = [broker.lose_request]
 
     async with publishing(broker) as publisher, asyncio.TaskGroup() as group:
-        slow = group.create_task(publisher.publish([envelope()], 60.0, (), Persistence(3, 50.0, 0.0, 50.0)))
+        slow = group.create_task(publisher.publish([envelope()], 60.0, (), RetryPolicy(3, 50.0, 0.0, 50.0)))
         await wait_until(lambda: len(broker.sends) == 1, "the first attempt failed")
         async with asyncio.timeout(5):
             await publisher.publish([envelope()])  # it does not wait for the other's time
@@ -131,22 +131,22 @@ async def test_the_settings_are_the_policy_of_calls_that_say_nothing(broker: Fau
     [
         ({}, True, None, None),
         ({"retry": False}, True, {"max_retries": 9}, ONCE),
-        ({"retry": True}, False, None, PATIENT),
-        ({"retry": True}, False, {"max_retries": 9}, Persistence(9)),
-        ({"retry_policy": {"max_retries": 1}}, True, None, Persistence(1)),
+        ({"retry": True}, False, None, UNTIL_DEADLINE),
+        ({"retry": True}, False, {"max_retries": 9}, RetryPolicy(9)),
+        ({"retry_policy": {"max_retries": 1}}, True, None, RetryPolicy(1)),
         ({"retry_policy": {"max_retries": 1}}, False, None, ONCE),
-        ({"retry_policy": {"interval_max": 1}}, True, {"max_retries": None}, Persistence(None, interval_max=1)),
-        ({"retry_policy": {"retry_errors": [OSError]}}, True, None, Persistence(retry_errors=(OSError,))),
+        ({"retry_policy": {"interval_max": 1}}, True, {"max_retries": None}, RetryPolicy(None, interval_max=1)),
+        ({"retry_policy": {"retry_errors": [OSError]}}, True, None, RetryPolicy(retry_errors=(OSError,))),
     ],
 )
 def test_the_call_stands_over_the_settings(
-    options: Mapping[str, Any], retry: bool, policy: Mapping[str, Any] | None, expected: Persistence | None
+    options: Mapping[str, Any], retry: bool, policy: Mapping[str, Any] | None, expected: RetryPolicy | None
 ) -> None:
     assert persistence_of_calls([options], retry, policy) == expected
 
 
 def test_celerys_policy_waits_as_celerys_does() -> None:
-    celerys = Persistence()
+    celerys = RetryPolicy()
 
     assert [celerys.pause(retries, OSError()) for retries in range(4)] == [0, 0.2, 0.2, None]
 

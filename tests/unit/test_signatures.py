@@ -111,7 +111,7 @@ def test_they_are_printed_as_one_would_write_them(canvas: Callable[[], Canvas[An
     assert repr(canvas()) == text
 
 
-# Joining them by |
+# JoinChanges them by |
 
 
 def test_a_chain_is_flat_whatever_it_is_made_of() -> None:

@@ -13,23 +13,26 @@ from ..core.clock import Clock
 from ..core.settings import Settings
 from ..core.values import value
 from ..results import ResultStore
-from ..transport import Transport
+from ..transport import Broker
 
-#: scheme -> the package whose module `backend` has the class `Here` for it. Loaded when first used: most apps have
-#: one place, and need not pay for the others.
+_REDIS: Final = "redis.backend:RedisBackend"
+_AMQP: Final = "amqp.backend:AmqpBackend"
+
+#: scheme -> the module and class for it. Loaded when first used: most apps have one system, and need not pay for the
+#: others.
 SCHEMES: Final = {
-    "memory": "memory",
-    "sqlite": "sqlite",
-    "redis": "redis",
-    "rediss": "redis",
-    "unix": "redis",
-    "redis+socket": "redis",
-    "redis+sentinel": "redis",
-    "rediss+sentinel": "redis",
-    "redis+cluster": "redis",
-    "rediss+cluster": "redis",
-    "amqp": "amqp",
-    "amqps": "amqp",
+    "memory": "memory.backend:MemoryBackend",
+    "sqlite": "sqlite.backend:SQLiteBackend",
+    "redis": _REDIS,
+    "rediss": _REDIS,
+    "unix": _REDIS,
+    "redis+socket": _REDIS,
+    "redis+sentinel": _REDIS,
+    "rediss+sentinel": _REDIS,
+    "redis+cluster": _REDIS,
+    "rediss+cluster": _REDIS,
+    "amqp": _AMQP,
+    "amqps": _AMQP,
 }
 
 
@@ -37,7 +40,7 @@ Memory = Callable[[str, str, Callable[[], Any]], Any]
 
 
 @value
-class House:
+class BackendContext:
     """What places get from their app.
 
     `memory(name, kind, make)` makes or finds what lasts longer than a connection: the app's own if `name` is empty.
@@ -48,13 +51,13 @@ class House:
     memory: Memory
 
 
-class Place(abc.ABC):
+class Backend(abc.ABC):
     """What one URL stands for in one loop; an async context manager that connects what broker and store share.
 
-    `transport` and `store` are entered by whoever uses them, after the place.
+    `broker` and `store` are entered by whoever uses them, after the place.
     """
 
-    transport: Transport
+    broker: Broker
     store: ResultStore
 
     @classmethod
@@ -67,7 +70,7 @@ class Place(abc.ABC):
         """
 
     @abc.abstractmethod
-    def __init__(self, url: str, house: House) -> None: ...
+    def __init__(self, url: str, context: BackendContext) -> None: ...
 
     @abc.abstractmethod
     async def __aenter__(self) -> Self: ...
@@ -77,16 +80,16 @@ class Place(abc.ABC):
 
     @abc.abstractmethod
     def committer(self) -> Committer | None:
-        """Return what commits to `transport` and `store` in one step; None: they have no such step."""
+        """Return what commits to `broker` and `store` in one step; None: they have no such step."""
 
 
-def place_class(url: str) -> type[Place] | None:
+def backend_class(url: str) -> type[Backend] | None:
     """Return the class of the place that `url` names; None if there is no such kind."""
     scheme, separator, _ = url.partition("://")
     if not separator or scheme not in SCHEMES:
         return None
-    module = importlib.import_module(f"{__package__}.{SCHEMES[scheme]}.backend")
-    return cast("type[Place]", module.Here)
+    module, _, name = SCHEMES[scheme].partition(":")
+    return cast("type[Backend]", getattr(importlib.import_module(f"{__package__}.{module}"), name))
 
 
 def mask_password(url: str) -> str:

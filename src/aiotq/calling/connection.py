@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Hashable
 from contextlib import AsyncExitStack
 from typing import Any, Final
 
-from ..backends.base import House, Memory, Place, mask_password, place_class
+from ..backends.base import Backend, BackendContext, Memory, backend_class, mask_password
 from ..commit import Committer
 from ..core.aio import Service
 from ..core.clock import Clock
@@ -42,15 +42,15 @@ class Connection:
             raise InvalidSetting("result_backend", RPC, "a store's URL: only an amqp:// broker carries results")
         # Without results the broker's own store still keeps revocations, joins and claims.
         backend_url = conf.broker_url if backend in {None, RPC, DISABLED} else str(backend)
-        house = House(conf, clock, memory)
+        context = BackendContext(conf, clock, memory)
         broker_key, broker = _place("broker_url", conf.broker_url)
         backend_key, store = _place("result_backend", backend_url)
-        self._broker = broker(conf.broker_url, house)
-        self._backend = self._broker if backend_key == broker_key else store(backend_url, house)
-        self.transport = self._broker.transport
-        self.store = self._backend.store
+        self._broker_backend = broker(conf.broker_url, context)
+        self._store_backend = self._broker_backend if backend_key == broker_key else store(backend_url, context)
+        self.broker = self._broker_backend.broker
+        self.store = self._store_backend.store
         self.publisher = Publisher(
-            self.transport,
+            self.broker,
             timeout=conf.task_publish_timeout,
             max_pending=conf.task_publish_pending,
             persistence=persistence_of(conf.task_publish_retry, conf.task_publish_retry_policy),
@@ -90,12 +90,12 @@ class Connection:
         return committer
 
     def _committer(self, holder: str, lease: float) -> Committer:
-        own = self._broker.committer() if self._broker is self._backend else None
+        own = self._broker_backend.committer() if self._broker_backend is self._store_backend else None
         if own is not None:
             return own
         # Most apps have one place, and need not load this.
         ordered: Any = importlib.import_module("..commit.ordered", __package__)
-        committer: Committer = ordered.OrderedCommitter(self.transport, self.store, holder, lease, clock=self._clock)
+        committer: Committer = ordered.OrderedCommitter(self.broker, self.store, holder, lease, clock=self._clock)
         return committer
 
     def _revoked(self, ids: Collection[str]) -> None:
@@ -104,9 +104,9 @@ class Connection:
 
     async def _main(self, ready: Callable[[None], None], stopping: asyncio.Event) -> None:
         async with AsyncExitStack() as stack:
-            for place in dict.fromkeys((self._broker, self._backend)):
+            for place in dict.fromkeys((self._broker_backend, self._store_backend)):
                 await stack.enter_async_context(place)
-            await stack.enter_async_context(self.transport)
+            await stack.enter_async_context(self.broker)
             await stack.enter_async_context(self.store)
             async with asyncio.TaskGroup() as group:
                 publishing = group.create_task(self.publisher.run(), name="aiotq.publisher")
@@ -122,9 +122,9 @@ class Connection:
                 waiting.cancel()
 
 
-def _place(setting: str, url: str) -> tuple[Hashable, type[Place]]:
+def _place(setting: str, url: str) -> tuple[Hashable, type[Backend]]:
     """Return what names the place at `url`, and its class."""
-    found = place_class(url)
+    found = backend_class(url)
     if found is None:
         extra = ", disabled://" if setting == "result_backend" else ""
         raise InvalidSetting(

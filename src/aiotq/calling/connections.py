@@ -16,7 +16,7 @@ from ..core.settings import Settings
 from ..core.sync import Bridge
 from ..exceptions import CallError, NotConnected, OperationalError, PublishFailed, PublishTimeout
 from .connection import Connection
-from .publisher import PATIENT, Persistence, persistence_of
+from .publisher import UNTIL_DEADLINE, RetryPolicy, persistence_of
 
 #: State of `memory://name` URLs, common to the apps of a process; `memory://` is each app's own.
 _named_memory: Final[dict[tuple[str, str], Any]] = {}
@@ -82,7 +82,7 @@ class Connections(abc.ABC):
         return connection
 
     async def connected_within(
-        self, seconds: float | None, task_id: str | None, persistence: Persistence | None
+        self, seconds: float | None, task_id: str | None, persistence: RetryPolicy | None
     ) -> Connection:
         """As `connection`, tried again until the deadline of a call (P7), or as often as `persistence` says.
 
@@ -95,7 +95,7 @@ class Connections(abc.ABC):
             return last
         conf = self.conf
         seconds = conf.task_publish_timeout if seconds is None else seconds
-        how = persistence or persistence_of(conf.task_publish_retry, conf.task_publish_retry_policy) or PATIENT
+        how = persistence or persistence_of(conf.task_publish_retry, conf.task_publish_retry_policy) or UNTIL_DEADLINE
         limit = asyncio.timeout(seconds)
         cause: NotConnected | None = None
         attempts = 0

@@ -98,7 +98,7 @@ class Middleware(Protocol):
         return await forward(call)
 
 
-class Onion:
+class MiddlewareStack:
     """The middleware of an app, outermost first; those with `send` and those with `run`."""
 
     def __init__(self) -> None:

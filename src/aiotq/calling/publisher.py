@@ -13,10 +13,10 @@ from contextlib import suppress
 from typing import Any, Final, Protocol
 
 from ..commit import Committer, Finish
-from ..core.aio import Gathering
+from ..core.aio import Batcher
 from ..core.values import value
 from ..exceptions import ConnectionLost, InvalidOption, NotConnected, OperationalError, PublishFailed, PublishTimeout
-from ..results import Join, Joining
+from ..results import Join, JoinChanges
 from ..wire.message import Envelope
 
 logger = logging.getLogger("aiotq.publisher")
@@ -30,7 +30,7 @@ _FIRST_PAUSE: Final = 0.02
 _LONGEST_PAUSE: Final = 0.5
 
 
-class Broker(Protocol):
+class BrokerSide(Protocol):
     """All that publishing asks of a transport."""
 
     async def connected(self) -> None: ...
@@ -39,7 +39,7 @@ class Broker(Protocol):
 
 
 @value
-class Persistence:
+class RetryPolicy:
     """How often a call is sent again that the broker did not answer, and after how many seconds.
 
     `max_retries` None: as long as its deadline allows. With `retry_errors` only after errors that are, or come from,
@@ -64,12 +64,12 @@ class Persistence:
 
 
 #: One attempt.
-ONCE: Final = Persistence(0)
+ONCE: Final = RetryPolicy(0)
 #: As many as the deadline allows.
-PATIENT: Final = Persistence(None, _FIRST_PAUSE, 0.05, _LONGEST_PAUSE)
+UNTIL_DEADLINE: Final = RetryPolicy(None, _FIRST_PAUSE, 0.05, _LONGEST_PAUSE)
 
 
-def persistence_of(retry: bool, policy: Mapping[str, Any] | None) -> Persistence | None:
+def persistence_of(retry: bool, policy: Mapping[str, Any] | None) -> RetryPolicy | None:
     """Return what `retry` and `retry_policy` come to; None: as long as the deadline allows, in growing steps."""
     if not retry:
         return ONCE
@@ -77,23 +77,23 @@ def persistence_of(retry: bool, policy: Mapping[str, Any] | None) -> Persistence
         return None
     errors = policy.get("retry_errors")
     fields: dict[str, Any] = {**policy, "retry_errors": None if errors is None else tuple(errors)}
-    return Persistence(**fields)
+    return RetryPolicy(**fields)
 
 
 def persistence_of_calls(
     calls: Iterable[Mapping[str, Any]], retry: bool, policy: Mapping[str, Any] | None
-) -> Persistence | None:
+) -> RetryPolicy | None:
     """Return what the options of calls that are sent together say; `retry` and `policy` are the settings'.
 
     Raises:
         InvalidOption: they say different things.
     """
-    found: list[Persistence | None] = []
+    found: list[RetryPolicy | None] = []
     for options in calls:
-        said: Persistence | None = None
+        said: RetryPolicy | None = None
         if "retry" in options or "retry_policy" in options:
             own = {**(policy or {}), **options.get("retry_policy", {})}
-            said = persistence_of(options.get("retry", retry), own) or PATIENT
+            said = persistence_of(options.get("retry", retry), own) or UNTIL_DEADLINE
         if said not in found:
             found.append(said)
     if len(found) > 1:
@@ -124,10 +124,10 @@ class _Call:
         deadline: float,
         accepted: asyncio.Future[None],
         joins: tuple[Join, ...] = (),
-        persistence: Persistence | None = None,
+        persistence: RetryPolicy | None = None,
     ) -> None:
         self.envelopes = envelopes
-        self.finish = Finish(None, envelopes=tuple(envelopes), joining=Joining(opened=joins)) if joins else None
+        self.finish = Finish(None, envelopes=tuple(envelopes), joining=JoinChanges(opened=joins)) if joins else None
         self.seconds = seconds
         self.deadline = deadline
         self.accepted = accepted
@@ -160,19 +160,19 @@ class Publisher:
 
     def __init__(
         self,
-        broker: Broker,
+        broker: BrokerSide,
         *,
         timeout: float,
         max_pending: int,
         committer: Committer | None = None,
-        persistence: Persistence | None = None,
+        persistence: RetryPolicy | None = None,
     ) -> None:
         self._broker = broker
         self._persistence = persistence
         self._committer = committer
         self._timeout = timeout
         self._max_pending = max_pending
-        self._calls: Gathering[_Call] = Gathering(
+        self._calls: Batcher[_Call] = Batcher(
             max_items=MAX_GROUP, max_weight=MAX_GROUP_WEIGHT, weigh=lambda call: call.weight
         )
         self._pending = 0
@@ -190,7 +190,7 @@ class Publisher:
         envelopes: Sequence[Envelope],
         timeout: float | None = None,
         joins: tuple[Join, ...] = (),
-        persistence: Persistence | None = None,
+        persistence: RetryPolicy | None = None,
     ) -> None:
         """Return when the broker has accepted all of `envelopes` (P1), and `joins` are open.
 

@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar, overload
 
 from ..worker.lifespans import WorkerLifespan
-from .middleware import Middleware, Onion
+from .middleware import Middleware, MiddlewareStack
 
 T = TypeVar("T")
 
@@ -16,7 +16,7 @@ class Surroundings:
     """The middleware and the worker lifespans of one app."""
 
     def __init__(self) -> None:
-        self.onion = Onion()
+        self.onion = MiddlewareStack()
         self.worker_lifespans: list[WorkerLifespan[Any]] = []
 
     def add_middleware(self, middleware: Middleware) -> None:

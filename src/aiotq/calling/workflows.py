@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol, TypeVar, cast
 
 from ..canvas.handles import HandleHome, handle_of
-from ..canvas.planner import NOTHING, Place, Planner, firsts, frozen, with_firsts
+from ..canvas.planner import NOTHING, Planner, Position, firsts, frozen, with_firsts
 from ..canvas.signature import Canvas, Signature, as_callbacks
 from ..canvas.validation import check_arguments, check_workflow
 from ..core.values import replace, shown
@@ -19,9 +19,9 @@ from ..tasks.request import running_request
 from ..wire.message import Envelope
 from .builder import Builder, BuilderHome
 from .envelopes import Callee, Part
-from .middleware import Onion, OutgoingCall
+from .middleware import MiddlewareStack, OutgoingCall
 from .publish_signals import tell_after, tell_before
-from .publisher import Persistence, Publisher
+from .publisher import Publisher, RetryPolicy
 
 Handle = TypeVar("Handle")
 
@@ -45,16 +45,16 @@ class WorkflowHome(BuilderHome, HandleHome, Protocol):
     """An app, as workflows need it."""
 
     @property
-    def onion(self) -> Onion: ...
+    def onion(self) -> MiddlewareStack: ...
 
     @property
     def builder(self) -> Builder: ...
 
     async def connected_within(
-        self, seconds: float | None, task_id: str | None, persistence: Persistence | None
+        self, seconds: float | None, task_id: str | None, persistence: RetryPolicy | None
     ) -> WorkflowConnection: ...
 
-    def persistence(self, calls: Iterable[Mapping[str, Any]]) -> Persistence | None: ...
+    def persistence(self, calls: Iterable[Mapping[str, Any]]) -> RetryPolicy | None: ...
 
     def remember_children(self, envelopes: Sequence[Envelope], options: Mapping[str, Any]) -> None: ...
 
@@ -120,7 +120,7 @@ async def _send(home: WorkflowHome, whole: Canvas[Any]) -> str | None:
         whole = with_firsts(whole, [await _announced(home, first, reply_to) for first in first_calls])
     parent = running_request.get()
     root_id = parent.root_id or parent.id or first_calls[0].options["task_id"]
-    place = Place(parent_id=parent.id, root_id=root_id, reply_to=reply_to)
+    place = Position(parent_id=parent.id, root_id=root_id, reply_to=reply_to)
     plan = Planner(home.builder, has_joins=connection.store.has_joins).plan(whole, NOTHING, place)
     await connection.publisher.publish(plan.envelopes, timeout, plan.joins, persistence)
     if parent.id is not None:

@@ -11,13 +11,13 @@ from .. import states
 from ..commit import Finish
 from ..core.clock import Clock
 from ..exceptions import AioTQError, CallError, DeadLettered, EncodeError, JoinLost, TaskError, TaskRevokedError
-from ..results import NO_JOINING, Arrival, Extension, Joining, Record
+from ..results import NO_JOIN_CHANGES, Arrival, JoinChanges, JoinExtension, Record
 from ..results.document import Called, DocumentCodec, format_traceback
 from ..results.neighbours import Neighbours
 from ..tasks.request import running_request
 from ..transport import ACK, Delivery, GiveUp, HandBack, Settlement
 from ..wire.message import Envelope, Message
-from .following import Ended, Following, neighbours_of_message
+from .following import Continuation, NeverRan, neighbours_of_message
 from .links import NO_LINKS, Links
 from .outcome import (
     UNTRUSTED,
@@ -26,12 +26,12 @@ from .outcome import (
     Outcome,
     Policy,
     Postponed,
-    Prevented,
     Rejected,
     Replaced,
     Retried,
     Returned,
     Revoked,
+    Skipped,
     Success,
 )
 from .planner import Planner
@@ -71,7 +71,7 @@ class Coordinator:
                 return self._ignored(outcome)
             case Failure(delivery, error, policy, links):
                 return self._failed(delivery, error, policy, links)
-            case Prevented():
+            case Skipped():
                 return self._prevented(outcome)
             case Postponed(delivery, again):
                 return Finish(delivery, ACK, None, (again,), _later(again))
@@ -103,9 +103,9 @@ class Coordinator:
         error = JoinLost(f"no task of {join_id} ended for join_timeout seconds")
         body = self._codec.encode(join_id, states.FAILURE, error, done_at=now, worker=self._worker)
         record = Record(join_id, states.FAILURE, body, self._codec.content_type, now + self._result_expires)
-        return Finish(None, joining=Joining(arrivals=(Arrival(join_id, "overdue", record, failed=True),)))
+        return Finish(None, joining=JoinChanges(arrivals=(Arrival(join_id, "overdue", record, failed=True),)))
 
-    def _prevented(self, outcome: Prevented) -> Finish:
+    def _prevented(self, outcome: Skipped) -> Finish:
         delivery, links = outcome.delivery, outcome.links
         return self._ended(
             delivery,
@@ -128,7 +128,7 @@ class Coordinator:
 
     def _replaced(self, outcome: Replaced) -> Finish:
         delivery = outcome.delivery
-        following = Following(self._planner, delivery.message, self._codec, outcome.links)
+        following = Continuation(self._planner, delivery.message, self._codec, outcome.links)
         try:
             following.replace(outcome.canvas, outcome.links)
         except AioTQError as exc:
@@ -192,7 +192,7 @@ class Coordinator:
         if links is NO_LINKS and step is None:
             record = self._made(delivery, state, result, trace, children) if is_kept else None
             return Finish(delivery, settlement, record)
-        following = Following(self._planner, message, self._codec, links)
+        following = Continuation(self._planner, message, self._codec, links)
         if state == states.SUCCESS:
             following.succeed(result, links)
             following.add(added)
@@ -255,7 +255,7 @@ class Coordinator:
         )
         return Record(message.id, state, body, self._codec.content_type, now + self._result_expires, message.reply_to)
 
-    def _further(self, message: Message, ended: Ended) -> Record:
+    def _further(self, message: Message, ended: NeverRan) -> Record:
         """Return the record of a task that never runs, because of one before it."""
         now = self._clock.time()
         body = self._codec.encode(
@@ -282,12 +282,12 @@ def _called(delivery: Delivery) -> Called:
     return Called(retries=message.retries, queue=delivery.queue, stamps=message.stamps)
 
 
-def _later(again: Envelope) -> Joining:
+def _later(again: Envelope) -> JoinChanges:
     """Return what is said to the join of a task that comes again when it is due."""
     step = again.message.step
     if step is None or step.join is None or again.due is None:
-        return NO_JOINING
-    return Joining(extended=(Extension(step.join, again.due),))
+        return NO_JOIN_CHANGES
+    return JoinChanges(extended=(JoinExtension(step.join, again.due),))
 
 
 def describe(error: BaseException) -> str:

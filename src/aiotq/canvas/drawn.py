@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, Protocol, cast
 
 from ..core.values import shown
-from ..graph.graph import EdgeKind, Graph, Sketch
+from ..graph.graph import EdgeKind, Graph, GraphBuilder
 
 #: How the parts of a canvas stand to each other.
 Form = Literal["call", "chain", "group", "chord"]
@@ -31,13 +31,13 @@ class _Call(Protocol):
 
 def graph_of(canvas: Drawn) -> Graph:
     """Return what `canvas` is made of. Calls that have no id yet are numbered."""
-    sketch = Sketch()
+    sketch = GraphBuilder()
     _draw(canvas, sketch, None, None, None)
     return sketch.graph()
 
 
 def _draw(
-    canvas: Drawn, sketch: Sketch, inside: str | None, after: str | None, on: tuple[str, EdgeKind] | None
+    canvas: Drawn, sketch: GraphBuilder, inside: str | None, after: str | None, on: tuple[str, EdgeKind] | None
 ) -> str | None:
     """Draw `canvas` at a place; return what the next step comes after."""
     match canvas.form:
@@ -56,7 +56,7 @@ def _draw(
 
 
 def _draw_call(
-    call: _Call, sketch: Sketch, inside: str | None, after: str | None, on: tuple[str, EdgeKind] | None
+    call: _Call, sketch: GraphBuilder, inside: str | None, after: str | None, on: tuple[str, EdgeKind] | None
 ) -> str:
     call_id = sketch.call(
         _unused(sketch, call.options.get("task_id")), call.task, label=shown(call), inside=inside, after=after, on=on
@@ -69,5 +69,5 @@ def _draw_call(
     return call_id
 
 
-def _unused(sketch: Sketch, given: str | None) -> str:
+def _unused(sketch: GraphBuilder, given: str | None) -> str:
     return given if given is not None and given not in sketch else sketch.unused_id()

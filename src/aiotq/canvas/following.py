@@ -9,12 +9,12 @@ from typing import Any, Final, cast
 from .. import states
 from ..core.values import replace, shown, value
 from ..exceptions import AioTQError, EncodeError, MessageTooLarge
-from ..results import NO_JOINING, Arrival, Growth, Join, Joining, Record
+from ..results import NO_JOIN_CHANGES, Arrival, Join, JoinChanges, JoinGrowth, Record
 from ..results.document import DocumentCodec, encode_exception
 from ..results.neighbours import MOST, NO_NEIGHBOURS, Neighbours
 from ..wire.message import Envelope, Message, Step, new_id
 from .links import Broken, Links, Rest, Resume, signatures_of, steps_of
-from .planner import INLINE, NOTHING, Given, Incoming, Place, Plan, Planner, as_member, frozen, of_last, single
+from .planner import INLINE, NOTHING, Given, Incoming, Plan, Planner, Position, as_member, frozen, of_last, single
 from .signature import Canvas, Group
 from .stamping import stamped
 
@@ -27,7 +27,7 @@ LEFT_OUT: Final = "LEFT_OUT"
 
 
 @value
-class Ended:
+class NeverRan:
     """A task that never ran, and never will."""
 
     id: str
@@ -36,7 +36,7 @@ class Ended:
     task: str
 
 
-class Following:
+class Continuation:
     """Collects what follows the end of the step that `message` is."""
 
     def __init__(self, planner: Planner, message: Message, codec: DocumentCodec, links: Links) -> None:
@@ -46,7 +46,7 @@ class Following:
         self._codec = codec
         self._step = message.step or Step()
         self.envelopes: list[Envelope] = []
-        self.prevented: list[Ended] = []
+        self.prevented: list[NeverRan] = []
         self._next: list[str] = []
         self._callbacks: list[str] = []
         self._errbacks: list[str] = []
@@ -54,7 +54,7 @@ class Following:
         #: Single steps that won't run, up to the first that is more than one call.
         self._not_run: list[str] = []
         self._opened: list[Join] = []
-        self._grown: Growth | None = None
+        self._grown: JoinGrowth | None = None
         #: Join, member, what is kept in it (None: the step's own record), whether that fails it.
         self._arrivals: list[tuple[str, str, Record | None, bool]] = []
 
@@ -63,18 +63,18 @@ class Following:
         """Whether a join keeps the step's own record."""
         return any(record is None for _, _, record, _ in self._arrivals)
 
-    def joining(self, own: Record | None, expires: float) -> Joining:
+    def joining(self, own: Record | None, expires: float) -> JoinChanges:
         """Return what happens at joins; `own` is the step's record, unless that is stored with the finish."""
         step = self._step
         released = () if step.awaits is None else (step.awaits,)
         if not (self._opened or self._grown or self._arrivals or released):
-            return NO_JOINING
+            return NO_JOIN_CHANGES
         arrivals = tuple(
             Arrival(join, member, own if record is None else replace(record, expires=expires), failed)
             for join, member, record, failed in self._arrivals
         )
         grown = () if self._grown is None else (self._grown,)
-        return Joining(tuple(self._opened), grown, arrivals, released=released)
+        return JoinChanges(tuple(self._opened), grown, arrivals, released=released)
 
     @property
     def children(self) -> Sequence[str]:
@@ -112,7 +112,7 @@ class Following:
         `scope` (see `Links`) is prevented with it. `cause` is the record of what failed; None: the step's own.
         """
         if not links.rest:  # what it carried could not be read, or there is nothing
-            self.prevented += [Ended(task_id, state, error, "") for task_id in self._step.ends]
+            self.prevented += [NeverRan(task_id, state, error, "") for task_id in self._step.ends]
         self._prevent(links.rest, error, state, links.given, cause, scope)
 
     def call_errbacks(self, error: BaseException, links: Links, trace: str | None) -> None:
@@ -138,7 +138,7 @@ class Following:
             name = f"{begin}.{when}.{at:08}"
             place = replace(self._beside(), join=join, members=(name,), group_id=self._step.group_id)
             self._take(self._planner.plan(*as_member(canvas, NOTHING, place)), self._added)
-        self._grown = Growth(join, len(added))
+        self._grown = JoinGrowth(join, len(added))
 
     def replace(self, canvas: Canvas[Any], links: Links) -> None:
         """Let `canvas` take the step's place, as if it had always stood there.
@@ -222,7 +222,7 @@ class Following:
         calls = [call for call in signatures_of(canvas) if call.id is not None]
         if len(calls) == 1 and len(self._not_run) == len(self.prevented):
             self._not_run.append(cast(str, calls[0].id))
-        self.prevented += [Ended(cast(str, call.id), state, error, call.task) for call in calls]
+        self.prevented += [NeverRan(cast(str, call.id), state, error, call.task) for call in calls]
 
     def _resume(self, mark: Resume, rest: Rest, given: tuple[Any, ...], cause: Record | None) -> None:
         match mark.instead:
@@ -284,15 +284,15 @@ class Following:
         self._opened += plan.joins
         sent += [envelope.message.id for envelope in plan.envelopes]
 
-    def _beside(self) -> Place:
+    def _beside(self) -> Position:
         """Return where callbacks stand."""
         message = self._message
-        return Place(parent_id=message.id, root_id=message.root_id or message.id, reply_to=message.reply_to)
+        return Position(parent_id=message.id, root_id=message.root_id or message.id, reply_to=message.reply_to)
 
-    def _inside(self, rest: Rest) -> Place:
+    def _inside(self, rest: Rest) -> Position:
         """Return where the next step of the chain stands."""
         step, message = self._step, self._message
-        return Place(
+        return Position(
             rest=rest,
             is_short=len(message.body) <= INLINE and message.compression is None,  # which holds all of `rest`
             parent_id=message.id,

@@ -17,7 +17,7 @@ from .following import LEFT_OUT
 
 
 @value
-class Gathered:
+class JoinResult:
     """The values of a join's members, nested as its group; or, if `error` is not None, why there are none.
 
     If `is_passed_on`, that is how an earlier step ended, in `state`, and this one only never ran, nor what is in
@@ -35,7 +35,7 @@ class Gathered:
     members: tuple[str, ...] = ()
 
 
-def gather(joined: Joined, codec: DocumentCodec) -> Gathered:
+def gather(joined: Joined, codec: DocumentCodec) -> JoinResult:
     """Return what `joined` gives.
 
     Raises:
@@ -54,11 +54,11 @@ def gather(joined: Joined, codec: DocumentCodec) -> Gathered:
         marks = int(about.get("marks", 0))
         if about.get("gate") or member.startswith("-"):
             if scope < marks:  # one of them is not part of what is prevented
-                return Gathered(error)
-            return Gathered(error=error, state=record.state, is_passed_on=True, scope=scope - marks, cause=record)
+                return JoinResult(error)
+            return JoinResult(error=error, state=record.state, is_passed_on=True, scope=scope - marks, cause=record)
         error = ChordError(f"Dependency {record.id} raised {error!r}")
         failed = (record.id,)
-        return Gathered(error, members=failed) if marks else Gathered(error=error, members=failed)
+        return JoinResult(error, members=failed) if marks else JoinResult(error=error, members=failed)
 
     def read(record: Record) -> Any:
         return codec.decode(record).result
@@ -66,13 +66,13 @@ def gather(joined: Joined, codec: DocumentCodec) -> Gathered:
     members = joined.members
     if about.get("gate"):
         only = members["0"]
-        return Gathered(is_nothing=True) if only.state == LEFT_OUT else Gathered(read(only))
+        return JoinResult(is_nothing=True) if only.state == LEFT_OUT else JoinResult(read(only))
     values, _ = _nested(shape, members, read, 0)
     for name in sorted(name for name in members if name.startswith("+")):
         if members[name].state != LEFT_OUT:
             values.append(read(members[name]))
     named = [members[name].id for name in map(str, range(MOST)) if name in members]
-    return Gathered(values, members=tuple(named))
+    return JoinResult(values, members=tuple(named))
 
 
 def _nested(

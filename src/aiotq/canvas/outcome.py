@@ -64,7 +64,7 @@ class Failure:
 
 
 @value
-class Prevented:
+class Skipped:
     """The task was not run: the join it awaited failed by `error`, and ended in `state`, before its turn came.
 
     `cause` is the record of the task that failed.
@@ -124,4 +124,4 @@ class Returned:
     delay: float = 0.0
 
 
-Outcome = Success | Retried | Ignored | Failure | Prevented | Postponed | Replaced | Revoked | Rejected | Returned
+Outcome = Success | Retried | Ignored | Failure | Skipped | Postponed | Replaced | Revoked | Rejected | Returned

@@ -60,7 +60,7 @@ Incoming = Given | Awaited | Broken
 
 
 @value
-class Place:
+class Position:
     """Where a canvas stands: what follows it, whose member it is, and whose child."""
 
     rest: Rest = ()
@@ -93,7 +93,7 @@ class _Opening:
     id: str
     size: int
     canvas: Canvas[Any]
-    place: Place
+    place: Position
     about: str
     until: float = 0.0
 
@@ -120,7 +120,7 @@ class Planner:
         """Raise `CallError` if a step of `canvas` can't be called so."""
         check_workflow(canvas, self._builder.task)
 
-    def plan(self, canvas: Canvas[Any], incoming: Incoming, place: Place) -> Plan:
+    def plan(self, canvas: Canvas[Any], incoming: Incoming, place: Position) -> Plan:
         """Return what starts `canvas`.
 
         Raises:
@@ -130,7 +130,7 @@ class Planner:
         envelopes = tuple(self._start(canvas, incoming, place))
         return Plan(envelopes, self._opened())
 
-    def gate(self, canvas: Canvas[Any], place: Place) -> Plan:
+    def gate(self, canvas: Canvas[Any], place: Position) -> Plan:
         """Return a join of one member, "0", which starts `canvas` with the value that arrives; nothing starts yet."""
         self._openings.clear()
         self._open_gate(canvas, place)
@@ -147,12 +147,12 @@ class Planner:
             joins.append(Join(opening.id, opening.size, tuple(then), patience, opening.about, opening.until))
         return tuple(joins)
 
-    def _open_gate(self, canvas: Canvas[Any], place: Place) -> str:
+    def _open_gate(self, canvas: Canvas[Any], place: Position) -> str:
         gate = new_id()
         self._openings.append(_Opening(gate, 1, canvas, place, about(None, is_gate=True)))
         return gate
 
-    def _start(self, canvas: Canvas[Any], incoming: Incoming, place: Place) -> Sequence[Envelope]:
+    def _start(self, canvas: Canvas[Any], incoming: Incoming, place: Position) -> Sequence[Envelope]:
         match canvas:
             case Signature():
                 if canvas.when_failed != "fail":
@@ -172,7 +172,7 @@ class Planner:
             case _:
                 raise CallError(f"{canvas!r} can't be sent")
 
-    def _group(self, group: Group[Any], incoming: Incoming, place: Place) -> Sequence[Envelope]:
+    def _group(self, group: Group[Any], incoming: Incoming, place: Position) -> Sequence[Envelope]:
         following = next((at for at, each in enumerate(place.rest) if not isinstance(each, Resume)), None)
         if following is not None:
             body = cast("Canvas[Any]", place.rest[following])
@@ -192,7 +192,7 @@ class Planner:
         return envelopes
 
     def _chord(
-        self, header: Group[Any], body: Canvas[Any], incoming: Incoming, place: Place, *, marks: int = 0
+        self, header: Group[Any], body: Canvas[Any], incoming: Incoming, place: Position, *, marks: int = 0
     ) -> Sequence[Envelope]:
         size = leaves(header)
         if size == 0:  # nobody would arrive
@@ -220,7 +220,7 @@ class Planner:
             envelopes += self._start(*as_member(member, incoming, there))
         return envelopes
 
-    def _call(self, call: Signature[Any], incoming: Incoming, place: Place) -> Sequence[Envelope]:
+    def _call(self, call: Signature[Any], incoming: Incoming, place: Position) -> Sequence[Envelope]:
         rest = place.rest
         options = dict(call.options)
         callbacks = tuple(as_callbacks("link", options.pop("link", None)))
@@ -270,7 +270,7 @@ class Planner:
         task: Callee | str,
         args: Sequence[Any],
         options: dict[str, Any],
-        place: Place,
+        place: Position,
         step: Step,
         links: Links,
         counts: tuple[int, int],
@@ -467,7 +467,7 @@ def takes_exceptions(task: Callee | str) -> bool:
     return not isinstance(task, str) and task.takes_several
 
 
-def as_member(member: Canvas[Any], incoming: Incoming, place: Place) -> tuple[Canvas[Any], Incoming, Place]:
+def as_member(member: Canvas[Any], incoming: Incoming, place: Position) -> tuple[Canvas[Any], Incoming, Position]:
     """Return `member` to be started as one of a group: what is said of its failure is said of its place."""
     if member.when_failed == "fail":
         return member, incoming, place
@@ -476,7 +476,7 @@ def as_member(member: Canvas[Any], incoming: Incoming, place: Place) -> tuple[Ca
     return plain, incoming, _marked(place, Resume(instead))
 
 
-def _marked(place: Place, mark: Resume) -> Place:
+def _marked(place: Position, mark: Resume) -> Position:
     """Return `place` with `mark` behind what is to stand there."""
     return replace(place, rest=(mark, *place.rest), is_short=False, scope=place.scope + 1)
 

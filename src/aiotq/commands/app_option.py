@@ -23,13 +23,13 @@ class CommandFailed(AioTQError):
     exit_code = 1
 
 
-class WrongWords(CommandFailed):
+class UsageError(CommandFailed):
     """A command was not asked in the words it understands."""
 
     exit_code = 2
 
 
-class UsersCodeFailed(CommandFailed):
+class AppImportFailed(CommandFailed):
     """The app's own code could not be imported."""
 
 
@@ -52,17 +52,17 @@ class Target:
         """Take the app from the front of `words` unless it is known; return the rest: one word for each of `needed`.
 
         Raises:
-            WrongWords: too few words or too many.
+            UsageError: too few words or too many.
         """
         rest = [word for word in words if word is not None]
         if self.app is None and (len(rest) > len(needed) or APP_VARIABLE not in os.environ):
             self.app = rest.pop(0) if rest else None
         if len(rest) > len(needed):
-            raise WrongWords(f"one word too many: {' '.join(rest[len(needed) :])} (the app is {self.spec})")
+            raise UsageError(f"one word too many: {' '.join(rest[len(needed) :])} (the app is {self.spec})")
         if len(rest) < len(needed):
             missing = " ".join(needed[len(rest) :])
             taken = f" ({self.app} was taken for the app)" if self.app is not None and self.app in words else ""
-            raise WrongWords(f"{missing} is missing{taken}")
+            raise UsageError(f"{missing} is missing{taken}")
         return rest
 
     def split_many(self, words: Sequence[str | None]) -> list[str]:
@@ -77,11 +77,11 @@ class Target:
         """What names the app.
 
         Raises:
-            WrongWords: nothing does.
+            UsageError: nothing does.
         """
         spec = self.app or os.environ.get(APP_VARIABLE)
         if not spec:
-            raise WrongWords(f"which app? Name it first (proj:app), with -A proj:app, or in {APP_VARIABLE}")
+            raise UsageError(f"which app? Name it first (proj:app), with -A proj:app, or in {APP_VARIABLE}")
         return spec
 
     def load(self, *, with_tasks: bool = True) -> AioTQ:
@@ -89,7 +89,7 @@ class Target:
 
         Raises:
             AppNotFound: there is no such app.
-            UsersCodeFailed: its code can't be imported.
+            AppImportFailed: its code can't be imported.
             SettingsError: the broker given in its place can't be used.
         """
         with importing(f"app {self.spec!r}"):
@@ -104,7 +104,7 @@ class Target:
 
 @contextmanager
 def importing(what: str) -> Generator[None, None, None]:
-    """Turn what the user's code raises into `UsersCodeFailed`, with their part of the traceback."""
+    """Turn what the user's code raises into `AppImportFailed`, with their part of the traceback."""
     try:
         yield
     except AppNotFound:
@@ -112,10 +112,10 @@ def importing(what: str) -> Generator[None, None, None]:
     except AioTQError as exc:  # their use of this library: the place and the text say all
         theirs = [frame for frame in user_frames(exc) if not is_machinery(frame)]
         place = f"{theirs[-1].filename}:{theirs[-1].lineno}: " if theirs else ""
-        raise UsersCodeFailed(f"{what} can't be imported:\n{place}{exc}") from exc
+        raise AppImportFailed(f"{what} can't be imported:\n{place}{exc}") from exc
     except Exception as exc:
         text = format_error(exc) if user_frames(exc) else format_error(exc.with_traceback(None))
-        raise UsersCodeFailed(f"{what} can't be imported:\n{text.rstrip()}") from exc
+        raise AppImportFailed(f"{what} can't be imported:\n{text.rstrip()}") from exc
 
 
 @asynccontextmanager
@@ -163,4 +163,4 @@ def read_duration(text: str) -> float:
     try:
         return parse_duration(text)
     except ValueError:
-        raise WrongWords(f"{text!r} is no duration: write it as 7d, 12h, 30m, 90s or 1h30m") from None
+        raise UsageError(f"{text!r} is no duration: write it as 7d, 12h, 30m, 90s or 1h30m") from None

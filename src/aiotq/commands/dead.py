@@ -9,7 +9,7 @@ from typing import Annotated, Final
 import typer
 
 from . import output
-from .app_option import CommandFailed, WrongWords, read_duration
+from .app_option import CommandFailed, UsageError, read_duration
 from .options import App, Broker, Debug, First, Key, Queue, Yes, confirm, run, target_of
 
 dead: Final = typer.Typer(
@@ -88,7 +88,7 @@ def dead_replay(
     target = target_of(context, app, broker, debug)
     keys = target.split_many([first, *(others or ())])
     if all_ == bool(keys) or (queue is not None and not all_):
-        raise WrongWords("name the dead letters by key or task id, or say --all (with --queue: all of that queue)")
+        raise UsageError("name the dead letters by key or task id, or say --all (with --queue: all of that queue)")
     loaded = target.load(with_tasks=False)
 
     async def replay() -> int:

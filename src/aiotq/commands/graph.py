@@ -18,7 +18,7 @@ from ..exceptions import AioTQError
 from ..graph.graph import Graph
 from ..results.sets import GroupResult, is_shape
 from ..tasks.task import Task
-from .app_option import CommandFailed, Target, UsersCodeFailed, WrongWords, importing
+from .app_option import AppImportFailed, CommandFailed, Target, UsageError, importing
 from .options import App, Broker, Debug, First, run, target_of
 
 Workflow = Annotated[str | None, typer.Argument(metavar="EXPRESSION|ID", show_default=False)]
@@ -76,7 +76,7 @@ def graph(
 def _form(svg: bool, dot: bool, text: bool, output: Path | None) -> str:
     given = [form for form, wanted in (("svg", svg), ("dot", dot), ("text", text)) if wanted]
     if len(given) > 1:
-        raise WrongWords(f"one form at a time: --{' or --'.join(given)}")
+        raise UsageError(f"one form at a time: --{' or --'.join(given)}")
     return given[0] if given else _FORMS.get(output.suffix.lower() if output else "", "text")
 
 
@@ -92,7 +92,7 @@ def _planned(app: AioTQ, target: Target, asked: str) -> Graph | None:
     if isinstance(found, Task):
         found = cast("Task[..., Any]", found).s()
     if not isinstance(found, Canvas):
-        raise WrongWords(f"{asked} is no workflow but {shown(found)}: write task.s(...), or a chain, group or chord")
+        raise UsageError(f"{asked} is no workflow but {shown(found)}: write task.s(...), or a chain, group or chord")
     return cast("Canvas[Any]", found).graph()
 
 
@@ -100,18 +100,18 @@ def _evaluated(expression: str, names: Mapping[str, object]) -> object:
     try:
         code = compile(expression, "<expression>", "eval")
     except (SyntaxError, ValueError) as exc:
-        raise WrongWords(f"{expression} can't be read as Python: {exc}") from exc
+        raise UsageError(f"{expression} can't be read as Python: {exc}") from exc
     try:
         with importing(f"{expression!r}"):
             return eval(code, dict(names))  # what the command is for, and its help says so
-    except UsersCodeFailed as failed:
+    except AppImportFailed as failed:
         error = failed.__cause__
         if isinstance(error, NameError) and error.name is not None:
             near = difflib.get_close_matches(error.name, names, n=1)
             hint = f": did you mean {near[0]}?" if near else f" in {_tasks_in(names)}"
-            raise WrongWords(f"there is no {error.name!r}{hint}") from error
+            raise UsageError(f"there is no {error.name!r}{hint}") from error
         why = str(error) if isinstance(error, AioTQError) else f"{type(error).__name__}: {error}"
-        raise WrongWords(f"{expression} can't be evaluated: {why}") from error
+        raise UsageError(f"{expression} can't be evaluated: {why}") from error
 
 
 def _tasks_in(names: Mapping[str, object]) -> str:

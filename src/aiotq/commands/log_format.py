@@ -12,7 +12,7 @@ import typer
 from ..core import logs
 from ..core.json_logs import JsonFormatter
 from ..tasks.request import running_request
-from .app_option import WrongWords
+from .app_option import UsageError
 
 _FORMATS: Final = ("text", "json")
 
@@ -25,10 +25,10 @@ def start_logging(level: str, wanted: str | None, label: str | None) -> logging.
     """Write logs to stderr in the `wanted` format, as text if none is; by the handler that is returned.
 
     Raises:
-        WrongWords: there is no such format.
+        UsageError: there is no such format.
     """
     if wanted not in (None, *_FORMATS):
-        raise WrongWords(f"--log-format must be {' or '.join(_FORMATS)}, not {wanted!r}")
+        raise UsageError(f"--log-format must be {' or '.join(_FORMATS)}, not {wanted!r}")
     handler = logs.configure(level, sys.stderr, label=label)
     use_format(handler, wanted or "text", label)
     return handler

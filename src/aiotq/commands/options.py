@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, TypeVar, cast
 import typer
 
 from ..app import AioTQ
-from .app_option import CommandFailed, Target, WrongWords, connected
+from .app_option import CommandFailed, Target, UsageError, connected
 
 T = TypeVar("T")
 
@@ -90,7 +90,7 @@ def read_list(option: str, text: str) -> list[Any]:
     """Return the list that is written in `text` as JSON."""
     found = _read_json(option, text, wanted := "a JSON list, such as '[2, 2]'")
     if not isinstance(found, list):
-        raise WrongWords(f"{option} must be {wanted}, not {text}")
+        raise UsageError(f"{option} must be {wanted}, not {text}")
     return cast("list[Any]", found)
 
 
@@ -98,7 +98,7 @@ def read_object(option: str, text: str) -> dict[str, Any]:
     """Return the object that is written in `text` as JSON."""
     found = _read_json(option, text, wanted := """a JSON object, such as '{"x": 2}'""")
     if not isinstance(found, dict):
-        raise WrongWords(f"{option} must be {wanted}, not {text}")
+        raise UsageError(f"{option} must be {wanted}, not {text}")
     return cast("dict[str, Any]", found)
 
 
@@ -107,4 +107,4 @@ def _read_json(option: str, text: str, wanted: str) -> object:
         return json.loads(text)
     except (ValueError, RecursionError) as exc:
         shown = text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
-        raise WrongWords(f"{option} must be {wanted}: {exc}: {shown}") from exc
+        raise UsageError(f"{option} must be {wanted}: {exc}: {shown}") from exc

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Final, Protocol, cast
 import typer
 
 from .app_option import CommandFailed
-from .supervisor import Fleet
+from .supervisor import Supervisor
 
 logger = logging.getLogger("aiotq.workers")
 
@@ -81,7 +81,7 @@ class Reloading:
         self._paths = paths
         self._name = name
         self._count = count
-        self._fleet: Fleet | None = None
+        self._fleet: Supervisor | None = None
         self._changes: set[str] = set()
         self._changed = asyncio.Event()
         self._ending = asyncio.Event()
@@ -120,7 +120,7 @@ class Reloading:
 
     async def _live(self, name: str) -> bool:
         """Run one fleet until the code changes or a signal comes; workers that failed wait for a change here."""
-        fleet = self._fleet = Fleet(self._arguments, name=name, count=self._count)
+        fleet = self._fleet = Supervisor(self._arguments, name=name, count=self._count)
         async with asyncio.TaskGroup() as group:
             running = group.create_task(fleet.keep(), name="aiotq.workers")
             changed = group.create_task(self._changed.wait(), name="aiotq.changed")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .app_option import WrongWords, read_duration
+from .app_option import UsageError, read_duration
 from .options import App, Broker, Debug, First, run, target_of
 
 Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", show_default=False)]
@@ -55,11 +55,11 @@ def revoke(
         name, given = _read("--stamp", each)
         stamps.setdefault(name, []).append(given)
     if not (task_ids or task or root or headers or stamps):
-        raise WrongWords(
+        raise UsageError(
             "what is to be revoked? Give ids, --task NAME, --header NAME=VALUE, --stamp NAME=VALUE or --root ID"
         )
     if undo and (terminate or expires is not None):
-        raise WrongWords("--undo goes with neither --terminate nor --expires")
+        raise UsageError("--undo goes with neither --terminate nor --expires")
     chosen: dict[str, Any] = {"tasks": task or (), "roots": root or (), "headers": headers, "stamps": stamps}
     loaded = target.load(with_tasks=False)
     if undo:
@@ -74,7 +74,7 @@ def revoke(
 def _read(option: str, text: str) -> tuple[str, Any]:
     name, equals, given = text.partition("=")
     if not (name and equals):
-        raise WrongWords(f"{option} must be NAME=VALUE, not {text}")
+        raise UsageError(f"{option} must be NAME=VALUE, not {text}")
     try:
         return name, json.loads(given)
     except (ValueError, RecursionError):

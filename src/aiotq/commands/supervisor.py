@@ -24,7 +24,7 @@ _LONGEST_PAUSE: Final = 30.0
 _FORGIVEN_AFTER: Final = 60.0
 
 
-class Fleet:
+class Supervisor:
     """Runs `count` workers `aiotq worker ARGUMENTS`, named after `name`, until it is stopped."""
 
     def __init__(self, arguments: Sequence[str], *, name: str, count: int) -> None:
@@ -124,7 +124,7 @@ def run_fleet(arguments: Sequence[str], *, name: str | None, count: int) -> bool
 
 
 async def _run(arguments: Sequence[str], name: str, count: int) -> bool:
-    return await Fleet(arguments, name=name, count=count).run()
+    return await Supervisor(arguments, name=name, count=count).run()
 
 
 def _terminate(process: Process) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from typing import Final
 
 from ..core.values import value
-from ..results.base import NO_JOINING, Joining, Record, ResultStore
+from ..results.base import NO_JOIN_CHANGES, JoinChanges, Record, ResultStore
 from ..results.revocations import is_among, keys_of
 from ..transport.broker import ACK, Consumer, Delivery, Settlement
 from ..wire.message import Envelope
@@ -24,7 +24,7 @@ class Finish:
     settlement: Settlement = ACK
     record: Record | None = None
     envelopes: tuple[Envelope, ...] = ()
-    joining: Joining = NO_JOINING
+    joining: JoinChanges = NO_JOIN_CHANGES
     further: tuple[Record, ...] = ()  #: of tasks that will never run because of how this one ended
 
 

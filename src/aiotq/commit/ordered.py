@@ -9,7 +9,7 @@ from typing import Final
 
 from ..core.clock import SYSTEM_CLOCK, Clock
 from ..results.base import (
-    NO_JOINING,
+    NO_JOIN_CHANGES,
     AlreadyDone,
     Caution,
     Claimed,
@@ -20,7 +20,7 @@ from ..results.base import (
     Suspected,
 )
 from ..results.join_checks import check_joining
-from ..transport.broker import ACK, SUSPECT_DEATHS, Delivery, HandBack, Settlement, Transport
+from ..transport.broker import ACK, SUSPECT_DEATHS, Broker, Delivery, HandBack, Settlement
 from ..wire.message import Envelope
 from .committer import COMMITTED, LEASE_LOST, Admission, Committed, Committer, Finish, LostLease, admitted
 
@@ -42,7 +42,7 @@ class _Hold:
 
 
 class OrderedCommitter(Committer):
-    """Writes finishes to a transport and a store which can't share a transaction.
+    """Writes finishes to a broker and a store which can't share a transaction.
 
     Before a delivery runs, `holder` claims its message in the store for `lease` seconds, and that claim,
     renewed with the lease, is the right to run it. Whoever dies leaves the delivery unsettled, so it comes
@@ -82,14 +82,14 @@ class OrderedCommitter(Committer):
 
     def __init__(
         self,
-        transport: Transport,
+        broker: Broker,
         store: ResultStore,
         holder: str,
         lease: float,
         *,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        self._transport = transport
+        self._broker = broker
         self._store = store
         self._holder = holder
         self._lease = lease
@@ -130,15 +130,15 @@ class OrderedCommitter(Committer):
                     settlements.append(self._park(delivery, until))
             del self._holds[delivery.message.key]
         if again:
-            await self._transport.send(again)
+            await self._broker.send(again)
         if settlements:
-            await self._transport.settle(settlements)
+            await self._broker.settle(settlements)
             for delivery, _ in settlements:
                 self._given_back.pop(delivery.lease, None)
         admission = await admitted(self._store, run)
         for delivery in run:
             self._holds[delivery.message.key].ends = now + self._lease
-        if not self._transport.counts_deaths:
+        if not self._broker.counts_deaths:
             self._suspects.update(delivery.lease for delivery in run if delivery.is_suspect)
         return admission
 
@@ -164,13 +164,13 @@ class OrderedCommitter(Committer):
 
     def _caution(self) -> Caution | None:
         """Where the broker can't tell who died with what, the claims do, and let one suspect start at a time."""
-        if self._transport.counts_deaths:
+        if self._broker.counts_deaths:
             return None
         return Caution(SUSPECT_DEATHS, 0 if self._suspects else 1)
 
     def _counted(self, delivery: Delivery, deaths: int) -> Delivery:
         """Return `delivery` with what its claim knows. Each death of a suspect was its own: it ran as the only one."""
-        if self._transport.counts_deaths or deaths == delivery.deaths:
+        if self._broker.counts_deaths or deaths == delivery.deaths:
             return delivery
         return replace(delivery, deaths=deaths, charges=max(0, deaths - SUSPECT_DEATHS))
 
@@ -223,14 +223,14 @@ class OrderedCommitter(Committer):
             # Handing back is for the broker to allow: when the claim is gone already, this may be a repeat.
             if finish.delivery is not None and (envelopes is not None or _hands_back(finish)):
                 settlements.append((finish.delivery, finish.settlement))
-            elif finish.delivery is not None and not self._transport.counts_deaths:
+            elif finish.delivery is not None and not self._broker.counts_deaths:
                 # Such a broker would keep it for us as long as we are connected: whoever is next asks for its claim.
                 settlements.append((finish.delivery, HandBack(_SHORTEST_PARKING)))
         if following:
-            await self._transport.send(following)
+            await self._broker.send(following)
         settled: set[Delivery] = set()
         if settlements:
-            answers = await self._transport.settle(settlements)
+            answers = await self._broker.settle(settlements)
             settled.update(delivery for (delivery, _), answer in zip(settlements, answers, strict=True) if answer)
         self._committing.difference_update(closing.values())
         for each in held:
@@ -311,7 +311,7 @@ def _hands_back(finish: Finish) -> bool:
 def _is_plain(finish: Finish) -> bool:
     """Whether a finish does nothing at joins but open them, which may be repeated."""
     joining = finish.joining
-    return joining is NO_JOINING or not (joining.grown or joining.arrivals or joining.extended or joining.released)
+    return joining is NO_JOIN_CHANGES or not (joining.grown or joining.arrivals or joining.extended or joining.released)
 
 
 def _made_up_key(finish: Finish) -> tuple[str, int]:

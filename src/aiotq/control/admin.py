@@ -11,7 +11,7 @@ from ..results import ResultStore
 from ..results.handle import LONG_REVOCATION
 from ..results.revocations import of_header, of_root, of_stamp, of_task
 from ..tasks.options import stamps_of
-from ..transport import DeadLetter, QueueStats, Transport
+from ..transport import Broker, DeadLetter, QueueStats
 from ..wire.message import MAX_NAME, is_name
 
 #: Seconds for which all calls of a task or with a header are revoked, unless told otherwise.
@@ -24,7 +24,7 @@ class AdminConnection(Protocol):
     """An app's connection, as its administration sees it."""
 
     @property
-    def transport(self) -> Transport: ...
+    def broker(self) -> Broker: ...
 
     @property
     def store(self) -> ResultStore: ...
@@ -53,19 +53,19 @@ class Admin:
 
     async def queues(self, names: Collection[str] | None = None) -> Sequence[QueueStats]:
         """Return what stands in the queues called `names` (default: all that hold anything)."""
-        return await (await self._transport()).stats(names)
+        return await (await self._broker()).stats(names)
 
     async def purge(self, queue: str) -> int:
         """Delete what is ready or delayed in `queue`; return how many. What runs goes on."""
-        return await (await self._transport()).purge(queue)
+        return await (await self._broker()).purge(queue)
 
     async def dead_letters(self, queue: str | None = None, *, limit: int = 100) -> Sequence[DeadLetter]:
         """Return up to `limit` dead letters, the newest first."""
-        return await (await self._transport()).dead_letters(queue, limit=limit)
+        return await (await self._broker()).dead_letters(queue, limit=limit)
 
     async def dead_letter(self, key: str) -> DeadLetter | None:
         """Return one dead letter by its key or its task's id."""
-        return await (await self._transport()).dead_letter(key)
+        return await (await self._broker()).dead_letter(key)
 
     async def replay(self, keys: Sequence[str]) -> int:
         """Send dead letters, named by key or task id, to their queues again; return how many were sent.
@@ -74,17 +74,17 @@ class Admin:
         Interrupted in between, the letters are still there. One whose message could not be read stays, and does
         not count.
         """
-        transport = await self._transport()
-        letters = [letter for key in keys if (letter := await transport.dead_letter(key)) is not None]
+        broker = await self._broker()
+        letters = [letter for key in keys if (letter := await broker.dead_letter(key)) is not None]
         return await self._replay(list({letter.key: letter for letter in letters}.values()))
 
     async def replay_all(self, queue: str | None = None) -> int:
         """Replay every dead letter (of `queue`) that was there when this began; return how many were sent."""
-        transport = await self._transport()
+        broker = await self._broker()
         began = self._home.clock.time()
         replayed, limit = 0, _PAGE
         while True:
-            letters = await transport.dead_letters(queue, limit=limit)
+            letters = await broker.dead_letters(queue, limit=limit)
             chosen = [letter for letter in letters if letter.message is not None and letter.died_at <= began]
             if chosen and (count := await self._replay(chosen)):
                 replayed += count
@@ -96,7 +96,7 @@ class Admin:
     async def purge_dead(self, queue: str | None = None, *, older_than: float | None = None) -> int:
         """Delete dead letters (of `queue`; those that died more than `older_than` seconds ago); return how many."""
         before = None if older_than is None else self._home.clock.time() - older_than
-        return await (await self._transport()).purge_dead(queue, before=before)
+        return await (await self._broker()).purge_dead(queue, before=before)
 
     async def revoke(
         self,
@@ -154,10 +154,10 @@ class Admin:
             return 0
         connection = await self._home.connection()
         await connection.store.forget([task_id for _, task_id in readable])
-        return await connection.transport.replay([key for key, _ in readable])
+        return await connection.broker.replay([key for key, _ in readable])
 
-    async def _transport(self) -> Transport:
-        return (await self._home.connection()).transport
+    async def _broker(self) -> Broker:
+        return (await self._home.connection()).broker
 
 
 def _keys(

@@ -1,7 +1,7 @@
 """The structure of the core's concurrency, in one place.
 
 `create_task` outside a task group, shielding and the supervisor live here and nowhere else: `finish` for what must
-reach its end once begun, `Gathering` for sharing round trips, `Service` for what users enter and leave.
+reach its end once begun, `Batcher` for sharing round trips, `Service` for what users enter and leave.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def start(coro: Coroutine[Any, Any, T], *, name: str, context: contextvars.Conte
     return asyncio.get_running_loop().create_task(coro, name=name, context=context)
 
 
-class Gathering(Generic[Item]):
+class Batcher(Generic[Item]):
     """What gathers while a round trip is under way, as databases commit groups.
 
     Nobody waits for a batch to fill: one item alone is taken at once, and what comes while its round trip lasts is the

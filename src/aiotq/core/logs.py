@@ -91,7 +91,7 @@ def _from_first_of_users(stack: list[traceback.FrameSummary]) -> list[traceback.
     return stack[first:]
 
 
-class Complaint:
+class WarnOnce:
     """A warning of what is tried again: given once for each reason, however often it fails, until it works again."""
 
     def __init__(self, logger: logging.Logger, text: str) -> None:

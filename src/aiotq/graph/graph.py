@@ -12,7 +12,7 @@ from .. import states
 from ..core.values import value
 from .nodes import Edge, EdgeKind, Node, NodeKind
 
-__all__ = ["Edge", "EdgeKind", "Graph", "Node", "NodeKind", "Sketch"]
+__all__ = ["Edge", "EdgeKind", "Graph", "GraphBuilder", "Node", "NodeKind"]
 
 #: Nodes of a drawing; of larger workflows parts are left out.
 _LIMIT: Final = 200
@@ -66,7 +66,7 @@ class _Element:
     on: tuple[str, EdgeKind] | None = None
 
 
-class Sketch:
+class GraphBuilder:
     """A graph that is being put together. What is said of an element first stays."""
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
 """Remembering outcomes: one contract, what keeps it for each store, and the handles that callers hold."""
 
 from .base import (
-    NO_JOINING,
+    NO_JOIN_CHANGES,
     AlreadyDone,
     Arrival,
     Booking,
@@ -9,20 +9,20 @@ from .base import (
     Claim,
     Claimed,
     Closing,
-    Extension,
-    Growth,
     HeldElsewhere,
     Join,
+    JoinChanges,
     Joined,
-    Joining,
+    JoinExtension,
+    JoinGrowth,
+    Permit,
     Record,
     ResultStore,
-    Seat,
     Suspected,
 )
 
 __all__ = [
-    "NO_JOINING",
+    "NO_JOIN_CHANGES",
     "AlreadyDone",
     "Arrival",
     "Booking",
@@ -30,14 +30,14 @@ __all__ = [
     "Claim",
     "Claimed",
     "Closing",
-    "Extension",
-    "Growth",
     "HeldElsewhere",
     "Join",
+    "JoinChanges",
+    "JoinExtension",
+    "JoinGrowth",
     "Joined",
-    "Joining",
+    "Permit",
     "Record",
     "ResultStore",
-    "Seat",
     "Suspected",
 ]

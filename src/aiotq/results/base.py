@@ -59,7 +59,7 @@ class Arrival:
 
 
 @value
-class Growth:
+class JoinGrowth:
     """Join `join_id` waits for `count` members more."""
 
     join_id: str
@@ -67,7 +67,7 @@ class Growth:
 
 
 @value
-class Extension:
+class JoinExtension:
     """A member of join `join_id` won't arrive before wall time `until`: its patience begins then."""
 
     join_id: str
@@ -75,20 +75,20 @@ class Extension:
 
 
 @value
-class Joining:
+class JoinChanges:
     """What a finish does at joins, in this order. One that is over or unknown is left as it is.
 
     `released`: joins whose records the finish has read, or was sent for, and that no run of it reads again.
     """
 
     opened: tuple[Join, ...] = ()
-    grown: tuple[Growth, ...] = ()
+    grown: tuple[JoinGrowth, ...] = ()
     arrivals: tuple[Arrival, ...] = ()
-    extended: tuple[Extension, ...] = ()
+    extended: tuple[JoinExtension, ...] = ()
     released: tuple[str, ...] = ()
 
 
-NO_JOINING: Final = Joining()
+NO_JOIN_CHANGES: Final = JoinChanges()
 
 
 @value
@@ -154,7 +154,7 @@ class Closing:
     key: tuple[str, int]
     record: Record | None = None
     envelopes: tuple[Envelope, ...] = ()
-    joining: Joining = NO_JOINING
+    joining: JoinChanges = NO_JOIN_CHANGES
     further: tuple[Record, ...] = ()  #: of tasks that will never run because of how this one ended
     is_done: bool = True
 
@@ -185,7 +185,7 @@ def booked(booking: Booking, before: float | None, free_at: float | None, now: f
 
 
 @value
-class Seat:
+class Permit:
     """A run of message `key` (id and attempt) of the task `name`, of which `limit` are to run at once in all workers.
 
     `since` (wall time) says who is first among those that wait.
@@ -319,20 +319,20 @@ class ResultStore(abc.ABC):
         """
 
     @abc.abstractmethod
-    async def sit(self, seats: Sequence[Seat], holder: str, lease: float) -> Sequence[int]:
+    async def acquire_permits(self, seats: Sequence[Permit], holder: str, lease: float) -> Sequence[int]:
         """Take seats for `holder`, who has them for `lease` seconds.
 
         Returns 0 for each that was had, and where none is free a number of those who wait, this one among them.
         """
 
     @abc.abstractmethod
-    def keep_seats(self, seats: Collection[Seat], holder: str, lease: float) -> None:
+    def renew_permits(self, seats: Collection[Permit], holder: str, lease: float) -> None:
         """Move the end of what `holder` has. Blocking, on a connection of its own, as `renew_claims`."""
 
     @abc.abstractmethod
-    async def usher(
-        self, left: Sequence[Seat], seeking: Sequence[Seat], holder: str, limits: Mapping[str, int]
-    ) -> Sequence[Seat]:
+    async def hand_over_permits(
+        self, left: Sequence[Permit], seeking: Sequence[Permit], holder: str, limits: Mapping[str, int]
+    ) -> Sequence[Permit]:
         """Free what `holder` has left, and remember who waits for a seat; return who is to be told of one.
 
         What is free now of each name in `limits` is kept for those who waited longest. A seat that is kept for one who

@@ -8,7 +8,7 @@ from typing import Final, Protocol, runtime_checkable
 
 from .. import states
 from ..exceptions import AioTQError
-from ..graph.graph import Graph, Sketch
+from ..graph.graph import Graph, GraphBuilder
 from ..graph.nodes import EdgeKind
 from .base import Record, ResultStore
 from .document import Document, DocumentCodec
@@ -88,7 +88,7 @@ def calls_in(handle: Handle) -> Iterator[Call]:
 
 async def graph_of(handle: Handle, connect: Callable[[], Awaitable[Source]]) -> Graph:
     """Return the workflow of `handle`: what its handles say, and what the records of its calls say of further ones."""
-    sketch = Sketch()
+    sketch = GraphBuilder()
     seen = {call.id: call.document for step in steps_to(handle) for call in calls_in(step)}
     is_alone = not isinstance(handle, Members) and handle.parent is None and handle.task_name is None
     if not is_alone:
@@ -107,7 +107,7 @@ async def graph_of(handle: Handle, connect: Callable[[], Awaitable[Source]]) -> 
     return sketch.graph()
 
 
-def _draw(handle: Handle, sketch: Sketch, inside: str | None, until: Handle | None) -> None:
+def _draw(handle: Handle, sketch: GraphBuilder, inside: str | None, until: Handle | None) -> None:
     after: str | None = None
     for step in steps_to(handle, until):
         if not isinstance(step, Members):
@@ -131,7 +131,7 @@ def _decoded(codec: DocumentCodec, record: Record | None) -> Document | None:
 class _Walk:
     """Takes what records say, and puts those that were found by it into the sketch once all is read."""
 
-    def __init__(self, sketch: Sketch, calls: Sequence[str], *, goes_up: bool) -> None:
+    def __init__(self, sketch: GraphBuilder, calls: Sequence[str], *, goes_up: bool) -> None:
         self._sketch = sketch
         self._drawn = frozenset(sketch.calls)
         self._goes_up = goes_up
@@ -182,7 +182,7 @@ class _Walk:
 class _Drawing:
     """Draws tasks as their records say that they stand to each other."""
 
-    def __init__(self, sketch: Sketch, documents: Mapping[str, Document | None], drawn: frozenset[str]) -> None:
+    def __init__(self, sketch: GraphBuilder, documents: Mapping[str, Document | None], drawn: frozenset[str]) -> None:
         self._sketch = sketch
         self._documents = documents
         self._drawn = drawn

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .base import NO_JOINING, Arrival, Join, Joining, Record
+from .base import NO_JOIN_CHANGES, Arrival, Join, JoinChanges, Record
 
 
 def check_joins(joins: Iterable[Join]) -> None:
@@ -20,13 +20,13 @@ def check_joins(joins: Iterable[Join]) -> None:
             )
 
 
-def check_joining(joining: Joining, record: Record | None) -> None:
+def check_joining(joining: JoinChanges, record: Record | None) -> None:
     """See that `joining`, which comes with `record`, can be written.
 
     Raises:
         ValueError: a join waits for nobody or is to shrink, or an arrival has no record to be kept.
     """
-    if joining is NO_JOINING:
+    if joining is NO_JOIN_CHANGES:
         return
     check_joins(joining.opened)
     for growth in joining.grown:

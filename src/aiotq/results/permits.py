@@ -1,4 +1,4 @@
-"""Seats of tasks with a `max_concurrency`, in plain containers; for stores whose memory is this process's."""
+"""Permits of tasks with a `max_concurrency`, in plain containers; for stores whose memory is this process's."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from .base import SEAT_KEPT, SEEKING_KEPT, Seat
+from .base import SEAT_KEPT, SEEKING_KEPT, Permit
 
 #: Whose a seat is that is kept for one who was told of it.
 NOBODY: Final = ""
@@ -33,7 +33,7 @@ class _Room:
                 heapq.heappush(self.line, (self.seeking[key][0], key))
 
 
-class Seats:
+class Permits:
     """Who sits and who waits, by the names of tasks. `now` is monotonic time: all of it is in this process."""
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class Seats:
         """How many sit or wait."""
         return sum(len(room.taken) + len(room.seeking) for room in self._rooms.values())
 
-    def sit(self, seat: Seat, holder: str, lease: float, now: float) -> int:
+    def acquire_permits(self, seat: Permit, holder: str, lease: float, now: float) -> int:
         """As `ResultStore.sit`, for one."""
         room = self._rooms.setdefault(seat.name, _Room())
         room.clear_up(now)
@@ -54,16 +54,16 @@ class Seats:
         room.seeking.pop(seat.key, None)
         return 0
 
-    def keep(self, seat: Seat, holder: str, lease: float, now: float) -> None:
-        """As `ResultStore.keep_seats`, for one."""
+    def keep(self, seat: Permit, holder: str, lease: float, now: float) -> None:
+        """As `ResultStore.renew_permits`, for one."""
         room = self._rooms.get(seat.name)
         if room is not None and (seat.key, holder) in room.taken:
             room.taken[seat.key, holder] = now + lease
 
-    def usher(
-        self, left: Sequence[Seat], seeking: Sequence[Seat], holder: str, limits: Mapping[str, int], now: float
-    ) -> list[Seat]:
-        """As `ResultStore.usher`."""
+    def hand_over_permits(
+        self, left: Sequence[Permit], seeking: Sequence[Permit], holder: str, limits: Mapping[str, int], now: float
+    ) -> list[Permit]:
+        """As `ResultStore.hand_over_permits`."""
         for seat in left:
             if (room := self._rooms.get(seat.name)) is not None:
                 room.taken.pop((seat.key, holder), None)
@@ -81,13 +81,13 @@ class Seats:
                 del self._rooms[name]
         return told
 
-    def _tell(self, name: str, limit: int, now: float) -> list[Seat]:
+    def _tell(self, name: str, limit: int, now: float) -> list[Permit]:
         """Keep the free seats of one task for those who waited longest."""
         room = self._rooms.get(name)
         if room is None:
             return []
         room.clear_up(now)
-        told: list[Seat] = []
+        told: list[Permit] = []
         while room.line and len(room.taken) < limit:
             since, key = heapq.heappop(room.line)
             _, expires = room.seeking.get(key, (0.0, 0.0))
@@ -95,5 +95,5 @@ class Seats:
                 room.seeking.pop(key, None)
             elif (key, NOBODY) not in room.taken:
                 room.taken[key, NOBODY] = now + SEAT_KEPT
-                told.append(Seat(key, name, limit, since))
+                told.append(Permit(key, name, limit, since))
         return told

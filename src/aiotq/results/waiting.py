@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from .. import states
-from ..core.logs import Complaint
+from ..core.logs import WarnOnce
 from ..exceptions import OperationalError
 from .base import Record, ResultStore
 
@@ -80,7 +80,7 @@ class Waiting:
         self._unchecked: dict[str, None] = {}
         self._work = asyncio.Event()
         self._is_closed = False
-        self._complaint = Complaint(logger, "reading awaited results failed")
+        self._complaint = WarnOnce(logger, "reading awaited results failed")
 
     async def terminal(self, task_id: str, *, pushed_here: bool) -> Record:
         """Return the terminal record of `task_id` when there is one.

@@ -26,7 +26,7 @@ class Slot(Protocol):
         """Go on at once, for cleaning up, even with one too many."""
 
 
-class Following(Protocol):
+class FollowingCalls(Protocol):
     """What follows a call in its workflow, as its message says."""
 
     @property
@@ -71,7 +71,7 @@ class Request:
     added: list[Any] = field(default_factory=list[Any], compare=False)  #: signatures to be members of its group
     runner: Any = field(default=None, compare=False, repr=False)  #: the task itself
     slot: Slot | None = field(default=None, compare=False, repr=False)  #: the place it occupies in its worker
-    following: Following | None = field(default=None, compare=False, repr=False)  #: what follows it, if known
+    following: FollowingCalls | None = field(default=None, compare=False, repr=False)  #: what follows it, if known
 
     @property
     def callbacks(self) -> Sequence[Any]:
@@ -156,7 +156,7 @@ def request_of(
     mode: str = "once",
     runner: Any = None,
     slot: Slot | None = None,
-    following: Following | None = None,
+    following: FollowingCalls | None = None,
 ) -> Request:
     """Return the request of `message` as the task sees it."""
     return Request(

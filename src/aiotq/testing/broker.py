@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Final
 
-from ..backends.memory.queues import MemoryBroker
+from ..backends.memory.queues import MemoryQueues
 from ..transport import Delivery, HandBack, Settlement
 from ..wire.message import Envelope
 from .clock import SAME, SteppingClock
@@ -15,7 +15,7 @@ from .clock import SAME, SteppingClock
 _ONLY_FOR_A_MOMENT: Final = 0.5
 
 
-class WatchedBroker(MemoryBroker):
+class WatchedQueues(MemoryQueues):
     """A broker whose consumers take from every queue there is, or only from those called in `only`.
 
     `on_sent` is told each envelope with the time; `on_change` is called when there may be less to do. Both are called
@@ -73,8 +73,8 @@ class WatchedBroker(MemoryBroker):
         self._on_change()
         return is_settled
 
-    def hurry(self, key: tuple[str, int]) -> bool:
-        is_there = super().hurry(key)
+    def make_due_now(self, key: tuple[str, int]) -> bool:
+        is_there = super().make_due_now(key)
         self._on_change()
         return is_there
 

@@ -22,19 +22,19 @@ from ..canvas.outcome import (
     Ignored,
     Outcome,
     Postponed,
-    Prevented,
     Rejected,
     Replaced,
     Retried,
     Returned,
     Revoked,
+    Skipped,
     Success,
 )
 from ..commit import Finish
 from ..exceptions import DeadLettered, MessageError, TaskRevokedError
 from ..wire.message import Envelope, Message
 from ..worker.worker import Worker
-from .broker import WatchedBroker
+from .broker import WatchedQueues
 from .clock import SAME, SteppingClock
 from .records import Expected, Named, Ran, Sent, as_call, listed, matching, none_matching, wall
 
@@ -97,7 +97,7 @@ class TestWorker:
     async def __aenter__(self) -> Self:
         app, clock = self.app, self._clock
         self._loop = asyncio.get_running_loop()
-        self._broker = WatchedBroker(
+        self._broker = WatchedQueues(
             clock,
             only=self._queues,
             on_sent=self._note_sent,
@@ -291,7 +291,7 @@ class TestWorker:
         value: Any = None
         error: BaseException | None = None
         match outcome:
-            case Returned() | Postponed() | Prevented():
+            case Returned() | Postponed() | Skipped():
                 return
             case Success(value=value):
                 state = states.SUCCESS

@@ -4,6 +4,7 @@ from .broker import (
     ACK,
     FAIR,
     Acknowledge,
+    Broker,
     Consumer,
     DeadLetter,
     Delivery,
@@ -12,13 +13,13 @@ from .broker import (
     QueueOrder,
     QueueStats,
     Settlement,
-    Transport,
 )
 
 __all__ = [
     "ACK",
     "FAIR",
     "Acknowledge",
+    "Broker",
     "Consumer",
     "DeadLetter",
     "Delivery",
@@ -27,5 +28,4 @@ __all__ = [
     "QueueOrder",
     "QueueStats",
     "Settlement",
-    "Transport",
 ]

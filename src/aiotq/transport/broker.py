@@ -189,7 +189,7 @@ class Consumer(abc.ABC):
         """
 
 
-class Transport(abc.ABC):
+class Broker(abc.ABC):
     """A broker. Used as an async context manager: connected when entered, nothing of it runs when left.
 
     One with `counts_deaths` False can't tell who died with what, knows no message by its id, and delivers again
@@ -198,7 +198,7 @@ class Transport(abc.ABC):
 
     counts_deaths: bool = True
     #: Whether what waits for its due time can be made due earlier.
-    can_hurry: bool = False
+    can_make_due_now: bool = False
 
     @abc.abstractmethod
     async def __aenter__(self) -> Self: ...
@@ -244,7 +244,7 @@ class Transport(abc.ABC):
             ConnectionLost: unknown which were settled; repeating is safe (those settled answer False).
         """
 
-    async def hurry(self, keys: Sequence[tuple[str, int]]) -> Sequence[bool]:
+    async def make_due_now(self, keys: Sequence[tuple[str, int]]) -> Sequence[bool]:
         """Make messages, named by id and attempt, due now; False for one that does not wait for its due time.
 
         Raises:

@@ -19,7 +19,7 @@ from .signing import SharedKey, Signer
 T = TypeVar("T")
 
 
-class Content:
+class Codecs:
     """The content of an app's messages and results; `functions` gives its tasks' functions, whose annotations count."""
 
     conf: Settings

@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from ..commit import Committed, Committer, Finish
-from ..core.aio import Gathering
-from ..core.logs import Complaint
+from ..core.aio import Batcher
+from ..core.logs import WarnOnce
 from ..exceptions import OperationalError
-from ..results import NO_JOINING, Joining, Record
+from ..results import NO_JOIN_CHANGES, JoinChanges, Record
 from ..transport import ACK, Delivery, HandBack
 
 logger = logging.getLogger("aiotq.worker")
@@ -32,11 +32,11 @@ class Completer:
     def __init__(self, committer: Committer, on_settled: Callable[[Delivery], None]) -> None:
         self._committer = committer
         self._on_settled = on_settled
-        self._finishes: Gathering[Finish] = Gathering(max_items=MAX_GROUP, max_weight=MAX_GROUP_WEIGHT, weigh=_weigh)
+        self._finishes: Batcher[Finish] = Batcher(max_items=MAX_GROUP, max_weight=MAX_GROUP_WEIGHT, weigh=_weigh)
         self._room = asyncio.Event()
         self._room.set()
         self._acknowledging: dict[int | str, asyncio.Future[bool]] = {}
-        self._complaint = Complaint(logger, "committing finished tasks failed")
+        self._complaint = WarnOnce(logger, "committing finished tasks failed")
         self.completed = 0
 
     def add(self, finish: Finish) -> None:
@@ -116,12 +116,12 @@ def _weigh(finish: Finish) -> int:
         weight += len(envelope.message.body)
     for record in finish.further:
         weight += len(record.body)
-    if finish.joining is not NO_JOINING:
+    if finish.joining is not NO_JOIN_CHANGES:
         weight += _weigh_joining(finish.joining, finish.record)
     return weight
 
 
-def _weigh_joining(joining: Joining, record: Record | None) -> int:
+def _weigh_joining(joining: JoinChanges, record: Record | None) -> int:
     weight = 0
     for join in joining.opened:
         weight += sum(len(envelope.message.body) for envelope in join.then)

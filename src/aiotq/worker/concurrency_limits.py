@@ -1,4 +1,4 @@
-"""Seats of tasks with a `max_concurrency`: who finds none waits in the broker, and is told when one is free (P4).
+"""Permits of tasks with a `max_concurrency`: who finds none waits in the broker, and is told when one is free (P4).
 
 A seat is a worker's for a lease, renewed with those of its deliveries; so the seats of a dead worker are free when its
 tasks start again elsewhere, and nothing but time is lost with them (P1, P2). It is left after the commit of the run.
@@ -13,18 +13,18 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 from ..commit import Committer
-from ..core.aio import Gathering
+from ..core.aio import Batcher
 from ..core.clock import Clock
-from ..core.logs import Complaint
+from ..core.logs import WarnOnce
 from ..exceptions import OperationalError
-from ..results import ResultStore, Seat
+from ..results import Permit, ResultStore
 from ..results.permits import NOBODY
 from ..tasks.task import Task
-from ..transport import Delivery, Transport
+from ..transport import Broker, Delivery
 
 logger = logging.getLogger("aiotq.worker")
 
-#: Seats that are left or sought in one step at most.
+#: Permits that are left or sought in one step at most.
 _MOST_NEWS: Final = 500
 #: Seconds between looks for seats of the dead, for which nobody tells those who wait.
 _LOOK: Final = 1.5
@@ -39,14 +39,14 @@ _WAIT_FOR_EACH: Final = 0.02
 _LONGEST_PAUSE: Final = 1.0
 
 
-class Seating:
+class ConcurrencyLimits:
     """The seats of one worker."""
 
     def __init__(
         self,
         tasks: Mapping[str, Task[..., Any]],
         store: ResultStore,
-        transport: Transport,
+        broker: Broker,
         clock: Clock,
         *,
         holder: str,
@@ -54,16 +54,16 @@ class Seating:
     ) -> None:
         self._tasks = tasks
         self._store = store
-        self._transport = transport
+        self._broker = broker
         self._clock = clock
         self._holder = holder
         self._lease = lease
-        self._taken: dict[int | str, Seat] = {}  #: by the leases of their deliveries
-        self._sought: dict[int | str, Seat] = {}  #: for what is being handed back since there was none
-        self._news: Gathering[tuple[Seat, bool]] = Gathering(
+        self._taken: dict[int | str, Permit] = {}  #: by the leases of their deliveries
+        self._sought: dict[int | str, Permit] = {}  #: for what is being handed back since there was none
+        self._news: Batcher[tuple[Permit, bool]] = Batcher(
             max_items=_MOST_NEWS
         )  #: and whether one was left or is sought
-        self._complaint = Complaint(logger, "looking after the seats of tasks with max_concurrency failed")
+        self._complaint = WarnOnce(logger, "looking after the seats of tasks with max_concurrency failed")
 
     def __bool__(self) -> bool:
         """Whether there is anything to look after."""
@@ -85,7 +85,7 @@ class Seating:
         now = self._clock.time()
         seats = [self._seat(delivery, now) for delivery in limited]
         try:
-            waiting = await self._store.sit(seats, self._holder, self._lease)
+            waiting = await self._store.acquire_permits(seats, self._holder, self._lease)
         except asyncio.CancelledError:
             for seat in seats:  # it may have had them
                 self._news.add((seat, True))
@@ -110,7 +110,7 @@ class Seating:
         """As `Committer.renew`, and for all seats too. Blocking: called by the heartbeat's thread."""
         lost = committer.renew(held)
         if seats := list(self._taken.values()):
-            self._store.keep_seats(seats, self._holder, self._lease)
+            self._store.renew_permits(seats, self._holder, self._lease)
         return lost
 
     async def run(self) -> None:
@@ -130,23 +130,23 @@ class Seating:
         """Return when all that was left is free."""
         await self._news.drained()
 
-    async def _pass_on(self, news: Sequence[tuple[Seat, bool]], limits: Mapping[str, int]) -> None:
+    async def _pass_on(self, news: Sequence[tuple[Permit, bool]], limits: Mapping[str, int]) -> None:
         """Say what was left and is sought, and tell those who wait of what is free; one who has gone is passed over."""
         left = [seat for seat, is_left in news if is_left]
         seeking = [seat for seat, is_left in news if not is_left]
-        if not self._transport.can_hurry:
+        if not self._broker.can_make_due_now:
             if news:
-                await self._store.usher(left, seeking, self._holder, {})
+                await self._store.hand_over_permits(left, seeking, self._holder, {})
             return
-        told = await self._store.usher(left, seeking, self._holder, limits)
+        told = await self._store.hand_over_permits(left, seeking, self._holder, limits)
         while told:
-            found = await self._transport.hurry([seat.key for seat in told])
+            found = await self._broker.make_due_now([seat.key for seat in told])
             gone = [seat for seat, is_there in zip(told, found, strict=True) if not is_there]
             if not gone:
                 return
-            told = await self._store.usher(gone, (), NOBODY, {seat.name: seat.limit for seat in gone})
+            told = await self._store.hand_over_permits(gone, (), NOBODY, {seat.name: seat.limit for seat in gone})
 
-    async def _until_done(self, news: Sequence[tuple[Seat, bool]], limits: Mapping[str, int]) -> None:
+    async def _until_done(self, news: Sequence[tuple[Permit, bool]], limits: Mapping[str, int]) -> None:
         pause = 0.05
         while True:
             try:
@@ -161,11 +161,11 @@ class Seating:
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(pause * 2, _LONGEST_PAUSE)
 
-    def _seat(self, delivery: Delivery, now: float) -> Seat:
+    def _seat(self, delivery: Delivery, now: float) -> Permit:
         message = delivery.message
         since = now if message.sent_at is None else message.sent_at
         limit = self._tasks[message.task].declared.max_concurrency or 1
-        return Seat(message.key, message.task, limit, since)
+        return Permit(message.key, message.task, limit, since)
 
     def _limits(self) -> Mapping[str, int]:
         return {
@@ -174,7 +174,7 @@ class Seating:
 
     def _patience(self, delivery: Delivery, waiting: int, now: float) -> float:
         """Return the seconds after which one that got no seat asks again by itself."""
-        if self._transport.can_hurry:
+        if self._broker.can_make_due_now:
             wait = min(_FIRST_DOUBT * 2.0 ** min(delivery.returns, 10), _LAST_DOUBT)
         else:
             wait = min(_SHORTEST_WAIT + _WAIT_FOR_EACH * waiting, _LONGEST_WAIT)

@@ -10,7 +10,7 @@ from ..transport import Delivery
 from ..transport.routing import bound_exchanges
 
 
-class Whence:
+class DeliveryInfo:
     """Knows which exchanges hand messages to the queues.
 
     A call that names none goes, as Celery's do, through the nameless exchange with its queue's name as the key; but

@@ -54,7 +54,7 @@ from ..tasks.soft_time_limits import SoftLimited, run_in_thread
 from ..tasks.task import Task, one_by_one
 from ..wire.message import Message
 from ..wire.signing import sealed
-from .delivery_info import Whence
+from .delivery_info import DeliveryInfo
 from .home import WorkerHome
 from .processes.child import Ran, run_task
 from .processes.pool import ProcessCall, ProcessPool
@@ -62,7 +62,7 @@ from .run import Cancelled, Run
 from .run_handlers import call_handlers
 from .step_inputs import Steps
 from .surrounded import call_surrounded
-from .task_policy import Terms, TermsOfTasks
+from .task_policy import TaskPolicies, TaskPolicy
 from .unknown import UnknownTasks
 
 logger = logging.getLogger("aiotq.task")
@@ -95,9 +95,9 @@ class Execution:
         self._threads = anyio.CapacityLimiter(math.inf)
         self._pool = pool
         self._acknowledge = acknowledge
-        self._terms = TermsOfTasks(home.conf)
+        self._terms = TaskPolicies(home.conf)
         self._steps = Steps(home)
-        self._whence = Whence(home.conf)
+        self._whence = DeliveryInfo(home.conf)
         self._unknown_tasks = UnknownTasks(home.clock, home.conf.worker_unknown_task_timeout)
 
     async def run(self, run: Run) -> Outcome | None:
@@ -160,7 +160,7 @@ class Execution:
         return outcome
 
     def _opened(
-        self, run: Run, terms: Terms, policy: Policy
+        self, run: Run, terms: TaskPolicy, policy: Policy
     ) -> Outcome | tuple[Sequence[Any], Mapping[str, Any], Links]:
         """Return what the body of a delivery says; or its outcome, if it is expired or can't be read."""
         message = run.delivery.message
@@ -181,7 +181,7 @@ class Execution:
         except MessageError as exc:
             return args, links, self._rejected(run, _reason(exc), str(exc), links)
 
-    def _refused(self, run: Run, terms: Terms | None) -> Outcome | None:
+    def _refused(self, run: Run, terms: TaskPolicy | None) -> Outcome | None:
         """Return the outcome of a delivery that killed too many workers, or is not as it was signed."""
         charges = run.delivery.charges
         if charges and charges >= (self._conf.task_max_deliveries if terms is None else terms.max_deliveries):
@@ -402,7 +402,7 @@ class Execution:
             return soft, None
         return soft, hard
 
-    def _is_expired(self, message: Message, terms: Terms) -> bool:
+    def _is_expired(self, message: Message, terms: TaskPolicy) -> bool:
         expires = message.expires
         if expires is None and terms.expires is not None and message.sent_at is not None:
             expires = message.sent_at + terms.expires  # it was called by name, by who does not know the task

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
-from ..calling.middleware import Onion
+from ..calling.middleware import MiddlewareStack
 from ..canvas.coordinator import Coordinator
 from ..commit import Committer
 from ..core.clock import Clock
@@ -15,7 +15,7 @@ from ..results import Joined, ResultStore
 from ..results.document import DocumentCodec
 from ..tasks.request import Request
 from ..tasks.task import Task
-from ..transport import Consumer, Transport
+from ..transport import Broker, Consumer
 from ..wire.serializers import SerializerRegistry
 from ..wire.signing import Signer
 from .lifespans import WorkerLifespan
@@ -25,7 +25,7 @@ class WorkerConnection(Protocol):
     """An app's connection, as a worker sees it."""
 
     @property
-    def transport(self) -> Transport: ...
+    def broker(self) -> Broker: ...
 
     @property
     def store(self) -> ResultStore: ...
@@ -61,7 +61,7 @@ class WorkerHome(Protocol):
     def tasks(self) -> Mapping[str, Task[..., Any]]: ...
 
     @property
-    def onion(self) -> Onion: ...
+    def onion(self) -> MiddlewareStack: ...
 
     @property
     def worker_lifespans(self) -> Sequence[WorkerLifespan[Any]]: ...

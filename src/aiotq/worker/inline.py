@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, Protocol, cast
 
-from ..calling.middleware import Onion, RunningCall
+from ..calling.middleware import MiddlewareStack, RunningCall
 from ..canvas.dynamic import Replace
 from ..canvas.outcome import Failure, Ignored, Outcome, Policy, Rejected, Replaced, Retried, Success
 from ..core.clock import Clock
@@ -22,7 +22,7 @@ from ..tasks.task import Task
 from ..transport import Delivery
 from ..wire.message import Envelope, Message
 from .run_handlers import call_before_start, call_handlers
-from .task_signals import Telling, apart, tell_prerun
+from .task_signals import TaskSignals, apart, tell_prerun
 
 _KEPT: Final = Policy()
 
@@ -74,7 +74,7 @@ async def call_eagerly(
 
 
 async def run_surrounded(
-    onion: Onion,
+    onion: MiddlewareStack,
     task: Task[..., Any],
     message: Message,
     request: Request,
@@ -126,7 +126,7 @@ async def _tell(task: Task[..., Any], request: Request, outcome: Outcome) -> Non
     if task.handlers:
         await call_handlers(task, request, outcome)
     if connected:
-        await Telling(task.app, "", {task.name: task}, None).outcome(outcome.delivery, outcome)
+        await TaskSignals(task.app, "", {task.name: task}, None).outcome(outcome.delivery, outcome)
 
 
 def _first(call: bool | None, declared: bool | None, default: bool) -> bool:

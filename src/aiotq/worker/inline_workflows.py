@@ -22,13 +22,13 @@ from ..canvas.dynamic import Replace
 from ..canvas.handles import AnyResult, nested
 from ..canvas.links import NO_LINKS, Links, links_of, signatures_of
 from ..canvas.outcome import Failure, Ignored, Outcome, Policy, Rejected, Replaced, Success
-from ..canvas.planner import NOTHING, Place, Planner, firsts, frozen
+from ..canvas.planner import NOTHING, Planner, Position, firsts, frozen
 from ..canvas.signature import Canvas, Signature
 from ..commit import Finish
 from ..core.clock import Clock
 from ..core.values import replace, shown
 from ..exceptions import Ignore, MessageError, NotRegistered, Reject
-from ..results import Joined, Joining, Record
+from ..results import JoinChanges, Joined, Record
 from ..results.document import DocumentCodec, format_traceback
 from ..results.handle import EagerResult, Readers
 from ..tasks.request import running_request
@@ -100,8 +100,8 @@ def _planned(home: EagerWorkflowHome, whole: Canvas[Any], root_id: str | None) -
     check_callbacks(whole, builder.task)
     parent = running_request.get()
     root_id = root_id or parent.root_id or parent.id or next((first.id for first in firsts(whole)), None)
-    plan = planner.plan(whole, NOTHING, Place(parent_id=parent.id, root_id=root_id))
-    return Finish(None, envelopes=plan.envelopes, joining=Joining(opened=plan.joins))
+    plan = planner.plan(whole, NOTHING, Position(parent_id=parent.id, root_id=root_id))
+    return Finish(None, envelopes=plan.envelopes, joining=JoinChanges(opened=plan.joins))
 
 
 class _Here:

@@ -20,7 +20,7 @@ from ..canvas.coordinator import Coordinator
 from ..canvas.outcome import Failure, Outcome, Policy, Returned
 from ..commit import Committer, Finish
 from ..core.aio import start
-from ..core.logs import Complaint
+from ..core.logs import WarnOnce
 from ..exceptions import OperationalError
 from ..results.revocations import keys_of
 from ..signals import connected
@@ -28,11 +28,11 @@ from ..tasks.options import RunsIn
 from ..tasks.task import Task
 from ..transport import Consumer, Delivery
 from .completer import Completer
-from .concurrency_limits import Seating
+from .concurrency_limits import ConcurrencyLimits
 from .execution import Execution
 from .rate_limits import Limiter
 from .run import Cancelled, Run, Slots
-from .task_signals import Telling
+from .task_signals import TaskSignals
 
 T = TypeVar("T")
 
@@ -75,8 +75,8 @@ class Intake:
         prefetch: int,
         revoked: Callable[[Sequence[str]], Awaitable[Collection[str]]],
         limiter: Limiter,
-        seating: Seating,
-        telling: Telling,
+        seating: ConcurrencyLimits,
+        telling: TaskSignals,
     ) -> None:
         self._consumer = consumer
         self._committer = committer
@@ -115,7 +115,7 @@ class Intake:
 
     async def _run_on(self) -> None:
         pause = _FIRST_PAUSE
-        complaint = Complaint(logger, "receiving failed")
+        complaint = WarnOnce(logger, "receiving failed")
         while True:
             await self._completer.room()
             if (limit := self._wanted()) <= 0:
@@ -286,7 +286,7 @@ class Intake:
     async def _until_done(self, ask: Callable[[], Awaitable[T]]) -> T:
         """Ask broker or store until they answer: what was read is held, and must not be forgotten meanwhile."""
         pause = _FIRST_PAUSE
-        complaint = Complaint(logger, "looking at what was received failed")
+        complaint = WarnOnce(logger, "looking at what was received failed")
         while True:
             try:
                 return await ask()
@@ -335,7 +335,7 @@ class Intake:
     async def _is_revoked(self, run: Run) -> bool:
         """Ask again, until answered or cancelled: it may have been revoked while it waited here."""
         pause = _FIRST_PAUSE
-        complaint = Complaint(logger, "asking whether a task is revoked failed")
+        complaint = WarnOnce(logger, "asking whether a task is revoked failed")
         while run.cancelled_for is None:
             try:
                 return bool(await self._revoked(keys_of(run.delivery.message)))

@@ -19,7 +19,7 @@ from typing import Final, Self
 
 from anyio import to_thread
 
-from ..core.logs import Complaint
+from ..core.logs import WarnOnce
 from ..exceptions import AioTQError
 from ..transport import Delivery
 
@@ -53,7 +53,7 @@ class Lifeline:
         self._stop = threading.Event()
         self._ticked_at = self._renewed_at = time.monotonic()
         self._warned = False
-        self._complaint = Complaint(logger, "leases could not be renewed")
+        self._complaint = WarnOnce(logger, "leases could not be renewed")
 
     @property
     def is_late(self) -> bool:

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from ..canvas.coordinator import describe
-from ..canvas.join_result import Gathered, gather
+from ..canvas.join_result import JoinResult, gather
 from ..canvas.links import Broken, Links
-from ..canvas.outcome import Failure, Outcome, Policy, Postponed, Prevented, Returned, Revoked
+from ..canvas.outcome import Failure, Outcome, Policy, Postponed, Returned, Revoked, Skipped
 from ..core.clock import Clock
 from ..core.values import replace
 from ..exceptions import JoinLost, OperationalError
@@ -61,7 +61,7 @@ class Steps:
             args = (*self._broken(links.broken), *args)
         elif step is not None and step.awaits is not None:
             found = await self._awaited(delivery, step, step.awaits, replace(links, called_with=(args, kwargs)), policy)
-            if not isinstance(found, Gathered):
+            if not isinstance(found, JoinResult):
                 return args, links, found
             links = _knowing(links, found)
             values = () if found.is_nothing else (found.value,)
@@ -74,7 +74,7 @@ class Steps:
 
     async def _awaited(
         self, delivery: Delivery, step: Step, join_id: str, links: Links, policy: Policy
-    ) -> Gathered | Outcome:
+    ) -> JoinResult | Outcome:
         """Return what a step waited for; or its outcome, if that failed, or it is to start later, or not at all."""
         message = delivery.message
         try:
@@ -92,7 +92,7 @@ class Steps:
             if gathered.is_passed_on:
                 logger.info("Task %s[%s] does not run, a step before it ended so: %s", message.task, message.id, why)
                 links = replace(links, scope=links.scope + gathered.scope)
-                return Prevented(delivery, gathered.error, gathered.state, policy, links, gathered.cause)
+                return Skipped(delivery, gathered.error, gathered.state, policy, links, gathered.cause)
             links = replace(links, given=())
             logger.error("Task %s[%s] does not run: %s", message.task, message.id, why)
             return Failure(delivery, gathered.error, policy, _knowing(links, gathered))
@@ -111,6 +111,6 @@ class Steps:
         return failed_request(broken.request), error, broken.traceback
 
 
-def _knowing(links: Links, gathered: Gathered) -> Links:
+def _knowing(links: Links, gathered: JoinResult) -> Links:
     """Return `links` with whose values those are, for the record of the first that gets them."""
     return replace(links, awaited=gathered.members) if links.is_first else links

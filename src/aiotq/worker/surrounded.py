@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from ..calling.middleware import Onion, RunningCall
+from ..calling.middleware import MiddlewareStack, RunningCall
 from ..canvas.serialized import as_canvas
 from ..exceptions import TimeLimitExceeded
 from ..signals import connected
@@ -20,7 +20,7 @@ from .task_signals import tell_prerun
 Call = Callable[[Run, Task[..., Any], Request], Awaitable[Any]]
 
 
-async def call_surrounded(onion: Onion, run: Run, task: Task[..., Any], request: Request, call: Call) -> Any:
+async def call_surrounded(onion: MiddlewareStack, run: Run, task: Task[..., Any], request: Request, call: Call) -> Any:
     """Return what the middleware makes of the task's value, or raise what it makes of its exception.
 
     Middleware sees a hard time limit as the TimeLimitExceeded that the caller will, and not as a cancellation.

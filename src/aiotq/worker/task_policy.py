@@ -9,7 +9,7 @@ from ..core.settings import Settings
 from ..tasks.task import Task
 
 
-class Terms:
+class TaskPolicy:
     """How the runs of one task are treated."""
 
     __slots__ = (
@@ -40,16 +40,16 @@ class Terms:
         self.if_ignored = Policy(True, keeps_errors)
 
 
-class TermsOfTasks:
+class TaskPolicies:
     """The terms of every task that ran here."""
 
     def __init__(self, conf: Settings) -> None:
         self._conf = conf
-        self._known: dict[str, Terms] = {}
+        self._known: dict[str, TaskPolicy] = {}
 
-    def of(self, task: Task[..., Any]) -> Terms:
+    def of(self, task: Task[..., Any]) -> TaskPolicy:
         """Return the terms of `task`; made anew when another one has its name, or it declares something else."""
         terms = self._known.get(task.name)
         if terms is None or terms.declared is not task.declared:
-            terms = self._known[task.name] = Terms(task, self._conf)
+            terms = self._known[task.name] = TaskPolicy(task, self._conf)
         return terms

@@ -15,12 +15,12 @@ from ..canvas.outcome import (
     Ignored,
     Outcome,
     Postponed,
-    Prevented,
     Rejected,
     Replaced,
     Retried,
     Returned,
     Revoked,
+    Skipped,
     Success,
 )
 from ..exceptions import DeadLettered, NotRegistered
@@ -42,7 +42,7 @@ from ..tasks.handlers import ExceptionInfo
 from ..tasks.request import Request, request_of, running_request
 from ..tasks.task import Task
 from ..transport import Delivery
-from .delivery_info import Whence
+from .delivery_info import DeliveryInfo
 
 #: Seconds that receivers have when a run was cancelled or the worker stops (P6).
 _LAST_WORDS: Final = 10.0
@@ -56,10 +56,12 @@ IGNORED: Final = "IGNORED"
 REJECTED: Final = "REJECTED"
 
 
-class Telling:
+class TaskSignals:
     """Tells receivers of one worker's runs; `worker` is that worker. Without `whence` all have begun here."""
 
-    def __init__(self, worker: object, name: str, tasks: Mapping[str, Task[..., Any]], whence: Whence | None) -> None:
+    def __init__(
+        self, worker: object, name: str, tasks: Mapping[str, Task[..., Any]], whence: DeliveryInfo | None
+    ) -> None:
         self._whence = whence
         self._worker = worker
         self._name = name
@@ -180,7 +182,7 @@ def _state(outcome: Outcome | None) -> tuple[str, Any]:
             return states.FAILURE, error
         case Revoked():
             return states.REVOKED, None
-        case Prevented(error=error, state=state):
+        case Skipped(error=error, state=state):
             return state, error
         case Ignored() | Replaced():
             return IGNORED, None

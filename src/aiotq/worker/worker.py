@@ -17,7 +17,7 @@ from .. import signals
 from ..canvas.coordinator import Coordinator
 from ..commit import Committer
 from ..core.aio import Service, finish
-from ..core.logs import Complaint
+from ..core.logs import WarnOnce
 from ..exceptions import InvalidOption, OperationalError
 from ..results.revocations import is_among
 from ..tasks.options import RunsIn
@@ -25,8 +25,8 @@ from ..transport import FAIR, Consumer, Delivery, QueueOrder
 from ..transport.routing import MAX_WEIGHT, declared_queues
 from ..wire.message import MAX_NAME, new_id
 from .completer import Completer
-from .concurrency_limits import Seating
-from .delivery_info import Whence
+from .concurrency_limits import ConcurrencyLimits
+from .delivery_info import DeliveryInfo
 from .execution import Execution
 from .home import WorkerConnection, WorkerHome
 from .intake import Intake
@@ -35,7 +35,7 @@ from .lifespans import all_entered
 from .processes.pool import ProcessPool
 from .rate_limits import Limiter
 from .run import Cancelled, Run, Slots
-from .task_signals import Telling, tell_the_end
+from .task_signals import TaskSignals, tell_the_end
 
 logger = logging.getLogger("aiotq.worker")
 
@@ -106,7 +106,7 @@ class Worker:
         self._held: dict[int | str, Delivery] = {}
         self._intake: Intake | None = None
         self._completer: Completer | None = None
-        self._seating: Seating | None = None
+        self._seating: ConcurrencyLimits | None = None
         #: Runs in threads that were left behind (see `WorkerOptions.leaves_threads`).
         self.left_running = 0
         #: The name of the signal by which the process was asked to stop, if it was.
@@ -167,7 +167,7 @@ class Worker:
             await stack.enter_async_context(all_entered(self._home.worker_lifespans))
             stack.push_async_callback(tell_the_end, signals.worker_shutdown, self)
             consumer = await stack.enter_async_context(
-                connection.transport.consumer(self._holder, self.queues, lease=lease, order=self._options.order)
+                connection.broker.consumer(self._holder, self.queues, lease=lease, order=self._options.order)
             )
             committer = connection.committer(consumer, self._holder, lease)
             seating = self._seating = self._make_seating(connection, lease)
@@ -240,9 +240,11 @@ class Worker:
             if threads:
                 logger.warning("task_time_limit does not hold for tasks that run in threads: %s", ", ".join(threads))
 
-    def _make_seating(self, connection: WorkerConnection, lease: float) -> Seating:
+    def _make_seating(self, connection: WorkerConnection, lease: float) -> ConcurrencyLimits:
         home = self._home
-        return Seating(home.tasks, connection.store, connection.transport, home.clock, holder=self._holder, lease=lease)
+        return ConcurrencyLimits(
+            home.tasks, connection.store, connection.broker, home.clock, holder=self._holder, lease=lease
+        )
 
     def _make_intake(
         self,
@@ -250,7 +252,7 @@ class Worker:
         consumer: Consumer,
         committer: Committer,
         completer: Completer,
-        seating: Seating,
+        seating: ConcurrencyLimits,
         pool: ProcessPool,
     ) -> Intake:
         options = self._options
@@ -283,7 +285,7 @@ class Worker:
             revoked=connection.store.revoked,
             limiter=Limiter(self._home.tasks, self._home.conf.task_default_rate_limit, connection.store.book),
             seating=seating,
-            telling=Telling(self, self.name, self._home.tasks, Whence(self._home.conf)),
+            telling=TaskSignals(self, self.name, self._home.tasks, DeliveryInfo(self._home.conf)),
         )
 
     def _coordinator(self, connection: WorkerConnection) -> Coordinator:
@@ -343,7 +345,7 @@ class Worker:
 
         Not while its own leases may have ended: it would take itself for dead.
         """
-        complaint = Complaint(logger, "looking for tasks of dead workers failed")
+        complaint = WarnOnce(logger, "looking for tasks of dead workers failed")
         while True:
             try:
                 if not lifeline.is_late:
@@ -360,7 +362,7 @@ class Worker:
         """Fail joins at which nobody arrived for too long, on a timer: no workflow waits for ever."""
         coordinator = self._coordinator(connection)
         interval = min(self._home.conf.join_timeout / 4, _OVERDUE_INTERVAL)
-        complaint = Complaint(logger, "looking for chords that wait for too long failed")
+        complaint = WarnOnce(logger, "looking for chords that wait for too long failed")
         while True:
             await asyncio.sleep(interval * random.uniform(0.7, 1.3))
             try:

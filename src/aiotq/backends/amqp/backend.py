@@ -7,22 +7,22 @@ from typing import Self
 
 from ...commit import Committer
 from ...transport.routing import declared_queues
-from ..base import SCHEMES, House, Place
+from ..base import SCHEMES, Backend, BackendContext
 from .address import parse
-from .broker import AmqpTransport
+from .broker import AmqpBroker
 from .connection import AmqpClient
 from .records import RpcStore
 
 
-class Here(Place):
+class AmqpBackend(Backend):
     """The broker in one virtual host; results are sent through it to who asked for them."""
 
-    def __init__(self, url: str, house: House) -> None:
-        conf = house.conf
+    def __init__(self, url: str, context: BackendContext) -> None:
+        conf = context.conf
         self._client = AmqpClient(parse(url), "aiotq")
-        self.transport = AmqpTransport(
+        self.broker = AmqpBroker(
             self._client,
-            clock=house.clock,
+            clock=context.clock,
             kind=conf.amqp_queue_type,
             dead_letter_retention=conf.dead_letter_expires,
             # Without claims that all workers see, a copy of what runs would run as well.
@@ -30,7 +30,7 @@ class Here(Place):
             names=(conf.task_default_queue, *declared_queues(conf)),
             is_celerys=conf.celery_compat,
         )
-        self.store = RpcStore(self._client, expires=conf.result_expires, clock=house.clock)
+        self.store = RpcStore(self._client, expires=conf.result_expires, clock=context.clock)
 
     @classmethod
     def key(cls, url: str) -> Hashable:

@@ -16,6 +16,7 @@ from ...core.clock import SYSTEM_CLOCK, Clock
 from ...exceptions import ConnectionLost, NotConnected, OperationalError
 from ...transport.broker import (
     FAIR,
+    Broker,
     Consumer,
     DeadLetter,
     Delivery,
@@ -24,10 +25,9 @@ from ...transport.broker import (
     QueueOrder,
     QueueStats,
     Settlement,
-    Transport,
 )
 from ...wire.message import Envelope, Message, new_id
-from .connection import AmqpClient, Lane
+from .connection import AmqpClient, KeptChannel
 from .consumer import AmqpConsumer
 from .dead_letters import DeadLetters
 from .messages import NOTHING, Counts, Outgoing, burial, outgoing
@@ -45,7 +45,7 @@ _LATER_AT_ONCE: Final = 200
 DELAYED: Final = "aiotq.delay"
 
 
-class AmqpTransport(Transport):
+class AmqpBroker(Broker):
     """A broker on one `AmqpClient`, which is entered by whoever made it; each consumer has a connection of its own.
 
     `kind` is the type of queues; `names` are those that `stats` looks at beside the ones that are used here.
@@ -72,7 +72,7 @@ class AmqpTransport(Transport):
         self._retention = dead_letter_retention
         self._is_flat = is_celerys
         self._topology = Topology(client, kind, dead_letter_retention, is_celerys=is_celerys)
-        self._lane = Lane(client, confirms=True)
+        self._lane = KeptChannel(client, confirms=True)
         self._names = set(names)
         self._held: dict[int | str, Held] = {}
         self._dead = DeadLetters(client, self._topology, clock, self.publish)

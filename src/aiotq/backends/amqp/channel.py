@@ -17,7 +17,7 @@ from .frames import (
     GET_OK,
     NACK,
     RETURN,
-    Arrival,
+    Delivered,
     Post,
     ack_frame,
     deliver_of,
@@ -73,7 +73,7 @@ def translated(name: str, code: int, text: str) -> OperationalError:
     return NotConnected(message) if code == _FORCED else Refused(message, code, text)
 
 
-class Line(Protocol):
+class ChannelOwner(Protocol):
     """What a channel asks of its connection."""
 
     name: str
@@ -121,13 +121,13 @@ class _Group:
 class Channel:
     """A channel of `line`. `closed` says why there is none any more; None: it is open."""
 
-    def __init__(self, line: Line, number: int) -> None:
+    def __init__(self, line: ChannelOwner, number: int) -> None:
         self._line = line
         self._loop = asyncio.get_running_loop()
         self.number = number
         self.closed: OperationalError | None = None
         #: Told each delivery: of consumers, and what basic.get brought.
-        self.on_arrival: Callable[[Arrival], None] | None = None
+        self.on_arrival: Callable[[Delivered], None] | None = None
         #: Told the tag of a consumer that the server has ended: its queue is gone.
         self.on_cancel: Callable[[str], None] | None = None
         #: Told once, when it is closed.
@@ -331,7 +331,7 @@ class Channel:
     ) -> Callable[[bytes, bytes], None]:
         def take(properties: bytes, body: bytes) -> None:
             self._unsettled[tag] = None
-            arrival = Arrival(consumer, tag, is_redelivered, exchange, key, properties, body)
+            arrival = Delivered(consumer, tag, is_redelivered, exchange, key, properties, body)
             if is_reply:
                 reply, _ = self._replies.popleft()
                 if not reply.done():

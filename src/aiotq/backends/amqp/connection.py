@@ -167,7 +167,7 @@ async def _watch(wire: Wire) -> None:
         wire.check()
 
 
-class Lane:
+class KeptChannel:
     """A channel of a client that is opened again whenever the one before is gone."""
 
     def __init__(self, client: AmqpClient, *, confirms: bool = False) -> None:

@@ -1,7 +1,7 @@
 """One worker's hold on some queues of a RabbitMQ: what is pushed, kept until it can start, handed back (P2, P5, P7).
 
-The broker pushes at most what the worker's slots can start, to each queue's consumer. It stands on a `Shelf` until a
-read takes it, or goes back when nobody reads for a moment. The right to run it is its claim in the results store: a
+The broker pushes at most what the worker's slots can start, to each queue's consumer. It stands on a `Prefetched` until
+a read takes it, or goes back when nobody reads for a moment. The right to run it is its claim in the results store: a
 delivery whose channel is gone is settled by whoever gets it next and finds that claim.
 """
 
@@ -22,9 +22,9 @@ from ...transport.broker import FAIR_EVERY, Consumer, DeadLetter, Delivery, Queu
 from ...wire.message import Message, new_id
 from .channel import Channel, Refused
 from .connection import AmqpClient
-from .frames import Arrival, pamqp, properties_of
+from .frames import Delivered, pamqp, properties_of
 from .messages import Counts, Outgoing, default_of, taken_from
-from .prefetched import DOWNWARDS, UPWARDS, Entry, Held, Junk, Ripening, Shelf, Source
+from .prefetched import DOWNWARDS, UPWARDS, Entry, Held, NearlyDue, Prefetched, Source, Unreadable
 
 logger = logging.getLogger("aiotq.transport.amqp")
 
@@ -45,7 +45,7 @@ _TOO_LARGE: Final = 4
 _MOST: Final = 65_535
 
 
-class Broker(Protocol):
+class ConsumerBroker(Protocol):
     """What a consumer asks of its transport."""
 
     def queues_of(self, name: str) -> Mapping[int | None, str]: ...
@@ -66,11 +66,11 @@ class Broker(Protocol):
 
 
 class AmqpConsumer(Consumer):
-    """One worker's hold on some queues. Made and left by `AmqpTransport.consumer`."""
+    """One worker's hold on some queues. Made and left by `AmqpBroker.consumer`."""
 
     def __init__(
         self,
-        broker: Broker,
+        broker: ConsumerBroker,
         client: AmqpClient,
         name: str,
         queues: Sequence[str],
@@ -91,13 +91,13 @@ class AmqpConsumer(Consumer):
         self._reads = 0
         self._sources = [Source(name, queue, low) for name in queues for low, queue in broker.queues_of(name).items()]
         self._by_tag: dict[str, Source] = {}
-        self._shelves = {name: Shelf(name) for name in queues}
+        self._shelves = {name: Prefetched(name) for name in queues}
         self._turns = Turns(self._shelves, order)
         #: What the worker has, by its lease; emptied by the transport that settles it.
         self.held: dict[str, Held] = {}
         self._early: list[Entry] = []  #: goes back to the ladder
-        self._ripening = Ripening(clock, self._ripe)
-        self._junk: list[Junk] = []
+        self._ripening = NearlyDue(clock, self._ripe)
+        self._junk: list[Unreadable] = []
         self.channel: Channel | None = None
         self._opening = asyncio.Lock()
         self._changing: list[asyncio.Future[Any]] = []  #: replies to the last change of consumers
@@ -239,24 +239,24 @@ class AmqpConsumer(Consumer):
             for source, reply in zip(sources, replies, strict=True):
                 reply.add_done_callback(partial(self._got, source, channel))
             answers = await _all(replies)
-            sources = [source for source, answer in zip(sources, answers, strict=True) if isinstance(answer, Arrival)]
+            sources = [source for source, answer in zip(sources, answers, strict=True) if isinstance(answer, Delivered)]
             if not sources or sum(map(len, self._shelves.values())) >= limit:
                 return
 
     def _got(self, source: Source, channel: Channel, reply: asyncio.Future[Any]) -> None:
-        if not reply.cancelled() and reply.exception() is None and isinstance(reply.result(), Arrival):
+        if not reply.cancelled() and reply.exception() is None and isinstance(reply.result(), Delivered):
             self._put(source, channel, reply.result())
 
-    def _arrived(self, arrival: Arrival) -> None:
+    def _arrived(self, arrival: Delivered) -> None:
         source = self._by_tag.get(arrival.consumer)
         if source is not None and self.channel is not None:
             self._put(source, self.channel, arrival)
 
-    def _put(self, source: Source, channel: Channel, arrival: Arrival) -> None:
+    def _put(self, source: Source, channel: Channel, arrival: Delivered) -> None:
         try:
             taken = taken_from(arrival, source.lowest)
         except MalformedMessage as exc:
-            self._junk.append(Junk(source, channel, arrival, str(exc)))
+            self._junk.append(Unreadable(source, channel, arrival, str(exc)))
             self._chores.set()
         else:
             entry = Entry(source.name, channel, arrival.tag, taken, self._loop.time())
@@ -458,7 +458,7 @@ class AmqpConsumer(Consumer):
                     self._shelves[entry.queue].suspects.append(entry)
                 raise
 
-    async def _put_away(self, junk: Sequence[Junk], aside: Sequence[tuple[Entry, float | None]]) -> None:
+    async def _put_away(self, junk: Sequence[Unreadable], aside: Sequence[tuple[Entry, float | None]]) -> None:
         """Publish what becomes of these, then acknowledge them."""
         out: list[Outgoing] = []
         for each in junk:
@@ -493,7 +493,7 @@ class AmqpConsumer(Consumer):
             self._remind(_HOARD)
 
 
-def _properties(arrival: Arrival) -> dict[str, Any]:
+def _properties(arrival: Delivered) -> dict[str, Any]:
     try:
         return properties_of(arrival.properties)
     except MalformedMessage:

@@ -19,7 +19,7 @@ from ...transport.broker import DeadLetter
 from ...wire.message import Message
 from .channel import Channel, Refused
 from .connection import AmqpClient
-from .frames import Arrival, pamqp
+from .frames import Delivered, pamqp
 from .messages import Outgoing, dead_letter_from
 from .topology import DEAD, Topology
 
@@ -139,18 +139,18 @@ class DeadLetters:
                 await other.close()
 
 
-async def _read(channel: Channel) -> list[Arrival]:
+async def _read(channel: Channel) -> list[Delivered]:
     """Have every message of the queue delivered, and keep it unsettled.
 
     How many there are is not asked: of a quorum queue that may be told before what was given back is counted.
     """
     get = pamqp("commands").Basic.Get
-    found: list[Arrival] = []
+    found: list[Delivered] = []
     at_once = 1
     while True:
         replies = [channel.request(get(queue=DEAD)) for _ in range(at_once)]
         await asyncio.wait(replies)
-        arrivals = [answer for reply in replies if isinstance(answer := reply.result(), Arrival)]
+        arrivals = [answer for reply in replies if isinstance(answer := reply.result(), Delivered)]
         found += arrivals
         if len(arrivals) < at_once:
             return found

@@ -60,7 +60,7 @@ class Post:
 
 
 @value(eq=False)
-class Arrival:
+class Delivered:
     """One message as it came: what the broker says of it, its properties as they travel, its body."""
 
     consumer: str  #: the consumer's tag; empty for what was asked for with basic.get

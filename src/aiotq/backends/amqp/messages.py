@@ -16,7 +16,7 @@ from ...transport.broker import HIGHEST_PRIORITY, LOWEST_PRIORITY, DeadLetter
 from ...wire.celery_protocol import from_wire, to_wire
 from ...wire.message import Message, pack
 from .delays import LONGEST_DELAY, highest_digit, ladder_delay, ladder_exchange, ladder_key
-from .frames import Arrival, Post, pack_properties, properties_of
+from .frames import Delivered, Post, pack_properties, properties_of
 from .topology import DEAD, TO, class_of, name_of, queue_of
 
 #: Microseconds of wall time: what the message waits for.
@@ -111,7 +111,7 @@ def outgoing(
     return Outgoing(place, due, properties, wire.body)
 
 
-def taken_from(arrival: Arrival, lowest: int | None) -> Taken:
+def taken_from(arrival: Delivered, lowest: int | None) -> Taken:
     """Return what came out of the queue whose class begins with the priority `lowest`; None: it has all priorities.
 
     Raises:
@@ -178,7 +178,7 @@ def burial(letter: DeadLetter, retention: float, came_with: Mapping[str, Any] | 
     return Outgoing(DEAD, None, properties | {"delivery_mode": _PERSISTENT, "expiration": expiration}, body)
 
 
-def dead_letter_from(arrival: Arrival) -> DeadLetter:
+def dead_letter_from(arrival: Delivered) -> DeadLetter:
     """Return the dead letter that came, ours or one that the broker put there itself."""
     try:
         properties = properties_of(arrival.properties)
@@ -199,7 +199,7 @@ def dead_letter_from(arrival: Arrival) -> DeadLetter:
 
 
 def _by_the_broker(
-    arrival: Arrival,
+    arrival: Delivered,
     properties: Mapping[str, Any],
     headers: Mapping[str, Any],
     message: Message | None,

@@ -11,7 +11,7 @@ from ...core.clock import Clock
 from ...core.values import value
 from ...transport.broker import HIGHEST_PRIORITY, LOWEST_PRIORITY, SUSPECT_DEATHS
 from .channel import Channel
-from .frames import Arrival
+from .frames import Delivered
 from .messages import Taken
 
 #: Seconds until a message is looked at again that is not due when the loop's clock says so.
@@ -69,7 +69,7 @@ class Held:
         self.parked = False
 
 
-class Shelf:
+class Prefetched:
     """What came from the queues of one name, and was not read yet."""
 
     __slots__ = ("again", "levels", "name", "suspects")
@@ -101,7 +101,7 @@ class Shelf:
         return len(self.suspects) + len(self.again) + sum(map(len, self.levels))
 
 
-class Ripening:
+class NearlyDue:
     """What came a moment before it is due; `ripe` is told when it is, unless its channel has been closed."""
 
     def __init__(self, clock: Clock, ripe: Callable[[Entry], None]) -> None:
@@ -146,10 +146,10 @@ class Source:
 
 
 @value(eq=False)
-class Junk:
+class Unreadable:
     """What could not be read."""
 
     source: Source
     channel: Channel
-    arrival: Arrival
+    arrival: Delivered
     why: str

@@ -22,11 +22,11 @@ import orjson
 
 from ...core.aio import Service
 from ...core.clock import SYSTEM_CLOCK, Clock
-from ...core.logs import Complaint
+from ...core.logs import WarnOnce
 from ...exceptions import ConnectionLost, MalformedMessage, OperationalError, StoreRequired
 from ...results import celery_records
 from ...results.base import (
-    NO_JOINING,
+    NO_JOIN_CHANGES,
     Booking,
     Caution,
     Claim,
@@ -34,17 +34,17 @@ from ...results.base import (
     Closing,
     Join,
     Joined,
+    Permit,
     Record,
     ResultStore,
-    Seat,
     booked,
 )
-from ...results.permits import Seats
+from ...results.permits import Permits
 from ...states import is_ready
 from ...wire.message import Envelope
 from .channel import Channel
-from .connection import AmqpClient, Lane
-from .frames import Arrival, Post, pack_properties, pamqp, properties_of
+from .connection import AmqpClient, KeptChannel
+from .frames import Delivered, Post, pack_properties, pamqp, properties_of
 
 logger = logging.getLogger("aiotq.results")
 
@@ -74,17 +74,17 @@ class RpcStore(ResultStore):
         self._clock = clock
         self._expires = expires
         self._queue = f"aiotq.reply.{os.urandom(12).hex()}"
-        self._lane = Lane(client, confirms=True)
+        self._lane = KeptChannel(client, confirms=True)
         self._kept = _Kept(clock)
         self._revoked: dict[str, float] = {}
         self._starts: dict[tuple[str, int], tuple[float, float]] = {}
         self._free_at: dict[str, float] = {}
-        self._seats = Seats()
+        self._seats = Permits()
         self._seats_lock = threading.Lock()
         self._channel: Channel | None = None
         self._tags: list[int] = []  #: of what came and was not acknowledged yet
         self._gone = asyncio.Event()
-        self._complaint = Complaint(logger, f"results can't be received on {self._queue}")
+        self._complaint = WarnOnce(logger, f"results can't be received on {self._queue}")
         self._service: Service[None] = Service(self._main, "aiotq.results.rpc")
         self.on_push = _ignore
         self.on_revoked = _ignore
@@ -147,7 +147,7 @@ class RpcStore(ResultStore):
 
     async def close(self, closings: Sequence[Closing], holder: str) -> Sequence[tuple[Envelope, ...] | None]:
         for closing in closings:
-            if closing.joining is not NO_JOINING:
+            if closing.joining is not NO_JOIN_CHANGES:
                 logger.error(
                     "task %s belongs to a workflow that is kept in a store, and this worker has none (rpc://): "
                     "the workflow will fail when it is overdue; give all workers the same result_backend",
@@ -188,21 +188,21 @@ class RpcStore(ResultStore):
             waits.append(max(start - now, 0.0))
         return waits
 
-    async def sit(self, seats: Sequence[Seat], holder: str, lease: float) -> Sequence[int]:
+    async def acquire_permits(self, seats: Sequence[Permit], holder: str, lease: float) -> Sequence[int]:
         """Take seats, which without a store are counted in each process alone."""
         with self._seats_lock:
-            return [self._seats.sit(seat, holder, lease, self._clock.monotonic()) for seat in seats]
+            return [self._seats.acquire_permits(seat, holder, lease, self._clock.monotonic()) for seat in seats]
 
-    def keep_seats(self, seats: Collection[Seat], holder: str, lease: float) -> None:
+    def renew_permits(self, seats: Collection[Permit], holder: str, lease: float) -> None:
         with self._seats_lock:
             for seat in seats:
                 self._seats.keep(seat, holder, lease, self._clock.monotonic())
 
-    async def usher(
-        self, left: Sequence[Seat], seeking: Sequence[Seat], holder: str, limits: Mapping[str, int]
-    ) -> Sequence[Seat]:
+    async def hand_over_permits(
+        self, left: Sequence[Permit], seeking: Sequence[Permit], holder: str, limits: Mapping[str, int]
+    ) -> Sequence[Permit]:
         with self._seats_lock:
-            return self._seats.usher(left, seeking, holder, limits, self._clock.monotonic())
+            return self._seats.hand_over_permits(left, seeking, holder, limits, self._clock.monotonic())
 
     # Sending
 
@@ -304,7 +304,7 @@ class RpcStore(ResultStore):
         if not channel.is_open:
             gone.set()
 
-    def _arrived(self, arrival: Arrival) -> None:
+    def _arrived(self, arrival: Delivered) -> None:
         try:
             if arrival.exchange == REVOKED:
                 self._heard_of(arrival.body)
@@ -341,7 +341,7 @@ class RpcStore(ResultStore):
         while len(self._revoked) > _MOST_REVOKED:
             del self._revoked[next(iter(self._revoked))]
 
-    def _received(self, arrival: Arrival) -> None:
+    def _received(self, arrival: Delivered) -> None:
         properties = properties_of(arrival.properties)
         headers = cast("dict[str, Any]", properties.get("headers") or {})
         task_id, state = headers.get("id") or properties["correlation_id"], headers.get(_STATE)

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from ...exceptions import OperationalError
 from .channel import Refused
-from .connection import AmqpClient, Lane
+from .connection import AmqpClient, KeptChannel
 from .delays import LONGEST_DELAY, WIDTHS, highest_digit, ladder_exchange, ladder_mark, ladder_pattern, ladder_queues
 from .frames import pamqp
 
@@ -62,7 +62,7 @@ class Topology:
 
     def __init__(self, client: AmqpClient, kind: str, dead_for: float, *, is_celerys: bool = False) -> None:
         self._is_celerys = is_celerys
-        self._lane = Lane(client)
+        self._lane = KeptChannel(client)
         self._kind = kind
         self._dead_ttl = min(round(dead_for * 1000), LONGEST_DELAY)
         self._client = client

@@ -8,32 +8,32 @@ from typing import Self
 from ...commit import Committer
 from ...core.child import is_child
 from ...exceptions import OperationalError
-from ..base import House, Place
-from .broker import MemoryTransport
+from ..base import Backend, BackendContext
+from .broker import MemoryBroker
 from .commit import MemoryCommitter
-from .queues import MemoryBroker
+from .queues import MemoryQueues
 from .records import MemoryRecords, MemoryStore
 
 
-class Here(Place):
+class MemoryBackend(Backend):
     """Broker and results in this process."""
 
-    def __init__(self, url: str, house: House) -> None:
+    def __init__(self, url: str, context: BackendContext) -> None:
         if is_child():
             raise OperationalError(
                 f"{url} is in the memory of the worker's process, and a run='process' task can't reach it: "
                 "send from a coroutine or a thread, or use a broker with a file or a server"
             )
         name = url.partition("://")[2]
-        conf, clock = house.conf, house.clock
-        broker = house.memory(
-            name, "broker", lambda: MemoryBroker(clock=clock, dead_letter_expires=conf.dead_letter_expires)
+        conf, clock = context.conf, context.clock
+        queues = context.memory(
+            name, "broker", lambda: MemoryQueues(clock=clock, dead_letter_expires=conf.dead_letter_expires)
         )
-        records = house.memory(name, "records", lambda: MemoryRecords(clock=clock))
-        transport = MemoryTransport(broker)
+        records = context.memory(name, "records", lambda: MemoryRecords(clock=clock))
+        broker = MemoryBroker(queues)
         store = MemoryStore(records)
-        self.transport, self.store = transport, store
-        self._parts = transport, store
+        self.broker, self.store = broker, store
+        self._parts = broker, store
 
     @classmethod
     def key(cls, url: str) -> Hashable:

@@ -1,6 +1,6 @@
 """The broker in this process: for tests and for embedding, with the meaning of every other broker.
 
-`MemoryTransport` is the contract's face of a `MemoryBroker`, which several transports, loops and threads of the process
+`MemoryBroker` is the contract's face of a `MemoryQueues`, which several transports, loops and threads of the process
 may share.
 """
 
@@ -14,24 +14,24 @@ from typing import Self
 from ...transport.broker import (
     FAIR,
     FAIR_EVERY,
+    Broker,
     Consumer,
     DeadLetter,
     Delivery,
     QueueOrder,
     QueueStats,
     Settlement,
-    Transport,
     Turns,
 )
 from ...wire.message import Envelope
-from .queues import DOWNWARDS, UPWARDS, Holder, MemoryBroker, Waiter
+from .queues import DOWNWARDS, UPWARDS, Holder, MemoryQueues, Waiter
 
 
 class MemoryConsumer(Consumer):
-    """One worker's hold on some queues of a `MemoryBroker`."""
+    """One worker's hold on some queues of a `MemoryQueues`."""
 
     def __init__(
-        self, broker: MemoryBroker, name: str, queues: Sequence[str], lease: float, order: QueueOrder = FAIR
+        self, broker: MemoryQueues, name: str, queues: Sequence[str], lease: float, order: QueueOrder = FAIR
     ) -> None:
         self._broker = broker
         self._is_strict = order.is_strict
@@ -103,13 +103,13 @@ class MemoryConsumer(Consumer):
             self._broker.leave(self._holder)
 
 
-class MemoryTransport(Transport):
-    """A connection to a `MemoryBroker`; without one it has a broker of its own."""
+class MemoryBroker(Broker):
+    """A connection to a `MemoryQueues`; without one it has a broker of its own."""
 
-    can_hurry = True
+    can_make_due_now = True
 
-    def __init__(self, broker: MemoryBroker | None = None) -> None:
-        self.broker = broker if broker is not None else MemoryBroker()
+    def __init__(self, broker: MemoryQueues | None = None) -> None:
+        self.queues = broker if broker is not None else MemoryQueues()
 
     async def __aenter__(self) -> Self:
         return self
@@ -118,47 +118,47 @@ class MemoryTransport(Transport):
         return None
 
     async def send(self, batch: Sequence[Envelope]) -> None:
-        with self.broker.lock:
-            self.broker.add(batch)
+        with self.queues.lock:
+            self.queues.add(batch)
 
     @asynccontextmanager
     async def consumer(
         self, name: str, queues: Sequence[str], *, lease: float, order: QueueOrder = FAIR
     ) -> AsyncGenerator[Consumer]:
-        consumer = MemoryConsumer(self.broker, name, queues, lease, order)
+        consumer = MemoryConsumer(self.queues, name, queues, lease, order)
         try:
             yield consumer
         finally:
             consumer.leave()
 
     async def settle(self, settlements: Sequence[tuple[Delivery, Settlement]]) -> Sequence[bool]:
-        with self.broker.lock:
-            return [self.broker.settle(delivery, settlement) for delivery, settlement in settlements]
+        with self.queues.lock:
+            return [self.queues.settle(delivery, settlement) for delivery, settlement in settlements]
 
-    async def hurry(self, keys: Sequence[tuple[str, int]]) -> Sequence[bool]:
-        with self.broker.lock:
-            return [self.broker.hurry(key) for key in keys]
+    async def make_due_now(self, keys: Sequence[tuple[str, int]]) -> Sequence[bool]:
+        with self.queues.lock:
+            return [self.queues.make_due_now(key) for key in keys]
 
     async def stats(self, queues: Collection[str] | None = None) -> Sequence[QueueStats]:
-        with self.broker.lock:
-            return self.broker.stats(queues)
+        with self.queues.lock:
+            return self.queues.stats(queues)
 
     async def purge(self, queue: str) -> int:
-        with self.broker.lock:
-            return self.broker.purge(queue)
+        with self.queues.lock:
+            return self.queues.purge(queue)
 
     async def dead_letters(self, queue: str | None = None, *, limit: int = 100) -> Sequence[DeadLetter]:
-        with self.broker.lock:
-            return self.broker.dead_letters(queue, limit)
+        with self.queues.lock:
+            return self.queues.dead_letters(queue, limit)
 
     async def dead_letter(self, key: str) -> DeadLetter | None:
-        with self.broker.lock:
-            return self.broker.dead_letter(key)
+        with self.queues.lock:
+            return self.queues.dead_letter(key)
 
     async def replay(self, keys: Sequence[str]) -> int:
-        with self.broker.lock:
-            return self.broker.replay(keys)
+        with self.queues.lock:
+            return self.queues.replay(keys)
 
     async def purge_dead(self, queue: str | None = None, *, before: float | None = None) -> int:
-        with self.broker.lock:
-            return self.broker.purge_dead(queue, before)
+        with self.queues.lock:
+            return self.queues.purge_dead(queue, before)

@@ -17,15 +17,15 @@ from ...commit.committer import (
 )
 from ...results.join_checks import check_joining
 from ...transport.broker import Delivery
-from .broker import MemoryTransport
+from .broker import MemoryBroker
 from .records import MemoryStore
 
 
 class MemoryCommitter(Committer):
-    """Writes finishes to a memory transport and a memory store."""
+    """Writes finishes to a memory broker and a memory store."""
 
-    def __init__(self, transport: MemoryTransport, store: MemoryStore) -> None:
-        self._broker = transport.broker
+    def __init__(self, broker: MemoryBroker, store: MemoryStore) -> None:
+        self._queues = broker.queues
         self._records = store.records
 
     async def admit(self, deliveries: Sequence[Delivery]) -> Admission:
@@ -40,13 +40,13 @@ class MemoryCommitter(Committer):
     async def commit(self, group: Sequence[Finish]) -> Sequence[Committed | LostLease]:
         for finish in group:
             check_joining(finish.joining, finish.record)
-        with self._broker.lock, self._records.lock:
+        with self._queues.lock, self._records.lock:
             return [self._write(finish) for finish in group]
 
     def _write(self, finish: Finish) -> Committed | LostLease:
-        if finish.delivery is not None and not self._broker.settle(finish.delivery, finish.settlement):
+        if finish.delivery is not None and not self._queues.settle(finish.delivery, finish.settlement):
             return LEASE_LOST
         following = self._records.write(finish.record, finish.envelopes, finish.joining, finish.further)
         if following:
-            self._broker.add(following)
+            self._queues.add(following)
         return COMMITTED

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import math
 
-from ...results.base import Arrival, Join, Joined, Joining, Record
+from ...results.base import Arrival, Join, JoinChanges, Joined, Record
 from ...results.join_checks import kept_record
 from ...wire.message import Envelope
 
@@ -52,7 +52,7 @@ class MemoryJoins:
             heapq.heappush(self._guesses, (opened.deadline, join.id))
 
     def write(
-        self, joining: Joining, record: Record | None, now: float
+        self, joining: JoinChanges, record: Record | None, now: float
     ) -> tuple[tuple[Envelope, ...], list[tuple[str, float]]]:
         """Do what a finish with `record` does; return what is to be sent, and which joins are over until when."""
         for join in joining.opened:

@@ -111,7 +111,7 @@ class Waiter:
             self.rung.set_result(None)
 
 
-class MemoryBroker:
+class MemoryQueues:
     """The state of a broker in this process, to be shared by the transports of one app.
 
     Every method returns at once and expects `lock` to be held by its caller, so that several of them can be
@@ -298,7 +298,7 @@ class MemoryBroker:
                 found.append(stats)
         return found
 
-    def hurry(self, key: tuple[str, int]) -> bool:
+    def make_due_now(self, key: tuple[str, int]) -> bool:
         """Make one message due; False when it does not wait for that."""
         entry = self._known.get(key)
         if entry is None or entry.waits is None:

@@ -16,7 +16,7 @@ from typing import Any, Final, Self
 
 from ...core.clock import SYSTEM_CLOCK, Clock
 from ...results.base import (
-    NO_JOINING,
+    NO_JOIN_CHANGES,
     AlreadyDone,
     Booking,
     Caution,
@@ -25,16 +25,16 @@ from ...results.base import (
     Closing,
     HeldElsewhere,
     Join,
+    JoinChanges,
     Joined,
-    Joining,
+    Permit,
     Record,
     ResultStore,
-    Seat,
     Suspected,
     booked,
 )
 from ...results.join_checks import check_joining, check_joins
-from ...results.permits import Seats
+from ...results.permits import Permits
 from ...states import READY_STATES
 from ...wire.message import Envelope
 from .joins import MemoryJoins
@@ -115,7 +115,7 @@ class MemoryRecords:
         self._joins = MemoryJoins()
         self._revocations: dict[str, _Revocation] = {}
         self._starts: dict[object, _Start] = {}  #: by message, and by name
-        self.seats: Final = Seats()
+        self.seats: Final = Permits()
         self._tables: tuple[dict[Any, Any], ...] = (
             self._records,
             self._claims,
@@ -247,11 +247,11 @@ class MemoryRecords:
         self,
         record: Record | None,
         envelopes: tuple[Envelope, ...],
-        joining: Joining,
+        joining: JoinChanges,
         further: Iterable[Record],
     ) -> tuple[Envelope, ...]:
         """Write what came of one run; return `envelopes` and those of joins that are over by it."""
-        if joining is not NO_JOINING:
+        if joining is not NO_JOIN_CHANGES:
             now = self.clock.time()
             then, ended = self._joins.write(joining, record, now)
             envelopes += then
@@ -440,21 +440,21 @@ class MemoryStore(ResultStore):
         with self.records.lock:
             return [self.records.book(booking) for booking in bookings]
 
-    async def sit(self, seats: Sequence[Seat], holder: str, lease: float) -> Sequence[int]:
+    async def acquire_permits(self, seats: Sequence[Permit], holder: str, lease: float) -> Sequence[int]:
         with self.records.lock:
             now = self.records.clock.monotonic()
-            return [self.records.seats.sit(seat, holder, lease, now) for seat in seats]
+            return [self.records.seats.acquire_permits(seat, holder, lease, now) for seat in seats]
 
-    def keep_seats(self, seats: Collection[Seat], holder: str, lease: float) -> None:
+    def renew_permits(self, seats: Collection[Permit], holder: str, lease: float) -> None:
         with self.records.lock:
             for seat in seats:
                 self.records.seats.keep(seat, holder, lease, self.records.clock.monotonic())
 
-    async def usher(
-        self, left: Sequence[Seat], seeking: Sequence[Seat], holder: str, limits: Mapping[str, int]
-    ) -> Sequence[Seat]:
+    async def hand_over_permits(
+        self, left: Sequence[Permit], seeking: Sequence[Permit], holder: str, limits: Mapping[str, int]
+    ) -> Sequence[Permit]:
         with self.records.lock:
-            return self.records.seats.usher(left, seeking, holder, limits, self.records.clock.monotonic())
+            return self.records.seats.hand_over_permits(left, seeking, holder, limits, self.records.clock.monotonic())
 
 
 def _ignore(_: object) -> None:

@@ -7,29 +7,27 @@ from typing import Self
 
 from ...commit import Committer
 from ...exceptions import InvalidSetting
-from ..base import House, Place
+from ..base import Backend, BackendContext
 from .address import parse
-from .broker import RedisTransport
+from .broker import RedisBroker
 from .celery_records import CeleryRedisStore
 from .commit import RedisCommitter
 from .connection import RedisClient
 from .records import RedisStore
 
 
-class Here(Place):
+class RedisBackend(Backend):
     """Broker and results in one Redis, under one prefix."""
 
-    def __init__(self, url: str, house: House) -> None:
+    def __init__(self, url: str, context: BackendContext) -> None:
         self._client = RedisClient(parse(url))
-        self._clock = house.clock
-        transport = RedisTransport(
-            self._client, clock=house.clock, dead_letter_retention=house.conf.dead_letter_expires
-        )
-        if house.conf.celery_compat and self._client.address.kind == "cluster":
+        self._clock = context.clock
+        broker = RedisBroker(self._client, clock=context.clock, dead_letter_retention=context.conf.dead_letter_expires)
+        if context.conf.celery_compat and self._client.address.kind == "cluster":
             raise InvalidSetting("celery_compat", True, "False: Celery keeps results in one Redis, not in a cluster")
-        store = (CeleryRedisStore if house.conf.celery_compat else RedisStore)(self._client, clock=house.clock)
-        self.transport, self.store = transport, store
-        self._parts = transport, store
+        store = (CeleryRedisStore if context.conf.celery_compat else RedisStore)(self._client, clock=context.clock)
+        self.broker, self.store = broker, store
+        self._parts = broker, store
 
     @classmethod
     def key(cls, url: str) -> Hashable:

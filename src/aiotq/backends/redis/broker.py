@@ -9,13 +9,13 @@ from contextlib import aclosing, asynccontextmanager
 from typing import Any, Final, Self
 
 from ...core.clock import SYSTEM_CLOCK, Clock
-from ...transport.broker import FAIR, Consumer, DeadLetter, Delivery, QueueOrder, QueueStats, Settlement, Transport
+from ...transport.broker import FAIR, Broker, Consumer, DeadLetter, Delivery, QueueOrder, QueueStats, Settlement
 from ...wire.message import Envelope
 from .connection import RedisClient
 from .consumer import RedisConsumer
 from .envelopes import packed_envelopes, packed_key
-from .idempotent import Line
-from .messages import HURRY, PURGE, REPLAY, SEND, SETTLE, STATS, dead_letter_of, packed_settlement, place_of
+from .idempotent import NumberedWrites
+from .messages import MAKE_DUE_NOW, PURGE, REPLAY, SEND, SETTLE, STATS, dead_letter_of, packed_settlement, place_of
 
 DEAD_LETTER_RETENTION: Final = 30 * 86_400.0
 #: Seconds: what is more is beyond the clock of Redis.
@@ -26,10 +26,10 @@ _PURGE_BATCH: Final = 1000
 _PAGE: Final = 100
 
 
-class RedisTransport(Transport):
+class RedisBroker(Broker):
     """A broker on one `RedisClient`, which is entered by whoever made it."""
 
-    can_hurry = True
+    can_make_due_now = True
 
     def __init__(
         self,
@@ -42,8 +42,10 @@ class RedisTransport(Transport):
         #: Of dead letters, in milliseconds.
         self.retention = round(min(dead_letter_retention, _FOREVER) * 1000)
         self._clock = clock
-        self._sending: Line[Envelope] = Line(client, lambda envelope: envelope.message.key)
-        self._settling: Line[tuple[Delivery, Settlement]] = Line(client, lambda settlement: settlement[0].lease)
+        self._sending: NumberedWrites[Envelope] = NumberedWrites(client, lambda envelope: envelope.message.key)
+        self._settling: NumberedWrites[tuple[Delivery, Settlement]] = NumberedWrites(
+            client, lambda settlement: settlement[0].lease
+        )
 
     async def __aenter__(self) -> Self:
         return self
@@ -92,10 +94,10 @@ class RedisTransport(Transport):
         answers: bytes = await self.client.run(SETTLE, [line, number, self.retention, packed])
         return answers
 
-    async def hurry(self, keys: Sequence[tuple[str, int]]) -> Sequence[bool]:
+    async def make_due_now(self, keys: Sequence[tuple[str, int]]) -> Sequence[bool]:
         if not keys:
             return ()
-        answers: bytes = await self.client.run(HURRY, [[packed_key(key) for key in keys]])
+        answers: bytes = await self.client.run(MAKE_DUE_NOW, [[packed_key(key) for key in keys]])
         return [bool(answer) for answer in answers]
 
     async def stats(self, queues: Collection[str] | None = None) -> Sequence[QueueStats]:

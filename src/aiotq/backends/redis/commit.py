@@ -19,10 +19,10 @@ from ...commit.committer import (
 from ...core.clock import SYSTEM_CLOCK, Clock
 from ...results.join_checks import check_joining
 from ...transport.broker import Delivery
-from .broker import RedisTransport
+from .broker import RedisBroker
 from .consumer import RedisConsumer
 from .envelopes import packed_envelopes
-from .idempotent import Line
+from .idempotent import NumberedWrites
 from .messages import LIBRARIES, packed_settlement, place_of
 from .record_fields import LIBRARIES as RESULTS
 from .record_fields import packed_effects, packed_record
@@ -33,14 +33,14 @@ COMMIT: Final = Script(*LIBRARIES, *RESULTS, "commit")
 
 
 class RedisCommitter(Committer):
-    """Writes finishes to a transport and a store on one client."""
+    """Writes finishes to a broker and a store on one client."""
 
-    def __init__(self, transport: RedisTransport, store: RedisStore, *, clock: Clock = SYSTEM_CLOCK) -> None:
-        self._client = transport.client
-        self._retention = transport.retention
+    def __init__(self, broker: RedisBroker, store: RedisStore, *, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._client = broker.client
+        self._retention = broker.retention
         self._store = store
         self._clock = clock
-        self._line: Line[Finish] = Line(transport.client, id)
+        self._line: NumberedWrites[Finish] = NumberedWrites(broker.client, id)
 
     async def admit(self, deliveries: Sequence[Delivery]) -> Admission:
         # The read that brought them saw whether there are revocations at all: nearly always there are none.

@@ -15,7 +15,7 @@ from ...core.clock import Clock
 from ...exceptions import MalformedMessage, OperationalError
 from ...transport.broker import FAIR_EVERY, Consumer, Delivery, QueueOrder, Turns
 from .connection import RedisClient, info_fields
-from .messages import FETCH, LEAVE, RECLAIM, RENEW, SETTLE, UNTAKE, delivery_of, junk_place_of, place_of
+from .messages import CANCEL_FETCH, FETCH, RECLAIM, REMOVE_CONSUMER, RENEW, SETTLE, delivery_of, junk_place_of, place_of
 
 logger = logging.getLogger("aiotq.transport.redis")
 
@@ -36,7 +36,7 @@ _BEYOND: Final = 2**53 - 1
 
 
 class RedisConsumer(Consumer):
-    """One worker's hold on some queues. Made and left by `RedisTransport.consumer`."""
+    """One worker's hold on some queues. Made and left by `RedisBroker.consumer`."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class RedisConsumer(Consumer):
         self._client.off_gap(self._woken)
         self._client.blocking.release()
         try:
-            await self._client.run(LEAVE, [self._name, self._waiter, _BEYOND, self._turns.items])
+            await self._client.run(REMOVE_CONSUMER, [self._name, self._waiter, _BEYOND, self._turns.items])
         except OperationalError as exc:
             logger.warning("can't hand back what %s holds, it comes again when the lease ends: %s", self._name, exc)
 
@@ -157,7 +157,9 @@ class RedisConsumer(Consumer):
 
     async def _give_up_read(self) -> None:
         """Give back what the lost read took, if there is one, and have others told of what comes."""
-        await self._client.run(UNTAKE, [self._name, self._lost or 0, self._lease, self._waiter, self._turns.items])
+        await self._client.run(
+            CANCEL_FETCH, [self._name, self._lost or 0, self._lease, self._waiter, self._turns.items]
+        )
         self._lost = None
 
     async def _sort_out(self, found: Sequence[Any], read_at: float) -> list[Delivery]:

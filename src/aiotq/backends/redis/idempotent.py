@@ -18,7 +18,7 @@ Item = TypeVar("Item")
 SETTLE_LINE = Script("base", "settle_line")
 
 
-class Line(Generic[Item]):
+class NumberedWrites(Generic[Item]):
     """A numbered line of writes, one at a time.
 
     A write whose reply was lost was done or not: before the next write goes out the server is asked. If it was done,

@@ -23,14 +23,14 @@ LIBRARIES: Final = ("base", "messages")
 SEND: Final = script("send")
 SETTLE: Final = script("settle")
 FETCH: Final = script("fetch")
-UNTAKE: Final = script("untake")
-LEAVE: Final = script("leave")
+CANCEL_FETCH: Final = script("cancel_fetch")
+REMOVE_CONSUMER: Final = script("remove_consumer")
 RECLAIM: Final = script("reclaim")
 RENEW: Final = script("renew")
 STATS: Final = script("stats")
 PURGE: Final = script("purge")
 REPLAY: Final = script("replay")
-HURRY: Final = script("hurry")
+MAKE_DUE_NOW: Final = script("make_due_now")
 
 #: The streams of what was given back and of suspects; all others are called by their priority.
 AGAIN: Final = "a"

@@ -7,7 +7,7 @@ from typing import Final
 
 import orjson
 
-from ...results.base import NO_JOINING, Arrival, Join, Joining, Record
+from ...results.base import NO_JOIN_CHANGES, Arrival, Join, JoinChanges, Record
 from ...results.celery_records import CELERYS
 from ...states import READY_STATES
 from .envelopes import PackedEnvelope, packed_envelopes
@@ -15,7 +15,7 @@ from .script import Script, unpack
 
 _RESULTS: Final = "results"
 _JOINS: Final = "joins"
-_SEATS: Final = "seats"
+_PERMITS: Final = "permits"
 
 
 def script(name: str, *libraries: str) -> Script:
@@ -39,9 +39,9 @@ OPEN_JOINS: Final = script("open_joins", _JOINS)
 JOINED: Final = script("joined", _JOINS)
 OVERDUE: Final = script("overdue", _JOINS)
 BOOK: Final = script("book")
-SIT: Final = script("sit", _SEATS)
-KEEP_SEATS: Final = script("keep_seats", _SEATS)
-USHER: Final = script("usher", _SEATS)
+ACQUIRE_PERMITS: Final = script("acquire_permits", _PERMITS)
+KEEP_PERMITS: Final = script("renew_permits", _PERMITS)
+HAND_OVER_PERMITS: Final = script("hand_over_permits", _PERMITS)
 
 
 def packed_record(record: Record) -> tuple[str, bytes, float, str | bool, bool]:
@@ -69,15 +69,15 @@ def packed_join(join: Join) -> tuple[str, int, list[PackedEnvelope], float, str,
     return join.id, join.size, packed_envelopes(join.then), join.patience * 1000, join.about, join.until
 
 
-def packed_effects(joining: Joining, further: Sequence[Record], record: Record | None) -> tuple[object, ...]:
+def packed_effects(joining: JoinChanges, further: Sequence[Record], record: Record | None) -> tuple[object, ...]:
     """Return what a finish with `record` has beside that and its envelopes: mostly nothing."""
-    if joining is NO_JOINING and not further:
+    if joining is NO_JOIN_CHANGES and not further:
         return ()
     return _packed_joining(joining, record), [packed_record(each) for each in further]
 
 
-def _packed_joining(joining: Joining, record: Record | None) -> tuple[object, ...] | bool:
-    if joining is NO_JOINING:
+def _packed_joining(joining: JoinChanges, record: Record | None) -> tuple[object, ...] | bool:
+    if joining is NO_JOIN_CHANGES:
         return False
     return (
         [packed_join(join) for join in joining.opened],

@@ -19,9 +19,9 @@ from ...results.base import (
     HeldElsewhere,
     Join,
     Joined,
+    Permit,
     Record,
     ResultStore,
-    Seat,
     Suspected,
 )
 from ...results.join_checks import check_joining, check_joins
@@ -29,21 +29,21 @@ from ...wire.message import Envelope
 from .connection import RedisClient
 from .envelopes import envelopes_of, packed_envelopes, packed_key, unpacked_key
 from .record_fields import (
+    ACQUIRE_PERMITS,
     BOOK,
     CLAIM,
     CLOSE,
     FORGET,
+    HAND_OVER_PERMITS,
     JOINED,
-    KEEP_SEATS,
+    KEEP_PERMITS,
     OPEN_JOINS,
     OVERDUE,
     PUT,
     RENEW_CLAIMS,
     REVOKE,
     REVOKED,
-    SIT,
     UNREVOKE,
-    USHER,
     WATCH,
     member_of,
     packed_effects,
@@ -186,27 +186,27 @@ class RedisStore(ResultStore):
         answers: bytes = await self.client.run(BOOK, [packed, BOOKING_GRACE * 1000])
         return [wait / 1000 for wait in unpack(answers)]
 
-    async def sit(self, seats: Sequence[Seat], holder: str, lease: float) -> Sequence[int]:
+    async def acquire_permits(self, seats: Sequence[Permit], holder: str, lease: float) -> Sequence[int]:
         if not seats:
             return ()
         packed = [(packed_key(seat.key), seat.name, seat.limit) for seat in seats]
-        answers: Sequence[int] = await self.client.run(SIT, [holder, lease * 1000, packed])
+        answers: Sequence[int] = await self.client.run(ACQUIRE_PERMITS, [holder, lease * 1000, packed])
         return answers
 
-    def keep_seats(self, seats: Collection[Seat], holder: str, lease: float) -> None:
+    def renew_permits(self, seats: Collection[Permit], holder: str, lease: float) -> None:
         if seats:
             packed = [(packed_key(seat.key), seat.name) for seat in seats]
-            self.client.blocking.run(KEEP_SEATS, [holder, lease * 1000, packed])
+            self.client.blocking.run(KEEP_PERMITS, [holder, lease * 1000, packed])
 
-    async def usher(
-        self, left: Sequence[Seat], seeking: Sequence[Seat], holder: str, limits: Mapping[str, int]
-    ) -> Sequence[Seat]:
+    async def hand_over_permits(
+        self, left: Sequence[Permit], seeking: Sequence[Permit], holder: str, limits: Mapping[str, int]
+    ) -> Sequence[Permit]:
         packed_left = [(packed_key(seat.key), seat.name) for seat in left]
         packed_seeking = [(packed_key(seat.key), seat.name, seat.since) for seat in seeking]
-        told = await self.client.run(USHER, [holder, packed_left, packed_seeking, list(limits.items())])
+        told = await self.client.run(HAND_OVER_PERMITS, [holder, packed_left, packed_seeking, list(limits.items())])
         names = [name.decode() for _, name, _ in told]
         return [
-            Seat(unpacked_key(key), name, limits[name], float(since))
+            Permit(unpacked_key(key), name, limits[name], float(since))
             for name, (key, _, since) in zip(names, told, strict=True)
         ]
 

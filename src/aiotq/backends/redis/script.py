@@ -28,7 +28,7 @@ class Script:
     @property
     def text(self) -> bytes:
         if self._text is None:
-            parts = [(files(__package__) / "lua" / f"{name}.lua").read_bytes() for name in self._names]
+            parts = [(files("aiotq.backends.redis") / "lua" / f"{name}.lua").read_bytes() for name in self._names]
             self._text = b"\n".join(parts)
             self._sha = hashlib.sha1(self._text, usedforsecurity=False).hexdigest().encode()
         return self._text

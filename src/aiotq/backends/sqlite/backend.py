@@ -6,25 +6,25 @@ from collections.abc import Hashable
 from typing import Self
 
 from ...commit import Committer
-from ..base import House, Place
-from .broker import SQLiteTransport
+from ..base import Backend, BackendContext
+from .broker import SQLiteBroker
 from .commit import SQLiteCommitter
 from .connection import Database
 from .opening import path_from_url
 from .records import SQLiteStore
 
 
-class Here(Place):
+class SQLiteBackend(Backend):
     """Broker and results in one file."""
 
-    def __init__(self, url: str, house: House) -> None:
+    def __init__(self, url: str, context: BackendContext) -> None:
         self._database = Database(path_from_url(url))
-        transport = SQLiteTransport(
-            self._database, clock=house.clock, dead_letter_retention=house.conf.dead_letter_expires
+        broker = SQLiteBroker(
+            self._database, clock=context.clock, dead_letter_retention=context.conf.dead_letter_expires
         )
-        store = SQLiteStore(self._database, clock=house.clock)
-        self.transport, self.store = transport, store
-        self._parts = transport, store
+        store = SQLiteStore(self._database, clock=context.clock)
+        self.broker, self.store = broker, store
+        self._parts = broker, store
 
     @classmethod
     def key(cls, url: str) -> Hashable:

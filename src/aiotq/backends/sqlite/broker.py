@@ -14,11 +14,11 @@ from typing import Any, Final, Self
 from ...core.aio import finish
 from ...core.clock import SYSTEM_CLOCK, Clock
 from ...exceptions import MalformedMessage
-from ...transport.broker import FAIR, Consumer, DeadLetter, Delivery, QueueOrder, QueueStats, Settlement, Transport
+from ...transport.broker import FAIR, Broker, Consumer, DeadLetter, Delivery, QueueOrder, QueueStats, Settlement
 from ...wire.message import Envelope, Message, unpack
 from .connection import Database
 from .consumer import SQLiteConsumer
-from .messages import BATCH, encode, hurry, insert, settle
+from .messages import BATCH, encode, insert, make_due_now, settle
 from .schema import DELAYED, FREE
 from .sql import Transaction
 
@@ -27,10 +27,10 @@ DEAD_LETTER_RETENTION: Final = 30 * 86_400.0
 _LETTER: Final = "number, queue, priority, data, reason, detail, died_at, deaths"
 
 
-class SQLiteTransport(Transport):
+class SQLiteBroker(Broker):
     """A broker in a SQLite file."""
 
-    can_hurry = True
+    can_make_due_now = True
 
     def __init__(
         self,
@@ -78,11 +78,11 @@ class SQLiteTransport(Transport):
         now = self.clock.time()
         return await self.database.write(lambda transaction: settle(transaction, settlements, now))
 
-    async def hurry(self, keys: Sequence[tuple[str, int]]) -> Sequence[bool]:
+    async def make_due_now(self, keys: Sequence[tuple[str, int]]) -> Sequence[bool]:
         if not keys:
             return ()
         now = self.clock.time()
-        return await self.database.write(lambda transaction: [hurry(transaction, key, now) for key in keys])
+        return await self.database.write(lambda transaction: [make_due_now(transaction, key, now) for key in keys])
 
     async def stats(self, queues: Collection[str] | None = None) -> Sequence[QueueStats]:
         now = self.clock.time()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from ...exceptions import MalformedMessage
-from ...results.base import NO_JOINING, AlreadyDone, Caution, Claim, Claimed, Closing, HeldElsewhere, Suspected
+from ...results.base import NO_JOIN_CHANGES, AlreadyDone, Caution, Claim, Claimed, Closing, HeldElsewhere, Suspected
 from ...wire.message import Envelope
 from .joins import pack_all, unpack_all, write_joinings
 from .record_rows import write_records
@@ -90,7 +90,7 @@ def close(transaction: Transaction, closing: Closing, holder: str, now: float) -
     if is_done:
         return unpack_all(before)
     following = closing.envelopes
-    if closing.joining is not NO_JOINING:
+    if closing.joining is not NO_JOIN_CHANGES:
         following += write_joinings(transaction, [(closing.joining, closing.record)], now)
     records = [closing.record] if closing.record is not None else []
     if records or closing.further:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from ...commit.committer import COMMITTED, LEASE_LOST, Admission, Committed, Committer, Finish, LostLease, admitted
-from ...results.base import NO_JOINING, Joining, Record
+from ...results.base import NO_JOIN_CHANGES, JoinChanges, Record
 from ...results.join_checks import check_joining
 from ...transport.broker import Delivery
 from ...wire.message import Envelope
-from .broker import SQLiteTransport
+from .broker import SQLiteBroker
 from .joins import write_joinings
 from .messages import encode, insert, settle
 from .record_rows import write_records
@@ -18,14 +18,14 @@ from .sql import Transaction
 
 
 class SQLiteCommitter(Committer):
-    """Writes finishes to a SQLite transport and a SQLite store on the same file."""
+    """Writes finishes to a SQLite broker and a SQLite store on the same file."""
 
-    def __init__(self, transport: SQLiteTransport, store: SQLiteStore) -> None:
-        if transport.database is not store.database:
-            raise ValueError("one transaction needs a transport and a store on the same Database")
-        self._database = transport.database
+    def __init__(self, broker: SQLiteBroker, store: SQLiteStore) -> None:
+        if broker.database is not store.database:
+            raise ValueError("one transaction needs a broker and a store on the same Database")
+        self._database = broker.database
         self._store = store
-        self._clock = transport.clock
+        self._clock = broker.clock
 
     async def admit(self, deliveries: Sequence[Delivery]) -> Admission:
         return await admitted(self._store, deliveries)
@@ -50,7 +50,7 @@ def _write(transaction: Transaction, group: Sequence[Finish], now: float) -> lis
         )
     )
     answers: list[Committed | LostLease] = []
-    joinings: list[tuple[Joining, Record | None]] = []
+    joinings: list[tuple[JoinChanges, Record | None]] = []
     records: list[Record] = []
     envelopes: list[Envelope] = []
     for finish in group:
@@ -59,7 +59,7 @@ def _write(transaction: Transaction, group: Sequence[Finish], now: float) -> lis
             continue
         answers.append(COMMITTED)
         envelopes += finish.envelopes
-        if finish.joining is not NO_JOINING:
+        if finish.joining is not NO_JOIN_CHANGES:
             joinings.append((finish.joining, finish.record))
         if finish.record is not None:
             records.append(finish.record)

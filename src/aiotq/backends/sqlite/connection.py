@@ -26,7 +26,7 @@ from .file import File
 from .mailbox import POLL_INTERVAL
 from .opening import open_or_create
 from .sql import Transaction
-from .threads import Lane, Operation
+from .threads import DatabaseThread, Operation
 from .wakeups import Notices, WakeUps, remove_listeners
 
 T = TypeVar("T")
@@ -66,8 +66,8 @@ class Database:
         self._entered = 0
         self._opening: asyncio.Lock | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._writer: Lane | None = None
-        self._reader: Lane | None = None
+        self._writer: DatabaseThread | None = None
+        self._reader: DatabaseThread | None = None
         self._file = File(path, self.timeout, self._max_pages)
         self._wake_ups = WakeUps(self._clock)
         self._blocking = BlockingWriter(self._file, self._wake_ups, self._send)
@@ -169,11 +169,11 @@ class Database:
         self.interval = wake_ups.open(loop)
         executor = Executor(file, wake_ups, loop, send=self._send, undo=self.undo)
         try:
-            self._writer = Lane(
+            self._writer = DatabaseThread(
                 "aiotq.sqlite.writer", loop, partial(open_or_create, file), executor.write_all, self._blocking.close
             )
             await self._writer.started()
-            self._reader = Lane("aiotq.sqlite.reader", loop, file.connect, executor.read_all)
+            self._reader = DatabaseThread("aiotq.sqlite.reader", loop, file.connect, executor.read_all)
             await self._reader.started()
             await self.refresh()
         except BaseException:
@@ -212,7 +212,7 @@ class Database:
             _inherited.append((self._writer, self._reader, self._blocking, self._wake_ups, self._file))
             self._begin_anew(self.path)
 
-    def _lane(self, lane: Lane | None) -> tuple[Lane, asyncio.AbstractEventLoop]:
+    def _lane(self, lane: DatabaseThread | None) -> tuple[DatabaseThread, asyncio.AbstractEventLoop]:
         if self._pid != os.getpid():
             raise StorageError(f"{self.path} was opened before this process was forked: open it anew")
         if lane is None or self._loop is None:

@@ -14,7 +14,7 @@ from ...transport.broker import FAIR_EVERY, Consumer, Delivery, QueueOrder, Turn
 from ...wire.message import unpack
 from .connection import Database
 from .fetch import Fetched, Fetcher
-from .leases import Holder, acquit
+from .leases import ConsumerLease, undo_deaths
 from .mailbox import MESSAGES
 from .messages import BATCH, bury, give_back, held_leases, move_due, next_due
 from .schema import FREE
@@ -32,7 +32,7 @@ class _Look:
 
 
 class SQLiteConsumer(Consumer):
-    """One worker's hold on some queues of the file. Made and left by `SQLiteTransport.consumer`."""
+    """One worker's hold on some queues of the file. Made and left by `SQLiteBroker.consumer`."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class SQLiteConsumer(Consumer):
         self._retention = dead_letter_retention
         self._turns = Turns({queue: queue for queue in queues}, order)
         self._fetcher = Fetcher(len(self._turns.items), is_strict=order.is_strict)
-        self._holder = Holder(database, clock, name, self._turns.items, lease)
+        self._holder = ConsumerLease(database, clock, name, self._turns.items, lease)
         self._reads = 0
         self._renewed = 0  #: the holder's number as `renew` knows it; another one: it was thought dead meanwhile
         self._news = asyncio.Event()
@@ -97,7 +97,7 @@ class SQLiteConsumer(Consumer):
         def renew(transaction: Transaction) -> tuple[int, set[int]]:
             number = self._holder.register(transaction)
             if number != self._renewed:
-                acquit(transaction, self._renewed)
+                undo_deaths(transaction, self._renewed)
             return number, held_leases(transaction, leases)
 
         # Later than that, and the next attempt comes too late as well.

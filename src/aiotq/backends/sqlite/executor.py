@@ -17,7 +17,7 @@ from typing import Any
 from ...exceptions import StorageError
 from .file import File, roll_back
 from .sql import Transaction
-from .threads import MAX_GROUP, Answers, Lane, Operation
+from .threads import MAX_GROUP, Answers, DatabaseThread, Operation
 from .wakeups import Notices, WakeUps
 
 logger = logging.getLogger("aiotq.sqlite")
@@ -42,7 +42,7 @@ class Executor:
         self._send = send
         self._undo = undo
 
-    def write_all(self, connection: sqlite3.Connection, group: list[Operation[Any]], lane: Lane) -> None:
+    def write_all(self, connection: sqlite3.Connection, group: list[Operation[Any]], lane: DatabaseThread) -> None:
         """Run what waits as one transaction; if something in it fails, each on its own, so that it fails alone."""
         group = self._begin_together(connection, group, lane)
         if not group:
@@ -67,7 +67,7 @@ class Executor:
         self._send(notices)
         self._answer(answers)
 
-    def read_all(self, connection: sqlite3.Connection, group: list[Operation[Any]], lane: Lane) -> None:
+    def read_all(self, connection: sqlite3.Connection, group: list[Operation[Any]], lane: DatabaseThread) -> None:
         """Run what waits, each on its own."""
         answers: Answers = []
         for operation in group:
@@ -84,7 +84,7 @@ class Executor:
         self._answer(answers)
 
     def _begin_together(
-        self, connection: sqlite3.Connection, group: list[Operation[Any]], lane: Lane
+        self, connection: sqlite3.Connection, group: list[Operation[Any]], lane: DatabaseThread
     ) -> list[Operation[Any]]:
         """Begin a transaction for `group` and who comes meanwhile; return who is in it."""
 

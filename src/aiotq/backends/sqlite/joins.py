@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from ...exceptions import MalformedMessage
-from ...results.base import Arrival, Join, Joined, Joining, Record
+from ...results.base import Arrival, Join, JoinChanges, Joined, Record
 from ...results.join_checks import kept_record
 from ...wire.message import Envelope, pack_envelope, unpack_envelope
 from .record_rows import RECORD
@@ -53,7 +53,7 @@ def open_joins(transaction: Transaction, joins: Sequence[Join], now: float) -> N
 
 
 def write_joinings(
-    transaction: Transaction, joinings: Sequence[tuple[Joining, Record | None]], now: float
+    transaction: Transaction, joinings: Sequence[tuple[JoinChanges, Record | None]], now: float
 ) -> tuple[Envelope, ...]:
     """Do what finishes do at joins, each with its record; return the envelopes of those joins that are over by it."""
     opened = [join for joining, _ in joinings for join in joining.opened]

@@ -22,7 +22,7 @@ from .sql import Transaction
 BLAME_EXPIRES: Final = 86_400.0
 
 
-class Holder:
+class ConsumerLease:
     """One consumer among the holders. Numbers are never used again: another one means it was thought dead."""
 
     def __init__(self, database: Database, clock: Clock, name: str, queues: Collection[str], lease: float) -> None:
@@ -91,7 +91,7 @@ class Holder:
         return self._clock.monotonic() if self._era else self._clock.time()
 
 
-def acquit(transaction: Transaction, holder: int) -> None:
+def undo_deaths(transaction: Transaction, holder: int) -> None:
     """Take back the deaths and charges that `holder`, who is alive, was blamed for."""
     blames = transaction.execute("SELECT charges, id, attempt FROM blames WHERE holder = ?", (holder,)).fetchall()
     for blame in blames:

@@ -152,7 +152,7 @@ def move_due(transaction: Transaction, queue: str, now: float) -> None:
     )
 
 
-def hurry(transaction: Transaction, key: tuple[str, int], now: float) -> bool:
+def make_due_now(transaction: Transaction, key: tuple[str, int], now: float) -> bool:
     """Make one message due at wall time `now`; False if it does not wait for that."""
     where = f"WHERE id = ? AND attempt = ? AND holder = {DELAYED}"
     found = transaction.execute(f"SELECT queue FROM messages {where}", key).fetchone()

@@ -1,11 +1,11 @@
-"""Seats of tasks with a `max_concurrency` in the file: a row for each that is taken, and for each who waits."""
+"""Permits of tasks with a `max_concurrency` in the file: a row for each that is taken, and for each who waits."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
-from ...results.base import SEAT_KEPT, SEEKING_KEPT, Seat
+from ...results.base import SEAT_KEPT, SEEKING_KEPT, Permit
 from ...results.permits import NOBODY
 from .sql import Transaction
 
@@ -13,14 +13,16 @@ from .sql import Transaction
 _MOST_COUNTED: Final = 3000
 
 
-def sit(transaction: Transaction, seats: Sequence[Seat], holder: str, now: float, lease: float) -> list[int]:
+def acquire_permits(
+    transaction: Transaction, seats: Sequence[Permit], holder: str, now: float, lease: float
+) -> list[int]:
     """Take seats; return 0, or how many wait with it."""
     _free_what_ended(transaction, {seat.name for seat in seats}, now)
     waiting: dict[str, int] = {}
     return [_sit(transaction, seat, holder, now, lease, waiting) for seat in seats]
 
 
-def _sit(transaction: Transaction, seat: Seat, holder: str, now: float, lease: float, waiting: dict[str, int]) -> int:
+def _sit(transaction: Transaction, seat: Permit, holder: str, now: float, lease: float, waiting: dict[str, int]) -> int:
     place = (seat.name, *seat.key)
     where = "name = ? AND id = ? AND attempt = ?"
     may = transaction.execute(f"DELETE FROM seats WHERE {where} AND holder IN (?, ?)", (*place, NOBODY, holder))
@@ -38,7 +40,7 @@ def _sit(transaction: Transaction, seat: Seat, holder: str, now: float, lease: f
     return 0
 
 
-def keep(transaction: Transaction, seats: Collection[Seat], holder: str, ends: float) -> None:
+def keep(transaction: Transaction, seats: Collection[Permit], holder: str, ends: float) -> None:
     """Move the end of what `holder` has."""
     for seat in seats:
         transaction.execute(
@@ -47,14 +49,14 @@ def keep(transaction: Transaction, seats: Collection[Seat], holder: str, ends: f
         )
 
 
-def usher(
+def hand_over_permits(
     transaction: Transaction,
-    left: Sequence[Seat],
-    seeking: Sequence[Seat],
+    left: Sequence[Permit],
+    seeking: Sequence[Permit],
     holder: str,
     limits: Mapping[str, int],
     now: float,
-) -> list[Seat]:
+) -> list[Permit]:
     """Free what `holder` has left, remember who waits; return those for whom a seat is kept now."""
     for seat in left:
         where = "name = ? AND id = ? AND attempt = ?"
@@ -69,7 +71,7 @@ def usher(
     return [seat for name, limit in limits.items() for seat in _tell(transaction, name, limit, now)]
 
 
-def _tell(transaction: Transaction, name: str, limit: int, now: float) -> list[Seat]:
+def _tell(transaction: Transaction, name: str, limit: int, now: float) -> list[Permit]:
     """Keep the free seats of one task for those who waited longest."""
     (taken,) = transaction.execute("SELECT count(*) FROM seats WHERE name = ?", (name,)).fetchone()
     if taken >= limit:
@@ -84,7 +86,7 @@ def _tell(transaction: Transaction, name: str, limit: int, now: float) -> list[S
         "INSERT INTO seats (name, id, attempt, holder, ends)",
         [(name, task_id, attempt, NOBODY, now + SEAT_KEPT) for task_id, attempt, _ in told],
     )
-    return [Seat((task_id, attempt), name, limit, since) for task_id, attempt, since in told]
+    return [Permit((task_id, attempt), name, limit, since) for task_id, attempt, since in told]
 
 
 def _free_what_ended(transaction: Transaction, names: Collection[str], now: float) -> None:

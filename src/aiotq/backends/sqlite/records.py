@@ -16,7 +16,7 @@ from typing import Final, Self
 from ...core.aio import Service
 from ...core.clock import SYSTEM_CLOCK, Clock
 from ...exceptions import OperationalError
-from ...results.base import Booking, Caution, Claim, Closing, Join, Joined, Record, ResultStore, Seat
+from ...results.base import Booking, Caution, Claim, Closing, Join, Joined, Permit, Record, ResultStore
 from ...results.join_checks import check_joining, check_joins
 from ...states import READY_STATES
 from ...wire.message import Envelope
@@ -24,7 +24,7 @@ from .claims import CLAIM_KEPT, claim_all, close, take_back_deaths
 from .connection import Database
 from .joins import joined, look_for_overdue, open_joins, purge_joins, put_right
 from .mailbox import RECORDS, REVOCATIONS
-from .permits import keep, sit, usher
+from .permits import acquire_permits, hand_over_permits, keep
 from .record_rows import RECORD, Seen, last_numbers, mail, write_records
 from .sql import Transaction, in_chunks, marks
 from .starts import book
@@ -239,24 +239,26 @@ class SQLiteStore(ResultStore):
         now = self.clock.time()
         return await self.database.write(lambda transaction: [book(transaction, each, now) for each in bookings])
 
-    async def sit(self, seats: Sequence[Seat], holder: str, lease: float) -> Sequence[int]:
+    async def acquire_permits(self, seats: Sequence[Permit], holder: str, lease: float) -> Sequence[int]:
         now = self.clock.time()
-        return await self.database.write(lambda transaction: sit(transaction, seats, holder, now, lease), durable=False)
+        return await self.database.write(
+            lambda transaction: acquire_permits(transaction, seats, holder, now, lease), durable=False
+        )
 
-    def keep_seats(self, seats: Collection[Seat], holder: str, lease: float) -> None:
+    def renew_permits(self, seats: Collection[Permit], holder: str, lease: float) -> None:
         ends = self.clock.time() + lease
         self.database.write_here(
             lambda transaction: keep(transaction, seats, holder, ends), min(self.database.timeout, max(lease / 3, 1.0))
         )
 
-    async def usher(
-        self, left: Sequence[Seat], seeking: Sequence[Seat], holder: str, limits: Mapping[str, int]
-    ) -> Sequence[Seat]:
+    async def hand_over_permits(
+        self, left: Sequence[Permit], seeking: Sequence[Permit], holder: str, limits: Mapping[str, int]
+    ) -> Sequence[Permit]:
         if not (left or seeking) and not await self.database.read(self._is_sought):
             return ()
         now = self.clock.time()
         return await self.database.write(
-            lambda transaction: usher(transaction, left, seeking, holder, limits, now), durable=False
+            lambda transaction: hand_over_permits(transaction, left, seeking, holder, limits, now), durable=False
         )
 
     def _hear(self, about: int) -> None:

@@ -49,7 +49,7 @@ class Operation(Generic[T]):
 Answers = list[tuple[Operation[Any], Any, BaseException | None]]
 
 
-class Lane:
+class DatabaseThread:
     """A thread with a connection of its own, which runs all that waits at once, in order.
 
     A daemon thread: a program that forgets to close the file can still end, as if it were killed.
@@ -60,7 +60,7 @@ class Lane:
         name: str,
         loop: asyncio.AbstractEventLoop,
         connect: Callable[[], sqlite3.Connection],
-        serve: Callable[[sqlite3.Connection, list[Operation[Any]], Lane], None],
+        serve: Callable[[sqlite3.Connection, list[Operation[Any]], DatabaseThread], None],
         before_end: Callable[[], None] | None = None,
     ) -> None:
         self._loop = loop

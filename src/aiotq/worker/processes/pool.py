@@ -79,7 +79,7 @@ class ProcessPool:
             raise ValueError(f"a pool needs at least one process, not {size}")
         if max_tasks_per_child is not None and max_tasks_per_child < 1:
             raise ValueError(f"max_tasks_per_child must be at least 1, not {max_tasks_per_child}")
-        self._seats = [_Seat(max_tasks_per_child) for _ in range(size)]
+        self._seats = [_ChildSlot(max_tasks_per_child) for _ in range(size)]
         # The last used is used first: its memory is warm, and what isn't needed is never started.
         self._free = deque(self._seats)
         self._turn = asyncio.Semaphore(size)
@@ -171,7 +171,7 @@ class _OutOfTime(Exception):
     """No answer came from this child in time; it still runs."""
 
 
-class _Seat:
+class _ChildSlot:
     """A place for one child after another, and for one job at a time."""
 
     def __init__(self, max_tasks_per_child: int | None) -> None:
@@ -360,7 +360,7 @@ class _Child:
         return self._connection.recv_bytes()
 
 
-def _close(seats: Sequence[_Seat]) -> None:
+def _close(seats: Sequence[_ChildSlot]) -> None:
     """End all children, within bounds."""
     for seat in seats:
         seat.close()

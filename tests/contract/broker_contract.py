@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aiotq.transport import ACK, Consumer, Delivery, GiveUp, HandBack, QueueOrder, Settlement, Transport
+from aiotq.transport import ACK, Broker, Consumer, Delivery, GiveUp, HandBack, QueueOrder, Settlement
 from aiotq.transport.broker import FAIR_EVERY
 from aiotq.wire.message import pack
 
@@ -19,7 +19,7 @@ from ..waiting import wait_until
 from .harness import PATIENCE, MakeBroker, RawTransportHarness, TransportHarness, envelope, ids, outcome_cancelled_at
 
 
-async def drained(consumer: Consumer, transport: Transport) -> list[str]:
+async def drained(consumer: Consumer, transport: Broker) -> list[str]:
     """Receive and acknowledge all there is; return the ids in the order they came."""
     found: list[str] = []
     while batch := await consumer.receive(100, suspect=True, wait=0):
@@ -40,8 +40,8 @@ class HurryContract:
     async def test_a_delayed_message_can_be_made_due(self, broker: TransportHarness) -> None:
         transport = await broker.connect()
         consumer = await broker.consumer(transport)
-        if not transport.can_hurry:
-            assert list(await transport.hurry([("a", 0)])) == [False]
+        if not transport.can_make_due_now:
+            assert list(await transport.make_due_now([("a", 0)])) == [False]
             return
         await transport.send([envelope("a"), envelope("later", due=broker.now() + 1000)])
         await transport.settle([(await only(consumer), HandBack(1000.0))])
@@ -49,13 +49,13 @@ class HurryContract:
             reading = group.create_task(consumer.receive(10, suspect=True, wait=PATIENCE))
             await asyncio.sleep(0.05)  # it waits
 
-            assert list(await transport.hurry([("a", 0), ("a", 1), ("gone", 0)])) == [True, False, False]
+            assert list(await transport.make_due_now([("a", 0), ("a", 1), ("gone", 0)])) == [True, False, False]
 
         (back,) = reading.result()
         assert (back.message.id, back.returns) == ("a", 1)
-        assert list(await transport.hurry([("a", 0)])) == [False]
+        assert list(await transport.make_due_now([("a", 0)])) == [False]
         await transport.settle([(back, ACK)])
-        assert list(await transport.hurry([("a", 0), ("later", 0)])) == [False, True]
+        assert list(await transport.make_due_now([("a", 0), ("later", 0)])) == [False, True]
         assert await drained(consumer, transport) == ["later"]
 
 
@@ -561,7 +561,7 @@ class DeathContract:
     async def died(
         self,
         broker: TransportHarness,
-        transport: Transport,
+        transport: Broker,
         reaper: Consumer,
         *wanted: str,
     ) -> tuple[Consumer, list[Delivery]]:
@@ -709,7 +709,7 @@ class DeathContract:
         assert (await only(alive)).deaths == 0
 
 
-async def settle_renewed(transport: Transport, holder: Consumer, delivery: Delivery, how: Settlement) -> bool:
+async def settle_renewed(transport: Broker, holder: Consumer, delivery: Delivery, how: Settlement) -> bool:
     """Settle what `holder` holds, renewed as a worker does: earlier steps may have used up its lease."""
     await asyncio.to_thread(holder.renew, [delivery])
     (is_settled,) = await transport.settle([(delivery, how)])
@@ -719,7 +719,7 @@ async def settle_renewed(transport: Transport, holder: Consumer, delivery: Deliv
 class DeadLetterContract:
     """What was given up."""
 
-    async def given_up(self, broker: TransportHarness, transport: Transport, *wanted: str, queue: str = "q") -> None:
+    async def given_up(self, broker: TransportHarness, transport: Broker, *wanted: str, queue: str = "q") -> None:
         consumer = await broker.consumer(transport, f"giving-up-{broker.now()}-{wanted}", queue)
         for task_id in wanted:
             await transport.send([envelope(task_id, queue, priority=3, body=b"[[1],{},{}]")])
@@ -949,7 +949,7 @@ class LawContract:
 class _Model:
     """Each message is waiting, held by one, done or dead; a worker at a time comes and goes."""
 
-    def __init__(self, broker: TransportHarness, transport: Transport) -> None:
+    def __init__(self, broker: TransportHarness, transport: Broker) -> None:
         self.broker = broker
         self.transport = transport
         self.sent = 0
@@ -1028,7 +1028,7 @@ class _Model:
         assert len(self.done) + len(self.dead) + len(found) == self.sent
 
 
-class TransportContract(
+class BrokerContract(
     OrderContract,
     WaitingContract,
     DelayContract,

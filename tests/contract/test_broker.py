@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from aiotq.backends.memory.broker import MemoryTransport
-from aiotq.backends.memory.queues import MemoryBroker
+from aiotq.backends.memory.broker import MemoryBroker
+from aiotq.backends.memory.queues import MemoryQueues
 from aiotq.transport import ACK, GiveUp
 
+from .broker_contract import BrokerContract, FencingContract, RawContract
 from .conftest import FENCING, TRANSPORTS
 from .harness import JumpingClock, TransportHarness, envelope, ids
-from .transport_contract import FencingContract, RawContract, TransportContract
 
 
-class TestTransport(TransportContract):
+class TestTransport(BrokerContract):
     pass
 
 
@@ -35,12 +35,12 @@ class TestRawTransport(RawContract):
 
 class TestMemoryBroker:
     async def test_a_read_that_waits_in_the_loop_of_another_thread_is_woken(self) -> None:
-        broker = MemoryBroker()
+        broker = MemoryQueues()
         is_waiting = asyncio.Event()
         here = asyncio.get_running_loop()
 
         async def read() -> list[str]:
-            transport = MemoryTransport(broker)
+            transport = MemoryBroker(broker)
             async with transport.consumer("elsewhere", ["q"], lease=15) as consumer:
                 asyncio.get_running_loop().call_later(0.02, here.call_soon_threadsafe, is_waiting.set)
                 received = await consumer.receive(10, suspect=True, wait=60)
@@ -50,21 +50,21 @@ class TestMemoryBroker:
         async with asyncio.TaskGroup() as group, asyncio.timeout(10):
             reading = group.create_task(asyncio.to_thread(asyncio.run, read()))
             await is_waiting.wait()
-            await MemoryTransport(broker).send([envelope("a")])
+            await MemoryBroker(broker).send([envelope("a")])
 
         assert reading.result() == ["a"]
 
     async def test_threads_share_one_broker_and_nothing_is_lost_or_held_twice(self) -> None:
-        broker = MemoryBroker()
+        broker = MemoryQueues()
         total = 4000
 
         async def send(part: int) -> None:
             for n in range(part, total, 2):
-                await MemoryTransport(broker).send([envelope(f"{n}")])
+                await MemoryBroker(broker).send([envelope(f"{n}")])
                 await asyncio.sleep(0)
 
         async def read(name: str) -> list[str]:
-            transport = MemoryTransport(broker)
+            transport = MemoryBroker(broker)
             found: list[str] = []
             async with transport.consumer(name, ["q"], lease=15) as consumer:
                 while batch := await consumer.receive(7, suspect=True, wait=0.5):
@@ -82,7 +82,7 @@ class TestMemoryBroker:
 
     async def test_dead_letters_are_kept_for_their_time_and_up_to_their_number(self) -> None:
         clock = JumpingClock()
-        transport = MemoryTransport(MemoryBroker(clock=clock, dead_letter_expires=100, dead_letters_kept=3))
+        transport = MemoryBroker(MemoryQueues(clock=clock, dead_letter_expires=100, dead_letters_kept=3))
         async with transport.consumer("worker", ["q"], lease=15) as consumer:
             await transport.send([envelope(f"{n}") for n in range(5)])
             for delivery in await consumer.receive(10, suspect=True, wait=0):
@@ -101,7 +101,7 @@ class TestMemoryBroker:
 
     async def test_a_read_costs_the_same_however_many_messages_are_delayed(self) -> None:
         """Ten thousand reads beside 100,000 delayed messages; looking at each of them would take minutes."""
-        transport = MemoryTransport()
+        transport = MemoryBroker()
         far = time.time() + 1e6
         await transport.send([envelope(f"{n}", due=far + n % 1000) for n in range(100_000)])
 
