@@ -15,7 +15,8 @@ import anyio
 _COLOURS: Final = {"DEBUG": "2", "WARNING": "33", "ERROR": "31", "CRITICAL": "1;31"}
 #: Code that stands between an entry point and the user's: ours, and what we call it through.
 _MACHINERY: Final = (
-    *(str(Path(file).parent) + "/" for file in (__file__, anyio.__file__, importlib.__file__) if file),
+    f"{Path(__file__).parents[1]}/",
+    *(f"{Path(file).parent}/" for file in (anyio.__file__, importlib.__file__) if file),
     "<frozen ",
 )
 _OURS: Final = ("aiotq.", "py.warnings")
