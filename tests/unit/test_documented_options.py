@@ -1,4 +1,4 @@
-"""The page on options has all there are, and none that there aren't."""
+"""The reference pages explain every option, and none that does not exist."""
 
 from __future__ import annotations
 
@@ -11,26 +11,29 @@ import pytest
 from aiotq.tasks.options import CALL_OPTIONS, DECLARABLE
 from aiotq.tasks.request import Request
 
-PAGE = (Path(__file__).parents[2] / "docs" / "semantics.md").read_text()
+REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
 #: Of a request, what is for the inside.
 INSIDE = {"step", "mode", "added", "runner", "slot", "following"}
 
 
-def named(section: str) -> set[str]:
-    """Return what stands in backquotes in the first column of a section's table."""
-    text = PAGE.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+def named(page: str, section: str) -> set[str]:
+    """The names in backquotes in the first column of a section's table."""
+    text = (REFERENCE / page).read_text().partition(f"\n## {section}\n")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| (`.*?) \|", text, re.MULTILINE)
     return {name for row in rows for name in re.findall(r"`(\w+)`", row)}
 
 
-@pytest.mark.parametrize(("section", "options"), [("Calls", CALL_OPTIONS), ("Tasks", DECLARABLE | {"base"})])
-def test_every_option_is_explained(section: str, options: frozenset[str]) -> None:
-    assert named(section) == options
+@pytest.mark.parametrize(
+    ("page", "section", "options"),
+    [("calling.md", "Calls", CALL_OPTIONS), ("tasks.md", "Tasks", DECLARABLE | {"base"})],
+)
+def test_every_option_is_explained(page: str, section: str, options: frozenset[str]) -> None:
+    assert named(page, section) == options
 
 
 def test_every_field_of_a_request_is_named() -> None:
     of_class = {name for name, each in vars(Request).items() if isinstance(each, property)}
     there_are = {each.name for each in fields(Request)} | of_class
-    (listed,) = re.findall(r"`self\.request` has `([^`]*)`", PAGE)
+    (listed,) = re.findall(r"`self\.request` has `([^`]*)`", (REFERENCE / "tasks.md").read_text())
 
     assert set(listed.split()) == there_are - INSIDE
