@@ -8,7 +8,7 @@ AioTQError
 │   ├── SecurityError
 │   └── SettingsFrozen
 ├── AppNotFound
-├── CallError                     the caller asked for something impossible; nothing was sent
+├── CallError                     the call is impossible; no message was sent
 │   ├── NotRegistered
 │   ├── InvalidOption
 │   │   └── QueueNotFound
@@ -17,13 +17,13 @@ AioTQError
 │   ├── MessageTooLarge
 │   ├── ResultsDisabled
 │   └── StoreRequired
-├── MessageError                  a message that can't be used; it goes to the dead letters
+├── MessageError                  a message can't be used; it becomes a dead letter
 │   ├── MalformedMessage
 │   ├── ContentDisallowed
 │   ├── DecodeError
 │   ├── Unsigned
 │   └── BadSignature
-├── OperationalError              the infrastructure failed
+├── OperationalError              the broker or the results store failed
 │   ├── ConnectionLost
 │   │   └── NotConnected
 │   ├── PublishFailed
@@ -31,7 +31,7 @@ AioTQError
 │   └── StorageError
 ├── LeaseLost
 ├── WorkerLifespanError
-├── TaskError                     how a run ended, when it did not succeed
+├── TaskError                     how an unsuccessful run ended
 │   ├── RemoteError
 │   ├── WorkerLostError
 │   ├── DeadLettered
@@ -42,7 +42,7 @@ AioTQError
 │   ├── SoftTimeLimitExceeded
 │   │   └── SoftTimeLimitInterrupt    also an asyncio.CancelledError
 │   └── MaxRetriesExceededError
-├── TaskPredicate                 a task says what is to become of it, by raising one of these
+├── TaskPredicate                 a task raises one of these to be retried, ignored or rejected
 │   ├── Retry
 │   ├── Snooze
 │   ├── Ignore
@@ -77,7 +77,7 @@ class UnknownSetting(SettingsError):
 
 
 class InvalidSetting(SettingsError):
-    """Raised when a setting has a value it can't have; `.name`, `.value`."""
+    """Raised when a setting has an impossible value; `.name`, `.value`."""
 
     def __init__(self, name: str, value: object, expected: str) -> None:
         self.name, self.value = name, value
@@ -85,11 +85,11 @@ class InvalidSetting(SettingsError):
 
 
 class MissingLibrary(SettingsError):
-    """Raised when a URL or option needs a package that is not installed; the text says which extra brings it."""
+    """Raised when a URL or option needs a package that is not installed; the text names the extra to install."""
 
 
 class SecurityError(SettingsError):
-    """Raised when messages can't be signed as asked for: a key or certificate is missing, or can't be used."""
+    """Raised when messages can't be signed: a key or certificate is missing or can't be used."""
 
 
 class SettingsFrozen(SettingsError):
@@ -97,11 +97,11 @@ class SettingsFrozen(SettingsError):
 
 
 class AppNotFound(AioTQError):
-    """Raised when `proj:app` names no app; the message lists what was looked for."""
+    """Raised when `proj:app` names no app; the message lists the names that were tried."""
 
 
 class CallError(AioTQError):
-    """Raised to a caller who asked for something impossible; nothing was sent."""
+    """Raised when a call is impossible; no message was sent."""
 
 
 class NotRegistered(CallError):
@@ -118,7 +118,7 @@ class InvalidOption(CallError):
 
 
 class QueueNotFound(InvalidOption):
-    """Raised when a queue is not in `task_queues`, and `task_create_missing_queues` is off; `.queue`, `.suggestion`."""
+    """Raised when a queue is not in `task_queues` and `task_create_missing_queues` is off; `.queue`, `.suggestion`."""
 
     def __init__(self, whose: str, queue: str, known: Collection[str]) -> None:
         near = difflib.get_close_matches(queue, list(known), n=1)
@@ -132,11 +132,11 @@ class InvalidArguments(CallError, TypeError):
 
 
 class EncodeError(CallError):
-    """Raised when a value can't be serialized; the message names where in the value it stands."""
+    """Raised when a value can't be serialized; the text names the place inside the value."""
 
 
 class MessageTooLarge(CallError):
-    """Raised when an encoded message or result is over the limit; `.size` and `.limit` in bytes."""
+    """Raised when an encoded message or result is larger than its limit; `.size` and `.limit` in bytes."""
 
     def __init__(self, what: str, size: int, limit: int, setting: str) -> None:
         self.size, self.limit = size, limit
@@ -147,15 +147,15 @@ class MessageTooLarge(CallError):
 
 
 class ResultsDisabled(CallError):
-    """Raised when a result is asked for from an app that keeps none (`disabled://`)."""
+    """Raised when a result is read from an app that stores no results (`disabled://`)."""
 
 
 class StoreRequired(CallError):
-    """Raised when a call needs what workers remember together, and its app has no results store that they share."""
+    """Raised when a call needs a results store that all workers share, and its app has none."""
 
 
 class MessageError(AioTQError):
-    """A message that can't be used; a worker sends it to the dead letters with this as the reason."""
+    """A message can't be used; a worker makes it a dead letter with this error as the reason."""
 
 
 class MalformedMessage(MessageError):
@@ -167,33 +167,33 @@ class ContentDisallowed(MessageError):
 
 
 class DecodeError(MessageError):
-    """The bytes are not what their content type says."""
+    """The body can't be decoded as its content type."""
 
 
 class Unsigned(MessageError):
-    """The message has no signature, and this app takes only signed ones."""
+    """The message has no signature, and this app accepts only signed messages."""
 
 
 class BadSignature(MessageError):
-    """The message is not the one that was signed, or was signed by one who may not."""
+    """The message was changed after it was signed, or the key or certificate that signed it is not trusted."""
 
 
 class OperationalError(AioTQError):
-    """Raised when the broker or the results store can't do what was asked; worth trying again later."""
+    """Raised when the broker or the results store can't serve a request; trying again later may succeed."""
 
 
 class ConnectionLost(OperationalError):
-    """Raised when no answer came: what was asked may or may not have been done."""
+    """Raised when no reply arrived: the request may or may not have been carried out."""
 
 
 class NotConnected(ConnectionLost):
-    """Raised when there is no connection, or the server can't serve at the moment: certainly nothing was done."""
+    """Raised when there is no connection, or the server can't serve now: the request was certainly not carried out."""
 
 
 class PublishFailed(OperationalError):
-    """Raised when a call was tried as often as `retry` and `retry_policy` say; `.task_id`, `.maybe_sent`, `.attempts`.
+    """Raised when sending failed as often as `retry` and `retry_policy` allow; `.task_id`, `.maybe_sent`, `.attempts`.
 
-    `.maybe_sent` is as in `PublishTimeout`.
+    `.maybe_sent` means the same as in `PublishTimeout`.
     """
 
     def __init__(self, task_id: str, attempts: int, maybe_sent: bool, cause: BaseException) -> None:
@@ -204,10 +204,10 @@ class PublishFailed(OperationalError):
 
 
 class PublishTimeout(OperationalError):
-    """Raised when the deadline for sending passed; `.task_id`, `.maybe_sent`.
+    """Raised when the broker did not accept a call before its deadline; `.task_id`, `.maybe_sent`.
 
-    `.maybe_sent` is False when the broker certainly has nothing: the call may be repeated. When it is True
-    repeat the call with the same `task_id`: as long as the first message is in the broker they are one.
+    `.maybe_sent` False: the broker certainly does not have the message, so the call may be repeated. True: repeat
+    the call with the same `task_id`. As long as the first message is in the broker, both are one call.
     """
 
     def __init__(self, task_id: str, seconds: float, maybe_sent: bool, cause: BaseException | None = None) -> None:
@@ -218,15 +218,15 @@ class PublishTimeout(OperationalError):
 
 
 class StorageError(OperationalError):
-    """Raised when the SQLite file can't be read or written (locked, full, not ours, on a network drive)."""
+    """Raised when the SQLite file can't be read or written (locked, disk full, not aiotq's, on a network drive)."""
 
 
 class LeaseLost(AioTQError):
-    """The right to run this delivery is gone: somebody else has it, and this run can't commit."""
+    """The lease of this delivery is lost: another worker may have it, and this run can't commit."""
 
 
 class WorkerLifespanError(AioTQError):
-    """Raised when what a worker opens for its tasks failed; `.name`, `.when` ("start" or "end"), its cause."""
+    """Raised when a worker lifespan failed; `.name`, `.when` ("start" or "end"), and the error as its cause."""
 
     def __init__(self, name: str, when: str, error: BaseException) -> None:
         self.name, self.when = name, when
@@ -234,14 +234,14 @@ class WorkerLifespanError(AioTQError):
 
 
 class TaskError(AioTQError):
-    """How a run ended when it did not succeed."""
+    """A run did not succeed."""
 
 
 class RemoteError(TaskError):
-    """A task's exception whose type is not to be had here; `.type_name`, `.text`, `.traceback`.
+    """Stands in for a task's exception whose class is not loaded in this process; `.type_name`, `.text`, `.traceback`.
 
-    Types are never imported because a message names them: list them in `result_exception_types` or import
-    their module before the result is read, and the original type is raised instead.
+    A class is never imported because a message names it. To get the original class, list it in
+    `result_exception_types`, or import its module before the result is read.
     """
 
     def __init__(self, type_name: str, text: str, traceback: str | None = None) -> None:
@@ -250,7 +250,7 @@ class RemoteError(TaskError):
 
 
 class MaxRetriesExceededError(TaskError):
-    """The task was to be retried once more than it may be, and gave no exception to end with instead."""
+    """The task asked for another retry after its last one, and named no exception to end with."""
 
 
 class WorkerLostError(TaskError):
@@ -258,15 +258,15 @@ class WorkerLostError(TaskError):
 
 
 class DeadLettered(TaskError):
-    """The message was given up and stands among the dead letters; the text says why."""
+    """The message became a dead letter; the text says why."""
 
 
 class ChordError(TaskError):
-    """A task in the header of a chord failed, so that its body is not called; the text names the first that did."""
+    """A task in the header of a chord failed, so its body is not called; the text names the first task that failed."""
 
 
 class JoinLost(TaskError):
-    """What a step was to be called with is gone: nobody arrived for `join_timeout` seconds, or its store lost it."""
+    """The values for a step are lost: no member ended for `join_timeout` seconds, or the store lost them."""
 
 
 class TaskRevokedError(TaskError):
@@ -278,29 +278,29 @@ class TimeLimitExceeded(TaskError):
 
 
 class SoftTimeLimitExceeded(TaskError):
-    """Raised inside a task which ran longer than its soft time limit, so that it can clean up."""
+    """Raised inside a task that ran longer than its soft time limit, so that it can clean up."""
 
 
 class SoftTimeLimitInterrupt(SoftTimeLimitExceeded, asyncio.CancelledError):
-    """The form in which a coroutine gets its soft time limit: a cancellation, so that what it waits for is cleaned up.
+    """The soft time limit as raised inside a coroutine: also a cancellation, so that child tasks are cleaned up.
 
-    Who awaits the result gets `SoftTimeLimitExceeded` proper, which cancels nobody.
+    A caller that awaits the result gets a plain `SoftTimeLimitExceeded`, which cancels nothing.
     """
 
 
 class ResultTimeout(AioTQError, TimeoutError):
-    """Raised by `get(timeout=…)` when the result did not come in time; the task goes on."""
+    """Raised by `get(timeout=…)` when the task did not end in time; the task goes on."""
 
 
 class TaskPredicate(AioTQError):
-    """How a task says what is to become of it, in place of ending with a value or an error: raise one of these."""
+    """Raised by a task to be retried, ignored or rejected, instead of ending with a value or an error."""
 
 
 class Retry(TaskPredicate):
-    """The task is to run again; made by `self.retry(...)`.
+    """Run the task again; made by `self.retry(...)`.
 
-    `exc` is the reason, `delay` in seconds from when it was raised, `eta` a time instead of it. `call_args`,
-    `call_kwargs` and `options` stand in place of the call's own; None leaves those.
+    `exc` is the reason. `delay` is in seconds from the moment it is raised; `eta` is a time instead. `call_args`,
+    `call_kwargs` and `options` replace those of the call; None keeps them.
     """
 
     def __init__(
@@ -320,7 +320,7 @@ class Retry(TaskPredicate):
 
 
 class Snooze(TaskPredicate):
-    """Run again `seconds` from now, with no retry spent: the time has not come yet, and that is no failure."""
+    """Run the task again `seconds` from now, without using a retry."""
 
     def __init__(self, seconds: float) -> None:
         if type(seconds) not in {int, float} or not 0 <= seconds <= 315_360_000:  # ten years
@@ -330,13 +330,14 @@ class Snooze(TaskPredicate):
 
 
 class Ignore(TaskPredicate):
-    """Done, and nothing is stored: neither result nor state. Whoever awaits the result waits on."""
+    """End the task without storing a result or a state. A caller that awaits the result goes on waiting."""
 
 
 class Reject(TaskPredicate):
-    """Nobody should run this: to the dead letters, and it ends as FAILURE.
+    """Make the message a dead letter, and end the task as FAILURE.
 
-    With `requeue` somebody else may run it, a second from now; that spends no retry.
+    With `requeue` the message goes back to its queue instead: any worker may run it a second from now, without using
+    a retry.
     """
 
     def __init__(self, reason: object = "", requeue: bool = False) -> None:

@@ -1,13 +1,14 @@
-"""Signals: what happens in senders and workers, told to whoever connected, under Celery's names.
+"""Signals: functions that you connect are called when something happens in callers and workers. Names are Celery's.
 
     @task_failure.connect
     def count(sender, exception, **more):
         failures[sender.name] += 1
 
-A receiver is called with keyword arguments: `signal`, `sender` and what the signal documents; more may come, so it
-takes `**kwargs`. A plain function is called on the loop, in the context of what it is told about (context variables
-that it sets before a task are seen by the task), and must not block; a coroutine function is awaited there. What
-either raises is logged and changes nothing. Receivers are the process's own, whatever app the sender belongs to.
+A receiver is called with keyword arguments: `signal`, `sender` and those of the signal. It must take `**kwargs`, since
+later versions may add more. A plain function is called on the event loop, in the context of the run, call or worker
+(the task sees context variables that a receiver sets before it), and must not block. A coroutine function is awaited
+there. An exception in a receiver is logged and has no other effect. Receivers belong to the process: signals of all
+its apps are sent to them.
 """
 
 from __future__ import annotations
@@ -28,22 +29,22 @@ logger = logging.getLogger("aiotq.signals")
 Receiver = Callable[..., Any]
 F = TypeVar("F", bound=Receiver)
 
-#: The signals that anybody listens to: empty, and nothing of all this costs anything.
+#: The signals that have receivers. While it is empty, signals cost nothing.
 connected: Final[set[Signal]] = set()
 _changing: Final = threading.RLock()
 
 
 @value(eq=False)
 class _Connection:
-    """A receiver and the sender it asks for (None: any)."""
+    """A receiver and the sender that it is limited to (None: any)."""
 
     key: object
     sender: object
-    find: Callable[[], Receiver | None]  #: None when it was weakly referenced and is gone
+    find: Callable[[], Receiver | None]  #: returns None if the receiver was weakly referenced and is gone
 
 
 class Signal:
-    """Something that happens, and who is told of it; `if signal.receivers:` is all it costs when nobody is."""
+    """A kind of event with its receivers. Without receivers it costs one check, `if signal.receivers:`."""
 
     def __init__(self, name: str, *provides: str) -> None:
         self.name = name
@@ -63,14 +64,14 @@ class Signal:
     def connect(
         self, fn: Any = None, *, sender: object = None, weak: bool = True, dispatch_uid: str | None = None
     ) -> Any:
-        """Have `fn` called: `@signal.connect`, `@signal.connect(sender=add)` or `signal.connect(fn)`.
+        """Call `fn` at each signal: `@signal.connect`, `@signal.connect(sender=add)` or `signal.connect(fn)`.
 
-        `sender` limits it to one task, worker or app, or by the name of one. `fn` is referenced weakly: a function
-        made inside another one is gone with it unless `weak=False`. Connecting the same function, or the same
-        `dispatch_uid`, for the same sender again changes nothing.
+        `sender` limits it to one task, worker or app, given as the object or its name. `fn` is referenced weakly: a
+        function that is created inside another one needs `weak=False`. Connecting the same function, or the same
+        `dispatch_uid`, for the same sender again has no effect.
 
         Raises:
-            InvalidOption: `fn` can't be called, or takes no `**kwargs`.
+            InvalidOption: `fn` can't be called, or does not take `**kwargs`.
         """
         if fn is None:
 
@@ -100,11 +101,11 @@ class Signal:
         return fn
 
     def disconnect(self, fn: Receiver | None = None, *, sender: object = None, dispatch_uid: str | None = None) -> bool:
-        """Stop what `connect` with the same arguments began; whether there was anything to stop."""
+        """Remove the receiver that `connect` added with the same arguments; return whether there was one."""
         return self._remove(_key(fn, sender, dispatch_uid))
 
     async def send(self, sender: object, **named: Any) -> None:
-        """Tell the receivers, one after the other in the order in which they connected."""
+        """Call the receivers, one after the other in the order in which they connected."""
         for receiver in self.receivers_of(sender):
             try:
                 answer = receiver(signal=self, sender=sender, **named)
@@ -119,7 +120,7 @@ class Signal:
                 self._log(receiver)
 
     def send_now(self, sender: object, **named: Any) -> None:
-        """As `send`, where no loop runs: a coroutine is run to its end in a loop of its own."""
+        """Like `send`, for code without a loop: a coroutine receiver runs to its end in a loop of its own."""
         for receiver in self.receivers_of(sender):
             try:
                 answer = receiver(signal=self, sender=sender, **named)
@@ -129,13 +130,13 @@ class Signal:
                 self._log(receiver)
 
     def receivers_of(self, sender: object) -> Iterator[Receiver]:
-        """The functions that are to be called for `sender`."""
+        """Yield the receivers to call for `sender`."""
         for each in self.receivers:
             if (each.sender is None or _is_same(each.sender, sender)) and (receiver := each.find()) is not None:
                 yield receiver
 
     def modules(self) -> set[str]:
-        """Return the names of the modules in which its receivers are."""
+        """Return the names of the modules that define its receivers."""
         return {found.__module__ for each in self.receivers if (found := each.find()) is not None}
 
     def _remove(self, key: object) -> bool:
@@ -156,8 +157,8 @@ class Signal:
             return
         if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters):
             raise InvalidOption(
-                f"signal {self.name}: {fn!r} must take **kwargs: it is given {', '.join(self.provides)}, "
-                "and more may come"
+                f"signal {self.name}: {fn!r} must take **kwargs: it is called with {', '.join(self.provides)}, "
+                "and later versions may add more"
             )
 
     def _log(self, receiver: Receiver) -> None:
@@ -182,56 +183,56 @@ def _name(sender: object) -> object:
 
 
 # Where calls are sent. Sender: the name of the task.
-#: Before a call is given to the broker. `headers` (the caller's own with id, task and others of the message) and the
-#: arguments in `body` may be changed.
+#: Before a call is sent to the broker. A receiver may change `headers` (the caller's own, and id, task and others of
+#: the message) and the arguments in `body`.
 before_task_publish: Final = Signal(
     "before_task_publish", "body", "exchange", "routing_key", "headers", "properties", "declare", "retry_policy"
 )
-#: The broker has it.
+#: The broker has accepted the call.
 after_task_publish: Final = Signal("after_task_publish", "body", "exchange", "routing_key", "headers")
 
-# Where tasks run. Sender: the task, or where there is none its name; of the first three the worker.
-#: A worker has taken the message; it starts when there is a slot. Its arguments are not decoded yet.
+# In workers. Sender: the task, or its name if it is not registered; for the first three signals the worker.
+#: A worker has received the message; it starts when a slot is free. Its arguments are not decoded yet.
 task_received: Final = Signal("task_received", "request", "message")
 #: No such task is registered in the worker.
 task_unknown: Final = Signal("task_unknown", "name", "id", "message", "exc")
-#: The message goes to the dead letters, for `reason`.
+#: The message becomes a dead letter because of `reason`.
 task_rejected: Final = Signal("task_rejected", "message", "exc", "reason")
-#: It was revoked before it started (`expired`: because it was too late) or where it ran (`terminated`).
+#: The task was revoked before it started (`expired`: it expired) or while it ran (`terminated`).
 task_revoked: Final = Signal("task_revoked", "request", "terminated", "signum", "expired")
 #: Before the task runs.
 task_prerun: Final = Signal("task_prerun", "task_id", "task", "args", "kwargs")
-#: After it ran, whatever came of it: once for each `task_prerun`.
+#: After the task ran, with any outcome: once for each `task_prerun`.
 task_postrun: Final = Signal("task_postrun", "task_id", "task", "args", "kwargs", "retval", "state")
 task_success: Final = Signal("task_success", "result")
-#: It is to run again, because of `reason`.
+#: The task will run again, because of `reason`.
 task_retry: Final = Signal("task_retry", "request", "reason", "einfo")
 task_failure: Final = Signal("task_failure", "task_id", "exception", "args", "kwargs", "traceback", "einfo")
-#: aiotq itself failed while it ran.
+#: aiotq itself failed during the run.
 task_internal_error: Final = Signal(
     "task_internal_error", "task_id", "args", "kwargs", "request", "exception", "traceback", "einfo"
 )
 
-# In the life of a worker. Sender: the worker, or in child processes None.
-#: On the command line, when the app is imported and nothing is connected: settings may still be changed.
+# In the life of a worker. Sender: the worker, or None in child processes.
+#: On the command line, after the app is imported and before it connects: settings may still be changed.
 celeryd_init: Final = Signal("celeryd_init", "instance", "conf", "options")
-#: A worker is about to look for tasks: a receiver may import more of them. Sender: the app.
+#: A worker is about to import tasks: a receiver may import more of them. Sender: the app.
 import_modules: Final = Signal("import_modules")
-#: Before it starts.
+#: Before the worker starts.
 worker_init: Final = Signal("worker_init")
-#: It takes tasks.
+#: The worker takes tasks.
 worker_ready: Final = Signal("worker_ready")
-#: It begins to stop: `sig` is the signal's name where a signal said so, `how` is "Warm" or "Cold" (no grace time).
+#: The worker begins to stop: `sig` is the name of the signal, if there was one; `how` is "Warm" or "Cold" (no grace).
 worker_shutting_down: Final = Signal("worker_shutting_down", "sig", "how", "exitcode")
-#: All is committed; what its lifespans opened is still there.
+#: All outcomes are committed; the worker's lifespans are still open.
 worker_shutdown: Final = Signal("worker_shutdown")
 #: In a child process for `run="process"`, before its first task.
 worker_process_init: Final = Signal("worker_process_init")
-#: There, before it exits; not when it is killed.
+#: In the child process, before it exits; not sent if it is killed.
 worker_process_shutdown: Final = Signal("worker_process_shutdown", "pid", "exitcode")
 
-# The logging of `aiotq worker`, told when the app is imported. Sender: None.
-#: A receiver of this sets up logging in place of the command.
+# The logging of `aiotq worker`, after the app is imported. Sender: None.
+#: A receiver of this signal sets up logging in place of the command.
 setup_logging: Final = Signal("setup_logging", "loglevel", "logfile", "format", "colorize")
 after_setup_logger: Final = Signal("after_setup_logger", "logger", "loglevel", "logfile", "format", "colorize")
 after_setup_task_logger: Final = Signal(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-PENDING: Final = "PENDING"  #: unknown here: waiting, or never sent, or expired
+PENDING: Final = "PENDING"  #: nothing is stored: the task waits, was never sent, or its result has expired
 RECEIVED: Final = "RECEIVED"
 STARTED: Final = "STARTED"
 RETRY: Final = "RETRY"
@@ -12,7 +12,7 @@ SUCCESS: Final = "SUCCESS"
 FAILURE: Final = "FAILURE"
 REVOKED: Final = "REVOKED"
 
-#: Nothing follows these; a stored terminal state is never overwritten by another run.
+#: Terminal states. Another run never overwrites a stored one.
 READY_STATES: Final = frozenset({SUCCESS, FAILURE, REVOKED})
 UNREADY_STATES: Final = frozenset({PENDING, RECEIVED, STARTED, RETRY})
 #: States whose result is an exception.

@@ -262,8 +262,8 @@ def test_an_unknown_option_is_refused_with_what_to_do_instead() -> None:
     for option, hint in {
         "count_down": "did you mean 'countdown'?",
         "xyz": "(there are add_to_parent, ",
-        "producer": "leave it out; the app keeps its connections itself",
-        "root_id": "it is that of the task which makes the call",
+        "producer": "leave it out; the app manages its connections",
+        "root_id": "leave it out; it is set from the task that makes the call",
         "retries": "a call that is sent begins at 0; task.apply(…, retries=)",
         "rate_limit": "it belongs to the task, as in @app.task(rate_limit=…)",
     }.items():

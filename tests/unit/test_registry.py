@@ -134,7 +134,7 @@ def test_a_plain_function_cannot_run_on_the_loop_nor_a_coroutine_in_a_thread(app
         ("que", "did you mean 'queue'?"),
         ("serialiser", "did you mean 'serializer'?"),
         ("xyz", "there are acks_late,"),
-        ("send_events", "leave it out; nothing is sent where nobody listens"),
+        ("send_events", "leave it out; signals and result.updates() cost nothing while nobody uses them"),
         ("backend", "all results of an app are kept in its result_backend"),
         ("countdown", "it belongs to a call, as in task.apply_async(…, countdown=…)"),
     ],

@@ -218,7 +218,7 @@ def test_without_a_loop_a_coroutine_has_one_of_its_own(happened: Signal, caplog:
     ("make", "words"),
     [
         (lambda: 7, "must be a function"),
-        (lambda: lambda sender: None, r"must take \*\*kwargs: it is given what"),
+        (lambda: lambda sender: None, r"must take \*\*kwargs: it is called with what"),
         (lambda: lambda: None, r"must take \*\*kwargs"),
     ],
 )

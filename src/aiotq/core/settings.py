@@ -1,7 +1,7 @@
-"""Every setting once: its name, type, default and meaning. Unknown names and wrong types are errors.
+"""All settings, each with its name, type, default and meaning. Unknown names and wrong types are errors.
 
-Values come, each over the one before, from the defaults here, `app.config_from_object`, the environment
-(`AIOTQ_` and the name in capitals) and the arguments of `AioTQ`. When the app starts they are frozen.
+A value is taken from the arguments of `AioTQ`, else from the environment (`AIOTQ_` and the name in capitals), else from
+`app.config_from_object`, else from the defaults here. When the app starts, the settings are frozen.
 """
 
 from __future__ import annotations
@@ -18,63 +18,63 @@ from ..exceptions import InvalidSetting, SettingsFrozen, UnknownSetting
 from .schedules import seconds_apart
 
 ENVIRONMENT_PREFIX: Final = "AIOTQ_"
-#: Names the app for the command line; it has our prefix and is no setting.
+#: Names the app for the command line. It has our prefix but is not a setting.
 APP_VARIABLE: Final = "AIOTQ_APP"
 EXCHANGE_TYPES: Final = ("direct", "topic", "fanout")
 
 
 @dataclass(slots=True)
 class _Values:
-    """The settings as typed attributes; each is followed by its meaning."""
+    """The settings as typed attributes, each followed by its meaning."""
 
     broker_url: str = "sqlite:///aiotq.db"
     "Where messages are kept: `sqlite:///relative.db`, `sqlite:////absolute.db`, `redis://host:6379/0`, `amqp://host`."
     result_backend: str | None = None
-    "Where results are kept; None: the broker's own place, or `rpc://` where it has none. `disabled://` keeps none."
+    "Where results are kept. None: with the broker's messages, or `rpc://` for RabbitMQ. `disabled://` keeps none."
     celery_compat: bool = False
-    "Share queues and results with Celery: queues in RabbitMQ as it declares them, results in Redis as it keeps them."
+    "Share queues and results with Celery: declare queues in RabbitMQ and store results in Redis as Celery does."
 
     include: tuple[str, ...] = ()
-    "Modules a worker imports before it starts, so that their tasks are registered."
+    "Modules that a worker imports before it starts, so that their tasks are registered."
     timezone: str = "UTC"
-    "The zone of an `eta` that names none."
+    "The time zone of an `eta` or `expires` without one."
 
     task_default_queue: str = "default"
-    "The queue of calls that nothing else sends elsewhere; with `celery_compat` it is `celery` unless set."
+    "The queue of calls without another route. With `celery_compat` the default is `celery`."
     task_queues: tuple[Any, ...] = ()
-    "The queues there are: names and `Queue` values; also what a worker consumes from unless told otherwise."
+    "The queues, as names and `Queue` values. A worker consumes from all of them unless it is given others."
     task_routes: Any = ()
-    "Where tasks go by their names: a mapping, a function, `module:function`, or a list of these."
+    "Routes of tasks by name: a mapping, a function, `module:function`, or a list of these."
     task_create_missing_queues: bool = True
     "False: a call to a queue that is not in `task_queues` is an error."
     task_default_exchange: str | None = None
-    "The exchange of queues and routing keys that name none; None: each queue has one of its own name."
+    "The exchange of queues and routing keys that name none. None: each queue has an exchange of its own name."
     task_default_exchange_type: str = "direct"
-    "`direct`, `topic` or `fanout`."
+    "The type of `task_default_exchange`: `direct`, `topic` or `fanout`."
     task_default_routing_key: str | None = None
-    "The routing key of calls that name an exchange and no key."
+    "The routing key of calls that name an exchange but no key."
     task_default_priority: int = 4
-    "0 to 9, 9 first; the default leaves room on both sides."
+    "The priority of calls without one: 0 to 9, 9 first."
     task_serializer: str = "json"
-    "How arguments are encoded: `json`, `msgpack`, `yaml`, or one that was registered."
+    "The serializer of arguments: `json`, `msgpack`, `yaml`, or a registered one."
     task_compression: str | None = None
-    "How encoded arguments are compressed: `zlib`, `bzip2`, `lzma`, `brotli`, `zstd`, or one that was registered."
+    "The compression of encoded arguments: `zlib`, `bzip2`, `lzma`, `brotli`, `zstd`, or a registered one."
     result_serializer: str = "json"
-    "How results are encoded."
+    "The serializer of results."
     result_compression: str | None = None
-    "How encoded results are compressed."
+    "The compression of encoded results."
     accept_content: tuple[str, ...] = ("json", "msgpack")
-    "Serializers (names or content types) that are decoded; anything else goes to the dead letters."
+    "Serializers (names or content types) that workers decode. Any other message becomes a dead letter."
     security_key: str | None = None
-    "A secret that signs every message; unsigned and wrongly signed ones go to the dead letters."
+    "A secret that signs every message. Unsigned and wrongly signed messages become dead letters."
     security_previous_keys: tuple[str, ...] = ()
-    "Secrets that others may still sign with, while all change over to a new `security_key`."
+    "Older secrets that are still accepted while callers and workers change to a new `security_key`."
     task_annotations: Any = ()
-    "Options of tasks by their names or patterns, in place of what they declare; or objects and functions that say."
+    "Options that replace those of tasks, by name or pattern; or objects and functions that return such options."
     task_acks_late: bool = True
-    "True: a task is acknowledged with its result (at least once). False: before it runs (at most once)."
+    "True: a message is acknowledged with the task's result (at least once). False: before it runs (at most once)."
     task_ignore_result: bool = False
-    "Keep no results unless a task or call says otherwise."
+    "Store no results, unless a task or call has `ignore_result=False`."
     task_track_started: bool = False
     "Store the state STARTED when a task begins."
     task_soft_time_limit: float | None = None
@@ -82,43 +82,43 @@ class _Values:
     task_time_limit: float | None = None
     "Seconds after which a task is stopped and fails."
     task_always_eager: bool = False
-    "Run calls where they are made, with no broker and no worker: for tests (better ones: `aiotq.testing`)."
+    "Run each call at once in the calling process, without broker and worker. For tests; prefer `aiotq.testing`."
     task_eager_propagates: bool = False
-    "Raise what a task that runs so, or by `apply`, fails with, where it was called."
+    "Raise a task's exception at the call when it runs eagerly or by `apply`."
     task_store_eager_result: bool = False
-    "With `task_always_eager`: store results, for those who ask for them by id."
+    "With `task_always_eager`: store results, so that they can be read by id."
     task_max_deliveries: int = 3
-    "Deaths of workers that one task may be charged with before it goes to the dead letters."
+    "Deaths of workers that a task may be charged with before it becomes a dead letter."
     task_default_rate_limit: str | None = None
-    'Starts of each task that says nothing else, in all workers together: `"100/m"`.'
+    'The rate limit of tasks without one, for all workers together: `"100/m"`.'
     task_reject_on_worker_lost: bool = False
-    "True: a task whose child process died is handed back and may run again. False: it fails."
+    "When a task's child process dies. True: hand the message back, so that it may run again. False: fail the task."
     task_store_errors_even_if_ignored: bool = False
-    "Keep failures although results are ignored."
+    "Store failures even if results are ignored."
     task_message_max_size: int = 4 * 1024 * 1024
-    "Bytes of one encoded call; larger ones are refused at the call, and dead-lettered when they arrive."
+    "Largest size of an encoded call in bytes. A larger call is refused; a larger message becomes a dead letter."
     task_publish_timeout: float = 5.0
-    "Seconds a call may take to be accepted by the broker."
+    "Seconds that the broker has to accept a call."
     task_publish_retry: bool = True
-    "False: a call is not sent again if the broker does not answer, unless it says so itself (`retry`)."
+    "False: a call is not sent again if the broker does not answer, unless the call has `retry=True`."
     task_publish_retry_policy: Any = None
-    "As the calling option `retry_policy`; None: again and again, as long as `task_publish_timeout` allows."
+    "Default of the calling option `retry_policy`. None: as many attempts as `task_publish_timeout` allows."
     task_publish_pending: int = 10_000
-    "Calls that may wait to be sent in one process before further ones wait at the door."
+    "Largest number of calls queued for sending in one process. Beyond it `delay()` waits for room."
 
     task_allow_error_cb_on_chord_header: bool = False
-    "Whether an error callback of a chord is that of the tasks in its header too."
+    "True: an error callback of a chord is also added to the tasks of its header."
     join_timeout: float = 604_800.0
-    "Seconds that a chord waits for its next member to end before it fails."
+    "Seconds for which a chord waits for its next member to end before it fails."
 
     result_expires: float = 86_400.0
-    "Seconds a result is kept."
+    "Seconds for which a result is kept."
     result_max_size: int = 16 * 1024 * 1024
-    "Bytes of one encoded result; a larger one makes its task fail."
+    "Largest size of an encoded result in bytes. A task with a larger result fails."
     result_extended: bool = False
-    "Keep with a result how its task was called: arguments, retries, queue."
+    "Store the arguments, retries, queue and stamps of a call with its result."
     result_exception_types: tuple[str, ...] = ()
-    "Exceptions (`module.Name`) that may be imported to raise a remote failure with its own type."
+    "Exceptions (`module.Name`) that may be imported, so that a task's exception is raised with its own type."
 
     worker_concurrency: int = 100
     "Coroutine tasks that run at the same time in one worker."
@@ -127,42 +127,42 @@ class _Values:
     worker_processes: int | None = None
     'Child processes for `run="process"` tasks; None: one a core.'
     worker_prefetch: int = 0
-    "Deliveries a worker may hold beyond what it can start."
+    "Deliveries that a worker may hold beyond those that it can start."
     worker_queue_weights: Mapping[str, int] = field(default_factory=dict[str, int])
-    'How much is taken from a queue, against 1 from those not named: `{"hi": 3}`.'
+    'Shares of queues: `{"hi": 3}` takes three times as much from `hi` as from a queue that is not named.'
     worker_queue_order: str = "fair"
-    "`fair`: queues take turns. `strict`: nothing of a queue while one before it has anything, for ever if it must be."
+    "`fair`: queues take turns. `strict`: a queue is read only while all queues before it are empty; it may starve."
     worker_unknown_task_timeout: float = 300.0
-    "Seconds for which a worker hands on a task that it does not know, before it goes to the dead letters."
+    "Seconds for which a worker hands on a task that it does not know, before the message becomes a dead letter."
     worker_lease: float = 15.0
-    "Seconds after its last heartbeat at which a worker counts as dead."
+    "Seconds without a heartbeat after which a worker counts as dead."
     worker_grace: float = 30.0
-    "Seconds that running tasks may go on after a stop was asked for."
+    "Seconds for which running tasks may go on after a worker was asked to stop."
     worker_loop_lag: float = 1.0
-    "Seconds for which a task may block the loop before the watchdog names it in the log."
+    "Seconds for which a task may block the event loop before the worker logs its name."
     worker_max_tasks_per_child: int | None = None
     "Tasks after which a child process is replaced."
 
     worker_log_format: str = "text"
-    "What `aiotq worker` logs: `text` for people, `json` for machines, one object a line."
+    "The log format of `aiotq worker`: `text` for people, `json` for machines (one object a line)."
     worker_uvloop: bool = False
     "Run `aiotq worker` on uvloop's event loop (the extra `aiotq[uvloop]`)."
 
     dead_letter_expires: float = 30 * 86_400.0
-    "Seconds a dead letter is kept."
+    "Seconds for which a dead letter is kept."
 
     amqp_queue_type: str = "quorum"
-    "RabbitMQ: the type of queues, `quorum` or `classic`; those that exist keep theirs."
+    "RabbitMQ: the type of new queues, `quorum` or `classic`. Existing queues keep theirs."
     amqp_park_after: float = 900.0
-    "RabbitMQ: seconds after which the message of a running task is put aside; less than half of `consumer_timeout`."
+    "RabbitMQ: seconds after which the message of a running task is parked. Keep it below half of `consumer_timeout`."
 
 
 _TYPES: Final[dict[str, Any]] = typing.get_type_hints(_Values)
 _DEFAULTS: Final = _Values()
 NAMES: Final = tuple(field.name for field in fields(_Values))
-#: What Celery's clients can read, which see no content type on a result in Redis.
+#: The values that Celery's clients can read: for them a result in Redis has no content type.
 _FOR_CELERY: Final[Mapping[str, object]] = {"result_serializer": "json", "result_compression": None}
-#: Celery's settings whose names are near to none of ours, and what stands for them here.
+#: Celery's settings that have another name here, and no similar one.
 _RENAMED: Final[Mapping[str, str]] = {
     "imports": "include",
     "worker_prefetch_multiplier": "worker_prefetch",
@@ -175,7 +175,7 @@ _POSITIVE: Final = frozenset(
     for name in NAMES
     if _TYPES[name] in (float, float | None) or (name.startswith("worker_") and _TYPES[name] in (int, int | None))
 ) | {"task_max_deliveries", "task_message_max_size", "task_publish_pending", "result_max_size"}
-#: Characters of a queue's name, as everywhere.
+#: Characters of a queue's name.
 _LONGEST_NAME: Final = 255
 #: Settings that are not to be shown.
 SECRETS: Final = frozenset({"security_key", "security_previous_keys"})
@@ -186,14 +186,14 @@ _CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
     "amqp_queue_type": ("quorum", "classic"),
     "worker_log_format": ("text", "json"),
 }
-#: What checks a value that is more than a plain one, and returns it in the form in which it is kept.
+#: Checks a value of a structured setting, and returns it in the form in which it is kept.
 Check = Callable[[object], object]
 
 
 class Settings(_Values):
-    """An app's configuration (`app.conf`): attributes checked when set, frozen when the app starts.
+    """An app's configuration (`app.conf`): attributes that are checked when set, and frozen when the app starts.
 
-    `checks` are those of settings whose form a room above this one knows.
+    `checks` has the checks of structured settings, which other rooms define.
     """
 
     __slots__ = ("_checks", "_frozen_by", "_is_queue_named")
@@ -226,13 +226,13 @@ class Settings(_Values):
         """Set several settings.
 
         Raises:
-            UnknownSetting, InvalidSetting: one of them can't be set; those before it are.
+            UnknownSetting, InvalidSetting: one of them can't be set; those before it have been set.
         """
         for name, value in {**(values or {}), **more}.items():
             setattr(self, name, value)
 
     def copy(self) -> Settings:
-        """Return the same settings, free to be changed."""
+        """Return a copy that is not frozen."""
         fresh = Settings(checks=self._checks)
         for name in NAMES:
             object.__setattr__(fresh, name, getattr(self, name))
@@ -240,7 +240,7 @@ class Settings(_Values):
         return fresh
 
     def freeze(self, reason: str) -> None:
-        """Refuse further changes, because of `reason`.
+        """Refuse further changes; the error will give `reason`.
 
         Raises:
             InvalidSetting: settings contradict each other.
@@ -256,7 +256,7 @@ class Settings(_Values):
 
     @property
     def is_frozen(self) -> bool:
-        """Whether the app is in use."""
+        """Whether the app has started."""
         return self._frozen_by is not None
 
     def as_dict(self) -> dict[str, Any]:
@@ -265,7 +265,7 @@ class Settings(_Values):
 
 
 def unknown(name: str) -> UnknownSetting:
-    """Return the error for a setting called `name`, with the nearest that exists."""
+    """Return the error for an unknown setting `name`, with the most similar name as a suggestion."""
     near = [_RENAMED[name.lower()]] if name.lower() in _RENAMED else difflib.get_close_matches(name.lower(), NAMES, n=1)
     return UnknownSetting(name, near[0] if near else None)
 
@@ -293,11 +293,11 @@ def from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
 def from_object(source: object, namespace: str = "") -> dict[str, Any]:
     """Return the settings in a mapping, or among the attributes of a module, class or object.
 
-    With `namespace="AIOTQ"` only names beginning with `AIOTQ_` count (as in a Django settings module). Without, every
-    public attribute that is a plain value counts; modules, functions and classes in it don't.
+    With `namespace="AIOTQ"` only names that begin with `AIOTQ_` are read (as in a Django settings module). Without it
+    every public attribute with a plain value is read, but no modules, functions and classes.
 
     Raises:
-        UnknownSetting: one of them is no setting.
+        UnknownSetting: one of them is not a setting.
     """
     items: dict[str, Any]
     if isinstance(source, Mapping):

@@ -1,4 +1,4 @@
-"""The options of tasks and of calls: what each may be, checked where it is declared or called."""
+"""The options of tasks and of calls: which values each may have, checked at the declaration or the call."""
 
 from __future__ import annotations
 
@@ -21,52 +21,59 @@ RunsIn = Literal["loop", "thread", "process"]
 
 
 class CallOptions(TypedDict, total=False):
-    """What one call may say; each wins over the task's own option and that over the settings. None says nothing."""
+    """The options of one call. A call's option wins over the task's, and that over the settings. None: not given."""
 
     task_id: str | None
+    "The id of the call. Calls with one id are one call, as long as the first is in the broker."
     countdown: float | None
     "Seconds from now before which the task does not start."
     eta: datetime | None
-    "Time before which the task does not start; without a zone it is in `timezone`."
+    "Time before which the task does not start. Without a zone it is in the setting `timezone`."
     expires: float | datetime | None
-    "Seconds from now, or time, after which the task is not started any more (it ends as REVOKED)."
+    "Seconds from now, or a time, after which the task does not start any more. It then ends as REVOKED."
     queue: str | None
+    "The queue that gets the call."
     exchange: str | None
-    "The name of an exchange that `task_queues` binds queues to; with `routing_key` it says which of them get the call."
+    "The name of an exchange to which `task_queues` binds queues. With `routing_key` it selects the queues."
     routing_key: str | None
+    "Selects queues that are bound to the exchange."
     priority: int | None
     "0 to 9, 9 first."
     serializer: str | None
+    "How arguments are encoded: `json`, `msgpack`, `yaml`, `pickle` or a registered serializer."
     compression: str | None
-    "`zlib`, `bzip2`, `lzma`, `brotli`, `zstd` or one that was registered."
+    "`zlib`, `bzip2`, `lzma`, `brotli`, `zstd` or a registered compression."
     ignore_result: bool | None
+    "True: no result is stored, and awaiting it returns None at once."
     headers: Mapping[str, Any] | None
-    "The caller's own headers, seen as `request.headers`."
+    "Headers of your own. The task reads them as `request.headers`."
     stamps: Mapping[str, Any] | None
-    "Labels by which the call is found and revoked, each with a value or a list of values; see `Canvas.stamp`."
+    "Labels by which the call can be found and revoked, each with a value or a list of values. See `Canvas.stamp`."
     soft_time_limit: float | None
+    "Seconds after which `SoftTimeLimitExceeded` is raised in the task."
     time_limit: float | None
+    "Seconds after which the task is stopped and fails."
     shadow: str | None
-    "A name for logs in place of the task's."
+    "The name shown in logs instead of the task's."
     add_to_parent: bool | None
-    "False: a call made by a task is not among the `children` of its result."
+    "False: a call made by a task is not listed among the `children` of that task's result."
     reply_to: str | None
-    "The address of the process that is told the result, in place of this one's."
+    "The address of the process that the result is pushed to, instead of this one's."
     publish_timeout: float | None
-    "Seconds the broker has to accept the call."
+    "Seconds that the broker has to accept the call."
     retry: bool | None
     "False: if the broker does not answer, the call is not sent again (setting `task_publish_retry`)."
     retry_policy: Mapping[str, Any] | None
-    "How often it is sent again: `max_retries`, `interval_start`, `interval_step`, `interval_max`, `retry_errors`."
+    "How the call is sent again: `max_retries`, `interval_start`, `interval_step`, `interval_max`, `retry_errors`."
     link: Any
-    "A signature, or a list of them: each is called with the task's value when it has succeeded."
+    "A signature or a list of them. Each is called with the task's value after success."
     link_error: Any
-    "The same for its failure, called with request, exception and traceback; with its id, if they take one argument."
+    "The same after failure, called with request, exception and traceback. A task with one parameter gets the id only."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskOptions:
-    """What a declaration may say; None leaves it to the settings."""
+    """The options that a task declares. None: the value of the settings."""
 
     run: RunsIn | None = None
     bind: bool = False
@@ -104,7 +111,7 @@ class TaskOptions:
 
 @dataclass(frozen=True, slots=True)
 class _Expected:
-    """What an option must be, for the check and for the error's words."""
+    """The values that an option may have: for the check, and in words for the error."""
 
     words: str
     types: tuple[type, ...]
@@ -125,18 +132,18 @@ def _is_rate(given: Any) -> bool:
 
 
 def _takes(given: Callable[..., object], count: int) -> bool:
-    """Whether a function can be called with so many arguments, as far as it says."""
+    """Whether a function can be called with `count` arguments, as far as its signature tells."""
     try:
         inspect.signature(given).bind(*(None,) * count)
     except TypeError:
         return False
-    except ValueError:  # it is not written in Python, and doesn't say
+    except ValueError:  # not written in Python: it has no signature
         return True
     return True
 
 
 def naming(shadow_name: Callable[..., str | None], task: object) -> Callable[..., str | None]:
-    """Return a `shadow_name` as a function of args, kwargs and options: Celery's are given the task before them."""
+    """Return a `shadow_name` as a function of args, kwargs and options. Celery's take the task before these."""
     return shadow_name if _takes(shadow_name, 3) else partial(shadow_name, task)
 
 
@@ -145,7 +152,7 @@ def _is_exception(given: object) -> bool:
 
 
 def is_retry_policy(given: Mapping[str, Any]) -> bool:
-    """Whether all that is in it may be in a `retry_policy`."""
+    """Whether `given` is a valid `retry_policy`."""
     for name, each in given.items():
         match name:
             case "max_retries":
@@ -216,12 +223,12 @@ _EXPECTED: Final[Mapping[str, _Expected]] = {
 }
 #: All options of a call.
 CALL_OPTIONS: Final = frozenset(_EXPECTED)
-#: Options that only a call which is sent can have.
+#: Options that only a call that is sent can have, not one that runs in this process.
 ONLY_SENT: Final = frozenset(
     {"countdown", "eta", "expires", "queue", "exchange", "routing_key", "priority", "publish_timeout"}
     | {"retry", "retry_policy"}
 )
-#: Options that belong to one call, and not to where calls of its name go.
+#: Options of a single call, which a route can't have.
 _OF_ONE_CALL: Final = frozenset(
     {"task_id", "eta", "reply_to", "publish_timeout", "retry", "retry_policy", "link", "link_error"}
 )
@@ -230,7 +237,7 @@ _EXCEPTIONS: Final = _Expected(
 )
 #: Options of a task that are kept as tuples.
 TUPLES: Final = frozenset({"autoretry_for", "dont_autoretry_for", "throws"})
-#: Options of a call that a retry may set anew.
+#: Options of a call that a retry may change.
 RETRY_OPTIONS: Final = frozenset({"queue", "priority", "expires", "soft_time_limit", "time_limit", "shadow", "headers"})
 _DECLARED: Final[Mapping[str, _Expected]] = {
     "name": _NAME,
@@ -281,38 +288,38 @@ _DECLARED: Final[Mapping[str, _Expected]] = {
 }
 
 
-#: All options of a task; `base` is checked where classes are known.
+#: All options of a task, except `base`, which is checked elsewhere.
 DECLARABLE: Final = frozenset(_DECLARED)
-#: Those of them that are attributes of the task; how it runs and is named stands elsewhere.
+#: The options that can be read and changed as attributes of the task.
 READABLE: Final = frozenset(each.name for each in fields(TaskOptions)) - {"run", "shadow_name"}
-#: Those that are as the settings say where they are None.
+#: The options for which None means the value of the settings.
 _LEFT_TO_SETTINGS: Final = frozenset(each.name for each in fields(TaskOptions) if each.default is None) | {"name"}
-#: What Celery's tasks can declare and ours can't: why, or what to do instead.
+#: Celery's options of tasks that don't exist here: why, or what to do instead.
 _NOT_DECLARED: Final[Mapping[str, str]] = {
-    "Strategy": "how a task is run is said by run=",
+    "Strategy": 'use run="loop", "thread" or "process" to choose how a task runs',
     "acks_on_failure_or_timeout": "raise Reject() for a dead letter, Snooze() or self.retry() for a later run",
-    "abstract": "leave it out; a class is no task until it is a base= or given to register_task",
-    "autoregister": "leave it out; what is not given to app.task, shared_task or register_task is no task",
+    "abstract": "leave it out; a class becomes a task only as base= or through register_task",
+    "autoregister": "leave it out; only app.task, shared_task and register_task register a task",
     "backend": "all results of an app are kept in its result_backend",
-    "from_config": "settings are read from app.conf, and task_annotations declare by name",
+    "from_config": "read settings from app.conf, and set options by name with task_annotations",
     "pydantic": "leave it out; a model among the arguments arrives as that model",
     "request_stack": "leave it out; each run has its own request",
-    "send_events": "leave it out; nothing is sent where nobody listens (signals, result.updates())",
+    "send_events": "leave it out; signals and result.updates() cost nothing while nobody uses them",
 }
-#: What Celery's calls take and ours don't: why, or what to do instead.
+#: Celery's options of calls that don't exist here: why, or what to do instead.
 _NOT_CALLED: Final[Mapping[str, str]] = {
-    **dict.fromkeys(("connection", "producer", "publisher"), "leave it out; the app keeps its connections itself"),
-    **dict.fromkeys(("root_id", "parent_id"), "it is that of the task which makes the call"),
-    **dict.fromkeys(("chord", "group_id", "group_index"), "it is what group() and chord() give their members"),
-    **dict.fromkeys(("logfile", "loglevel"), "what is logged, and where, is the worker's own matter"),
-    "delivery_mode": "leave it out; every message is kept as durably as its broker can",
-    "retries": "a call that is sent begins at 0; task.apply(…, retries=) runs one here as though it were a later one",
-    "throw": "task.apply(…, throw=) is for calls that are run here",
+    **dict.fromkeys(("connection", "producer", "publisher"), "leave it out; the app manages its connections"),
+    **dict.fromkeys(("root_id", "parent_id"), "leave it out; it is set from the task that makes the call"),
+    **dict.fromkeys(("chord", "group_id", "group_index"), "leave it out; group() and chord() set it for their members"),
+    **dict.fromkeys(("logfile", "loglevel"), "leave it out; the worker decides what it logs, and where"),
+    "delivery_mode": "leave it out; every message is as durable as its broker allows",
+    "retries": "a call that is sent begins at 0; task.apply(…, retries=) runs one in this process as a later retry",
+    "throw": "use task.apply(…, throw=), which runs the call in this process",
 }
 
 
 def check_declaration(options: Mapping[str, object]) -> None:
-    """Refuse what `@app.task(...)` can't take.
+    """Check the options of `@app.task(...)`.
 
     Raises:
         InvalidOption: an option is unknown or has an impossible value.
@@ -335,14 +342,14 @@ def check_declaration(options: Mapping[str, object]) -> None:
 
 
 def said(options: T) -> T:
-    """Return options of a call without those that are None: as in Celery, they say nothing."""
+    """Return options of a call without those that are None: as in Celery, these count as not given."""
     if all(given is not None for given in options.values()):
         return options
     return cast(T, {option: given for option, given in options.items() if given is not None})
 
 
 def check_limits(name: str, soft: float | None, hard: float | None) -> None:
-    """Raise `InvalidOption` if a soft limit could never strike, since the hard one comes before it."""
+    """Raise `InvalidOption` if the soft limit is longer than the hard one, and so would never be reached."""
     if soft is not None and hard is not None and soft > hard:
         raise InvalidOption(f"{name}: soft_time_limit ({soft:g} s) must not be longer than time_limit ({hard:g} s)")
 
@@ -369,10 +376,10 @@ def _nearest(option: str, known: Mapping[str, object]) -> str:
 
 
 def stamps_of(given: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """Return stamps with a list of values each, as they travel.
+    """Return stamps with a list of values each, as in a message.
 
     Raises:
-        ValueError: one has an impossible name.
+        ValueError: a stamp has an impossible name.
     """
     for name in given:
         if not is_name(name):
@@ -384,7 +391,7 @@ def stamps_of(given: Mapping[str, Any]) -> dict[str, list[Any]]:
 
 
 def check_retry_policy(given: object) -> object:
-    """Return the setting `task_publish_retry_policy` as it is.
+    """Check the setting `task_publish_retry_policy` and return it unchanged.
 
     Raises:
         InvalidSetting: it can't be used.
@@ -396,7 +403,7 @@ def check_retry_policy(given: object) -> object:
 
 
 def check_route_option(option: str, given: object) -> str | None:
-    """Return what `option` must be in a route if it can't be `given` there, else None."""
+    """Return None if a route may have `option` with the value `given`, else what it must be, in words."""
     expected = _EXPECTED.get(option)
     if expected is None or option in _OF_ONE_CALL:
         there_are = ", ".join(sorted(_EXPECTED.keys() - _OF_ONE_CALL))
@@ -405,19 +412,19 @@ def check_route_option(option: str, given: object) -> str | None:
 
 
 def check_options_here(name: str, options: Mapping[str, Any], retries: object = 0) -> None:
-    """Raise `InvalidOption` if one of `options` means nothing for a call that is run where it is made.
+    """Raise `InvalidOption` if one of `options` has no meaning for a call that runs in this process.
 
-    `retries` is how many it is to have behind it.
+    `retries` is the number of retries that it should seem to have had.
     """
     if type(retries) is not int or retries < 0:
         raise InvalidOption(f"{name}.apply: retries must be a whole number, 0 or more, not {retries!r}")
     for option in options:
         if option in ONLY_SENT:
-            raise InvalidOption(f"{name}.apply: {option} is for calls that are sent; this one is run here")
+            raise InvalidOption(f"{name}.apply: {option} is for calls that are sent; this one runs in this process")
 
 
 def check_options(name: str, options: CallOptions, *, runs_in: RunsIn | None = None) -> None:
-    """Raise `InvalidOption` if one of `options` of a call to `name` is unknown, impossible, or can't be kept there."""
+    """Raise `InvalidOption` if one of `options` of a call to `name` is unknown or has an impossible value."""
     for option, given in options.items():
         expected = _EXPECTED.get(option)
         if expected is None:
