@@ -325,7 +325,7 @@ class AioTQ(TaskRegistry, Surroundings, Codecs, Connections):
 
     async def joined(self, join_id: str) -> Joined | None:
         """Return what became of a join."""
-        (found,) = await (await self.connection()).store.joined([join_id])
+        (found,) = await (await self.connection()).ledger.joined([join_id])
         return found
 
     def _remember_child(self, task_id: str, options: CallOptions) -> None:
@@ -362,7 +362,7 @@ class AioTQ(TaskRegistry, Surroundings, Codecs, Connections):
         kwargs: Mapping[str, Any],
         options: CallOptions,
     ) -> Sequence[Envelope]:
-        reply_to = connection.store.address if connection.keeps_results else None
+        reply_to = connection.records.address if connection.keeps_results else None
         return self.builder.envelopes(task, args, kwargs, options, reply_to=reply_to)
 
     def _result(self, envelope: Envelope) -> handle.AsyncResult[Any]:
@@ -382,7 +382,9 @@ class AioTQ(TaskRegistry, Surroundings, Codecs, Connections):
         if not connection.keeps_results:
             raise ResultsDisabled(f"{self!r} keeps no results (result_backend is {DISABLED!r})")
         if connection.reader is None:
-            connection.reader = Reader(connection.store, connection.waiting, self.codec, self.conf.result_expires)
+            connection.reader = Reader(
+                connection.records, connection.ledger, connection.waiting, self.codec, self.conf.result_expires
+            )
         return connection.reader
 
     def now(self) -> float:
@@ -433,7 +435,7 @@ class AioTQ(TaskRegistry, Surroundings, Codecs, Connections):
         )
         expires = now + self.conf.result_expires
         record = Record(request.id, state, body, self.codec.content_type, expires, request.reply_to)
-        await connection.store.put([record])
+        await connection.records.put([record])
 
     def _settle(self) -> None:
         self._router = self._router if self.conf.is_frozen else Router(self.conf, check_route_option)

@@ -15,6 +15,7 @@ AioTQError
 │   ├── InvalidArguments          also a TypeError
 │   ├── EncodeError
 │   ├── MessageTooLarge
+│   ├── PayloadTooLarge
 │   ├── ResultsDisabled
 │   └── StoreRequired
 ├── MessageError                  a message can't be used; it becomes a dead letter
@@ -144,6 +145,17 @@ class MessageTooLarge(CallError):
             f"{what} is {size} bytes, over the limit of {limit}: pass a reference to the data instead, "
             f"or raise the setting {setting!r}"
         )
+
+
+class PayloadTooLarge(CallError):
+    """Raised when a message between processes is larger than they may be; `.size` and `.limit` in bytes."""
+
+    def __init__(self, topic: str, size: int, limit: int) -> None:
+        super().__init__(
+            f"a message on the bus has {size} bytes, at most {limit} can be told (topic {topic}): "
+            "store what is large, and tell others where"
+        )
+        self.topic, self.size, self.limit = topic, size, limit
 
 
 class ResultsDisabled(CallError):

@@ -133,7 +133,7 @@ async def differences_in_ends(app: AioTQ, story: Story, wanted: Expected) -> lis
     why: list[str] = []
     connection = await app.connection()
     ends = {key: end for key, end in wanted.ends.items() if not key.startswith(NO_ID)}
-    records = await connection.store.get([f"{story.name}.{key}" for key in ends])
+    records = await connection.records.get([f"{story.name}.{key}" for key in ends])
     for record, (key, end) in zip(records, ends.items(), strict=True):
         if record is None and key in wanted.ignored:
             continue

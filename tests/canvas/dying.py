@@ -10,11 +10,11 @@ from typing import Any, Final, TypeVar, cast
 from aiotq import AioTQ
 from aiotq.backends.memory.broker import MemoryBroker
 from aiotq.backends.memory.commit import MemoryCommitter
-from aiotq.backends.memory.records import MemoryStore
+from aiotq.backends.memory.ledger import MemoryLedger
 from aiotq.calling.connection import Connection
 from aiotq.commit import Committer
 from aiotq.commit.ordered import OrderedCommitter
-from aiotq.results import ResultStore
+from aiotq.results import Ledger, RecordStore
 from aiotq.transport import Broker
 from aiotq.worker.execution import Execution
 from aiotq.worker.run import Run, Slots
@@ -56,6 +56,8 @@ class Life:
 class Watched:
     """Something whose coroutines in `names` are awaits at which a worker may die."""
 
+    records: Any
+
     def __init__(self, life: Life, it: Any, *names: str) -> None:
         self._it = it
         self._watched = {name: life.watched(getattr(it, name)) for name in names}
@@ -81,15 +83,17 @@ class Mortal:
         self.uncommitted: Counter[tuple[str, str]] = Counter()
 
     def _made_committer(self, app: AioTQ) -> Any:
-        transport, store = self._connection.broker, self._connection.store
+        transport, ledger = self._connection.broker, self._connection.ledger
         committer: Committer = self._connection.committer(cast(Any, None), self._name, LEASE)
         if isinstance(committer, MemoryCommitter):
             assert isinstance(transport, MemoryBroker)
-            assert isinstance(store, MemoryStore)
+            assert isinstance(ledger, MemoryLedger)
             return Watched(self._life, committer, "commit", "admit")
         broker = cast(Broker, Watched(self._life, transport, "send", "settle"))
-        kept = cast(ResultStore, Watched(self._life, store, "claim", "close", "open_joins", "put", "revoked"))
-        return OrderedCommitter(broker, kept, self._name, LEASE, clock=app.clock)
+        records = cast(RecordStore, Watched(self._life, self._connection.records, "put"))
+        watched = Watched(self._life, ledger, "claim", "close", "open_joins", "revoked")
+        watched.records = records
+        return OrderedCommitter(broker, cast(Ledger, watched), records, self._name, LEASE, clock=app.clock)
 
     async def work(self) -> None:
         """Do all there is to do now; what comes of a batch is committed before the next is read."""

@@ -14,8 +14,8 @@ from aiotq.wire.message import Envelope
 
 T = TypeVar("T")
 
-#: What workers and publishers ask of a store; who waits for results is not disturbed.
-_OF_STORE: Final = ("claim", "close", "joined", "open_joins", "put", "revoked")
+#: What workers and publishers ask of a ledger; who waits for results is not disturbed.
+_OF_LEDGER: Final = ("claim", "close", "joined", "open_joins", "revoked")
 _OF_COMMITTER: Final = ("commit", "admit")
 
 
@@ -34,8 +34,9 @@ class Faults:
 
     def disturb(self, connection: Connection) -> None:
         """Disturb all that is asked through `connection` from now on; workers start later."""
-        for name in _OF_STORE:
-            self._replace(connection.store, name)
+        for name in _OF_LEDGER:
+            self._replace(connection.ledger, name)
+        self._replace(connection.records, "put")
         if self._repeats:
             self._repeat(connection)
         # Where nothing claims a message before it runs, only the client below knows what it sends a second time.

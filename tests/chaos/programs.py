@@ -8,16 +8,16 @@ import os
 import sqlite3
 import sys
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final
 
-from aiotq.backends.base import Backend, BackendContext, backend_class
+from aiotq.backends.base import BackendContext, backend_class
 from aiotq.commit import Committer, Finish
 from aiotq.core.clock import SYSTEM_CLOCK
 from aiotq.core.settings import Settings
 from aiotq.results import Arrival, Join, JoinChanges, Record
 from aiotq.tasks.task import Task
-from aiotq.transport import Delivery
+from aiotq.transport import Broker, Delivery
 from aiotq.wire.message import Envelope, Message, new_id
 
 from . import apps
@@ -76,15 +76,19 @@ def lock(file: str) -> None:
 
 
 @asynccontextmanager
-async def opened(url: str) -> AsyncGenerator[tuple[Backend, Committer]]:
+async def opened(url: str) -> AsyncGenerator[tuple[Broker, Committer]]:
     """The place at `url`, and what commits to it."""
     here = backend_class(url)
     assert here is not None
     place = here(url, BackendContext(Settings(), SYSTEM_CLOCK, _no_memory))
-    async with place, place.broker, place.store:
+    assert place.broker is not None
+    parts = [part for part in (place.broker, place.bus, place.records, place.ledger) if part is not None]
+    async with AsyncExitStack() as stack:
+        for part in (place, *parts):
+            await stack.enter_async_context(part)
         committer = place.committer()
         assert committer is not None
-        yield place, committer
+        yield place.broker, committer
 
 
 def _no_memory(name: str, kind: str, make: Callable[[], Any]) -> Any:
@@ -111,8 +115,8 @@ async def commit() -> None:
     """Receive and commit until killed."""
     lease = float(os.environ["AIOTQ_WORKER_LEASE"])
     async with (
-        opened(os.environ["AIOTQ_BROKER_URL"]) as (place, committer),
-        place.broker.consumer("committer", ["q"], lease=lease) as consumer,
+        opened(os.environ["AIOTQ_BROKER_URL"]) as (broker, committer),
+        broker.consumer("committer", ["q"], lease=lease) as consumer,
     ):
         committer.consumer = consumer
         print("committing", flush=True)

@@ -20,13 +20,14 @@ from aiotq.results import (
     JoinChanges,
     JoinExtension,
     JoinGrowth,
+    Ledger,
     Record,
-    ResultStore,
+    RecordStore,
 )
 from aiotq.states import FAILURE, REVOKED, SUCCESS
 from aiotq.transport import ACK, Broker, Delivery, GiveUp, HandBack
 
-from .harness import PATIENCE, CommitHarness, Worker, envelope, ids, outcome_cancelled_at
+from .harness import PATIENCE, CommitHarness, Kept, Worker, envelope, ids, outcome_cancelled_at
 
 
 def record(pair: CommitHarness, task_id: str, state: str = SUCCESS, reply_to: str | None = None) -> Record:
@@ -47,7 +48,7 @@ def arriving(member: str, *, join_id: str = "join", failed: bool = False) -> Joi
 
 async def members(worker: Worker, join_id: str = "join") -> list[str] | None:
     """Return the ids of the records that are kept in a join that is over, by their members."""
-    (found,) = await worker.store.joined([join_id])
+    (found,) = await worker.ledger.joined([join_id])
     return [found.members[member].id for member in sorted(found.members)] if found is not None else None
 
 
@@ -57,7 +58,7 @@ async def standing(worker: Worker) -> dict[str, int]:
 
 
 async def state_of(worker: Worker, task_id: str) -> str | None:
-    (found,) = await worker.store.get([task_id])
+    (found,) = await worker.records.get([task_id])
     return found.state if found is not None else None
 
 
@@ -91,7 +92,7 @@ class CommitBasicsContract:
         (delivery,) = await worker.admitted()
 
         answers = await worker.committer.commit(
-            [Finish(delivery, record=record(pair, "a", reply_to=caller.store.address))]
+            [Finish(delivery, record=record(pair, "a", reply_to=caller.records.address))]
         )
 
         assert list(answers) == [COMMITTED]
@@ -232,10 +233,10 @@ class CommitJoinContract:
         ran = await run_all(pair, worker, self.finish(pair, "member-0", "member-1"))
 
         assert sorted(ran) == ["member-0", "member-1", "then"]
-        (found,) = await worker.store.joined(["join"])
+        (found,) = await worker.ledger.joined(["join"])
         assert found is not None
         assert found.failed
-        assert list(found.members.values()) == await worker.store.get(["member-0"])
+        assert list(found.members.values()) == await worker.records.get(["member-0"])
 
     async def test_the_record_of_a_finish_is_kept_where_it_arrives(self, pair: CommitHarness) -> None:
         worker = await pair.worker()
@@ -273,10 +274,10 @@ class CommitJoinContract:
 
     async def test_what_never_runs_is_recorded_by_what_prevents_it(self, pair: CommitHarness) -> None:
         worker, caller = await pair.worker(), await pair.worker("caller", "unused")
-        await worker.store.put([record(pair, "over")])
+        await worker.records.put([record(pair, "over")])
         await worker.transport.send([envelope("a")])
         (delivery,) = await worker.admitted()
-        further = tuple(record(pair, name, FAILURE, reply_to=caller.store.address) for name in ("never", "over", "a"))
+        further = tuple(record(pair, name, FAILURE, reply_to=caller.records.address) for name in ("never", "over", "a"))
 
         done = Finish(delivery, record=record(pair, "a"), further=further)
         assert list(await worker.committer.commit([done])) == [COMMITTED]
@@ -487,7 +488,7 @@ class CommitSettlementContract:
     async def test_what_was_revoked_is_admitted_apart(self, pair: CommitHarness) -> None:
         worker = await pair.worker()
         await worker.transport.send([envelope("a"), envelope("revoked"), envelope("b")])
-        await worker.store.revoke(["revoked"], terminate=False, expires=pair.now() + 1000)
+        await worker.ledger.revoke(["revoked"], terminate=False, expires=pair.now() + 1000)
 
         admission = await worker.committer.admit(await worker.consumer.receive(10, suspect=True, wait=0))
 
@@ -627,7 +628,7 @@ class OrderedContract:
 
     async def test_what_another_worker_runs_is_parked_until_its_claim_ends(self, ordered_pair: CommitHarness) -> None:
         worker = await ordered_pair.worker()
-        await worker.store.claim([("a", 0)], "stranger", 0.3)
+        await worker.ledger.claim([("a", 0)], "stranger", 0.3)
         ends = ordered_pair.now() + 0.3
         await worker.transport.send([envelope("a"), envelope("b")])
 
@@ -734,7 +735,7 @@ class OrderedContract:
         worker = await ordered_pair.worker()
         await worker.transport.send([envelope("a")])
         (delivery,) = await worker.admitted()
-        await worker.store.close([_given_up(delivery)], "worker")
+        await worker.ledger.close([_given_up(delivery)], "worker")
 
         assert list(await asyncio.to_thread(worker.committer.renew, [delivery])) == [delivery]
 
@@ -752,8 +753,8 @@ class Faults:
     def arm(self, call: str, moment: str) -> None:
         self._armed = (call, moment)
 
-    def wrap(self, transport: Broker, store: ResultStore) -> tuple[Broker, ResultStore]:
-        return cast(Broker, _Seen(transport, self._around)), cast(ResultStore, _Seen(store, self._around))
+    def wrap(self, transport: Broker, kept: Kept) -> tuple[Broker, Kept]:
+        return _seen(transport, kept, self._around)
 
     async def _around(self, call: str, work: Callable[[], Awaitable[Any]]) -> Any:
         self._fail_at(call, "before")
@@ -767,7 +768,7 @@ class Faults:
             raise ConnectionLost(f"cut {moment} {call}")
 
 
-def _slow(transport: Broker, store: ResultStore) -> tuple[Broker, ResultStore]:
+def _slow(transport: Broker, kept: Kept) -> tuple[Broker, Kept]:
     """Make every call take some turns of the loop, in which it may be cancelled."""
 
     async def around(call: str, work: Callable[[], Awaitable[Any]]) -> Any:
@@ -776,13 +777,25 @@ def _slow(transport: Broker, store: ResultStore) -> tuple[Broker, ResultStore]:
         await asyncio.sleep(0)
         return answer
 
-    return cast(Broker, _Seen(transport, around)), cast(ResultStore, _Seen(store, around))
+    return _seen(transport, kept, around)
+
+
+Around = Callable[[str, Callable[[], Awaitable[Any]]], Awaitable[Any]]
+
+
+def _seen(transport: Broker, kept: Kept, around: Around) -> tuple[Broker, Kept]:
+    records, ledger = _Seen(kept.records, around), _Seen(kept.ledger, around)
+    if kept.ledger.records is kept.records:
+        ledger.records = records
+    return cast(Broker, _Seen(transport, around)), Kept(cast(RecordStore, records), cast(Ledger, ledger), kept.bus)
 
 
 class _Seen:
-    """Stands before a transport or store, and has `around` called with each of its coroutine calls."""
+    """Stands before a broker, a ledger or records, and has `around` called with each of its coroutine calls."""
 
-    def __init__(self, real: object, around: Callable[[str, Callable[[], Awaitable[Any]]], Awaitable[Any]]) -> None:
+    records: Any
+
+    def __init__(self, real: object, around: Around) -> None:
         self._real = real
         self._around = around
 

@@ -14,25 +14,28 @@ from .harness import (
     AmqpTransportHarness,
     CommitHarness,
     JumpingClock,
+    KeptHarness,
     MakeBroker,
     MemoryCommitHarness,
-    MemoryStoreHarness,
+    MemoryKeptHarness,
     MemoryTransportHarness,
+    PlainKeptHarness,
     RawTransportHarness,
     RedisCommitHarness,
-    RedisStoreHarness,
+    RedisKeptHarness,
     RedisTransportHarness,
     SQLiteCommitHarness,
-    SQLiteStoreHarness,
+    SQLiteKeptHarness,
     SQLiteTransportHarness,
-    StoreHarness,
     TransportHarness,
 )
 
 pytest.register_assert_rewrite(
     "tests.contract.broker_contract",
-    "tests.contract.store_contract",
-    "tests.contract.seat_contract",
+    "tests.contract.record_contract",
+    "tests.contract.ledger_contract",
+    "tests.contract.permit_contract",
+    "tests.contract.bus_contract",
     "tests.contract.commit_contract",
 )
 
@@ -41,21 +44,30 @@ def _memory_transport(directory: Path) -> TransportHarness:
     return MemoryTransportHarness(directory, JumpingClock())
 
 
-def _memory_store(directory: Path) -> StoreHarness:
-    return MemoryStoreHarness(directory, JumpingClock())
+def _memory_kept(directory: Path) -> KeptHarness:
+    return MemoryKeptHarness(directory, JumpingClock())
+
+
+def _plain(directory: Path) -> KeptHarness:
+    return PlainKeptHarness(directory, JumpingClock())
+
+
+def _memory_with_plain(directory: Path) -> CommitHarness:
+    clock = JumpingClock()
+    return CommitHarness(MemoryTransportHarness(directory, clock), PlainKeptHarness(directory, clock))
 
 
 def _memory_with_memory(directory: Path) -> CommitHarness:
     clock = JumpingClock()
-    return CommitHarness(MemoryTransportHarness(directory, clock), MemoryStoreHarness(directory, clock))
+    return CommitHarness(MemoryTransportHarness(directory, clock), MemoryKeptHarness(directory, clock))
 
 
 def _memory_with_sqlite(directory: Path) -> CommitHarness:
-    return CommitHarness(MemoryTransportHarness(directory), SQLiteStoreHarness(directory))
+    return CommitHarness(MemoryTransportHarness(directory), SQLiteKeptHarness(directory))
 
 
 def _sqlite_with_memory(directory: Path) -> CommitHarness:
-    return CommitHarness(SQLiteTransportHarness(directory), MemoryStoreHarness(directory))
+    return CommitHarness(SQLiteTransportHarness(directory), MemoryKeptHarness(directory))
 
 
 def _rabbitmq(directory: Path) -> AmqpTransportHarness:
@@ -66,15 +78,15 @@ def _rabbitmq(directory: Path) -> AmqpTransportHarness:
 
 
 def _rabbitmq_with_redis(directory: Path) -> CommitHarness:
-    return CommitHarness(_rabbitmq(directory), RedisStoreHarness(directory))
+    return CommitHarness(_rabbitmq(directory), RedisKeptHarness(directory))
 
 
 def _redis_with_sqlite(directory: Path) -> CommitHarness:
-    return CommitHarness(RedisTransportHarness(directory), SQLiteStoreHarness(directory))
+    return CommitHarness(RedisTransportHarness(directory), SQLiteKeptHarness(directory))
 
 
 def _memory_with_redis(directory: Path) -> CommitHarness:
-    return CommitHarness(MemoryTransportHarness(directory), RedisStoreHarness(directory))
+    return CommitHarness(MemoryTransportHarness(directory), RedisKeptHarness(directory))
 
 
 #: Ways of having a Redis: the contracts hold on each.
@@ -94,13 +106,16 @@ FRESH: dict[str, MakeBroker] = {
 }
 #: Brokers that know leases, and each message by its id.
 FENCING: Final = tuple(name for name in TRANSPORTS if not name.startswith("rabbitmq"))
-STORES: dict[str, Callable[[Path], StoreHarness]] = {
-    "memory": _memory_store,
-    "sqlite": SQLiteStoreHarness,
-    **{kind: partial(RedisStoreHarness, kind=kind) for kind in REDIS},
+LEDGERS: dict[str, Callable[[Path], KeptHarness]] = {
+    "memory": _memory_kept,
+    "sqlite": SQLiteKeptHarness,
+    **{kind: partial(RedisKeptHarness, kind=kind) for kind in REDIS},
 }
+#: Stores of records; what is no more than that is pushed for, and nobody is told of what another process asked for.
+RECORDS: dict[str, Callable[[Path], KeptHarness]] = {**LEDGERS, "plain": _plain}
 ORDERED: dict[str, Callable[[Path], CommitHarness]] = {
     "ordered-memory-memory": _memory_with_memory,
+    "ordered-memory-plain": _memory_with_plain,
     "ordered-memory-sqlite": _memory_with_sqlite,
     "ordered-sqlite-memory": _sqlite_with_memory,
     "ordered-redis-sqlite": _redis_with_sqlite,
@@ -135,9 +150,9 @@ def make_broker(request: pytest.FixtureRequest) -> MakeBroker:
     return FRESH[request.param]
 
 
-@pytest.fixture(params=STORES)
-async def results(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[StoreHarness]:
-    async with STORES[request.param](tmp_path) as harness:
+@pytest.fixture(params=LEDGERS)
+async def results(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[KeptHarness]:
+    async with LEDGERS[request.param](tmp_path) as harness:
         yield harness
 
 

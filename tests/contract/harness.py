@@ -30,23 +30,31 @@ from aiotq.backends.amqp.consumer import AmqpConsumer
 from aiotq.backends.amqp.frames import Post, pack_properties
 from aiotq.backends.amqp.topology import Topology
 from aiotq.backends.memory.broker import MemoryBroker
+from aiotq.backends.memory.bus import MemoryBus
 from aiotq.backends.memory.commit import MemoryCommitter
+from aiotq.backends.memory.ledger import MemoryLedger
 from aiotq.backends.memory.queues import MemoryQueues
-from aiotq.backends.memory.records import MemoryRecords, MemoryStore
+from aiotq.backends.memory.records import MemoryRecords
+from aiotq.backends.memory.state import MemoryState
 from aiotq.backends.redis.address import Address, parse
 from aiotq.backends.redis.broker import RedisBroker
 from aiotq.backends.redis.commit import RedisCommitter
 from aiotq.backends.redis.connection import RedisClient
-from aiotq.backends.redis.records import RedisStore
+from aiotq.backends.redis.ledger import RedisLedger
+from aiotq.backends.redis.records import RedisRecords
 from aiotq.backends.sqlite.broker import SQLiteBroker
 from aiotq.backends.sqlite.commit import SQLiteCommitter
 from aiotq.backends.sqlite.connection import Database
-from aiotq.backends.sqlite.records import SQLiteStore
+from aiotq.backends.sqlite.ledger import SQLiteLedger
+from aiotq.backends.sqlite.records import SQLiteRecords
 from aiotq.commit import Committer
 from aiotq.commit.ordered import OrderedCommitter
-from aiotq.core.clock import SYSTEM_CLOCK
+from aiotq.control.bus import Bus
+from aiotq.core.clock import SYSTEM_CLOCK, Clock
 from aiotq.exceptions import ConnectionLost
-from aiotq.results import Record, ResultStore
+from aiotq.results import Ledger, Record, RecordStore
+from aiotq.results.pushed import PushedRecords
+from aiotq.states import READY_STATES
 from aiotq.transport import FAIR, Broker, Consumer, Delivery, QueueOrder
 from aiotq.wire.message import Envelope, Message
 
@@ -178,17 +186,30 @@ class RawTransportHarness(TransportHarness):
         """Put `raw` where `queue` keeps its messages, behind those that are there."""
 
 
-class StoreHarness(Harness, abc.ABC):
-    """One fresh store."""
+@dataclass(frozen=True)
+class Kept:
+    """What one process has of records, ledger and bus."""
+
+    records: RecordStore
+    ledger: Ledger
+    bus: Bus
+
+    async def forget(self, ids: Sequence[str]) -> None:
+        await self.ledger.forget(ids)
+        await self.records.forget(ids)
+
+
+class KeptHarness(Harness, abc.ABC):
+    """One fresh place for records, with the ledger and the bus beside it."""
 
     @abc.abstractmethod
-    def connected(self) -> AbstractAsyncContextManager[ResultStore]:
+    def connected(self) -> AbstractAsyncContextManager[Kept]:
         """Enter a connection of its own, as another process would have."""
 
-    async def connect(self) -> tuple[ResultStore, Pushes]:
+    async def connect(self) -> tuple[Kept, Pushes]:
         """Return a connection that lasts as long as the test, and what is pushed to it."""
-        store = await self.stack.enter_async_context(self.connected())
-        return store, Pushes(store)
+        kept = await self.stack.enter_async_context(self.connected())
+        return kept, Pushes(kept)
 
 
 class CommitHarness(Harness):
@@ -196,7 +217,7 @@ class CommitHarness(Harness):
 
     is_ordered = True
 
-    def __init__(self, broker: TransportHarness, results: StoreHarness) -> None:
+    def __init__(self, broker: TransportHarness, results: KeptHarness) -> None:
         super().__init__(broker.directory, broker.clock)
         self.broker = broker
         self.results = results
@@ -207,27 +228,28 @@ class CommitHarness(Harness):
         await self.stack.enter_async_context(self.broker)
         return self
 
-    async def connect(self) -> tuple[Broker, ResultStore]:
+    async def connect(self) -> tuple[Broker, Kept]:
         """Return what one process has; a pair that shares a connection overrides this."""
         transport = await self.broker.connect()
-        store, _ = await self.results.connect()
-        return transport, store
+        kept, _ = await self.results.connect()
+        return transport, kept
 
-    def make_committer(self, transport: Broker, store: ResultStore, holder: str) -> Committer:
-        return OrderedCommitter(transport, store, holder, self.broker.lease, clock=self.clock or SYSTEM_CLOCK)
+    def make_committer(self, transport: Broker, kept: Kept, holder: str) -> Committer:
+        clock = self.clock or SYSTEM_CLOCK
+        return OrderedCommitter(transport, kept.ledger, kept.records, holder, self.broker.lease, clock=clock)
 
     async def worker(self, name: str = "worker", *queues: str, wrap: Wrap | None = None) -> Worker:
         """Return a worker's rooms, never left while the test runs: not using it any more is dying."""
-        transport, store = await self.connect()
+        transport, kept = await self.connect()
         consumer = await self.broker.consumer(transport, name, *queues)
-        seen_transport, seen_store = wrap(transport, store) if wrap is not None else (transport, store)
-        committer = self.make_committer(seen_transport, seen_store, name)
+        seen_transport, seen_kept = wrap(transport, kept) if wrap is not None else (transport, kept)
+        committer = self.make_committer(seen_transport, seen_kept, name)
         committer.consumer = consumer
-        return Worker(transport, store, Pushes(store), consumer, committer, self.broker)
+        return Worker(transport, kept, Pushes(kept), consumer, committer, self.broker)
 
 
-#: Puts something between the committer and its transport and store.
-Wrap = Callable[[Broker, ResultStore], tuple[Broker, ResultStore]]
+#: Puts something between the committer and what it writes to.
+Wrap = Callable[[Broker, Kept], tuple[Broker, Kept]]
 
 
 @dataclass
@@ -235,11 +257,19 @@ class Worker:
     """What one worker process has."""
 
     transport: Broker
-    store: ResultStore
+    kept: Kept
     pushes: Pushes
     consumer: Consumer
     committer: Committer
     broker: TransportHarness
+
+    @property
+    def records(self) -> RecordStore:
+        return self.kept.records
+
+    @property
+    def ledger(self) -> Ledger:
+        return self.kept.ledger
 
     async def admitted(self, limit: int = 10, *, suspect: bool = True, wait: float = 0.0) -> list[Delivery]:
         """Receive and admit; what is returned may run."""
@@ -248,14 +278,14 @@ class Worker:
 
 
 class Pushes:
-    """What was pushed to a store, and `arrived` to wait for it."""
+    """What was pushed to a process, and `arrived` to wait for it."""
 
-    def __init__(self, store: ResultStore) -> None:
+    def __init__(self, kept: Kept) -> None:
         self.records: list[Record] = []
         self.revoked: list[str] = []
-        store.on_push = self.records.extend
-        store.on_revoked = self.revoked.extend
-        store.listening = True
+        kept.records.on_push = self.records.extend
+        kept.ledger.on_revoked = self.revoked.extend
+        kept.records.listening = True
 
     async def arrived(self, *wanted: tuple[str, str]) -> None:
         """Return when every (id, state) was pushed."""
@@ -329,13 +359,61 @@ class MemoryTransportHarness(TransportHarness):
         return MemoryBroker(self._broker)
 
 
-class MemoryStoreHarness(StoreHarness):
+class MemoryKeptHarness(KeptHarness):
     def __init__(self, directory: Path, clock: JumpingClock | None = None) -> None:
         super().__init__(directory, clock)
-        self._records = MemoryRecords(clock=clock or SYSTEM_CLOCK)
+        self.state = MemoryState(clock=clock or SYSTEM_CLOCK)
 
-    def connected(self) -> AbstractAsyncContextManager[ResultStore]:
-        return MemoryStore(self._records)
+    def connected(self) -> AbstractAsyncContextManager[Kept]:
+        return memory(self.state)
+
+
+@asynccontextmanager
+async def memory(state: MemoryState) -> AsyncGenerator[Kept]:
+    """Enter what one loop has of `state`."""
+    bus = MemoryBus(state.hub)
+    records = MemoryRecords(state, bus)
+    async with bus, records, MemoryLedger(state, bus, records) as ledger:
+        yield Kept(records, ledger, bus)
+
+
+class PlainRecords(RecordStore):
+    """A store that is no more than it must be."""
+
+    def __init__(self, kept: dict[str, Record], clock: Clock) -> None:
+        super().__init__()
+        self._kept = kept
+        self._clock = clock
+
+    async def get(self, ids: Sequence[str]) -> Sequence[Record | None]:
+        found = [self._kept.get(each) for each in ids]
+        return [each if each is not None and each.expires > self._clock.time() else None for each in found]
+
+    async def put(self, records: Sequence[Record]) -> None:
+        for record in records:
+            (before,) = await self.get([record.id])
+            if before is None or before.state not in READY_STATES:
+                self._kept[record.id] = record
+
+    async def forget(self, ids: Sequence[str]) -> None:
+        for each in ids:
+            self._kept.pop(each, None)
+
+
+class PlainKeptHarness(KeptHarness):
+    """Records alone, pushed over a bus, with the ledger of another backend: its own, or that of the broker."""
+
+    def __init__(self, directory: Path, clock: JumpingClock | None = None) -> None:
+        super().__init__(directory, clock)
+        self._kept: dict[str, Record] = {}
+        self._ledger = MemoryState(clock=clock or SYSTEM_CLOCK)
+
+    @asynccontextmanager
+    async def connected(self) -> AsyncGenerator[Kept]:
+        async with memory(self._ledger) as beside:
+            plain = PlainRecords(self._kept, self.clock or SYSTEM_CLOCK)
+            async with PushedRecords(plain, beside.bus) as records:
+                yield Kept(records, beside.ledger, beside.bus)
 
 
 class MemoryCommitHarness(CommitHarness):
@@ -343,12 +421,12 @@ class MemoryCommitHarness(CommitHarness):
 
     def __init__(self, directory: Path) -> None:
         clock = JumpingClock()
-        super().__init__(MemoryTransportHarness(directory, clock), MemoryStoreHarness(directory, clock))
+        super().__init__(MemoryTransportHarness(directory, clock), MemoryKeptHarness(directory, clock))
 
-    def make_committer(self, transport: Broker, store: ResultStore, holder: str) -> Committer:
+    def make_committer(self, transport: Broker, kept: Kept, holder: str) -> Committer:
         assert isinstance(transport, MemoryBroker)
-        assert isinstance(store, MemoryStore)
-        return MemoryCommitter(transport, store)
+        assert isinstance(kept.ledger, MemoryLedger)
+        return MemoryCommitter(transport, kept.ledger.state)
 
 
 @asynccontextmanager
@@ -377,28 +455,36 @@ class SQLiteTransportHarness(RawTransportHarness):
             )
 
 
-class SQLiteStoreHarness(StoreHarness):
+class SQLiteKeptHarness(KeptHarness):
     @asynccontextmanager
-    async def connected(self) -> AsyncGenerator[ResultStore]:
-        async with woken_only(self.directory / "aiotq.db") as database, SQLiteStore(database) as store:
-            yield store
+    async def connected(self) -> AsyncGenerator[Kept]:
+        async with woken_only(self.directory / "aiotq.db") as database, sqlite(database) as kept:
+            yield kept
+
+
+@asynccontextmanager
+async def sqlite(database: Database) -> AsyncGenerator[Kept]:
+    """Enter what one process has of a file."""
+    records = SQLiteRecords(database)
+    async with records, SQLiteLedger(database, records) as ledger:
+        yield Kept(records, ledger, database.bus)
 
 
 class SQLiteCommitHarness(CommitHarness):
     is_ordered = False
 
     def __init__(self, directory: Path) -> None:
-        super().__init__(SQLiteTransportHarness(directory), SQLiteStoreHarness(directory))
+        super().__init__(SQLiteTransportHarness(directory), SQLiteKeptHarness(directory))
 
-    async def connect(self) -> tuple[Broker, ResultStore]:
+    async def connect(self) -> tuple[Broker, Kept]:
         database = await self.stack.enter_async_context(woken_only(self.directory / "aiotq.db"))
         transport = await self.stack.enter_async_context(SQLiteBroker(database))
-        return transport, await self.stack.enter_async_context(SQLiteStore(database))
+        return transport, await self.stack.enter_async_context(sqlite(database))
 
-    def make_committer(self, transport: Broker, store: ResultStore, holder: str) -> Committer:
+    def make_committer(self, transport: Broker, kept: Kept, holder: str) -> Committer:
         assert isinstance(transport, SQLiteBroker)
-        assert isinstance(store, SQLiteStore)
-        return SQLiteCommitter(transport, store)
+        assert isinstance(kept.ledger, SQLiteLedger)
+        return SQLiteCommitter(transport, kept.ledger)
 
 
 def fresh_address(server: Server) -> Address:
@@ -537,15 +623,23 @@ class Mortal(Consumer):
         return found
 
 
-class RedisStoreHarness(StoreHarness):
+class RedisKeptHarness(KeptHarness):
     def __init__(self, directory: Path, kind: str = "redis") -> None:
         super().__init__(directory)
         self.address = fresh_address(shared(kind))
 
     @asynccontextmanager
-    async def connected(self) -> AsyncGenerator[ResultStore]:
-        async with RedisClient(self.address) as client, RedisStore(client) as store:
-            yield store
+    async def connected(self) -> AsyncGenerator[Kept]:
+        async with RedisClient(self.address) as client, redis(client) as kept:
+            yield kept
+
+
+@asynccontextmanager
+async def redis(client: RedisClient) -> AsyncGenerator[Kept]:
+    """Enter what one process has of a Redis."""
+    records = RedisRecords(client)
+    async with records, RedisLedger(client, records) as ledger:
+        yield Kept(records, ledger, client.bus)
 
 
 class RedisCommitHarness(CommitHarness):
@@ -553,16 +647,16 @@ class RedisCommitHarness(CommitHarness):
 
     def __init__(self, directory: Path, kind: str = "redis") -> None:
         broker = RedisTransportHarness(directory, kind)
-        super().__init__(broker, RedisStoreHarness(directory, kind))
+        super().__init__(broker, RedisKeptHarness(directory, kind))
         self._address = broker.address
 
-    async def connect(self) -> tuple[Broker, ResultStore]:
+    async def connect(self) -> tuple[Broker, Kept]:
         stack = self.broker.stack  # beside the consumers, which are left before their connection
         client = await stack.enter_async_context(RedisClient(self._address))
         transport = await stack.enter_async_context(RedisBroker(client))
-        return transport, await stack.enter_async_context(RedisStore(client))
+        return transport, await stack.enter_async_context(redis(client))
 
-    def make_committer(self, transport: Broker, store: ResultStore, holder: str) -> Committer:
+    def make_committer(self, transport: Broker, kept: Kept, holder: str) -> Committer:
         assert isinstance(transport, RedisBroker)
-        assert isinstance(store, RedisStore)
-        return RedisCommitter(transport, store)
+        assert isinstance(kept.ledger, RedisLedger)
+        return RedisCommitter(transport, kept.ledger)

@@ -12,7 +12,7 @@ import pytest
 
 from aiotq.commit import COMMITTED, LEASE_LOST, Finish
 from aiotq.exceptions import ConnectionLost
-from aiotq.results import HeldElsewhere, ResultStore
+from aiotq.results import HeldElsewhere, Ledger
 from aiotq.states import SUCCESS
 from aiotq.transport import Delivery, HandBack
 
@@ -20,7 +20,7 @@ from .commit_contract import Faults, record, standing, state_of
 from .harness import (
     CommitHarness,
     JumpingClock,
-    MemoryStoreHarness,
+    MemoryKeptHarness,
     MemoryTransportHarness,
     Worker,
     envelope,
@@ -31,7 +31,7 @@ from .harness import (
 @pytest.fixture
 async def pair(tmp_path: Path) -> AsyncIterator[CommitHarness]:
     clock = JumpingClock()
-    async with CommitHarness(MemoryTransportHarness(tmp_path, clock), MemoryStoreHarness(tmp_path, clock)) as pair:
+    async with CommitHarness(MemoryTransportHarness(tmp_path, clock), MemoryKeptHarness(tmp_path, clock)) as pair:
         yield pair
 
 
@@ -49,7 +49,7 @@ def duplicate(delivery: Delivery) -> Delivery:
 
 async def is_held_by(worker: Worker, delivery: Delivery) -> bool:
     """Whether a stranger who asks for the claim does not get it."""
-    (answer,) = await worker.store.claim([delivery.message.key], "stranger", 1.0)
+    (answer,) = await worker.ledger.claim([delivery.message.key], "stranger", 1.0)
     return isinstance(answer, HeldElsewhere)
 
 
@@ -105,18 +105,20 @@ async def test_what_is_being_admitted_is_not_lost_to_a_renewal(pair: CommitHarne
     asked, answered = asyncio.Event(), asyncio.Event()
 
     class Slow:
-        def __init__(self, store: ResultStore) -> None:
-            self._store = store
+        def __init__(self, ledger: Ledger) -> None:
+            self._ledger = ledger
 
         def __getattr__(self, name: str) -> Any:
-            return getattr(self._store, name)
+            return getattr(self._ledger, name)
 
         async def claim(self, *args: Any) -> Any:
             asked.set()
             await answered.wait()
-            return await self._store.claim(*args)
+            return await self._ledger.claim(*args)
 
-    worker = await pair.worker(wrap=lambda transport, store: (transport, cast(ResultStore, Slow(store))))
+    worker = await pair.worker(
+        wrap=lambda transport, kept: (transport, replace(kept, ledger=cast(Ledger, Slow(kept.ledger))))
+    )
     await worker.transport.send([envelope("a")])
     received = await worker.consumer.receive(1, suspect=True, wait=0)
 
@@ -133,7 +135,7 @@ async def test_what_an_admission_gave_back_is_not_claimed_when_it_is_repeated(pa
     """The answer was lost, and the message is somebody else's by now."""
     faults = Faults()
     worker, other = await pair.worker(wrap=faults.wrap), await pair.worker("other")
-    await other.store.claim([("a", 0)], "other", pair.broker.lease)
+    await other.ledger.claim([("a", 0)], "other", pair.broker.lease)
     await worker.transport.send([envelope("a")])
     received = await worker.consumer.receive(1, suspect=True, wait=0)
     faults.arm("settle", "after")

@@ -7,11 +7,13 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from aiotq.backends.amqp.address import parse
+from aiotq.backends.amqp.bus import AmqpBus
 from aiotq.backends.amqp.connection import AmqpClient
-from aiotq.backends.amqp.records import RpcStore
+from aiotq.backends.amqp.records import RpcRecords
 from aiotq.exceptions import OperationalError
-from aiotq.results.base import Record
+from aiotq.results import Record
 from aiotq.results.celery_records import JSON
+from aiotq.results.in_process import LocalLedger
 
 from ..waiting import wait_until
 
@@ -19,14 +21,16 @@ FAR: Final = 4_000_000_000.0
 
 
 class Listening:
-    """A store, and what it was pushed and told of."""
+    """What one process has, and what it was pushed and told of."""
 
-    def __init__(self, store: RpcStore) -> None:
-        self.store = store
+    def __init__(self, records: RpcRecords, ledger: LocalLedger, bus: AmqpBus) -> None:
+        self.records = records
+        self.ledger = ledger
+        self.bus = bus
         self.pushed: list[Record] = []
         self.revoked: list[str] = []
-        store.on_push = self.pushed.extend
-        store.on_revoked = self.revoked.extend
+        records.on_push = self.pushed.extend
+        ledger.on_revoked = self.revoked.extend
 
     def states(self) -> list[tuple[str, str]]:
         return [(record.id, record.state) for record in self.pushed]
@@ -34,15 +38,20 @@ class Listening:
 
 @asynccontextmanager
 async def process(url: str, expires: float = 60) -> AsyncIterator[Listening]:
-    async with AmqpClient(parse(url), "test") as client, RpcStore(client, expires=expires) as store:
-        yield Listening(store)
+    async with (
+        AmqpClient(parse(url), "test") as client,
+        AmqpBus(client) as bus,
+        RpcRecords(client, expires=expires) as records,
+        LocalLedger(bus) as ledger,
+    ):
+        yield Listening(records, ledger, bus)
 
 
 def record(task_id: str, reply_to: str | None, state: str = "SUCCESS", body: bytes = b"{}", kind: str = JSON) -> Record:
     return Record(task_id, state, body, kind, FAR, reply_to)
 
 
-async def put(store: RpcStore, records: Sequence[Record]) -> None:
+async def put(store: RpcRecords, records: Sequence[Record]) -> None:
     """Put them, trying again as a committer does."""
 
     async def accepted() -> bool:

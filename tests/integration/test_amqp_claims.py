@@ -16,7 +16,7 @@ from ..contract.harness import (
     PATIENCE,
     AmqpTransportHarness,
     CommitHarness,
-    RedisStoreHarness,
+    RedisKeptHarness,
     Worker,
     envelope,
     ids,
@@ -26,7 +26,7 @@ from ..contract.harness import (
 @pytest.fixture
 async def pair(tmp_path: Path) -> AsyncIterator[CommitHarness]:
     broker = AmqpTransportHarness(tmp_path)
-    async with CommitHarness(broker, RedisStoreHarness(tmp_path)) as pair:
+    async with CommitHarness(broker, RedisKeptHarness(tmp_path)) as pair:
         yield pair
 
 

@@ -193,7 +193,7 @@ async def test_a_killed_server_loses_nothing_and_what_ran_ran_once(server: Rabbi
         results = [await work.double.delay(x) for x in range(50)]
         await asyncio.to_thread(server.kill)
         async with asyncio.TaskGroup() as group:
-            group.create_task(put(other.store, [record("sent", caller.store.address)]))
+            group.create_task(put(other.records, [record("sent", caller.records.address)]))
             await asyncio.to_thread(server.start)
         results += [await work.double.delay(x) for x in range(50, 60)]
         work.gate.set()

@@ -110,7 +110,7 @@ async def test_a_revocation_is_kept_a_day_beyond_the_due_time_and_a_year_if_that
     async def late() -> None: ...
 
     async with app:
-        monkeypatch.setattr((await app.connection()).store, "revoke", revoke)
+        monkeypatch.setattr((await app.connection()).ledger, "revoke", revoke)
         due_now, due_later = await late.delay(), await late.options(countdown=10 * DAY).delay()
         for result in (due_now, due_later, app.AsyncResult(due_now.id)):
             await result.revoke()
@@ -157,15 +157,15 @@ async def test_a_task_cancelled_while_its_revocation_is_looked_up_is_not_left_be
 
     task: Any = app.task(name="proj.work")(work)
     async with app:
-        store = (await app.connection()).store
-        look_up = store.revoked
+        ledger = (await app.connection()).ledger
+        look_up = ledger.revoked
 
         async def slowly(ids: Sequence[str]) -> Collection[str]:
             asked.set()
             await answer.wait()
             return await look_up(ids)
 
-        setattr(store, "revoked", slowly)  # noqa: B010  # a method
+        setattr(ledger, "revoked", slowly)  # noqa: B010  # a method
         async with app.worker(concurrency=1, threads=1, prefetch=1) as worker:
             await task.delay(1)
             await wait_until(lambda: worker.running == 1, "the first has begun")
@@ -712,7 +712,7 @@ async def test_each_state_is_told_once_however_often_it_is_looked_at(
         await gate.wait()
 
     async with app, app.worker():
-        store = (await app.connection()).store
+        store = (await app.connection()).records
         get = store.get
 
         async def look(ids: Sequence[str]) -> Sequence[Record | None]:

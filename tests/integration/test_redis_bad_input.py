@@ -105,8 +105,8 @@ async def test_one_bad_queue_does_not_fail_the_calls_to_others(work: Work) -> No
 async def test_a_key_of_another_type_among_those_of_a_commit_leaves_no_half_of_it(work: Work, key: str) -> None:
     connection = await work.app.connection()
     async with work.app, connection.broker.consumer("w", ["default"], lease=15) as consumer:
-        await connection.store.open_joins([Join("j", 1, (), patience=3600.0)])
-        await connection.store.watch("other")
+        await connection.ledger.open_joins([Join("j", 1, (), patience=3600.0)])
+        await connection.records.watch("other")
         with shared("redis").client() as client:
             client.delete(f"{work.base}:{key}")
             client.rpush(f"{work.base}:{key}", "something else")
@@ -118,7 +118,7 @@ async def test_a_key_of_another_type_among_those_of_a_commit_leaves_no_half_of_i
 
         assert await connection.committer(consumer, "w", 15).commit([finish]) == [COMMITTED]
 
-        assert await connection.store.get(["a"]) == [record]
+        assert await connection.records.get(["a"]) == [record]
         (stats,) = await work.app.admin.queues(["default"])
         assert (stats.ready, stats.leased) == (0, 0)
 

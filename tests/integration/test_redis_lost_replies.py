@@ -16,8 +16,9 @@ from aiotq.backends.redis.commit import COMMIT, RedisCommitter
 from aiotq.backends.redis.connection import RedisClient
 from aiotq.backends.redis.envelopes import packed_envelopes
 from aiotq.backends.redis.idempotent import SETTLE_LINE
+from aiotq.backends.redis.ledger import RedisLedger
 from aiotq.backends.redis.messages import CANCEL_FETCH, FETCH, SEND
-from aiotq.backends.redis.records import RedisStore
+from aiotq.backends.redis.records import RedisRecords
 from aiotq.commit import COMMITTED, Finish
 from aiotq.exceptions import ConnectionLost, OperationalError, PublishTimeout
 from aiotq.results import Arrival, Join, JoinChanges, Record
@@ -47,15 +48,16 @@ class Rooms:
     def __init__(self, client: RedisClient) -> None:
         self.client = client
         self.transport = RedisBroker(client)
-        self.store = RedisStore(client)
-        self.committer = RedisCommitter(self.transport, self.store)
+        self.records = RedisRecords(client)
+        self.ledger = RedisLedger(client, self.records)
+        self.committer = RedisCommitter(self.transport, self.ledger)
 
 
 @asynccontextmanager
 async def rooms(url: str, prefix: str) -> AsyncIterator[Rooms]:
     async with RedisClient(parse(f"{url}?prefix={prefix}{HASTY}")) as client:
         made = Rooms(client)
-        async with made.transport, made.store:
+        async with made.transport, made.records, made.ledger:
             yield made
 
 
@@ -131,7 +133,7 @@ async def test_calls_through_a_connection_that_swallows_replies_run_once(proxy: 
 async def test_a_commit_whose_reply_was_lost_answers_as_the_first_time(proxy: Proxy, prefix: str) -> None:
     async with rooms(proxy.url, prefix) as here, here.transport.consumer("w", ["q"], lease=15) as consumer:
         join = Join("j", 2, (envelope("then"),), patience=3600.0)
-        await here.store.open_joins([join])
+        await here.ledger.open_joins([join])
         await here.transport.send([envelope("a"), envelope("b")])
         a, b = await consumer.receive(10, suspect=True, wait=0)
         await here.committer.commit([Finish(b, ACK)])

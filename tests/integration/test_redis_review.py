@@ -12,7 +12,7 @@ import pytest
 
 from aiotq.backends.redis.address import parse
 from aiotq.backends.redis.connection import RedisClient
-from aiotq.backends.redis.records import RedisStore
+from aiotq.backends.redis.ledger import RedisLedger
 from aiotq.core.clock import SystemClock
 from aiotq.exceptions import OperationalError
 from aiotq.results import HeldElsewhere
@@ -234,9 +234,9 @@ async def test_how_long_a_claim_is_held_is_not_said_by_two_clocks(prefix: str) -
 
     clock = Behind()
     async with here(prefix) as one:
-        store = RedisStore(one.client, clock=clock)
-        await store.claim([("a", 0)], "one", 15)
-        (claim,) = await store.claim([("a", 0)], "other", 15)
+        ledger = RedisLedger(one.client, clock=clock)
+        await ledger.claim([("a", 0)], "one", 15)
+        (claim,) = await ledger.claim([("a", 0)], "other", 15)
 
     assert isinstance(claim, HeldElsewhere)
     assert claim.until - clock.time() == pytest.approx(15, abs=1)

@@ -18,7 +18,7 @@ import pytest
 from aiotq.backends.sqlite.broker import SQLiteBroker
 from aiotq.backends.sqlite.connection import Database
 from aiotq.backends.sqlite.mailbox import SAFETY_INTERVAL
-from aiotq.backends.sqlite.records import SQLiteStore
+from aiotq.backends.sqlite.records import SQLiteRecords
 from aiotq.exceptions import StorageError
 from aiotq.results import Record
 from aiotq.transport import ACK, Delivery
@@ -35,7 +35,7 @@ from aiotq.backends.sqlite.connection import Database
 from aiotq.exceptions import StorageError
 from aiotq.wire.message import Envelope, Message
 from aiotq.results import Record
-from aiotq.backends.sqlite.records import SQLiteStore
+from aiotq.backends.sqlite.records import SQLiteRecords
 from aiotq.backends.sqlite.broker import SQLiteBroker
 
 path = sys.argv[1]
@@ -60,7 +60,7 @@ asyncio.run(main())
 
 PUT = """
 async def main():
-    async with Database(path) as database, SQLiteStore(database) as store:
+    async with Database(path) as database, SQLiteRecords(database) as store:
         say("ready")
         reply_to = sys.stdin.readline().strip()
         await store.put([Record("a", "SUCCESS", b"4", "application/json", 4e9, reply_to)])
@@ -193,7 +193,7 @@ async def test_a_result_of_another_process_is_pushed(path: Path) -> None:
     pushed: list[Record] = []
     async with Database(path) as database:
         database.interval = 1000.0
-        store = SQLiteStore(database)
+        store = SQLiteRecords(database)
         store.on_push = pushed.extend
         store.listening = True
         async with store, child(PUT, path) as other:

@@ -84,7 +84,7 @@ async def send_raw(
     """Put a message on the queue that no call would make; return its id."""
     task_id = new_id()
     connection = await app.connection()
-    address = connection.store.address
+    address = connection.records.address
     message = Message(task_id, task, body, content_type, reply_to=address, **more)
     await connection.broker.send([Envelope(message, "default")])
     return task_id

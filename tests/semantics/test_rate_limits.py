@@ -10,7 +10,7 @@ import pytest
 from aiotq import AioTQ
 from aiotq.core.schedules import seconds_apart
 from aiotq.exceptions import InvalidOption, InvalidSetting
-from aiotq.results.base import BOOKING_GRACE
+from aiotq.results.decisions import BOOKING_GRACE
 
 from ..waiting import wait_until
 from .conftest import MakeApp

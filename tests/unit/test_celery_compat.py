@@ -15,7 +15,7 @@ import pytest
 from aiotq import AioTQ
 from aiotq.core.settings import Settings
 from aiotq.exceptions import EncodeError, InvalidSetting, MaxRetriesExceededError, TaskRevokedError
-from aiotq.results.base import Record
+from aiotq.results import Record
 from aiotq.results.celery_records import CELERYS, children_of, completed, record_of
 
 # Settings

@@ -22,7 +22,7 @@ PUBLIC: Final = "__init__"
 #: named with its room (`tasks.options`) has a floor of its own: values that lower rooms need as well.
 FLOORS: Final = (
     ("exceptions", "states", "core"),
-    ("signals", "wire", "graph"),
+    ("signals", "wire", "graph", "control.bus"),
     ("tasks.request", "tasks.options", "tasks.handlers", "tasks.soft_time_limits", "worker.lifespans"),
     ("transport", "results", "calling.envelopes", "calling.builder", "tasks.retries"),
     ("control",),

@@ -191,7 +191,7 @@ class Joins(Committer):
     def renew(self, held: Collection[Delivery]) -> Collection[Delivery]:
         raise NotImplementedError
 
-    async def commit(self, group: Sequence[Finish]) -> Sequence[Committed | LostLease]:
+    async def _commit(self, group: Sequence[Finish]) -> Sequence[Committed | LostLease]:
         self.commits.append(list(group))
         if self.faults:
             raise self.faults.pop(0)

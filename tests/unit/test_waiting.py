@@ -9,7 +9,9 @@ from contextlib import asynccontextmanager
 import pytest
 
 from aiotq import states
-from aiotq.backends.memory.records import MemoryRecords, MemoryStore
+from aiotq.backends.memory.bus import MemoryBus
+from aiotq.backends.memory.records import MemoryRecords
+from aiotq.backends.memory.state import MemoryState
 from aiotq.exceptions import OperationalError, StorageError
 from aiotq.results import Record
 from aiotq.results.waiting import Waiting
@@ -21,11 +23,12 @@ def record(task_id: str, state: str = states.SUCCESS, body: bytes = b"") -> Reco
     return Record(task_id, state, body, "application/json", 4_000_000_000.0)
 
 
-class SlowStore(MemoryStore):
+class SlowStore(MemoryRecords):
     """A store whose answers can be held up, and which counts the questions; it pushes only what a test pushes."""
 
     def __init__(self) -> None:
-        super().__init__(MemoryRecords())
+        state = MemoryState()
+        super().__init__(state, MemoryBus(state.hub))
         self.asked: list[list[str]] = []
         self.errors: list[Exception] = []
         self.watched: list[str] = []
@@ -48,9 +51,9 @@ class SlowStore(MemoryStore):
 
     def keep(self, *records: Record) -> None:
         """Store without a push: the push was lost, or goes to another process."""
-        with self.records.lock:
+        with self.state.lock:
             for each in records:
-                self.records.put(each)
+                self.state.put(each)
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""A place where messages and results are kept: the contract, and which module knows which URL."""
+"""Where messages and results are kept: the contract of a backend, and which module knows which URL."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import abc
 import importlib
 import re
 from collections.abc import Callable, Hashable
-from typing import Any, Final, Self, cast
+from typing import Any, ClassVar, Final, Self, cast
 
 from ..commit import Committer
+from ..control.bus import Bus
 from ..core.clock import Clock
 from ..core.settings import Settings
 from ..core.values import value
-from ..results import ResultStore
+from ..results import Ledger, RecordStore
 from ..transport import Broker
 
 _REDIS: Final = "redis.backend:RedisBackend"
@@ -41,7 +42,7 @@ Memory = Callable[[str, str, Callable[[], Any]], Any]
 
 @value
 class BackendContext:
-    """What places get from their app.
+    """What backends get from their app.
 
     `memory(name, kind, make)` makes or finds what lasts longer than a connection: the app's own if `name` is empty.
     """
@@ -52,18 +53,23 @@ class BackendContext:
 
 
 class Backend(abc.ABC):
-    """What one URL stands for in one loop; an async context manager that connects what broker and store share.
+    """What one URL stands for in one loop; an async context manager that connects what its parts share.
 
-    `broker` and `store` are entered by whoever uses them, after the place.
+    A part that it can't keep is None. They are entered by whoever uses them, after the backend.
     """
 
-    broker: Broker
-    store: ResultStore
+    #: Whether it decides for all workers; known before it is made.
+    has_ledger: ClassVar[bool] = True
+
+    broker: Broker | None = None
+    records: RecordStore | None = None
+    ledger: Ledger | None = None
+    bus: Bus | None = None
 
     @classmethod
     @abc.abstractmethod
     def key(cls, url: str) -> Hashable:
-        """Return what is equal for URLs of the same place.
+        """Return what is equal for URLs of the same backend.
 
         Raises:
             InvalidSetting, ValueError: `url` can't be used; a ValueError's text says why.
@@ -72,19 +78,19 @@ class Backend(abc.ABC):
     @abc.abstractmethod
     def __init__(self, url: str, context: BackendContext) -> None: ...
 
-    @abc.abstractmethod
-    async def __aenter__(self) -> Self: ...
+    async def __aenter__(self) -> Self:
+        return self
 
-    @abc.abstractmethod
-    async def __aexit__(self, *exc_info: object) -> None: ...
+    async def __aexit__(self, *exc_info: object) -> None:
+        return None
 
-    @abc.abstractmethod
     def committer(self) -> Committer | None:
-        """Return what commits to `broker` and `store` in one step; None: they have no such step."""
+        """Return what commits to all its parts in one step; None: they have no such step."""
+        return None
 
 
 def backend_class(url: str) -> type[Backend] | None:
-    """Return the class of the place that `url` names; None if there is no such kind."""
+    """Return the class of the backend that `url` names; None if there is no such kind."""
     scheme, separator, _ = url.partition("://")
     if not separator or scheme not in SCHEMES:
         return None

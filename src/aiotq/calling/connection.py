@@ -1,4 +1,4 @@
-"""An app's connection in one loop: broker, store, publisher and waiting, built from URLs and entered as one."""
+"""An app's connection in one loop: broker, bus, records, ledger and what uses them, made from URLs, entered as one."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from typing import Any, Final
 
 from ..backends.base import Backend, BackendContext, Memory, backend_class, mask_password
 from ..commit import Committer
+from ..control.bus import Bus
 from ..core.aio import Service
 from ..core.clock import Clock
 from ..core.settings import Settings
+from ..core.values import value
 from ..exceptions import InvalidSetting
+from ..results import Ledger, RecordStore
 from ..results.handle import Reader
 from ..results.waiting import Waiting
-from ..transport import Consumer
+from ..transport import Broker, Consumer
 from ..wire.message import new_id
 from .publisher import Publisher, persistence_of
 
@@ -40,15 +43,16 @@ class Connection:
         self.keeps_results = backend != DISABLED
         if backend == RPC and not conf.broker_url.startswith(_WITH_RPC):
             raise InvalidSetting("result_backend", RPC, "a store's URL: only an amqp:// broker carries results")
-        # Without results the broker's own store still keeps revocations, joins and claims.
+        # Without results the broker's own ledger still keeps revocations, joins and claims.
         backend_url = conf.broker_url if backend in {None, RPC, DISABLED} else str(backend)
         context = BackendContext(conf, clock, memory)
-        broker_key, broker = _place("broker_url", conf.broker_url)
-        backend_key, store = _place("result_backend", backend_url)
+        broker_key, broker = _backend("broker_url", conf.broker_url)
+        results_key, results = _backend("result_backend", backend_url)
         self._broker_backend = broker(conf.broker_url, context)
-        self._store_backend = self._broker_backend if backend_key == broker_key else store(backend_url, context)
-        self.broker = self._broker_backend.broker
-        self.store = self._store_backend.store
+        self._results_backend = self._broker_backend if results_key == broker_key else results(backend_url, context)
+        self._parts = parts_of(self._broker_backend, self._results_backend, conf, clock)
+        self.broker, self.records, self.ledger = self._parts.broker, self._parts.records, self._parts.ledger
+        self.bus = self._parts.bus
         self.publisher = Publisher(
             self.broker,
             timeout=conf.task_publish_timeout,
@@ -56,18 +60,18 @@ class Connection:
             persistence=persistence_of(conf.task_publish_retry, conf.task_publish_retry_policy),
             committer=self._committer(f"publisher-{new_id()}", conf.worker_lease),
         )
-        self.waiting = Waiting(self.store)
+        self.waiting = Waiting(self.records)
         self.reader: Reader | None = None
         #: Called with the ids of tasks to be cancelled where they run.
         self.revocation_listeners: set[Callable[[Collection[str]], None]] = set()
-        self.store.on_revoked = self._revoked
+        self.ledger.on_revoked = self._revoked
         self._service: Service[None] = Service(self._main, "aiotq.connection")
 
     async def open(self) -> None:
         """Connect; on return everything works.
 
         Raises:
-            OperationalError: broker or store can't be reached.
+            OperationalError: broker or results backend can't be reached.
         """
         await self._service.start()
 
@@ -84,18 +88,20 @@ class Connection:
         return self._service.is_running
 
     def committer(self, consumer: Consumer, holder: str, lease: float) -> Committer:
-        """Return what commits the finishes of deliveries from `consumer`: atomic if broker and store are one."""
+        """Return what commits the finishes of deliveries from `consumer`: atomic if all is in one backend."""
         committer = self._committer(holder, lease)
         committer.consumer = consumer
         return committer
 
     def _committer(self, holder: str, lease: float) -> Committer:
-        own = self._broker_backend.committer() if self._broker_backend is self._store_backend else None
+        own = self._broker_backend.committer() if self._broker_backend is self._results_backend else None
         if own is not None:
             return own
-        # Most apps have one place, and need not load this.
+        # Most apps have one backend, and need not load this.
         ordered: Any = importlib.import_module("..commit.ordered", __package__)
-        committer: Committer = ordered.OrderedCommitter(self.broker, self.store, holder, lease, clock=self._clock)
+        committer: Committer = ordered.OrderedCommitter(
+            self.broker, self.ledger, self.records, holder, lease, clock=self._clock
+        )
         return committer
 
     def _revoked(self, ids: Collection[str]) -> None:
@@ -104,10 +110,10 @@ class Connection:
 
     async def _main(self, ready: Callable[[None], None], stopping: asyncio.Event) -> None:
         async with AsyncExitStack() as stack:
-            for place in dict.fromkeys((self._broker_backend, self._store_backend)):
-                await stack.enter_async_context(place)
-            await stack.enter_async_context(self.broker)
-            await stack.enter_async_context(self.store)
+            for backend in dict.fromkeys((self._broker_backend, self._results_backend)):
+                await stack.enter_async_context(backend)
+            for part in (self.broker, self.bus, self.records, self.ledger):
+                await stack.enter_async_context(part)
             async with asyncio.TaskGroup() as group:
                 publishing = group.create_task(self.publisher.run(), name="aiotq.publisher")
                 waiting = group.create_task(self.waiting.run(), name="aiotq.waiting")
@@ -122,8 +128,52 @@ class Connection:
                 waiting.cancel()
 
 
-def _place(setting: str, url: str) -> tuple[Hashable, type[Backend]]:
-    """Return what names the place at `url`, and its class."""
+@value
+class Parts:
+    """What keeps which contract for an app."""
+
+    broker: Broker
+    records: RecordStore
+    ledger: Ledger
+    bus: Bus
+
+
+def parts_of(broker_backend: Backend, results_backend: Backend, conf: Settings, clock: Clock) -> Parts:
+    """Return what keeps which contract, of the backends of messages and of results.
+
+    What the backend of results can't keep, that of messages does: who has only records there shares the ledger and the
+    bus of the broker. Where neither has a ledger, it is this process's own.
+
+    Raises:
+        InvalidSetting: a URL stands where its backend can't be used.
+    """
+    broker, records = broker_backend.broker, results_backend.records
+    if broker is None:
+        raise InvalidSetting(
+            "broker_url", mask_password(conf.broker_url), "a broker's URL: this one keeps results only"
+        )
+    if records is None:
+        backend = mask_password(conf.result_backend or conf.broker_url)
+        raise InvalidSetting(
+            "result_backend", backend, "the URL of something that keeps results: this is a broker only"
+        )
+    bus = results_backend.bus or broker_backend.bus
+    if bus is None:
+        raise InvalidSetting(
+            "result_backend", conf.result_backend, "one whose results can be pushed: this and the broker have no bus"
+        )
+    ledger = results_backend.ledger or broker_backend.ledger
+    if ledger is None:
+        in_process: Any = importlib.import_module("..results.in_process", __package__)  # few apps need it
+        ledger = in_process.LocalLedger(bus, clock=clock)
+    if not records.is_pushing:
+        pushed: Any = importlib.import_module("..results.pushed", __package__)  # the same
+        records = pushed.PushedRecords(records, bus)
+    return Parts(broker, records, ledger, bus)
+
+
+def _backend(setting: str, url: str) -> tuple[Hashable, type[Backend]]:
+    """Return what names the backend at `url`, and its class."""
     found = backend_class(url)
     if found is None:
         extra = ", disabled://" if setting == "result_backend" else ""

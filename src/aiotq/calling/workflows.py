@@ -11,7 +11,7 @@ from ..canvas.signature import Canvas, Signature, as_callbacks
 from ..canvas.validation import check_arguments, check_workflow
 from ..core.values import replace, shown
 from ..exceptions import CallError, InvalidArguments
-from ..results import ResultStore
+from ..results import Ledger, RecordStore
 from ..results.handle import AsyncResult
 from ..signals import after_task_publish, before_task_publish
 from ..tasks.options import CallOptions, check_options
@@ -32,7 +32,10 @@ class WorkflowConnection(Protocol):
     """An app's connection, as sending a workflow needs it."""
 
     @property
-    def store(self) -> ResultStore: ...
+    def records(self) -> RecordStore: ...
+
+    @property
+    def ledger(self) -> Ledger: ...
 
     @property
     def keeps_results(self) -> bool: ...
@@ -115,13 +118,13 @@ async def _send(home: WorkflowHome, whole: Canvas[Any]) -> str | None:
     timeout = max(timeouts, default=None)
     persistence = home.persistence(first.options for first in first_calls)
     connection = await home.connected_within(timeout, first_calls[0].options["task_id"], persistence)
-    reply_to = connection.store.address if connection.keeps_results else None
+    reply_to = connection.records.address if connection.keeps_results else None
     if before_task_publish.receivers:
         whole = with_firsts(whole, [await _announced(home, first, reply_to) for first in first_calls])
     parent = running_request.get()
     root_id = parent.root_id or parent.id or first_calls[0].options["task_id"]
     place = Position(parent_id=parent.id, root_id=root_id, reply_to=reply_to)
-    plan = Planner(home.builder, has_joins=connection.store.has_joins).plan(whole, NOTHING, place)
+    plan = Planner(home.builder, has_joins=connection.ledger.has_joins).plan(whole, NOTHING, place)
     await connection.publisher.publish(plan.envelopes, timeout, plan.joins, persistence)
     if parent.id is not None:
         home.remember_children(plan.envelopes, first_calls[0].options)

@@ -17,7 +17,7 @@ from ..calling.builder import Builder
 from ..calling.envelopes import Callee, Part, wall_time
 from ..core.values import replace, shown, value
 from ..exceptions import CallError, EncodeError
-from ..results.base import Join
+from ..results.ledger import Join
 from ..wire.message import Envelope, Step, new_id
 from .links import NO_LINKS, Broken, Instead, Links, Rest, Resume, embedded, steps_of
 from .serialized import as_form

@@ -1,6 +1,7 @@
 """The contract of a commit: outcome, settlement, arrivals and what follows are one step (P3).
 
-Atomic where broker and store are one (memory, one SQLite file), ordered and idempotent elsewhere (`ordered`).
+Atomic where broker, records and ledger are one (memory, one SQLite file, one Redis), ordered and idempotent elsewhere
+(`ordered`).
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from collections.abc import Collection, Sequence
 from typing import Final
 
 from ..core.values import value
-from ..results.base import NO_JOIN_CHANGES, JoinChanges, Record, ResultStore
+from ..results.ledger import NO_JOIN_CHANGES, JoinChanges, Ledger, check_join_changes
+from ..results.records import Record
 from ..results.revocations import is_among, keys_of
 from ..transport.broker import ACK, Consumer, Delivery, Settlement
 from ..wire.message import Envelope
@@ -66,15 +68,15 @@ def keys_of_all(deliveries: Sequence[Delivery]) -> list[str]:
     return list({key: None for delivery in deliveries for key in keys_of(delivery.message)})
 
 
-async def admitted(store: ResultStore, deliveries: Sequence[Delivery]) -> Admission:
-    """Ask `store` which of `deliveries` are revoked: mostly none is, and then little is asked."""
-    if not deliveries or not await store.has_revocations():
+async def admitted(ledger: Ledger, deliveries: Sequence[Delivery]) -> Admission:
+    """Ask `ledger` which of `deliveries` are revoked: mostly none is, and then little is asked."""
+    if not deliveries or not await ledger.has_revocations():
         return Admission(deliveries)
-    return admission(deliveries, await store.revoked(keys_of_all(deliveries)))
+    return admission(deliveries, await ledger.revoked(keys_of_all(deliveries)))
 
 
 class Committer(abc.ABC):
-    """Writes finishes, over one transport and one store."""
+    """Writes finishes to a broker, a record store and a ledger."""
 
     #: Whose leases `renew` renews: the worker's consumer, once it has one. Who only sends has none.
     consumer: Consumer | None = None
@@ -87,15 +89,14 @@ class Committer(abc.ABC):
         worker runs is given back for later and not returned.
         """
 
-    @abc.abstractmethod
     def renew(self, held: Collection[Delivery]) -> Collection[Delivery]:
         """Renew the leases of `held`, return the lost. Blocking: called by the heartbeat thread (P2).
 
         Raises:
             ConnectionLost: unknown whether they were renewed.
         """
+        return self.consumer.renew(held) if self.consumer is not None else ()
 
-    @abc.abstractmethod
     async def commit(self, group: Sequence[Finish]) -> Sequence[Committed | LostLease]:
         """Do all of `group`, answering for each; one lost lease never fails its neighbours.
 
@@ -104,4 +105,12 @@ class Committer(abc.ABC):
 
         Raises:
             ConnectionLost: unknown what was done; repeat it.
+            ValueError: one can't be written; nothing was done.
         """
+        for finish in group:
+            check_join_changes(finish.joining, finish.record)
+        return await self._commit(group) if group else ()
+
+    @abc.abstractmethod
+    async def _commit(self, group: Sequence[Finish]) -> Sequence[Committed | LostLease]:
+        """As `commit`, of one finish or more that can be written."""

@@ -1,25 +1,26 @@
-"""The commit of any broker with any store: three idempotent steps, none of which can be lost (P3)."""
+"""The commit of any broker with any ledger and records: idempotent steps, none of which can be lost (P3)."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
 from ..core.clock import SYSTEM_CLOCK, Clock
-from ..results.base import (
+from ..results.ledger import (
     NO_JOIN_CHANGES,
     AlreadyDone,
     Caution,
     Claimed,
     Closing,
     HeldElsewhere,
-    Record,
-    ResultStore,
+    JoinChanges,
+    Ledger,
     Suspected,
+    kept_record,
 )
-from ..results.join_checks import check_joining
+from ..results.records import Record, RecordStore
 from ..transport.broker import ACK, SUSPECT_DEATHS, Broker, Delivery, HandBack, Settlement
 from ..wire.message import Envelope
 from .committer import COMMITTED, LEASE_LOST, Admission, Committed, Committer, Finish, LostLease, admitted
@@ -42,14 +43,14 @@ class _Hold:
 
 
 class OrderedCommitter(Committer):
-    """Writes finishes to a broker and a store which can't share a transaction.
+    """Writes finishes to a broker, a ledger and records that can't share a transaction.
 
-    Before a delivery runs, `holder` claims its message in the store for `lease` seconds, and that claim,
+    Before a delivery runs, `holder` claims its message in the ledger for `lease` seconds, and that claim,
     renewed with the lease, is the right to run it. Whoever dies leaves the delivery unsettled, so it comes
     again when the lease ends, to whoever then finds the claim as it was left. A finish is written in three
     steps:
 
-    1. the store closes the claim: outcomes, what is done at joins and all that is to be sent now are kept
+    1. the ledger closes the claim: outcomes, what is done at joins and all that is to be sent now are kept
        in one step;
     2. what is to be sent goes to the broker;
     3. the delivery is settled.
@@ -70,7 +71,10 @@ class OrderedCommitter(Committer):
     To hand a delivery back, step 1 gives its claim up and step 3 returns it. Dying between them, the message
     comes again when its lease ends.
 
-    A store knows claims by their holders, and a message may come to one holder several times: as a duplicate, or after
+    Where the records are not kept beside the ledger, step 1 renews the claim, puts the records, and closes the claim.
+    Dying between them, the outcome stands, and the message runs again when its claim has ended.
+
+    A ledger knows claims by their holders, and a message may come to one holder several times: as a duplicate, or after
     it was handed back. So it is known here which delivery has the claim, and no other may renew it, give it up or
     finish under it, not even by repeating what it was not told is done (P2).
 
@@ -83,20 +87,23 @@ class OrderedCommitter(Committer):
     def __init__(
         self,
         broker: Broker,
-        store: ResultStore,
+        ledger: Ledger,
+        records: RecordStore,
         holder: str,
         lease: float,
         *,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._broker = broker
-        self._store = store
+        self._ledger = ledger
+        self._records = records
+        self._are_one = ledger.records is records
         self._holder = holder
         self._lease = lease
         self._clock = clock
         #: A redelivery to ourselves, while another one still runs, is parked like that of a stranger.
         self._holds: dict[tuple[str, int], _Hold] = {}
-        #: What is being committed: until it is done, the store may be asked once more to give the claim up.
+        #: What is being committed: until it is done, the ledger may be asked once more to give the claim up.
         self._committing: set[tuple[str, int]] = set()
         #: What admissions give back, by leases, until that is answered: it may be elsewhere by then, and not be ours to
         #: claim when the admission is repeated.
@@ -115,7 +122,7 @@ class OrderedCommitter(Committer):
         run: list[Delivery] = []
         again: list[Envelope] = []
         fresh, settlements = self._sorted_out(deliveries, now)
-        claims = await self._store.claim(list(fresh), self._holder, self._lease, self._caution())
+        claims = await self._ledger.claim(list(fresh), self._holder, self._lease, self._caution())
         for delivery, claim in zip(fresh.values(), claims, strict=True):
             match claim:
                 case Claimed(deaths):
@@ -135,7 +142,7 @@ class OrderedCommitter(Committer):
             await self._broker.settle(settlements)
             for delivery, _ in settlements:
                 self._given_back.pop(delivery.lease, None)
-        admission = await admitted(self._store, run)
+        admission = await admitted(self._ledger, run)
         for delivery in run:
             self._holds[delivery.message.key].ends = now + self._lease
         if not self._broker.counts_deaths:
@@ -183,7 +190,7 @@ class OrderedCommitter(Committer):
 
     def renew(self, held: Collection[Delivery]) -> Collection[Delivery]:
         if not held:
-            return self.consumer.renew(held) if self.consumer is not None else ()
+            return super().renew(held)
         ends = self._clock.time() + self._lease
         own: list[tuple[Delivery, _Hold | None]] = []
         lost: list[Delivery] = []
@@ -193,11 +200,11 @@ class OrderedCommitter(Committer):
             if hold is not None and hold.lease != delivery.lease:
                 lost.append(delivery)
             elif hold is not None and not hold.ends:
-                asking.append(delivery)  # the store may not know of it yet
+                asking.append(delivery)  # the ledger may not know of it yet
             else:
                 own.append((delivery, hold))
         lost_claims = set(
-            self._store.renew_claims([delivery.message.key for delivery, _ in own], self._holder, self._lease)
+            self._ledger.renew_claims([delivery.message.key for delivery, _ in own], self._holder, self._lease)
         )
         lost_leases: set[Delivery] = set()
         if self.consumer is not None:
@@ -210,7 +217,7 @@ class OrderedCommitter(Committer):
         self._lost.extend(lost)
         return lost + [delivery for delivery in asking if delivery in lost_leases]
 
-    async def commit(self, group: Sequence[Finish]) -> Sequence[Committed | LostLease]:
+    async def _commit(self, group: Sequence[Finish]) -> Sequence[Committed | LostLease]:
         held = [finish.delivery for finish in group if finish.delivery is not None]
         closing = {each.lease: each.message.key for each in held if not self._is_anothers(each)}
         self._committing.update(closing.values())
@@ -254,13 +261,11 @@ class OrderedCommitter(Committer):
     async def _close(
         self, group: Sequence[Finish], closing: Collection[int | str]
     ) -> list[tuple[Envelope, ...] | None]:
-        """Write the store's half of `group`; return what each has to send, None where the claim was lost.
+        """Write what is not the broker's of `group`; return what each has to send, None where the claim was lost.
 
         Deliveries whose leases are not in `closing` have lost theirs to another one here.
         """
-        for finish in group:
-            check_joining(finish.joining, finish.record)
-        kept: list[tuple[Envelope, ...] | None] = [finish.envelopes for finish in group]
+        kept: dict[int, tuple[Envelope, ...] | None] = {index: finish.envelopes for index, finish in enumerate(group)}
         closings: dict[int, Closing] = {}
         made_up: list[tuple[str, int]] = []
         plain: list[Finish] = []
@@ -275,33 +280,65 @@ class OrderedCommitter(Committer):
                 made_up.append(_made_up_key(finish))
                 closings[index] = _closing(finish, made_up[-1])
         await self._write_plain(plain)
-        if made_up:
-            claims = await self._store.claim(made_up, self._holder, self._lease)
-            done = {
-                key: claim.envelopes
-                for key, claim in zip(made_up, claims, strict=True)
-                if isinstance(claim, AlreadyDone)
-            }
-            for index in [index for index, closing in closings.items() if closing.key in done]:
-                kept[index] = done[closings.pop(index).key]
+        if self._are_one:
+            kept.update(await self._done_before(closings, made_up))
+        elif closings:
+            kept.update(await self._lost_or_done(closings))
+            closings = await self._put_apart(closings)
         if closings:
-            answers = await self._store.close(list(closings.values()), self._holder)
-            for index, envelopes in zip(closings, answers, strict=True):
-                kept[index] = envelopes
-        return kept
+            written = await self._ledger.close(list(closings.values()), self._holder)
+            kept.update(zip(closings, written, strict=True))
+        return [kept[index] for index in range(len(group))]
+
+    async def _done_before(
+        self, closings: dict[int, Closing], made_up: Sequence[tuple[str, int]]
+    ) -> dict[int, tuple[Envelope, ...]]:
+        """Claim the `made_up` keys; take those that are done already out of `closings`, and return what they send."""
+        if not made_up:
+            return {}
+        claims = dict(zip(made_up, await self._ledger.claim(made_up, self._holder, self._lease), strict=True))
+        done: dict[int, tuple[Envelope, ...]] = {}
+        for index, closing in list(closings.items()):
+            if isinstance(claim := claims.get(closing.key), AlreadyDone):
+                done[index] = claim.envelopes
+                del closings[index]
+        return done
+
+    async def _lost_or_done(self, closings: dict[int, Closing]) -> dict[int, tuple[Envelope, ...] | None]:
+        """Have all claims again, for a whole lease; take out of `closings` what is another's (None) or done already."""
+        keys = [closing.key for closing in closings.values()]
+        claims = await self._ledger.claim(keys, self._holder, self._lease)
+        others: dict[int, tuple[Envelope, ...] | None] = {}
+        for index, claim in zip(list(closings), claims, strict=True):
+            if not isinstance(claim, Claimed):
+                others[index] = claim.envelopes if isinstance(claim, AlreadyDone) else None
+                del closings[index]
+        return others
+
+    async def _put_apart(self, closings: Mapping[int, Closing]) -> dict[int, Closing]:
+        """Put the records of `closings`, and return what of them is the ledger's: joins keep records of their own."""
+        records = [
+            record for each in closings.values() for record in (each.record, *each.further) if record is not None
+        ]
+        if records:
+            await self._records.put(records)
+        return {
+            index: replace(each, record=None, further=(), joining=_with_records(each.joining, each.record))
+            for index, each in closings.items()
+        }
 
     async def _write_plain(self, group: Sequence[Finish]) -> None:
         """Write what comes under no claim, and may be written twice: new joins and records."""
         joins = [join for finish in group for join in finish.joining.opened]
         if joins:
-            await self._store.open_joins(joins)
+            await self._ledger.open_joins(joins)
         records: list[Record] = []
         for finish in group:
             if finish.record is not None:
                 records.append(finish.record)
             records += finish.further
         if records:
-            await self._store.put(records)
+            await self._records.put(records)
 
 
 def _hands_back(finish: Finish) -> bool:
@@ -334,3 +371,11 @@ def _closing(finish: Finish, key: tuple[str, int]) -> Closing:
     return Closing(
         key, finish.record, finish.envelopes, finish.joining, finish.further, is_done=not _hands_back(finish)
     )
+
+
+def _with_records(joining: JoinChanges, record: Record | None) -> JoinChanges:
+    """Return `joining` with the records in its arrivals that would come with their finish."""
+    if not joining.arrivals:
+        return joining
+    arrivals = tuple(replace(each, record=kept_record(each, record)) for each in joining.arrivals)
+    return replace(joining, arrivals=arrivals)

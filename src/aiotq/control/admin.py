@@ -7,7 +7,7 @@ from typing import Any, Final, Protocol
 
 from ..core.clock import Clock
 from ..exceptions import CallError, EncodeError, InvalidOption
-from ..results import ResultStore
+from ..results import Ledger, RecordStore
 from ..results.handle import LONG_REVOCATION
 from ..results.revocations import of_header, of_root, of_stamp, of_task
 from ..tasks.options import stamps_of
@@ -27,7 +27,10 @@ class AdminConnection(Protocol):
     def broker(self) -> Broker: ...
 
     @property
-    def store(self) -> ResultStore: ...
+    def records(self) -> RecordStore: ...
+
+    @property
+    def ledger(self) -> Ledger: ...
 
 
 class AdminHome(Protocol):
@@ -129,12 +132,12 @@ class Admin:
         lasting, passing = _keys(task_ids, tasks, roots, headers or {}, stamps or {})
         if expires is not None and not 0 < expires < float("inf"):
             raise InvalidOption(f"revoke: expires must be seconds, more than 0, not {expires!r}")
-        store = (await self._home.connection()).store
+        ledger = (await self._home.connection()).ledger
         now = self._home.clock.time()
         for keys, seconds in ((lasting, LONG_REVOCATION), (passing, _WIDE_REVOCATION)):
             if keys:
                 ends = now + (seconds if expires is None else expires)
-                await store.revoke(keys, terminate=terminate, expires=ends)
+                await ledger.revoke(keys, terminate=terminate, expires=ends)
 
     async def unrevoke(
         self,
@@ -146,14 +149,16 @@ class Admin:
     ) -> None:
         """Take `revoke` back for what it was said of; what has ended as REVOKED stays so. Raises as that."""
         lasting, passing = _keys(task_ids, tasks, roots, headers or {}, stamps or {})
-        await (await self._home.connection()).store.unrevoke([*lasting, *passing])
+        await (await self._home.connection()).ledger.unrevoke([*lasting, *passing])
 
     async def _replay(self, letters: Sequence[DeadLetter]) -> int:
         readable = [(letter.key, letter.message.id) for letter in letters if letter.message is not None]
         if not readable:
             return 0
         connection = await self._home.connection()
-        await connection.store.forget([task_id for _, task_id in readable])
+        ids = [task_id for _, task_id in readable]
+        await connection.ledger.forget(ids)
+        await connection.records.forget(ids)
         return await connection.broker.replay([key for key, _ in readable])
 
     async def _broker(self) -> Broker:

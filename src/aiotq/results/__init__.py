@@ -1,6 +1,6 @@
-"""Remembering outcomes: one contract, what keeps it for each store, and the handles that callers hold."""
+"""Remembering outcomes and deciding once for all workers: two contracts, and the handles that callers hold."""
 
-from .base import (
+from .ledger import (
     NO_JOIN_CHANGES,
     AlreadyDone,
     Arrival,
@@ -15,11 +15,11 @@ from .base import (
     Joined,
     JoinExtension,
     JoinGrowth,
+    Ledger,
     Permit,
-    Record,
-    ResultStore,
     Suspected,
 )
+from .records import Record, RecordStore
 
 __all__ = [
     "NO_JOIN_CHANGES",
@@ -36,8 +36,9 @@ __all__ = [
     "JoinExtension",
     "JoinGrowth",
     "Joined",
+    "Ledger",
     "Permit",
     "Record",
-    "ResultStore",
+    "RecordStore",
     "Suspected",
 ]

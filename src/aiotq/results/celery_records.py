@@ -11,7 +11,7 @@ from typing import Any, Final, cast
 import orjson
 
 from .. import exceptions, states
-from .base import Record
+from .records import Record
 
 #: The content type of a record whose body Celery reads as well; a Redis keeps it where Celery looks for it, too.
 CELERYS: Final = "application/json; form=celery"

@@ -24,8 +24,8 @@ from ..exceptions import CallError, DecodeError, EncodeError, MessageTooLarge, R
 from ..tasks.request import Request
 from ..wire.serializers import Serializer, SerializerRegistry
 from . import celery_records
-from .base import Record
 from .neighbours import NO_NEIGHBOURS, Neighbours, neighbours_of
+from .records import Record
 
 #: A traceback longer than this says nothing more, and recursion errors would fill the store.
 MAX_TRACEBACK: Final = 64 * 1024

@@ -10,8 +10,8 @@ from .. import states
 from ..exceptions import AioTQError
 from ..graph.graph import Graph, GraphBuilder
 from ..graph.nodes import EdgeKind
-from .base import Record, ResultStore
 from .document import Document, DocumentCodec
+from .records import Record, RecordStore
 
 #: Records read at once, and tasks found by way of records (a task may have sent any number of others).
 _AT_ONCE: Final = 100
@@ -60,7 +60,7 @@ class Source(Protocol):
     """Where records are read."""
 
     @property
-    def store(self) -> ResultStore: ...
+    def records(self) -> RecordStore: ...
 
     @property
     def codec(self) -> DocumentCodec: ...
@@ -99,7 +99,7 @@ async def graph_of(handle: Handle, connect: Callable[[], Awaitable[Source]]) -> 
     while unread:
         source = await connect()
         batch, unread = unread[:_AT_ONCE], unread[_AT_ONCE:]
-        records = await source.store.get(batch)
+        records = await source.records.get(batch)
         found = {each: _decoded(source.codec, record) for each, record in zip(batch, records, strict=True)}
         unread += walk.take(found)
         await asyncio.sleep(0)  # decoding is work

@@ -16,8 +16,9 @@ from ..core.sync import Bridge
 from ..core.values import value
 from ..exceptions import ResultTimeout
 from ..tasks.request import running_request
-from .base import Record, ResultStore
 from .document import Document, DocumentCodec
+from .ledger import Ledger
+from .records import Record, RecordStore
 from .waiting import Waiting
 
 if TYPE_CHECKING:
@@ -43,10 +44,16 @@ LONG_REVOCATION: Final = 366 * 86_400.0
 class Reader:
     """What a handle needs of a connected app."""
 
-    store: ResultStore
+    records: RecordStore
+    ledger: Ledger
     waiting: Waiting
     codec: DocumentCodec
     result_expires: float
+
+    async def forget(self, ids: Sequence[str]) -> None:
+        """Delete what is known of these tasks: their outcomes, and that they ran."""
+        await self.ledger.forget(ids)
+        await self.records.forget(ids)
 
 
 class Readers(Protocol):
@@ -288,7 +295,7 @@ class AsyncResult(Generic[R_co]):
     async def forget(self) -> None:
         """Delete what the store knows of the task."""
         reader = await self._readers.reader()
-        await reader.store.forget([self.id])
+        await reader.forget([self.id])
         self._document = None
 
     async def revoke(self, *, terminate: bool = False) -> None:
@@ -305,13 +312,13 @@ class AsyncResult(Generic[R_co]):
             expires = max(now, self._due or now) + max(_REVOCATION_TIME, reader.result_expires)
         else:
             expires = now + max(LONG_REVOCATION, reader.result_expires)
-        await reader.store.revoke([self.id], terminate=terminate, expires=expires)
+        await reader.ledger.revoke([self.id], terminate=terminate, expires=expires)
 
     async def _present(self) -> Document:
         if self._document is not None:
             return self._document
         reader = await self._readers.reader()
-        (record,) = await reader.store.get([self.id])
+        (record,) = await reader.records.get([self.id])
         if record is None:
             return Document(self.id, states.PENDING, None, {})
         document = reader.codec.decode(record)
@@ -388,7 +395,7 @@ async def progress_in_task(handle: Handle, readers: Readers) -> AsyncGenerator[P
 
 def is_elsewhere(source: Pushed, call: Call) -> bool:
     """Whether the records of `call` go to another process than this one."""
-    return not isinstance(call, AsyncResult) or call.reply_to != source.store.address
+    return not isinstance(call, AsyncResult) or call.reply_to != source.records.address
 
 
 class EagerResult(AsyncResult[R_co]):

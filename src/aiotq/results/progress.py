@@ -8,9 +8,9 @@ from typing import Final, Protocol
 
 from .. import states
 from ..core.values import value
-from .base import Record, ResultStore
 from .document import DocumentCodec
 from .drawn import Call, Handle, Members, calls_in, steps_to
+from .records import Record, RecordStore
 from .waiting import Waiting
 
 #: Records looked at in one request.
@@ -59,7 +59,7 @@ class Pushed(Protocol):
     """Where records are read and pushed."""
 
     @property
-    def store(self) -> ResultStore: ...
+    def records(self) -> RecordStore: ...
 
     @property
     def codec(self) -> DocumentCodec: ...
@@ -84,7 +84,7 @@ async def progress_of(
     there = [call.id for call in counts.calls if call.id in counts.missing and elsewhere(source, call)]
     async with source.waiting.records(ids, elsewhere=there) as records:
         for start in range(0, len(ids), _AT_ONCE):
-            found = await source.store.get(ids[start : start + _AT_ONCE])
+            found = await source.records.get(ids[start : start + _AT_ONCE])
             counts.take([record for record in found if record is not None])
         yield counts.progress()
         while counts.missing:

@@ -1,16 +1,52 @@
-"""What revokes many calls at once: keys that stand among the ids of revoked tasks, and whose calls each stops (P8)."""
+"""What revokes many calls at once: keys that stand among the ids of revoked tasks, and whose calls each stops (P8).
+
+And the notice of a revocation, as processes tell it each other.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, Final
 
 import orjson
 
+from ..core.values import value
+from ..exceptions import MalformedMessage
 from ..wire.message import Message
 
 #: No id has it, since ids are printable.
 _MARK: Final = "\t"
+#: Ids in one notice: the longest fit into a message on the bus.
+_IDS_AT_ONCE: Final = 200
+
+
+@value
+class Notice:
+    """These were revoked until wall time `expires` (0: they are not any more); with `terminate` those that run end."""
+
+    ids: Sequence[str]
+    terminate: bool
+    expires: float
+
+
+def pack_notices(ids: Sequence[str], *, terminate: bool, expires: float) -> Iterator[bytes]:
+    """Yield the payloads that tell of a revocation."""
+    for start in range(0, len(ids), _IDS_AT_ONCE):
+        some = list(ids[start : start + _IDS_AT_ONCE])
+        yield orjson.dumps({"ids": some, "terminate": terminate, "expires": expires})
+
+
+def unpack_notice(payload: bytes) -> Notice:
+    """Return the notice in a payload.
+
+    Raises:
+        MalformedMessage: it is none.
+    """
+    try:
+        told: Any = orjson.loads(payload)
+        return Notice([str(task_id) for task_id in told["ids"]], bool(told["terminate"]), float(told["expires"]))
+    except (ValueError, TypeError, KeyError) as exc:
+        raise MalformedMessage(f"it is no notice of a revocation: {payload[:80]!r}") from exc
 
 
 def of_task(name: str) -> str:

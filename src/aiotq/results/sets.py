@@ -11,8 +11,8 @@ from .. import states
 from ..core.sync import Bridge
 from ..exceptions import CallError, ResultTimeout
 from ..tasks.request import running_request
-from .base import Record
 from .handle import AsyncResult, Readers, SyncResult, progress_in_task, seen_graph
+from .records import Record
 
 if TYPE_CHECKING:
     from ..graph.graph import Graph
@@ -157,7 +157,7 @@ class ResultSet(Sequence[AsyncResult[R_co]]):
         unknown = [result for result in self if not result.is_known]
         if unknown:
             reader = await self._readers.reader()
-            records = await reader.store.get([result.id for result in unknown])
+            records = await reader.records.get([result.id for result in unknown])
             present = {record.id: record for record in records if record is not None}
             for result in unknown:
                 if result.id in present and states.is_ready(present[result.id].state):
@@ -173,7 +173,7 @@ class ResultSet(Sequence[AsyncResult[R_co]]):
         """Delete what the store knows of the tasks."""
         ids = [result.id for result in self if not result.is_eager]
         if ids:
-            await (await self._readers.reader()).store.forget(ids)
+            await (await self._readers.reader()).forget(ids)
 
     async def revoke(self, *, terminate: bool = False) -> None:
         """See to it that none of the tasks runs; see `AsyncResult.revoke`."""
@@ -300,7 +300,7 @@ class GroupResult(Generic[R_co]):
         """Delete what the store knows of its tasks, and of itself if it was saved."""
         ids = [result.id for result in self._leaves() if not result.is_eager]
         if ids or not self.results:
-            await (await self._readers.reader()).store.forget([self.id, *ids])
+            await (await self._readers.reader()).forget([self.id, *ids])
 
     async def save(self) -> None:
         """Keep its shape in the store, as long as results are kept, so that `restore` finds it by its id."""
@@ -308,13 +308,13 @@ class GroupResult(Generic[R_co]):
         now = self._readers.now()
         expires = now + max(reader.result_expires, _SHAPE_KEPT)
         body = reader.codec.encode(self.id, states.SUCCESS, _shape(self), done_at=now)
-        await reader.store.put([Record(self.id, states.SUCCESS, body, reader.codec.content_type, expires)])
+        await reader.records.put([Record(self.id, states.SUCCESS, body, reader.codec.content_type, expires)])
 
     @classmethod
     async def restore(cls, group_id: str, app: Readers) -> Self | None:
         """Return the group that was saved under `group_id`; None if there is none (any more)."""
         reader = await app.reader()
-        (record,) = await reader.store.get([group_id])
+        (record,) = await reader.records.get([group_id])
         if record is None:
             return None
         shape = reader.codec.decode(record).result

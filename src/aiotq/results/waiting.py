@@ -18,7 +18,7 @@ from typing import Final
 from .. import states
 from ..core.logs import WarnOnce
 from ..exceptions import OperationalError
-from .base import Record, ResultStore
+from .records import Record, RecordStore
 
 logger = logging.getLogger("aiotq.results")
 
@@ -72,7 +72,7 @@ class Backlog:
 class Waiting:
     """Who waits for which task in this loop; its owner runs `run()`."""
 
-    def __init__(self, store: ResultStore) -> None:
+    def __init__(self, store: RecordStore) -> None:
         self._store = store
         store.on_push = self._pushed
         store.on_missed = self._missed

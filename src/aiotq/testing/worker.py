@@ -13,7 +13,7 @@ from anyio import to_thread
 
 from .. import states
 from ..app import AioTQ
-from ..backends.memory.records import MemoryRecords
+from ..backends.memory.state import MemoryState
 from ..calling.connection import DISABLED
 from ..canvas.coordinator import Coordinator
 from ..canvas.links import NO_LINKS
@@ -112,7 +112,7 @@ class TestWorker:
             "worker_unknown_task_timeout": 0.0,  # there is nobody else to hand it on to
             **self._settings,
         }
-        memory = {("", "broker"): self._broker, ("", "records"): MemoryRecords(clock=clock)}
+        memory = {("", "broker"): self._broker, ("", "records"): MemoryState(clock=clock)}
         async with AsyncExitStack() as stack:
             stack.enter_context(app.replaced(changed, clock=clock, memory=memory, coordinator=self._coordinator()))
             stack.push_async_callback(app.close)

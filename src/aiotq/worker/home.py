@@ -11,7 +11,7 @@ from ..canvas.coordinator import Coordinator
 from ..commit import Committer
 from ..core.clock import Clock
 from ..core.settings import Settings
-from ..results import Joined, ResultStore
+from ..results import Joined, Ledger
 from ..results.document import DocumentCodec
 from ..tasks.request import Request
 from ..tasks.task import Task
@@ -28,7 +28,7 @@ class WorkerConnection(Protocol):
     def broker(self) -> Broker: ...
 
     @property
-    def store(self) -> ResultStore: ...
+    def ledger(self) -> Ledger: ...
 
     @property
     def revocation_listeners(self) -> set[Callable[[Collection[str]], None]]: ...

@@ -11,7 +11,7 @@ from ..canvas.outcome import Failure, Ignored, Outcome, Policy, Rejected, Replac
 from ..core.clock import Clock
 from ..core.settings import Settings
 from ..exceptions import Ignore, Reject, Retry
-from ..results import Record, ResultStore
+from ..results import Record, RecordStore
 from ..results.document import DocumentCodec
 from ..results.handle import EagerResult
 from ..signals import connected
@@ -31,7 +31,7 @@ class EagerConnection(Protocol):
     """An app's connection, as storing a result needs it."""
 
     @property
-    def store(self) -> ResultStore: ...
+    def records(self) -> RecordStore: ...
 
     @property
     def keeps_results(self) -> bool: ...
@@ -143,4 +143,4 @@ async def _store(home: EagerHome, result: EagerResult[Any]) -> None:
     ended = await result.look()
     body = home.codec.encode(result.id, ended.state, ended.info, done_at=now, trace=await result.traceback())
     expires = now + home.conf.result_expires
-    await connection.store.put([Record(result.id, ended.state, body, home.codec.content_type, expires)])
+    await connection.records.put([Record(result.id, ended.state, body, home.codec.content_type, expires)])

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from .. import states
-from ..backends.memory.records import MemoryRecords
+from ..backends.memory.state import MemoryState
 from ..calling.builder import Builder, BuilderHome
 from ..calling.envelopes import Callee, Part
 from ..calling.workflows import check_callbacks
@@ -113,7 +113,7 @@ class _Here:
         self.signer = home.signer
         self._home = home
         self._ids = ids  #: of what is no callback
-        self._records = MemoryRecords(clock=_StandingClock(home.clock.time()))
+        self._records = MemoryState(clock=_StandingClock(home.clock.time()))
         self._coordinator = Coordinator(
             home.codec,
             home.clock,
@@ -147,7 +147,7 @@ class _Here:
         connection = await self._home.connection()
         if connection.keeps_results:
             expires = self.clock.time() + self._home.conf.result_expires
-            await connection.store.put([replace(record, expires=expires) for record in self._kept])
+            await connection.records.put([replace(record, expires=expires) for record in self._kept])
 
     def result(self, call: Signature[Any], parent: AnyResult | None) -> EagerResult[Any]:
         """Return the result of one call."""

@@ -190,7 +190,7 @@ class Worker:
                 seeing_to_seats = upkeep.create_task(seating.run(), name="aiotq.seats")
                 failing = (
                     upkeep.create_task(self._fail_overdue(connection, completer), name="aiotq.overdue")
-                    if connection.store.has_joins
+                    if connection.ledger.has_joins
                     else None
                 )
                 intake = self._intake = self._make_intake(connection, consumer, committer, completer, seating, pool)
@@ -243,7 +243,7 @@ class Worker:
     def _make_seating(self, connection: WorkerConnection, lease: float) -> ConcurrencyLimits:
         home = self._home
         return ConcurrencyLimits(
-            home.tasks, connection.store, connection.broker, home.clock, holder=self._holder, lease=lease
+            home.tasks, connection.ledger, connection.broker, home.clock, holder=self._holder, lease=lease
         )
 
     def _make_intake(
@@ -282,14 +282,14 @@ class Worker:
             held=self._held,
             lease=self._home.conf.worker_lease,
             prefetch=options.prefetch,
-            revoked=connection.store.revoked,
-            limiter=Limiter(self._home.tasks, self._home.conf.task_default_rate_limit, connection.store.book),
+            revoked=connection.ledger.revoked,
+            limiter=Limiter(self._home.tasks, self._home.conf.task_default_rate_limit, connection.ledger.book),
             seating=seating,
             telling=TaskSignals(self, self.name, self._home.tasks, DeliveryInfo(self._home.conf)),
         )
 
     def _coordinator(self, connection: WorkerConnection) -> Coordinator:
-        return self._home.coordinator(self.name, has_joins=connection.store.has_joins)
+        return self._home.coordinator(self.name, has_joins=connection.ledger.has_joins)
 
     def _pool(self) -> ProcessPool:
         return ProcessPool(self._options.processes, max_tasks_per_child=self._home.conf.worker_max_tasks_per_child)
@@ -366,7 +366,7 @@ class Worker:
         while True:
             await asyncio.sleep(interval * random.uniform(0.7, 1.3))
             try:
-                for join_id in await connection.store.overdue():
+                for join_id in await connection.ledger.overdue():
                     logger.error("chord %s fails: none of its tasks ended for join_timeout seconds", join_id)
                     completer.add(coordinator.overdue(join_id))
                 complaint.withdraw()

@@ -1,21 +1,23 @@
-"""`amqp://host/vhost`: a RabbitMQ (see `_amqp.Address` for the URLs), and as a results backend messages in it."""
+"""`amqp://host/vhost`: a RabbitMQ (see `address` for the URLs), and as a results backend messages in it."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable
 from typing import Self
 
-from ...commit import Committer
 from ...transport.routing import declared_queues
-from ..base import SCHEMES, Backend, BackendContext
+from ..base import Backend, BackendContext, backend_class
 from .address import parse
 from .broker import AmqpBroker
+from .bus import AmqpBus
 from .connection import AmqpClient
-from .records import RpcStore
+from .records import RpcRecords
 
 
 class AmqpBackend(Backend):
-    """The broker in one virtual host; results are sent through it to who asked for them."""
+    """Broker and bus in one virtual host; records are sent through it to who asked for them. It decides nothing."""
+
+    has_ledger = False
 
     def __init__(self, url: str, context: BackendContext) -> None:
         conf = context.conf
@@ -30,7 +32,8 @@ class AmqpBackend(Backend):
             names=(conf.task_default_queue, *declared_queues(conf)),
             is_celerys=conf.celery_compat,
         )
-        self.store = RpcStore(self._client, expires=conf.result_expires, clock=context.clock)
+        self.records = RpcRecords(self._client, expires=conf.result_expires, clock=context.clock)
+        self.bus = AmqpBus(self._client)
 
     @classmethod
     def key(cls, url: str) -> Hashable:
@@ -43,11 +46,8 @@ class AmqpBackend(Backend):
     async def __aexit__(self, *exc_info: object) -> None:
         await self._client.__aexit__(*exc_info)
 
-    def committer(self) -> Committer | None:
-        return None
-
 
 def _has_claims(backend: str | None) -> bool:
     """Whether results are kept where claims can be, and not sent as messages."""
-    scheme = (backend or "").partition("://")[0]
-    return SCHEMES.get(scheme, "amqp") != "amqp"
+    found = backend_class(backend or "")
+    return found is not None and found.has_ledger

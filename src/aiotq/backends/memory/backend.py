@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import Self
 
 from ...commit import Committer
 from ...core.child import is_child
 from ...exceptions import OperationalError
 from ..base import Backend, BackendContext
 from .broker import MemoryBroker
+from .bus import MemoryBus
 from .commit import MemoryCommitter
+from .ledger import MemoryLedger
 from .queues import MemoryQueues
-from .records import MemoryRecords, MemoryStore
+from .records import MemoryRecords
+from .state import MemoryState
 
 
 class MemoryBackend(Backend):
-    """Broker and results in this process."""
+    """Broker, records, ledger and bus in this process."""
 
     def __init__(self, url: str, context: BackendContext) -> None:
         if is_child():
@@ -29,21 +31,15 @@ class MemoryBackend(Backend):
         queues = context.memory(
             name, "broker", lambda: MemoryQueues(clock=clock, dead_letter_expires=conf.dead_letter_expires)
         )
-        records = context.memory(name, "records", lambda: MemoryRecords(clock=clock))
-        broker = MemoryBroker(queues)
-        store = MemoryStore(records)
-        self.broker, self.store = broker, store
-        self._parts = broker, store
+        state: MemoryState = context.memory(name, "records", lambda: MemoryState(clock=clock))
+        bus = MemoryBus(state.hub)
+        broker, records = MemoryBroker(queues), MemoryRecords(state, bus)
+        self.broker, self.records, self.ledger, self.bus = broker, records, MemoryLedger(state, bus, records), bus
+        self._parts = broker, state
 
     @classmethod
     def key(cls, url: str) -> Hashable:
         return url
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        return None
 
     def committer(self) -> Committer:
         return MemoryCommitter(*self._parts)

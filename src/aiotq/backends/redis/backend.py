@@ -1,4 +1,4 @@
-"""`redis://host`: a Redis of whatever kind (see `_redis.Address` for the URLs)."""
+"""`redis://host`: a Redis of whatever kind (see `address` for the URLs)."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from ...exceptions import InvalidSetting
 from ..base import Backend, BackendContext
 from .address import parse
 from .broker import RedisBroker
-from .celery_records import CeleryRedisStore
+from .celery_records import CeleryRedisRecords
 from .commit import RedisCommitter
 from .connection import RedisClient
-from .records import RedisStore
+from .ledger import RedisLedger
+from .records import RedisRecords
 
 
 class RedisBackend(Backend):
-    """Broker and results in one Redis, under one prefix."""
+    """Broker, records, ledger and bus in one Redis, under one prefix."""
 
     def __init__(self, url: str, context: BackendContext) -> None:
         self._client = RedisClient(parse(url))
@@ -25,9 +26,11 @@ class RedisBackend(Backend):
         broker = RedisBroker(self._client, clock=context.clock, dead_letter_retention=context.conf.dead_letter_expires)
         if context.conf.celery_compat and self._client.address.kind == "cluster":
             raise InvalidSetting("celery_compat", True, "False: Celery keeps results in one Redis, not in a cluster")
-        store = (CeleryRedisStore if context.conf.celery_compat else RedisStore)(self._client, clock=context.clock)
-        self.broker, self.store = broker, store
-        self._parts = broker, store
+        kind = CeleryRedisRecords if context.conf.celery_compat else RedisRecords
+        self.records = kind(self._client, clock=context.clock)
+        ledger = RedisLedger(self._client, self.records, clock=context.clock)
+        self.broker, self.ledger, self.bus = broker, ledger, self._client.bus
+        self._parts = broker, ledger
 
     @classmethod
     def key(cls, url: str) -> Hashable:

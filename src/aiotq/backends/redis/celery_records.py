@@ -1,4 +1,4 @@
-"""The results store in a Redis that Celery shares: its clients read what our workers store, ours what its workers do.
+"""The records in a Redis that Celery shares: its clients read what our workers store, ours what its workers do.
 
 Our own records stay what they are. Each is also kept under Celery's key and published there (see `put_record` in
 `lua/results.lua`), and what only Celery has is read there.
@@ -14,17 +14,17 @@ from typing import Final
 from anyio import to_thread
 
 from ...exceptions import NotConnected
-from ...results.base import Record
 from ...results.celery_records import key_of, record_of
+from ...results.records import Record
 from ...states import is_ready
-from .records import RedisStore
+from .records import RedisRecords
 
 #: A document larger than this is parsed in a thread.
 _LARGE: Final = 64 * 1024
 
 
-class CeleryRedisStore(RedisStore):
-    """A results store where and as Celery's Redis backend has it. A cluster can't hold both: see `places.redis`."""
+class CeleryRedisRecords(RedisRecords):
+    """A record store where and as Celery's Redis backend has it. A cluster can't hold both."""
 
     #: Celery's workers push to a channel for each task, and know of no other.
     watches_all = True

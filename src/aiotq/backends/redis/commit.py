@@ -1,8 +1,8 @@
-"""The commit of a Redis that is broker and store: a group of finishes is one script call (P3)."""
+"""The commit of a Redis that keeps messages, records and ledger: a group of finishes is one script call (P3)."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from ...commit.committer import (
@@ -17,28 +17,27 @@ from ...commit.committer import (
     keys_of_all,
 )
 from ...core.clock import SYSTEM_CLOCK, Clock
-from ...results.join_checks import check_joining
 from ...transport.broker import Delivery
 from .broker import RedisBroker
 from .consumer import RedisConsumer
 from .envelopes import packed_envelopes
 from .idempotent import NumberedWrites
+from .ledger import RedisLedger
 from .messages import LIBRARIES, packed_settlement, place_of
 from .record_fields import LIBRARIES as RESULTS
 from .record_fields import packed_effects, packed_record
-from .records import RedisStore
 from .script import Script
 
 COMMIT: Final = Script(*LIBRARIES, *RESULTS, "commit")
 
 
 class RedisCommitter(Committer):
-    """Writes finishes to a broker and a store on one client."""
+    """Writes finishes to broker, records and ledger on one client."""
 
-    def __init__(self, broker: RedisBroker, store: RedisStore, *, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(self, broker: RedisBroker, ledger: RedisLedger, *, clock: Clock = SYSTEM_CLOCK) -> None:
         self._client = broker.client
         self._retention = broker.retention
-        self._store = store
+        self._ledger = ledger
         self._clock = clock
         self._line: NumberedWrites[Finish] = NumberedWrites(broker.client, id)
 
@@ -46,20 +45,13 @@ class RedisCommitter(Committer):
         # The read that brought them saw whether there are revocations at all: nearly always there are none.
         if isinstance(self.consumer, RedisConsumer) and not self.consumer.saw_revocations:
             return Admission(deliveries)
-        return admission(deliveries, await self._store.revoked(keys_of_all(deliveries)))
+        return admission(deliveries, await self._ledger.revoked(keys_of_all(deliveries)))
 
-    def renew(self, held: Collection[Delivery]) -> Collection[Delivery]:
-        return self.consumer.renew(held) if self.consumer is not None else ()
-
-    async def commit(self, group: Sequence[Finish]) -> Sequence[Committed | LostLease]:
-        if not group:
-            return ()
-        for finish in group:
-            check_joining(finish.joining, finish.record)
-        answers = await self._line.write(group, self._commit)
+    async def _commit(self, group: Sequence[Finish]) -> Sequence[Committed | LostLease]:
+        answers = await self._line.write(group, self._write)
         return [COMMITTED if answer else LEASE_LOST for answer in answers]
 
-    async def _commit(self, line: str, number: int, group: Sequence[Finish]) -> bytes:
+    async def _write(self, line: str, number: int, group: Sequence[Finish]) -> bytes:
         arguments = [line, number, self._clock.time(), self._retention, [_packed(finish) for finish in group]]
         answers: bytes = await self._client.run(COMMIT, arguments)
         return answers

@@ -21,6 +21,7 @@ from ...core.aio import Service
 from ...exceptions import NotConnected, OperationalError
 from .address import Address, Endpoint
 from .blocking import BlockingClient
+from .bus import RedisBus
 from .resp import CLOSED, ScriptMissing, Wire
 from .script import Script, pack
 
@@ -39,14 +40,14 @@ _PATIENCE: Final = 1.0
 #: What the server must at least be: the first with `XPENDING … IDLE`, `SET … PXAT` and `XADD … MINID`.
 _OLDEST: Final = (6, 2)
 
-#: Told the payload of a push, after its first byte; or all of it, on a channel of its own.
+#: Told what is published on a channel of its own.
 Hearer = Callable[[bytes], None]
 
 
 class RedisClient:
     """A process's connections to one Redis; an async context manager.
 
-    `name` is unique: pushes reach this process on the channel `{base}:to:{name}`.
+    `name` is unique: `bus`, which is open as long as the client is, has it as its address.
     """
 
     def __init__(self, address: Address) -> None:
@@ -60,11 +61,8 @@ class RedisClient:
         self.reconnected_at: float | None = None
         self._is_up = asyncio.Event()
         self._last_error: OperationalError | None = None
-        self._channel = f"{self.base}:to:{self.name}".encode()
-        self._broadcast = f"{self.base}:all".encode()
-        self._hearers: dict[int, list[Hearer]] = {}
+        self.bus = RedisBus(self.base, self.name, self.ask)
         self._channels: dict[bytes, tuple[Hearer, asyncio.Event]] = {}
-        self._on_gap: list[Callable[[], None]] = []
         self._service: Service[None] = Service(self._main, "aiotq.redis")
 
     async def __aenter__(self) -> Self:
@@ -79,14 +77,6 @@ class RedisClient:
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self._service.stop()
-
-    def hear(self, kind: bytes, hearer: Hearer) -> None:
-        """Have `hearer` told the pushes whose first byte is `kind`."""
-        self._hearers.setdefault(kind[0], []).append(hearer)
-
-    def unhear(self, kind: bytes, hearer: Hearer) -> None:
-        with suppress(ValueError):
-            self._hearers.get(kind[0], []).remove(hearer)
 
     async def listen(self, channel: bytes, hearer: Hearer) -> None:
         """Have `hearer` told all that is published on `channel`; on return nothing is missed, but for gaps.
@@ -108,14 +98,6 @@ class RedisClient:
         """End what `listen` began."""
         if self._channels.pop(channel, None) is not None and self._pushes is not None:
             self._pushes.tell(("UNSUBSCRIBE", channel))
-
-    def on_gap(self, callback: Callable[[], None]) -> None:
-        """Have `callback` called when pushes may have been missed."""
-        self._on_gap.append(callback)
-
-    def off_gap(self, callback: Callable[[], None]) -> None:
-        with suppress(ValueError):
-            self._on_gap.remove(callback)
 
     async def run(self, script: Script, arguments: Sequence[Any]) -> Any:
         """Run `script` and return its reply.
@@ -297,7 +279,7 @@ class RedisClient:
                 channels.add(push[1])
                 if push[1] in self._channels:
                     self._channels[push[1]][1].set()
-                if channels >= {self._channel, self._broadcast}:
+                if channels.issuperset(self.bus.channels):
                     answered.set()
             elif push[0] == CLOSED:
                 answered.set()
@@ -306,7 +288,7 @@ class RedisClient:
 
         wire = await Wire.open(self.address, endpoint, on_push)
         try:
-            wire.tell(("SUBSCRIBE", self._channel, self._broadcast, *self._channels))
+            wire.tell(("SUBSCRIBE", *self.bus.channels, *self._channels))
             async with asyncio.timeout(self.address.connect_timeout):
                 await answered.wait()
             if not wire.is_open:
@@ -318,20 +300,16 @@ class RedisClient:
             wire.abort("subscribing failed")
             raise
         self._pushes = wire
-        for callback in tuple(self._on_gap):
-            callback()
+        self.bus.tell_of_gap()
 
     def _heard(self, channel: bytes, payload: bytes) -> None:
-        if (own := self._channels.get(channel)) is not None:
-            hearers: Sequence[Hearer] = (own[0],)
-        else:
-            hearers = tuple(self._hearers.get(payload[0], ())) if payload else ()
-            payload = payload[1:]
-        for hearer in hearers:
+        if channel in self.bus.channels:
+            self.bus.take_frame(payload)
+        elif (own := self._channels.get(channel)) is not None:
             try:
-                hearer(payload)
-            except Exception:  # one that fails must not keep the others from hearing
-                logger.exception("a push could not be used")
+                own[0](payload)
+            except Exception:  # one that fails must not end the connection
+                logger.exception("what was published on %s could not be used", channel)
 
 
 def info_fields(text: bytes) -> dict[str, str]:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -31,6 +31,9 @@ _warned: Final[set[tuple[str, str]]] = set()
 _PATIENCE: Final = 0.6
 #: Seconds that a cancelled read has to give back what it took.
 _LAST_WORDS: Final = 1.0
+#: Topics on the bus: there may be messages; something is due in so many milliseconds.
+_WOKEN: Final = "woken"
+_DUE: Final = "due"
 #: Beyond all numbers of reads.
 _BEYOND: Final = 2**53 - 1
 
@@ -66,19 +69,18 @@ class RedisConsumer(Consumer):
         self._changed = asyncio.Event()  #: set when news came, or `_due_at` is another one
         self._due_at = float("inf")  #: loop time of the next look at what is delayed
         self._strange: frozenset[bytes] = frozenset()
+        self._stop_hearing: tuple[Callable[[], None], ...] = ()
         #: Whether any task was revoked, as the last read saw it.
         self.saw_revocations = True
 
     async def enter(self) -> None:
-        self._client.hear(b"w", self._woken)
-        self._client.hear(b"d", self._due_earlier)
-        self._client.on_gap(self._woken)
+        bus = self._client.bus
+        self._stop_hearing = (bus.hear(_WOKEN, self._woken, self._woken), bus.hear(_DUE, self._due_earlier))
         await self._warn()
 
     async def leave(self) -> None:
-        self._client.unhear(b"w", self._woken)
-        self._client.unhear(b"d", self._due_earlier)
-        self._client.off_gap(self._woken)
+        for stop_hearing in self._stop_hearing:
+            stop_hearing()
         self._client.blocking.release()
         try:
             await self._client.run(REMOVE_CONSUMER, [self._name, self._waiter, _BEYOND, self._turns.items])

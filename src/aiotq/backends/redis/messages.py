@@ -18,7 +18,7 @@ def script(name: str) -> Script:
 
 
 #: What `base` and `messages` want; what other rooms build upon.
-LIBRARIES: Final = ("base", "messages")
+LIBRARIES: Final = ("base", "bus", "messages")
 
 SEND: Final = script("send")
 SETTLE: Final = script("settle")

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-import orjson
-
-from ...results.base import NO_JOIN_CHANGES, Arrival, Join, JoinChanges, Record
 from ...results.celery_records import CELERYS
-from ...states import READY_STATES
+from ...results.ledger import NO_JOIN_CHANGES, Arrival, Join, JoinChanges
+from ...results.packing import pack_record, unpack_record
+from ...results.records import Record
 from .envelopes import PackedEnvelope, packed_envelopes
 from .script import Script, unpack
 
@@ -20,10 +19,10 @@ _PERMITS: Final = "permits"
 
 def script(name: str, *libraries: str) -> Script:
     """Return a script on results, with what it includes."""
-    return Script("base", _RESULTS, *libraries, name)
+    return Script("base", "bus", _RESULTS, *libraries, name)
 
 
-#: What other rooms build upon, beside `base`.
+#: What other scripts build upon, beside `base` and `bus`.
 LIBRARIES: Final = (_RESULTS, _JOINS)
 
 PUT: Final = script("put")
@@ -40,29 +39,13 @@ JOINED: Final = script("joined", _JOINS)
 OVERDUE: Final = script("overdue", _JOINS)
 BOOK: Final = script("book")
 ACQUIRE_PERMITS: Final = script("acquire_permits", _PERMITS)
-KEEP_PERMITS: Final = script("renew_permits", _PERMITS)
+RENEW_PERMITS: Final = script("renew_permits", _PERMITS)
 HAND_OVER_PERMITS: Final = script("hand_over_permits", _PERMITS)
 
 
 def packed_record(record: Record) -> tuple[str, bytes, float, str | bool, bool]:
-    """Return id, value, end and process of `record`, and whether Celery is to see it.
-
-    The value begins with 1 if its state is terminal.
-    """
-    head = orjson.dumps((record.state, record.content_type, record.expires, record.reply_to))
-    flag = b"1" if record.state in READY_STATES else b"0"
-    value = b"%b%b\n%b" % (flag, head, record.body)
-    return record.id, value, record.expires, record.reply_to or False, record.content_type == CELERYS
-
-
-def record_of(task_id: str, value: bytes) -> Record | None:
-    """Return the record in a value; None if it is none of ours."""
-    head, _, body = value[1:].partition(b"\n")
-    try:
-        state, content_type, expires, reply_to = orjson.loads(head)
-    except (orjson.JSONDecodeError, ValueError, TypeError):
-        return None
-    return Record(task_id, state, body, content_type, expires, reply_to)
+    """Return id, value, end and process of `record`, and whether Celery is to see it."""
+    return record.id, pack_record(record), record.expires, record.reply_to or False, record.content_type == CELERYS
 
 
 def packed_join(join: Join) -> tuple[str, int, list[PackedEnvelope], float, str, float]:
@@ -99,6 +82,6 @@ def member_of(packed: bytes) -> Record | None:
     """Return the record of a member of a join; None if it is none of ours."""
     try:
         task_id, value = unpack(packed)
-        return record_of(task_id.decode(), value)
+        return unpack_record(task_id.decode(), value)
     except (AttributeError, TypeError, ValueError):
         return None

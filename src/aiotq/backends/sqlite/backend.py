@@ -10,21 +10,23 @@ from ..base import Backend, BackendContext
 from .broker import SQLiteBroker
 from .commit import SQLiteCommitter
 from .connection import Database
+from .ledger import SQLiteLedger
 from .opening import path_from_url
-from .records import SQLiteStore
+from .records import SQLiteRecords
 
 
 class SQLiteBackend(Backend):
-    """Broker and results in one file."""
+    """Broker, records, ledger and bus in one file."""
 
     def __init__(self, url: str, context: BackendContext) -> None:
         self._database = Database(path_from_url(url))
         broker = SQLiteBroker(
             self._database, clock=context.clock, dead_letter_retention=context.conf.dead_letter_expires
         )
-        store = SQLiteStore(self._database, clock=context.clock)
-        self.broker, self.store = broker, store
-        self._parts = broker, store
+        self.records = SQLiteRecords(self._database, clock=context.clock)
+        ledger = SQLiteLedger(self._database, self.records, clock=context.clock)
+        self.broker, self.ledger, self.bus = broker, ledger, self._database.bus
+        self._parts = broker, ledger
 
     @classmethod
     def key(cls, url: str) -> Hashable:

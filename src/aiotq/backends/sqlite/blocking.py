@@ -9,9 +9,9 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from ...exceptions import StorageError
+from .bus import Notices, SQLiteBus
 from .file import File, roll_back
 from .sql import Transaction
-from .wakeups import Notices, WakeUps
 
 T = TypeVar("T")
 
@@ -19,9 +19,9 @@ T = TypeVar("T")
 class BlockingWriter:
     """One connection for such calls, made when it is first needed; one thread at a time."""
 
-    def __init__(self, file: File, wake_ups: WakeUps, send: Callable[[Notices], None]) -> None:
+    def __init__(self, file: File, bus: SQLiteBus, send: Callable[[Notices], None]) -> None:
         self._file = file
-        self._wake_ups = wake_ups
+        self._bus = bus
         self._send = send
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
@@ -43,7 +43,7 @@ class BlockingWriter:
             transaction = Transaction(connection)
             try:
                 answer = operation(transaction)
-                notices = self._wake_ups.notices(transaction)
+                notices = self._bus.notices(transaction)
                 connection.execute("COMMIT")
             except BaseException:
                 roll_back(connection)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from ...exceptions import MalformedMessage
-from ...results.base import NO_JOIN_CHANGES, AlreadyDone, Caution, Claim, Claimed, Closing, HeldElsewhere, Suspected
+from ...results.decisions import ClaimState, Room, decide_claim
+from ...results.ledger import NO_JOIN_CHANGES, Caution, Claim, Claimed, Closing
 from ...wire.message import Envelope
 from .joins import pack_all, unpack_all, write_joinings
 from .record_rows import write_records
@@ -28,14 +29,8 @@ def claim_all(
     caution: Caution | None,
 ) -> list[Claim]:
     """Let `holder` run these messages, but for suspects beyond what `caution` has room for."""
-    room = caution.room if caution is not None else 0
-    claims: list[Claim] = []
-    for key in keys:
-        deadly = caution.deaths if caution is not None and room <= 0 else None
-        claims.append(found := _claim(transaction, key, holder, now, lease, deadly))
-        if caution is not None and isinstance(found, Claimed) and found.deaths >= caution.deaths:
-            room -= 1
-    return claims
+    room = Room(caution)
+    return [room.take(_claim(transaction, key, holder, now, lease, room.deadly)) for key in keys]
 
 
 def _claim(
@@ -46,27 +41,26 @@ def _claim(
         "SELECT holder, ends, is_done, following, died FROM claims WHERE id = ? AND attempt = ? AND expires > ?",
         (*key, now),
     ).fetchone()
-    died = ""
-    if row is not None:
-        claimant, ends, is_done, following, died = row
-        if is_done:
-            try:
-                return AlreadyDone(unpack_all(following))
-            except MalformedMessage as exc:
-                logger.warning("claim %s: what follows from it can't be read: %s", key, exc)
-                return AlreadyDone(())
-        if claimant != holder and ends > now:
-            return HeldElsewhere(ends)
-        if claimant not in {"", holder}:
-            died += f"{claimant}\n"
-    deaths = died.count("\n")
-    if deadly is not None and deaths >= deadly:
-        return Suspected(deaths)
-    transaction.execute(
-        "INSERT OR REPLACE INTO claims (id, attempt, holder, ends, expires, died) VALUES (?, ?, ?, ?, ?, ?)",
-        (*key, holder, now + lease, now + lease + CLAIM_KEPT, died),
-    )
-    return Claimed(deaths)
+    answer, died = decide_claim(_state_of(row, key) if row is not None else None, holder, now, deadly)
+    if isinstance(answer, Claimed):
+        lines = "".join(f"{each}\n" for each in died)
+        transaction.execute(
+            "INSERT OR REPLACE INTO claims (id, attempt, holder, ends, expires, died) VALUES (?, ?, ?, ?, ?, ?)",
+            (*key, holder, now + lease, now + lease + CLAIM_KEPT, lines),
+        )
+    return answer
+
+
+def _state_of(row: tuple[str, float, int, bytes | None, str], key: tuple[str, int]) -> ClaimState:
+    holder, ends, is_done, packed, died = row
+    following: tuple[Envelope, ...] | None = None
+    if is_done:
+        try:
+            following = unpack_all(packed)
+        except MalformedMessage as exc:
+            logger.warning("claim %s: what follows from it can't be read: %s", key, exc)
+            following = ()
+    return ClaimState(holder, ends, tuple(died.splitlines()), following)
 
 
 def take_back_deaths(transaction: Transaction, keys: Sequence[tuple[str, int]], holder: str) -> None:

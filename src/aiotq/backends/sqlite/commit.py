@@ -1,41 +1,36 @@
-"""The commit where broker and store are one SQLite file: a group of finishes is part of one transaction (P3)."""
+"""The commit where all is in one SQLite file: a group of finishes is part of one transaction (P3)."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from ...commit.committer import COMMITTED, LEASE_LOST, Admission, Committed, Committer, Finish, LostLease, admitted
-from ...results.base import NO_JOIN_CHANGES, JoinChanges, Record
-from ...results.join_checks import check_joining
+from ...results.ledger import NO_JOIN_CHANGES, JoinChanges
+from ...results.records import Record
 from ...transport.broker import Delivery
 from ...wire.message import Envelope
 from .broker import SQLiteBroker
 from .joins import write_joinings
+from .ledger import SQLiteLedger
 from .messages import encode, insert, settle
 from .record_rows import write_records
-from .records import SQLiteStore
 from .sql import Transaction
 
 
 class SQLiteCommitter(Committer):
-    """Writes finishes to a SQLite broker and a SQLite store on the same file."""
+    """Writes finishes to broker, records and ledger in the same file."""
 
-    def __init__(self, broker: SQLiteBroker, store: SQLiteStore) -> None:
-        if broker.database is not store.database:
-            raise ValueError("one transaction needs a broker and a store on the same Database")
+    def __init__(self, broker: SQLiteBroker, ledger: SQLiteLedger) -> None:
+        if broker.database is not ledger.database:
+            raise ValueError("one transaction needs a broker and a ledger on the same Database")
         self._database = broker.database
-        self._store = store
+        self._ledger = ledger
         self._clock = broker.clock
 
     async def admit(self, deliveries: Sequence[Delivery]) -> Admission:
-        return await admitted(self._store, deliveries)
+        return await admitted(self._ledger, deliveries)
 
-    def renew(self, held: Collection[Delivery]) -> Collection[Delivery]:
-        return self.consumer.renew(held) if self.consumer is not None else ()
-
-    async def commit(self, group: Sequence[Finish]) -> Sequence[Committed | LostLease]:
-        for finish in group:
-            check_joining(finish.joining, finish.record)
+    async def _commit(self, group: Sequence[Finish]) -> Sequence[Committed | LostLease]:
         now = self._clock.time()
         return await self._database.write(lambda transaction: _write(transaction, group, now))
 

@@ -21,13 +21,13 @@ from ...core.aio import finish
 from ...core.clock import SYSTEM_CLOCK, Clock
 from ...exceptions import StorageError
 from .blocking import BlockingWriter
+from .bus import Notices, SQLiteBus, remove_listeners
 from .executor import Executor
 from .file import File
 from .mailbox import POLL_INTERVAL
 from .opening import open_or_create
 from .sql import Transaction
 from .threads import DatabaseThread, Operation
-from .wakeups import Notices, WakeUps, remove_listeners
 
 T = TypeVar("T")
 
@@ -69,8 +69,8 @@ class Database:
         self._writer: DatabaseThread | None = None
         self._reader: DatabaseThread | None = None
         self._file = File(path, self.timeout, self._max_pages)
-        self._wake_ups = WakeUps(self._clock)
-        self._blocking = BlockingWriter(self._file, self._wake_ups, self._send)
+        self.bus = SQLiteBus(self._clock, self.read, self._send)
+        self._blocking = BlockingWriter(self._file, self.bus, self._send)
 
     @property
     def path(self) -> Path:
@@ -79,7 +79,7 @@ class Database:
     @property
     def address(self) -> str:
         """This process, as listeners and `reply_to` name it; another one after the file was closed and opened again."""
-        return self._wake_ups.address
+        return self.bus.address
 
     def pause(self) -> float:
         """Return the seconds until one should look without having been woken."""
@@ -150,24 +150,17 @@ class Database:
         self._lane(self._writer)
         return self._blocking.write(operation, self.timeout if timeout is None else timeout)
 
-    def add_hearer(self, hearer: Callable[[int], None]) -> None:
-        """Have `hearer` called in the loop when this process is woken, with what it is about."""
-        self._wake_ups.add_hearer(hearer)
-
-    def remove_hearer(self, hearer: Callable[[int], None]) -> None:
-        self._wake_ups.remove_hearer(hearer)
-
     async def refresh(self) -> None:
         """Renew this process' entry among the listeners, or make it anew; remove what is expired. Now and then."""
-        await self.write(self._wake_ups.register, durable=False)
+        await self.write(self.bus.register, durable=False)
 
     async def _open(self) -> None:
         self._pid = os.getpid()
-        file, wake_ups = self._file, self._wake_ups
+        file, bus = self._file, self.bus
         file.is_given_up = False
         loop = self._loop = asyncio.get_running_loop()
-        self.interval = wake_ups.open(loop)
-        executor = Executor(file, wake_ups, loop, send=self._send, undo=self.undo)
+        self.interval = bus.open(loop)
+        executor = Executor(file, bus, loop, send=self._send, undo=self.undo)
         try:
             self._writer = DatabaseThread(
                 "aiotq.sqlite.writer", loop, partial(open_or_create, file), executor.write_all, self._blocking.close
@@ -180,7 +173,7 @@ class Database:
             file.is_given_up = True
             await self._close()
             raise
-        wake_ups.listen()
+        bus.listen()
 
     async def _leave(self, opening: asyncio.Lock) -> None:
         async with opening:
@@ -189,18 +182,18 @@ class Database:
                 await self._close()
 
     async def _close(self) -> None:
-        self._wake_ups.stop_listening()
+        self.bus.stop_listening()
         try:
-            if self._writer is not None and self._writer.is_started and self._wake_ups.has_mailbox:
+            if self._writer is not None and self._writer.is_started and self.bus.has_mailbox:
                 with suppress(StorageError):  # a listener that is gone is found out by the next who wants to wake it
-                    await self.write(self._wake_ups.unregister, durable=False)
+                    await self.write(self.bus.unregister, durable=False)
         finally:
             lanes = [lane for lane in (self._writer, self._reader) if lane is not None]
             self._writer = self._reader = None
             for lane in lanes:
                 await lane.stop()
             self._file.forget_connections()
-            self._wake_ups.close()
+            self.bus.close()
             self._loop = self._opening = None
 
     def _forget_parent(self) -> None:
@@ -209,7 +202,7 @@ class Database:
         Source: SQLite, "How To Corrupt An SQLite Database File", 2.6.
         """
         if self._pid != os.getpid():
-            _inherited.append((self._writer, self._reader, self._blocking, self._wake_ups, self._file))
+            _inherited.append((self._writer, self._reader, self._blocking, self.bus, self._file))
             self._begin_anew(self.path)
 
     def _lane(self, lane: DatabaseThread | None) -> tuple[DatabaseThread, asyncio.AbstractEventLoop]:
@@ -220,8 +213,8 @@ class Database:
         return lane, self._loop
 
     def _send(self, notices: Notices) -> None:
-        """Wake who is to be woken, and have those forgotten that are gone. In any thread."""
-        gone = self._wake_ups.send(notices)
+        """Tell who is to be told, and have those forgotten that are gone. In any thread."""
+        gone = self.bus.send(notices)
         writer = self._writer
         if gone and writer is not None:
             writer.submit(Operation(lambda transaction: remove_listeners(transaction, gone), self._file.soon()))

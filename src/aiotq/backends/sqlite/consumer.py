@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from ...core.clock import Clock
 from ...core.values import value
 from ...exceptions import MalformedMessage, OperationalError
 from ...transport.broker import FAIR_EVERY, Consumer, Delivery, QueueOrder, Turns
 from ...wire.message import unpack
+from .bus import WOKEN
 from .connection import Database
 from .fetch import Fetched, Fetcher
 from .leases import ConsumerLease, undo_deaths
-from .mailbox import MESSAGES
 from .messages import BATCH, bury, give_back, held_leases, move_due, next_due
 from .schema import FREE
 from .sql import Transaction, in_chunks, marks
@@ -54,15 +54,17 @@ class SQLiteConsumer(Consumer):
         self._reads = 0
         self._renewed = 0  #: the holder's number as `renew` knows it; another one: it was thought dead meanwhile
         self._news = asyncio.Event()
+        self._stop_hearing: Callable[[], None] | None = None
 
     async def enter(self) -> None:
         self._renewed = await self._database.write(
             self._holder.register, undo=lambda transaction, _: self._holder.unregister(transaction)
         )
-        self._database.add_hearer(self._hear)
+        self._stop_hearing = self._database.bus.hear(WOKEN, self._hear, self._hear)
 
     async def leave(self) -> None:
-        self._database.remove_hearer(self._hear)
+        if self._stop_hearing is not None:
+            self._stop_hearing()
         try:
             await self._database.write(self._holder.unregister)
         except OperationalError as exc:
@@ -174,10 +176,9 @@ class SQLiteConsumer(Consumer):
                 raise
         return deliveries
 
-    def _hear(self, about: int) -> None:
-        if about & MESSAGES:
-            self._news.set()
-            self._news = asyncio.Event()
+    def _hear(self, _: bytes = b"") -> None:
+        self._news.set()
+        self._news = asyncio.Event()
 
     async def _something(self, news: asyncio.Event, due: float | None, deadline: float, suspect: bool) -> bool:
         """Return True when it is time to fetch, False when `deadline` (loop time) has passed."""

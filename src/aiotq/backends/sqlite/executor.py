@@ -15,10 +15,10 @@ from functools import partial
 from typing import Any
 
 from ...exceptions import StorageError
+from .bus import Notices, SQLiteBus
 from .file import File, roll_back
 from .sql import Transaction
 from .threads import MAX_GROUP, Answers, DatabaseThread, Operation
-from .wakeups import Notices, WakeUps
 
 logger = logging.getLogger("aiotq.sqlite")
 
@@ -29,15 +29,15 @@ class Executor:
     def __init__(
         self,
         file: File,
-        wake_ups: WakeUps,
+        bus: SQLiteBus,
         loop: asyncio.AbstractEventLoop,
         *,
         send: Callable[[Notices], None],
         undo: Callable[[Callable[[Transaction, Any], object], Any], None],
     ) -> None:
-        """`send` wakes others after a commit; `undo` is given what was written for a caller who is gone."""
+        """`send` tells others after a commit; `undo` is given what was written for a caller who is gone."""
         self._file = file
-        self._wake_ups = wake_ups
+        self._bus = bus
         self._loop = loop
         self._send = send
         self._undo = undo
@@ -53,7 +53,7 @@ class Executor:
             for operation in group:
                 if not operation.is_abandoned:
                     answers.append((operation, operation.run(transaction), None))
-            notices = self._wake_ups.notices(transaction)
+            notices = self._bus.notices(transaction)
             connection.execute("COMMIT")
         except Exception as exc:  # what an operation raises belongs to its caller; this thread goes on
             roll_back(connection)

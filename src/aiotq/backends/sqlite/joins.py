@@ -13,8 +13,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from ...exceptions import MalformedMessage
-from ...results.base import Arrival, Join, JoinChanges, Joined, Record
-from ...results.join_checks import kept_record
+from ...results.decisions import is_over, join_deadline
+from ...results.ledger import Arrival, Join, JoinChanges, Joined, kept_record
+from ...results.records import Record
 from ...wire.message import Envelope, pack_envelope, unpack_envelope
 from .record_rows import RECORD
 from .sql import Transaction, in_chunks, marks
@@ -43,7 +44,7 @@ def open_joins(transaction: Transaction, joins: Sequence[Join], now: float) -> N
                 join.patience,
                 now,
                 join.until,
-                max(now, join.until) + join.patience,
+                join_deadline(now, join.until, join.patience),
                 join.about,
                 pack_all(join.then),
             )
@@ -91,7 +92,7 @@ def _arrive(transaction: Transaction, join_id: str, arrivals: Arrivals, now: flo
     else:
         arrived = before + transaction.insert(_ARRIVE, [_row(number, *each) for each in arrivals])
         failing = None
-    if failing is not None or arrived >= size:
+    if is_over(arrived, size, failed=failing is not None):
         return _end(transaction, number, failing, now)
     if arrived > before:
         transaction.execute("UPDATE joins SET arrived = ?, touched = ? WHERE number = ?", (arrived, now, number))

@@ -1,33 +1,44 @@
-"""The unix datagram socket by which other processes wake this one, in a directory that only this user can enter.
+"""The unix datagram socket by which other processes tell this one things, in a directory that only this user can enter.
 
-A wake-up may be lost, or come for nothing: whoever gets it looks.
+What is told may be lost, or come for nothing: whoever is told looks.
 """
 
 from __future__ import annotations
 
+import enum
 import errno
 import logging
 import os
 import socket
 import stat
 from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
-logger = logging.getLogger("aiotq.sqlite")
+from ...control.bus import MAX_PAYLOAD
 
-#: What a wake-up is about.
-MESSAGES: Final = 1
-RECORDS: Final = 2
-REVOCATIONS: Final = 4
-EVERYTHING: Final = MESSAGES | RECORDS | REVOCATIONS
+logger = logging.getLogger("aiotq.sqlite")
 
 #: Seconds between looks that nobody asked for; wake-ups make them unnecessary, a lost one makes them useful.
 SAFETY_INTERVAL: Final = 1.5
 #: The same where there are no unix sockets, so that looking is all there is.
 POLL_INTERVAL: Final = 0.05
 
+#: Datagrams that stand in a socket at most, where the kernel says no more; then it may have refused some.
+_FEWEST_WAITING: Final = 10
+_LARGEST: Final = MAX_PAYLOAD + 64
+#: Datagrams taken before the loop has a turn.
+_MOST_AT_ONCE: Final = 1000
 #: A unix socket's path is limited to 104 bytes (macOS) or 108 (Linux).
 _LONGEST_SOCKET_PATH: Final = 100
+
+
+class Sent(enum.Enum):
+    """What became of a datagram."""
+
+    DONE = enum.auto()
+    DROPPED = enum.auto()
+    NOBODY_THERE = enum.auto()
 
 
 class Mailbox:
@@ -36,6 +47,7 @@ class Mailbox:
     def __init__(self, path: str, bound: socket.socket) -> None:
         self._path = path
         self._socket = bound
+        self._room = _room()
 
     @classmethod
     def open(cls, name: str) -> Mailbox | None:
@@ -68,27 +80,27 @@ class Mailbox:
     def fileno(self) -> int:
         return self._socket.fileno()
 
-    def send(self, path: str, about: int) -> bool:
-        """Wake who listens at `path`; False if nobody does."""
+    def send(self, path: str, data: bytes) -> Sent:
+        """Tell who listens at `path`. Never waits: a listener that is slow to read misses what is too much."""
         try:
-            self._socket.sendto(bytes((about,)), path)
+            self._socket.sendto(data, path)
         except (ConnectionRefusedError, FileNotFoundError):
-            return False
+            return Sent.NOBODY_THERE
         except OSError:
-            pass  # full: it will look anyway; not to be reached from here: it looks now and then
-        return True
+            return Sent.DROPPED  # full, or not to be reached from here: who listens looks now and then
+        return Sent.DONE
 
-    def empty(self) -> int:
-        """Take all that is there and return what it was about."""
-        about = 0
+    def take(self) -> tuple[list[bytes], bool]:
+        """Take what is there; return it, and whether more may have been sent than there was room for."""
+        taken: list[bytes] = []
         try:
-            while True:
-                for bits in self._socket.recv(16):
-                    about |= bits
+            while len(taken) < _MOST_AT_ONCE:
+                taken.append(self._socket.recv(_LARGEST))
         except BlockingIOError:
-            return about
+            pass
         except OSError:
-            return EVERYTHING
+            return taken, True
+        return taken, len(taken) >= self._room
 
     def close(self) -> None:
         self._socket.close()
@@ -133,3 +145,11 @@ def _remove_stale(directory: str) -> None:
                     os.unlink(path)
             except OSError:
                 continue
+
+
+def _room() -> int:
+    """Return how many datagrams a socket holds."""
+    try:
+        return int(Path("/proc/sys/net/unix/max_dgram_qlen").read_text())
+    except (OSError, ValueError):
+        return _FEWEST_WAITING

@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any, Final
 
-from ...results.base import Record
+from ...results.records import RESULTS, Record
 from ...states import READY_STATES
 from .sql import Transaction, in_chunks, marks
 
@@ -20,8 +20,8 @@ UPDATE_KEPT: Final = 60.0
 _BATCH: Final = 1000
 
 RECORD: Final = "id, state, body, content_type, expires, reply_to"
-#: The last numbers read of `updates`, `results` and `revocations`.
-Seen = tuple[int, int, int]
+#: The last numbers read of `updates` and `results`.
+Seen = tuple[int, int]
 
 
 def write_records(transaction: Transaction, records: Sequence[Record], now: float) -> None:
@@ -55,7 +55,9 @@ def write_records(transaction: Transaction, records: Sequence[Record], now: floa
         ],
     )
     watched = _wake_watchers(transaction, list(newest))
-    transaction.addresses.update(record.reply_to for record in newest.values() if record.reply_to is not None)
+    for record in newest.values():
+        if record.reply_to is not None:
+            transaction.tell(record.reply_to, RESULTS)
     gone = now + UPDATE_KEPT
     transaction.insert(
         "INSERT INTO updates (gone, id, state, reply_to, content_type, expires, body)",
@@ -79,13 +81,13 @@ def mail(
         for_us, values = f"({for_us} OR id IN (SELECT id FROM watchers WHERE address = ?))", [address] * 2
     connection.execute("BEGIN")
     try:
-        last_update, last_result, _ = last_numbers(connection)
+        last_update, last_result = last_numbers(connection)
         rows: list[Any] = connection.execute(
             f"SELECT {RECORD}, seq FROM updates WHERE seq > ? AND {for_us} ORDER BY seq LIMIT {_BATCH}",
             (seen[0], *values),
         ).fetchall()
         if len(rows) == _BATCH:
-            return [Record(*row[:-1]) for row in rows], (rows[-1][-1], *seen[1:]), True
+            return [Record(*row[:-1]) for row in rows], (rows[-1][-1], seen[1]), True
         ended: list[Any] = connection.execute(
             f"SELECT {RECORD}, seq FROM results WHERE seq > ? AND is_ready AND {for_us} ORDER BY seq LIMIT {_BATCH}",
             (seen[1], *values),
@@ -94,13 +96,13 @@ def mail(
         connection.execute("COMMIT")
     is_more = len(ended) == _BATCH
     last_result = ended[-1][-1] if is_more else last_result
-    return [Record(*row[:-1]) for row in (*rows, *ended)], (last_update, last_result, seen[2]), is_more
+    return [Record(*row[:-1]) for row in (*rows, *ended)], (last_update, last_result), is_more
 
 
 def last_numbers(connection: sqlite3.Connection) -> Seen:
-    """Return the last numbers given in `updates`, `results` and `revocations`."""
+    """Return the last numbers given in `updates` and `results`."""
     last = dict(connection.execute("SELECT name, seq FROM sqlite_sequence").fetchall())
-    return last.get("updates", 0), last.get("results", 0), last.get("revocations", 0)
+    return last.get("updates", 0), last.get("results", 0)
 
 
 def _over(transaction: Transaction, ids: Sequence[str], now: float) -> set[str]:
@@ -122,10 +124,8 @@ def _wake_watchers(transaction: Transaction, ids: Sequence[str]) -> bool:
     (is_watched,) = transaction.execute("SELECT EXISTS (SELECT 1 FROM watchers)").fetchone()
     if is_watched:
         for chunk in in_chunks(ids):
-            transaction.addresses.update(
-                address
-                for (address,) in transaction.execute(
-                    f"SELECT DISTINCT address FROM watchers WHERE id IN ({marks(len(chunk))})", chunk
-                )
-            )
+            for (address,) in transaction.execute(
+                f"SELECT DISTINCT address FROM watchers WHERE id IN ({marks(len(chunk))})", chunk
+            ):
+                transaction.tell(address, RESULTS)
     return bool(is_watched)

@@ -6,7 +6,7 @@ from typing import Final
 
 #: "aitq" in the file's header: this file is ours.
 APPLICATION_ID: Final = 0x61697471
-SCHEMA_VERSION: Final = 4
+SCHEMA_VERSION: Final = 5
 
 #: `messages.holder` of what is ready, and of what waits for its due time. Any consumer's number is larger, and takes as
 #: many bytes in a row: so SQLite leases a message of a megabyte by overwriting four bytes of it (measured: 4 kB of log
@@ -142,12 +142,12 @@ CREATE TABLE revocations (
 CREATE INDEX revocations_expire ON revocations (expires);
 CREATE TABLE starts (name TEXT PRIMARY KEY, at REAL NOT NULL, expires REAL NOT NULL) WITHOUT ROWID;
 CREATE INDEX starts_expire ON starts (expires);
-CREATE TABLE seats (
+CREATE TABLE permits (
     name TEXT, id TEXT, attempt INTEGER, holder TEXT, ends REAL NOT NULL, PRIMARY KEY (name, id, attempt, holder)
 ) WITHOUT ROWID;
-CREATE TABLE seekers (
+CREATE TABLE waiting (
     name TEXT, id TEXT, attempt INTEGER, since REAL NOT NULL, expires REAL NOT NULL, PRIMARY KEY (name, id, attempt)
 ) WITHOUT ROWID;
-CREATE INDEX seekers_line ON seekers (name, since);
-CREATE INDEX seekers_expire ON seekers (expires)
+CREATE INDEX waiting_line ON waiting (name, since);
+CREATE INDEX waiting_expire ON waiting (expires)
 """

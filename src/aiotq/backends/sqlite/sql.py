@@ -15,15 +15,15 @@ VALUES_AT_ONCE: Final = 1024
 
 
 class Transaction:
-    """What a write sees: the connection, inside BEGIN IMMEDIATE, and whom to wake when it is committed."""
+    """What a write sees: the connection, inside BEGIN IMMEDIATE, and whom to tell when it is committed."""
 
-    __slots__ = ("addresses", "connection", "is_for_all", "queues")
+    __slots__ = ("connection", "queues", "told", "told_all")
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.connection = connection
         self.queues: set[str] = set()  #: wake who consumes from these: there are messages
-        self.addresses: set[str] = set()  #: wake these: there are records
-        self.is_for_all = False  #: wake everybody: there are revocations
+        self.told: dict[tuple[str, str], None] = {}  #: address and topic: there is something to be read
+        self.told_all: dict[str, None] = {}  #: topics of which all are told
 
     def execute(self, sql: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> sqlite3.Cursor:
         return self.connection.execute(sql, values)
@@ -34,12 +34,17 @@ class Transaction:
     def listeners_changed(self) -> None:
         self.execute("UPDATE counters SET value = value + 1 WHERE name = 'listeners'")
 
-    def wake_all(self) -> None:
-        self.is_for_all = True
+    def tell(self, address: str, topic: str) -> None:
+        """Have the process at `address` told, when this is committed, that there is something to be read."""
+        self.told[address, topic] = None
+
+    def tell_all(self, topic: str) -> None:
+        """The same for all processes."""
+        self.told_all[topic] = None
 
     @property
     def is_quiet(self) -> bool:
-        return not (self.queues or self.addresses or self.is_for_all)
+        return not (self.queues or self.told or self.told_all)
 
 
 def marks(count: int) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from ...results.base import Booking, booked
+from ...results.decisions import booked
+from ...results.ledger import Booking
 from .sql import Transaction
 
 #: Seconds for which a booked start is remembered after it: it may come late, and is booked again then.

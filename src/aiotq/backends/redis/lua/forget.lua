@@ -1,9 +1,8 @@
--- Delete what is known of tasks: records and finished claims.
+-- Delete finished claims: their tasks may run again.
 -- ARGV: ids.
 -- RETURNS: 1.
 -- Keeps: the claim of a run that goes on stays.
 for _, id in ipairs(args[1]) do
-    redis.call('DEL', base .. ':result:' .. id)
     local attempt = 0
     local claim = base .. ':claim:' .. id
     while redis.call('EXISTS', claim) == 1 do

@@ -71,7 +71,7 @@ local function wake()
             if not waiter or waiter.err then
                 break
             end
-            if redis.call('PUBLISH', base .. ':to:' .. process_of(waiter), 'w') > 0 then
+            if tell(process_of(waiter), 'woken', '') > 0 then
                 count = count - 1
             end
         end
@@ -184,7 +184,7 @@ local function delay(queue, due, id, priority, returns, blob)
     if not first[2] or due < tonumber(first[2]) then
         local waiting = redis.pcall('SMEMBERS', queue_key(queue, 'waiting'))
         for _, waiter in ipairs(waiting) do
-            redis.call('PUBLISH', base .. ':to:' .. process_of(waiter), 'd' .. string.format('%.3f', due - now))
+            tell(process_of(waiter), 'due', string.format('%.3f', due - now))
         end
     end
 end

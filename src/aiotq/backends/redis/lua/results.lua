@@ -1,4 +1,4 @@
--- What is remembered of tasks, all of which expires. A library: every script on results includes it after `base`.
+-- What is remembered of tasks, all of which expires. A library: every script on results includes it after `base` and `bus`.
 --
 -- {base}:result:{id}      string: 1 for a terminal state or 0, and the record as Python packs it
 -- {base}:watch:{id}       set of the processes that want the records of a task whose `reply_to` is another
@@ -24,7 +24,7 @@ end
 local pushes, push_bytes = {}, {}
 
 local function push_all(process)
-    redis.call('PUBLISH', base .. ':to:' .. process, 'r' .. cmsgpack.pack(pushes[process]))
+    tell(process, 'results', cmsgpack.pack(pushes[process]))
     pushes[process], push_bytes[process] = nil, nil
 end
 

@@ -4,6 +4,7 @@
 -- Keeps: what was revoked for longer stays so.
 local clock, ids, terminate, ends = unpack(args)
 local key = base .. ':revoked'
+local IDS_AT_ONCE = 200 -- as in `results/revocations.py`
 redis.call('ZREMRANGEBYSCORE', key, '-inf', milliseconds(now))
 for _, id in ipairs(ids) do
     redis.call('ZADD', key, 'GT', milliseconds(ends * 1000 + now - clock * 1000), id)
@@ -13,6 +14,9 @@ if last then
     redis.call('PEXPIREAT', key, milliseconds(tonumber(last)))
 end
 if terminate then
-    redis.call('PUBLISH', base .. ':all', 'x' .. cmsgpack.pack(ids))
+    for from = 1, #ids, IDS_AT_ONCE do
+        local some = {unpack(ids, from, math.min(from + IDS_AT_ONCE - 1, #ids))}
+        tell_all('revoked', cjson.encode({ids = some, terminate = true, expires = ends}))
+    end
 end
 return 1

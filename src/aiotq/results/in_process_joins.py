@@ -5,9 +5,10 @@ from __future__ import annotations
 import heapq
 import math
 
-from ...results.base import Arrival, Join, JoinChanges, Joined, Record
-from ...results.join_checks import kept_record
-from ...wire.message import Envelope
+from ..wire.message import Envelope
+from .decisions import is_over, join_deadline
+from .ledger import Arrival, Join, JoinChanges, Joined, kept_record
+from .records import Record
 
 
 class _Join:
@@ -29,7 +30,7 @@ class _Join:
 
     @property
     def deadline(self) -> float:
-        return max(self.touched, self.until) + self.patience
+        return join_deadline(self.touched, self.until, self.patience)
 
     def end(self, now: float) -> tuple[Envelope, ...]:
         then, self.then = self.then or (), None
@@ -37,7 +38,7 @@ class _Join:
         return then
 
 
-class MemoryJoins:
+class InProcessJoins:
     """The joins of one app; its caller holds the lock of what it belongs to."""
 
     def __init__(self) -> None:
@@ -82,7 +83,7 @@ class MemoryJoins:
             join.is_failed = True
         join.members[arrival.member] = kept_record(arrival, record)
         join.touched = now
-        return arrival.failed or len(join.members) >= join.size
+        return is_over(len(join.members), join.size, failed=arrival.failed)
 
     def _release(self, join_id: str) -> None:
         join = self.kept.get(join_id)

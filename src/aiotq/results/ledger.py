@@ -1,29 +1,19 @@
-"""The contract of a results store: outcomes, joins, claims and revocations, all of which expire.
-
-Waiting is pushed: a store tells what it hears of through `on_push`, and whoever waits looks once after it began to
-listen, so that no push can be missed. A stored terminal state is never replaced by another run.
+"""The contract of a ledger: what must be decided once for all workers. Claims, joins, starts under rate limits, permits
+and revocations, all of which expire.
 """
 
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final, Self
 
 from ..core.values import value
 from ..wire.message import Envelope
+from .records import Record, RecordStore, ignore
 
-
-@value
-class Record:
-    """One state of one task. `body` is the encoded result document; `expires` is wall time."""
-
-    id: str
-    state: str
-    body: bytes
-    content_type: str
-    expires: float
-    reply_to: str | None = None  #: the address (`ResultStore.address`) of the process that wants a push
+#: The topic on which processes are told that revocations ask for running tasks to be cancelled.
+REVOKED: Final = "revoked"
 
 
 @value
@@ -31,8 +21,8 @@ class Join:
     """A counted barrier: when `size` different members have arrived, `then` is sent, once.
 
     The first failed arrival ends it at once, and sends the same envelopes: whoever runs them reads what they were sent
-    for (`ResultStore.joined`). Nothing that arrives later changes anything. The envelopes are complete when the
-    workflow is sent; the store only moves them, and keeps the records of the members for as many releases as there
+    for (`Ledger.joined`). Nothing that arrives later changes anything. The envelopes are complete when the
+    workflow is sent; the ledger only moves them, and keeps the records of the members for as many releases as there
     are envelopes. `about` is for whoever reads them. A join at which nobody arrives for `patience` seconds is overdue,
     not counting the time before wall time `until`.
     """
@@ -145,7 +135,7 @@ class Caution:
 
 @value
 class Closing:
-    """The store's half of a finish: what is written, in one step, when a claimed run ended.
+    """The ledger's half of a finish: what is written, in one step, when a claimed run ended.
 
     `key` is the message's id and attempt. `is_done` False gives the claim up instead of completing it (a delivery
     handed back may be claimed again at once); what is known of deaths stays.
@@ -168,22 +158,6 @@ class Booking:
     interval: float
 
 
-#: Seconds by which a booked start may be late; later it is booked again: what waited while no worker ran must not
-#: start all at once.
-BOOKING_GRACE: Final = 0.25
-
-
-def booked(booking: Booking, before: float | None, free_at: float | None, now: float) -> tuple[float, float | None]:
-    """Return when `booking` starts, and when the one after it may (None: it was booked `before`, and that holds).
-
-    `free_at` is when the next start is free. Source: the generic cell rate algorithm (ITU-T I.371) with no burst.
-    """
-    if before is not None and now - before <= max(booking.interval, BOOKING_GRACE):
-        return before, None
-    start = now if free_at is None or free_at <= now else free_at
-    return start, start + booking.interval
-
-
 @value
 class Permit:
     """A run of message `key` (id and attempt) of the task `name`, of which `limit` are to run at once in all workers.
@@ -197,66 +171,28 @@ class Permit:
     since: float
 
 
-#: Seconds for which a seat is kept for the message that was told of it; it may have died on its way.
-SEAT_KEPT: Final = 5.0
-#: Seconds for which a message that waits for a seat is remembered without asking again: more than the longest time
-#: after which it does.
-SEEKING_KEPT: Final = 3 * 3600.0
+class Ledger(abc.ABC):
+    """Decides for all workers. Used as an async context manager."""
 
-
-class ResultStore(abc.ABC):
-    """Remembers outcomes. Used as an async context manager."""
-
-    #: Called in the loop that entered the store with records as they are pushed: those with our `address`
-    #: as their `reply_to`, and those of `watch`ed ids. A record may come twice, and must not be awaited on alone.
-    on_push: Callable[[Sequence[Record]], None]
-    #: Called in that loop with ids whose records may have been missed, or are too large for a push: to be read. None:
-    #: that may be true of all.
-    on_missed: Callable[[Collection[str] | None], None]
-    #: Called in that loop with the ids of tasks whose revocation asks for running ones to be cancelled.
-    on_revoked: Callable[[Collection[str]], None]
     #: Whether it can count members of joins, for all workers.
     has_joins: bool = True
-    #: Whether anybody in this process waits for a record. While it is False pushes need not be read: whoever begins to
-    #: wait sets it first and then looks with `get`.
-    listening: bool = False
-    #: Whether a record reaches this process only while its id is watched, whatever its `reply_to`.
-    watches_all: bool = False
 
-    @property
-    @abc.abstractmethod
-    def address(self) -> str:
-        """The `reply_to` which makes records reach this process."""
+    def __init__(self, records: RecordStore | None = None) -> None:
+        #: The store that `close` writes records to, in the same step. None: they are for whoever closes to put.
+        self.records = records
+        #: Called in the loop that entered the ledger with the ids of tasks whose revocation asks for running ones to be
+        #: cancelled.
+        self.on_revoked: Callable[[Collection[str]], None] = ignore
 
-    @abc.abstractmethod
-    async def __aenter__(self) -> Self: ...
+    async def __aenter__(self) -> Self:
+        return self
 
-    @abc.abstractmethod
-    async def __aexit__(self, *exc_info: object) -> None: ...
-
-    @abc.abstractmethod
-    async def get(self, ids: Sequence[str]) -> Sequence[Record | None]:
-        """Return the newest record of each id; None for what is unknown or expired."""
-
-    @abc.abstractmethod
-    async def put(self, records: Sequence[Record]) -> None:
-        """Store states of running tasks (STARTED, PROGRESS); one that is terminal already stays."""
-
-    @abc.abstractmethod
-    async def forget(self, ids: Sequence[str]) -> None:
-        """Delete what is known of these ids: their records and finished claims."""
-
-    @abc.abstractmethod
-    async def watch(self, task_id: str) -> None:
-        """Have the records of `task_id` pushed here although another process is their `reply_to`."""
-
-    @abc.abstractmethod
-    async def unwatch(self, task_id: str) -> None:
-        """End what `watch` began."""
+    async def __aexit__(self, *exc_info: object) -> None:
+        return None
 
     @abc.abstractmethod
     async def revoke(self, ids: Sequence[str], *, terminate: bool, expires: float) -> None:
-        """Remember until wall time `expires` that these are not to be run; tell all who listen (P8).
+        """Remember until wall time `expires` that these are not to be run (P8); with `terminate` tell all workers.
 
         Each is the id of a task, or what `revocations` calls many of them by.
         """
@@ -290,18 +226,34 @@ class ResultStore(abc.ABC):
         A holder that has lost one to somebody else is alive after all: the death is taken back.
         """
 
-    @abc.abstractmethod
     async def close(self, closings: Sequence[Closing], holder: str) -> Sequence[tuple[Envelope, ...] | None]:
-        """Write the ends of claimed runs, each in one step, and push their records.
+        """Write the ends of claimed runs, each in one step, and what they do to records (see `records`).
 
         Returns for each all that is to be sent now: its own envelopes and those of joins that it completed or
         failed. They are kept with the claim, so that a redelivery can send them again. None: the claim was lost,
         nothing was written. Repeating a close that was done answers as the first time.
         """
+        for closing in closings:
+            check_join_changes(closing.joining, closing.record)
+        return await self._close(closings, holder) if closings else ()
 
     @abc.abstractmethod
+    async def _close(self, closings: Sequence[Closing], holder: str) -> Sequence[tuple[Envelope, ...] | None]:
+        """As `close`, of one or more that can be written."""
+
+    @abc.abstractmethod
+    async def forget(self, ids: Sequence[str]) -> None:
+        """Delete the finished claims of these tasks: they may run again."""
+
     async def open_joins(self, joins: Sequence[Join]) -> None:
         """Create joins; one that exists stays as it is."""
+        check_joins(joins)
+        if joins:
+            await self._open_joins(joins)
+
+    @abc.abstractmethod
+    async def _open_joins(self, joins: Sequence[Join]) -> None:
+        """As `open_joins`, of one or more that can be opened."""
 
     @abc.abstractmethod
     async def joined(self, join_ids: Sequence[str]) -> Sequence[Joined | None]:
@@ -315,27 +267,71 @@ class ResultStore(abc.ABC):
     async def book(self, bookings: Sequence[Booking]) -> Sequence[float]:
         """Reserve starts under rate limits that hold for all workers; return the seconds until each (0: now).
 
-        A message that has a start which has not passed keeps it. See `booked`, which says what every store does.
+        A message that has a start which has not passed keeps it. `decisions.booked` says what every ledger does.
         """
 
     @abc.abstractmethod
-    async def acquire_permits(self, seats: Sequence[Permit], holder: str, lease: float) -> Sequence[int]:
-        """Take seats for `holder`, who has them for `lease` seconds.
+    async def acquire_permits(self, permits: Sequence[Permit], holder: str, lease: float) -> Sequence[int]:
+        """Take permits for `holder`, who has them for `lease` seconds.
 
         Returns 0 for each that was had, and where none is free a number of those who wait, this one among them.
         """
 
     @abc.abstractmethod
-    def renew_permits(self, seats: Collection[Permit], holder: str, lease: float) -> None:
+    def renew_permits(self, permits: Collection[Permit], holder: str, lease: float) -> None:
         """Move the end of what `holder` has. Blocking, on a connection of its own, as `renew_claims`."""
 
     @abc.abstractmethod
     async def hand_over_permits(
-        self, left: Sequence[Permit], seeking: Sequence[Permit], holder: str, limits: Mapping[str, int]
+        self, released: Sequence[Permit], waiting: Sequence[Permit], holder: str, limits: Mapping[str, int]
     ) -> Sequence[Permit]:
-        """Free what `holder` has left, and remember who waits for a seat; return who is to be told of one.
+        """Release what `holder` needs no longer, note the messages `waiting` for one; return those to be woken now.
 
-        What is free now of each name in `limits` is kept for those who waited longest. A seat that is kept for one who
-        can't be told is left by the holder "". Called with nothing but `limits` on a timer, since seats of the dead are
-        free when their leases end.
+        What is free of each name in `limits` is reserved for those who waited longest. A permit that is reserved for a
+        message which can't be woken is released by the holder "". Called with nothing but `limits` on a timer, since
+        permits of the dead are free when their leases end.
         """
+
+
+def check_joins(joins: Iterable[Join]) -> None:
+    """See that `joins` can be opened.
+
+    Raises:
+        ValueError: one waits for nobody, and so would never send anything.
+    """
+    for join in joins:
+        if join.size < 1:
+            raise ValueError(
+                f"join {join.id} has the size {join.size}, and nobody can complete it: send what comes then at once"
+            )
+
+
+def check_join_changes(joining: JoinChanges, record: Record | None) -> None:
+    """See that `joining`, which comes with `record`, can be written.
+
+    Raises:
+        ValueError: a join waits for nobody or is to shrink, or an arrival has no record to be kept.
+    """
+    if joining is NO_JOIN_CHANGES:
+        return
+    check_joins(joining.opened)
+    for growth in joining.grown:
+        if growth.count < 0:
+            raise ValueError(f"join {growth.join_id} can't grow by {growth.count}: members leave it by arriving")
+    for arrival in joining.arrivals:
+        kept_record(arrival, record)
+
+
+def kept_record(arrival: Arrival, record: Record | None) -> Record:
+    """Return what is kept in the join of `arrival`, which comes with `record`.
+
+    Raises:
+        ValueError: there is nothing.
+    """
+    kept = arrival.record if arrival.record is not None else record
+    if kept is None:
+        raise ValueError(
+            f"member {arrival.member!r} arrives at join {arrival.join_id} without a record: "
+            "give the arrival or its finish one, which says how it ended"
+        )
+    return kept

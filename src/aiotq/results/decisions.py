@@ -1,0 +1,85 @@
+"""What ledgers decide, as plain functions of the time and what is kept: shared by all who decide in Python."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ..core.values import value
+from ..wire.message import Envelope
+from .ledger import AlreadyDone, Booking, Caution, Claim, Claimed, HeldElsewhere, Suspected
+
+#: Seconds by which a booked start may be late; later it is booked again: what waited while no worker ran must not
+#: start all at once.
+BOOKING_GRACE: Final = 0.25
+
+
+def booked(booking: Booking, before: float | None, free_at: float | None, now: float) -> tuple[float, float | None]:
+    """Return when `booking` starts, and when the one after it may (None: it was booked `before`, and that holds).
+
+    `free_at` is when the next start is free. Source: the generic cell rate algorithm (ITU-T I.371) with no burst.
+    """
+    if before is not None and now - before <= max(booking.interval, BOOKING_GRACE):
+        return before, None
+    start = now if free_at is None or free_at <= now else free_at
+    return start, start + booking.interval
+
+
+@value
+class ClaimState:
+    """What is kept of a claim: whose it is (empty: it was given up), until when, and who died with it.
+
+    `following` is what was to be sent when its run was done, None before.
+    """
+
+    holder: str
+    ends: float
+    died: tuple[str, ...] = ()
+    following: tuple[Envelope, ...] | None = None
+
+
+def decide_claim(
+    before: ClaimState | None, holder: str, now: float, deadly: int | None
+) -> tuple[Claim, tuple[str, ...]]:
+    """Return what `holder` gets who claims now, and who has died with the message, for whoever writes a `Claimed` one.
+
+    `deadly`: with so many deaths it is not claimed; None: however many there were.
+    """
+    if before is None:
+        return Claimed(), ()
+    if before.following is not None:
+        return AlreadyDone(before.following), before.died
+    if before.holder != holder and before.ends > now:
+        return HeldElsewhere(before.ends), before.died
+    died = (*before.died, before.holder) if before.holder not in {"", holder} else before.died
+    if deadly is not None and len(died) >= deadly:
+        return Suspected(len(died)), before.died
+    return Claimed(len(died)), died
+
+
+class Room:
+    """The room of a `Caution` while a group is claimed."""
+
+    def __init__(self, caution: Caution | None) -> None:
+        self._caution = caution
+        self._left = caution.room if caution is not None else 0
+
+    @property
+    def deadly(self) -> int | None:
+        """From how many deaths on a message is not claimed any more."""
+        return self._caution.deaths if self._caution is not None and self._left <= 0 else None
+
+    def take(self, claim: Claim) -> Claim:
+        """Note what `claim` takes of it."""
+        if self._caution is not None and isinstance(claim, Claimed) and claim.deaths >= self._caution.deaths:
+            self._left -= 1
+        return claim
+
+
+def join_deadline(touched: float, until: float, patience: float) -> float:
+    """Return when a join is overdue: `patience` after the last arrival, or after `until` if that is later."""
+    return max(touched, until) + patience
+
+
+def is_over(arrived: int, size: int, *, failed: bool) -> bool:
+    """Return whether a join is over by the arrival after which `arrived` of its members are there."""
+    return failed or arrived >= size

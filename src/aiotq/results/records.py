@@ -1,0 +1,84 @@
+"""The contract of a record store: outcomes by the ids of their tasks, all of which expire.
+
+A terminal record is never replaced by another run's. Records are pushed on the backend's `Bus`, and whoever waits looks
+once after it began to listen, so that no push can be missed.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Final, Self
+
+from ..core.values import value
+
+#: The topic on which records are pushed. What its payload is, is between those who write and read one store.
+RESULTS: Final = "results"
+
+
+@value
+class Record:
+    """One state of one task. `body` is the encoded result document; `expires` is wall time."""
+
+    id: str
+    state: str
+    body: bytes
+    content_type: str
+    expires: float
+    reply_to: str | None = None  #: the address (`RecordStore.address`) of the process that wants a push
+
+
+class RecordStore(abc.ABC):
+    """Remembers outcomes. Used as an async context manager.
+
+    A store that is no more than `get`, `put` and `forget` is enough: `pushed.PushedRecords` pushes for it.
+    """
+
+    #: Whether it pushes what is written to it, also by the ledger and the commit of its backend.
+    is_pushing: bool = False
+    #: Whether a record reaches this process only while its id is watched, whatever its `reply_to`.
+    watches_all: bool = False
+    #: Whether anybody in this process waits for a record. While it is False pushes need not be read: whoever begins to
+    #: wait sets it first and then looks with `get`.
+    listening: bool = False
+
+    def __init__(self) -> None:
+        #: Called in the loop that entered the store with records as they are pushed: those with our `address` as their
+        #: `reply_to`, and those of `watch`ed ids. A record may come twice, and must not be awaited on alone.
+        self.on_push: Callable[[Sequence[Record]], None] = ignore
+        #: Called in that loop with ids whose records may have been missed, or are too large for a push: to be read.
+        #: None: that may be true of all.
+        self.on_missed: Callable[[Collection[str] | None], None] = ignore
+
+    @property
+    def address(self) -> str:
+        """The `reply_to` which makes records reach this process; empty if nothing does."""
+        return ""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        return None
+
+    @abc.abstractmethod
+    async def get(self, ids: Sequence[str]) -> Sequence[Record | None]:
+        """Return the newest record of each id; None for what is unknown or expired."""
+
+    @abc.abstractmethod
+    async def put(self, records: Sequence[Record]) -> None:
+        """Store states; a terminal one that stands already stays."""
+
+    @abc.abstractmethod
+    async def forget(self, ids: Sequence[str]) -> None:
+        """Delete the records of these ids."""
+
+    async def watch(self, task_id: str) -> None:  # noqa: B027  # where nobody can be told, looks find it
+        """Have the records of `task_id` pushed here although another process is their `reply_to`, where that can be."""
+
+    async def unwatch(self, task_id: str) -> None:  # noqa: B027  # as above
+        """End what `watch` began."""
+
+
+def ignore(_: Any) -> None:
+    """What is done with news that nobody asked for."""
