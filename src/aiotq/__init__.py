@@ -52,6 +52,7 @@ from .transport.routing import Binding, Exchange, Queue
 from .worker.lifespans import WorkerLifespan
 
 if TYPE_CHECKING:
+    from .beat.schedules import crontab, interval, once, solar
     from .canvas.stamping import StampingVisitor
     from .graph.graph import Graph
     from .results.progress import Progress
@@ -112,12 +113,16 @@ __all__ = [
     "__version__",
     "chain",
     "chord",
+    "crontab",
     "current_task",
     "find_app",
     "group",
+    "interval",
+    "once",
     "shared_task",
     "signals",
     "signature",
+    "solar",
     "states",
 ]
 
@@ -128,6 +133,10 @@ _LATER = {
     "Progress": ".results.progress",
     "StampingVisitor": ".canvas.stamping",
     "Worker": ".worker.worker",
+    "crontab": ".beat.schedules",
+    "interval": ".beat.schedules",
+    "once": ".beat.schedules",
+    "solar": ".beat.schedules",
 }
 
 

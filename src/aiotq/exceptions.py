@@ -8,6 +8,7 @@ AioTQError
 │   ├── SecurityError
 │   └── SettingsFrozen
 ├── AppNotFound
+├── ScheduleError                 also a ValueError
 ├── CallError                     the call is impossible; no message was sent
 │   ├── NotRegistered
 │   ├── InvalidOption
@@ -55,9 +56,10 @@ from __future__ import annotations
 
 import asyncio
 import difflib
+import reprlib
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 
 class AioTQError(Exception):
@@ -99,6 +101,18 @@ class SettingsFrozen(SettingsError):
 
 class AppNotFound(AioTQError):
     """Raised when `proj:app` names no app; the message lists the names that were tried."""
+
+
+class ScheduleError(AioTQError, ValueError):
+    """Raised when a schedule, or a policy of a periodic task, has an invalid field; `.field`, `.value`, `.problem`."""
+
+    def __init__(self, field: str, value: object, problem: str) -> None:
+        self.field, self.value, self.problem = field, value, problem
+        super().__init__(f"{field}={_SHORT.repr(value)} {problem}")
+
+
+_SHORT: Final = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 100
 
 
 class CallError(AioTQError):

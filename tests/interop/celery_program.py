@@ -14,6 +14,7 @@ from uuid import uuid4
 
 from celery import Celery, chain, chord, group, signature
 from celery.result import AsyncResult
+from celery.schedules import crontab
 
 app = Celery("theirs", broker=os.environ["BROKER"], backend=os.environ["BACKEND"])
 app.conf.update(broker_connection_retry_on_startup=True, worker_hijack_root_logger=False)
@@ -134,6 +135,16 @@ def store(task_id, result, state="SUCCESS"):
         app.backend.store_result(task_id, result, state)
 
 
+def due(schedules):
+    """Return when each crontab is due first after a time: its fields, and that time."""
+    found = []
+    for fields, after in schedules:
+        last = datetime.fromisoformat(after)
+        schedule = crontab(**fields, nowfun=lambda last=last: last, app=app)
+        found.append((last + schedule.remaining_estimate(last)).isoformat())
+    return found
+
+
 COMMANDS = {
     each.__name__: each
     for each in (
@@ -150,6 +161,7 @@ COMMANDS = {
         children,
         traceback,
         store,
+        due,
     )
 }
 

@@ -23,6 +23,7 @@ PUBLIC: Final = "__init__"
 FLOORS: Final = (
     ("exceptions", "states", "core"),
     ("signals", "wire", "graph", "control.bus"),
+    ("beat.cron_fields", "beat.crontab", "beat.intervals", "beat.schedules", "beat.solar", "beat.wall_time"),
     ("tasks.request", "tasks.options", "tasks.handlers", "tasks.soft_time_limits", "worker.lifespans"),
     ("transport", "results", "calling.envelopes", "calling.builder", "tasks.retries"),
     ("control",),

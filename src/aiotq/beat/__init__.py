@@ -1,0 +1,1 @@
+"""Periodic tasks: when they are due, and what of that is sent."""
