@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
@@ -12,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiotq.beat.schedules import (
+    Schedule,
     crontab,
     from_dict,
     interval,
@@ -19,6 +22,7 @@ from aiotq.beat.schedules import (
     once,
     schedule,
     schedule_of,
+    solar,
     to_dict,
 )
 from aiotq.exceptions import AioTQError, ScheduleError
@@ -159,6 +163,17 @@ def test_numbers_and_timedeltas_are_intervals() -> None:
 def test_what_is_no_schedule_is_refused(given_as: Any) -> None:
     with pytest.raises(ScheduleError):
         schedule_of(given_as)
+
+
+@pytest.mark.parametrize(
+    "given_as",
+    [crontab("*/5 8-18 * * mon-fri"), interval(90, aligned=True), once(NOW), solar("sunrise", 52.5, 13.4)],
+    ids=repr,
+)
+def test_all_kinds_can_be_copied_and_pickled(given_as: Schedule) -> None:
+    for copied in (copy.deepcopy(given_as), pickle.loads(pickle.dumps(given_as))):
+        assert copied == given_as
+        assert copied.next(NOW, BERLIN) == given_as.next(NOW, BERLIN)
 
 
 def test_only_code_can_declare_a_schedule_of_ones_own() -> None:

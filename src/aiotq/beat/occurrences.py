@@ -158,8 +158,8 @@ class Decision:
 
     send, skipped: in the order of their due times.
     progress: what to store when all of that is done. If its `last` is earlier than before, a wrong clock was corrected.
-    look: when to decide again, in UTC; in the past means at once. None: never, the entry has ended. It is wall time, so a
-    scheduler that waits by the monotonic clock must compare the two now and then.
+    look: when to decide again, in UTC; in the past means at once. None: never, the entry has ended. It is wall time, so
+    a scheduler that waits by the monotonic clock must compare the two now and then.
     """
 
     send: tuple[Occurrence, ...]

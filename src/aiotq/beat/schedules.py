@@ -84,6 +84,7 @@ def next_due(schedule: Schedule, after: datetime, zone: tzinfo = UTC) -> datetim
     Raises:
         ScheduleError: it raised, or returned something else than an aware datetime after `after`.
     """
+    after = as_utc("after", after)
     try:
         found = schedule.next(after, zone)
     except ScheduleError:

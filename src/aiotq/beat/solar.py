@@ -87,6 +87,9 @@ class solar:
         """Return what `to_dict` made `given` of."""
         return cls(given["event"], given["lat"], given["lon"])
 
+    def __reduce__(self) -> tuple[type[solar], tuple[str, float, float]]:
+        return type(self), (self.event, self.lat, self.lon)  # its place holds a module, which can't be pickled
+
     def __repr__(self) -> str:
         return f"solar({self.event!r}, lat={self.lat!r}, lon={self.lon!r})"
 
