@@ -40,8 +40,7 @@ from .tasks.options import CallOptions, check_options, check_retry_policy, check
 from .tasks.registry import TaskRegistry
 from .tasks.request import Request, running_request
 from .tasks.task import Task, current_trails, set_default_home
-from .transport import QueueOrder
-from .transport.routing import Router, check_queues, check_routes, check_weights, select_queues
+from .transport.routing import Router, check_queues, check_routes, check_weights
 from .wire.codecs import Codecs, check_secret, check_secrets
 from .wire.message import Envelope, Message
 
@@ -471,22 +470,21 @@ class AioTQ(TaskRegistry, Surroundings, Codecs, Connections):
         Raises:
             InvalidOption: a queue's name or a number is impossible.
         """
-        conf = self.conf
         room: Any = _loaded("worker.worker")
         made: Worker = room.Worker(
             self,
-            room.WorkerOptions(
-                queues=select_queues(conf, queues, exclude_queues),
-                order=QueueOrder(
-                    conf.worker_queue_weights if queue_weights is None else queue_weights,
-                    conf.worker_queue_order == "strict" if strict_queues is None else strict_queues,
-                ),
+            room.WorkerOptions.of(
+                self.conf,
+                queues=queues,
+                exclude_queues=exclude_queues,
+                queue_weights=queue_weights,
+                strict_queues=strict_queues,
                 name=name,
-                concurrency=conf.worker_concurrency if concurrency is None else concurrency,
-                threads=conf.worker_threads if threads is None else threads,
-                processes=(conf.worker_processes or os.cpu_count() or 1) if processes is None else processes,
-                prefetch=conf.worker_prefetch if prefetch is None else prefetch,
-                grace=conf.worker_grace if grace is None else grace,
+                concurrency=concurrency,
+                threads=threads,
+                processes=processes,
+                prefetch=prefetch,
+                grace=grace,
             ),
         )
         return made

@@ -71,12 +71,15 @@ class SettingsError(AioTQError):
 
 
 class UnknownSetting(SettingsError):
-    """Raised when a setting's name is not in `settings.py`; `.name`, `.suggestion`."""
+    """Raised when a setting's name is not in `settings.py`; `.name`, `.suggestion`, `.advice`."""
 
-    def __init__(self, name: str, suggestion: str | None = None) -> None:
-        self.name, self.suggestion = name, suggestion
-        hint = f": did you mean {suggestion!r}?" if suggestion else ""
-        super().__init__(f"unknown setting {name!r}{hint}")
+    def __init__(self, name: str, suggestion: str | None = None, advice: str | None = None) -> None:
+        self.name, self.suggestion, self.advice = name, suggestion, advice
+        if advice is not None:
+            super().__init__(f"Celery's setting {name!r} can't be so here: {advice}")
+        else:
+            hint = f": did you mean {suggestion!r}?" if suggestion else ""
+            super().__init__(f"unknown setting {name!r}{hint}")
 
 
 class InvalidSetting(SettingsError):

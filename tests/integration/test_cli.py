@@ -22,7 +22,8 @@ from typer.testing import CliRunner
 import aiotq
 from aiotq.cli import cli
 from aiotq.commands import output
-from aiotq.commands.app_option import Target, parse_duration
+from aiotq.commands.app_option import Target
+from aiotq.commands.words import parse_duration
 from tests.commands import shared_commands
 from tests.waiting import wait_until
 
@@ -522,7 +523,7 @@ def test_on_a_terminal_a_worker_has_a_framed_banner(shell: Shell) -> None:
 
     assert "SIGTERM: stopping; no task is running" in written
     plain = re.sub(r"\x1b\[[\d;]*m", "", written)
-    assert re.search(r"╭─ aiotq \S+ ─.*sqlite:///jobs\.db.*jobs\.add +coroutine .*╯", plain, re.DOTALL)
+    assert re.search(r"╭─ aiotq \S+ ─.*sqlite:////.*jobs\.add +coroutine .*╯", plain, re.DOTALL)
 
 
 def test_on_a_terminal_there_are_tables(shell: Shell) -> None:
@@ -578,7 +579,7 @@ def in_terminal(shell: Shell, *words: str, answer: str = "", stop_at: str | None
         ("worker jobs -b sqlite:////no/such/place/x.db", "can't reach broker sqlite:////no/such/place/x.db: "),
         ("queues jobs -b sqlite:////no/such/place/x.db", "can't reach broker sqlite:////no/such/place/x.db: "),
         ("queues jobs -b redis://me:secret@127.0.0.1:1/0", r"can't reach broker redis://me:\*\*@127\.0\.0\.1:1/0: "),
-        ("queues jobs -b sqlite:///jobs.py", "can't reach broker sqlite:///jobs.py: .*not a SQLite database"),
+        ("queues jobs -b sqlite:///jobs.py", r"can't reach broker sqlite:////.*/jobs\.py: .*not a SQLite database"),
         ("call jobs jobs.add --args [1,2,3]", r"jobs\.add\(x: int, y: int = 3\).*: too many positional arguments"),
         ("call jobs jobs.add --args [1] --priority 12", "option priority must be .*, not 12"),
         ("dead show jobs 777", "no dead letter has the key or task id '777'"),

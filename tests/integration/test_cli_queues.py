@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from aiotq.commands.options import read_queues
+from aiotq.commands.words import read_queues
 
 from .test_cli import Shell
 

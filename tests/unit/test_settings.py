@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import types
+from ast import literal_eval
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,11 +13,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiotq import AioTQ
+from aiotq.core import celery_settings, settings, settings_reference
+from aiotq.core.celery_settings import DIFFERENT, celery_setting
 from aiotq.core.settings import NAMES, Settings, from_environment, from_object
 from aiotq.exceptions import InvalidSetting, SettingsError, SettingsFrozen, UnknownSetting
 from aiotq.wire.serializers import Serializer
 
 from . import config_of_a_project as config
+from .celery_names import CELERY_SETTINGS
+
+
+@pytest.fixture
+def unsaid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing was said in this process of any of Celery's settings."""
+    monkeypatch.setattr(settings, "_said", set[str]())
 
 
 def test_every_setting_has_its_default() -> None:
@@ -220,12 +232,120 @@ def test_a_misspelt_name_in_an_object_is_an_error() -> None:
         from_object({"AIOTQ_BROKER_UR": "memory://"}, "AIOTQ")
 
 
+# Celery's
+
+
+@pytest.mark.parametrize("name", CELERY_SETTINGS)
+def test_every_setting_of_celerys_is_ours_or_something_is_said_of_it(name: str) -> None:
+    theirs = celery_setting(name)
+
+    assert (name in NAMES) != (theirs is not None) or name in DIFFERENT
+    if theirs is not None and theirs.fate == "renamed":
+        assert theirs.text in NAMES
+
+
+def test_nothing_is_said_of_settings_that_celery_does_not_have() -> None:
+    assert set(celery_settings.CELERY_SETTINGS) <= set(CELERY_SETTINGS)
+
+
+def test_the_documentation_has_the_whole_table() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "from-celery.md").read_text()
+
+    assert celery_settings.table(CELERY_SETTINGS, NAMES) in page
+
+
 @pytest.mark.parametrize(
-    ("celerys", "ours"), [("imports", "include"), ("WORKER_PREFETCH_MULTIPLIER", "worker_prefetch")]
+    ("name", "ours"),
+    [("imports", "include"), ("CELERY_IMPORTS", "include"), ("worker_soft_shutdown_timeout", "worker_grace")],
 )
-def test_a_setting_that_celery_calls_otherwise_is_refused_with_its_name_here(celerys: str, ours: str) -> None:
-    with pytest.raises(UnknownSetting, match=f"did you mean '{ours}'"):
-        from_object({celerys: 1})
+def test_a_setting_that_celery_calls_otherwise_is_taken_under_its_name_with_one_line(
+    name: str, ours: str, caplog: pytest.LogCaptureFixture, unsaid: None
+) -> None:
+    given: Any = ["proj.tasks"] if ours == "include" else 5
+    namespace = "CELERY" if name.startswith("CELERY_") else ""
+    first, second = (from_object({name: given}, namespace) for _ in range(2))
+
+    assert first == second == {ours: given}
+    assert [record.message.partition(" ")[2] for record in caplog.records] == [
+        f"{name.removeprefix('CELERY_').lower()} is called {ours} here"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("enable_utc", True),
+        ("task_protocol", 2),
+        ("broker_connection_retry_on_startup", True),
+        ("task_default_delivery_mode", "persistent"),
+        ("worker_prefetch_multiplier", 1),
+        ("broker_pool_limit", None),
+        ("broker_transport_options", {}),
+        ("worker_lost_wait", 10.0),
+    ],
+)
+def test_what_is_so_anyway_or_is_not_needed_is_taken_and_noted_once(
+    name: str, value: object, caplog: pytest.LogCaptureFixture, unsaid: None
+) -> None:
+    caplog.set_level("INFO", "aiotq.settings")
+    settings = Settings()
+    before = settings.as_dict()
+
+    settings.update({name: value})
+    settings.update({name: value})
+
+    assert settings.as_dict() == before
+    (record,) = caplog.records
+    assert record.message.startswith(f"setting {name} ")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "advice"),
+    [
+        ("enable_utc", False, "times on the wire are always UTC"),
+        ("task_protocol", 1, "speaks Celery's protocol 2"),
+        ("worker_prefetch_multiplier", 4, "worker_prefetch says how many"),
+        ("worker_pool", "prefork", "each task says how it runs"),
+        ("beat_schedule", {"a": 1}, "no periodic tasks"),
+        ("worker_send_task_events", True, "no events are sent"),
+        ("broker_transport_options", {"visibility_timeout": 3600}, "there is no visibility timeout to set"),
+        ("cassandra_servers", ["a"], "results are kept in SQLite, Redis"),
+    ],
+)
+def test_what_stands_elsewhere_is_refused_with_the_place_and_no_wrong_hint(
+    name: str, value: object, advice: str
+) -> None:
+    with pytest.raises(UnknownSetting, match=advice) as caught:
+        Settings().update({name: value})
+
+    assert "did you mean" not in str(caught.value)
+    assert caught.value.suggestion is None
+
+
+def test_seconds_may_be_a_timedelta_as_in_celerys_own_default() -> None:
+    assert Settings({"result_expires": timedelta(days=1)}).result_expires == 86_400.0
+    with pytest.raises(InvalidSetting):
+        Settings({"worker_concurrency": timedelta(seconds=5)})
+
+
+# The reference
+
+
+def test_the_page_of_all_settings_is_as_their_declarations_say() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "settings.md").read_text()
+
+    assert page == settings_reference.page(), (
+        "run: python -m aiotq.core.settings_reference > docs/reference/settings.md"
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_setting_has_a_meaning_and_an_example_that_it_can_have(name: str) -> None:
+    found = settings_reference.described(name)
+
+    assert found.meaning.endswith((".", ".`"))
+    example = found.example.removeprefix(f"{name} = ")
+    AioTQ("proj").conf.update({name: literal_eval(example)})
 
 
 # In an app

@@ -6,6 +6,7 @@ import abc
 import importlib
 import re
 from collections.abc import Callable, Hashable
+from pathlib import Path
 from typing import Any, ClassVar, Final, Self, cast
 
 from ..commit import Committer
@@ -13,6 +14,7 @@ from ..control.bus import Bus
 from ..core.clock import Clock
 from ..core.settings import Settings
 from ..core.values import value
+from ..exceptions import InvalidSetting
 from ..results import Ledger, RecordStore
 from ..transport import Broker
 
@@ -101,9 +103,21 @@ def backend_class(url: str) -> type[Backend] | None:
 def mask_password(url: str) -> str:
     """Return `url` as it may be shown without its passwords."""
     # Up to the last @: a password may hold what ends a URL's first part, if whoever wrote it did not know better.
-    shown = re.sub(r"^([^:]+://[^:@/?#]*):.*@", r"\1:**@", url)
+    # Line ends too: a secret that was read from a file often has one.
+    shown = re.sub(r"^([^:]+://[^:@/?#]*):.*@", r"\1:**@", url, flags=re.DOTALL)
     before, question, options = shown.partition("?")
     return before + question + "&".join(_masked_option(option) for option in options.split("&")) if question else shown
+
+
+def shown_place(url: str) -> str:
+    """Return `url` for people: without its passwords, and a file with its whole path."""
+    if not url.startswith("sqlite:"):
+        return mask_password(url)
+    try:
+        file = cast("type[Backend]", backend_class(url)).key(url)
+    except (InvalidSetting, ValueError):  # said by whoever uses it
+        return mask_password(url)
+    return f"sqlite:///{Path(str(file)).absolute()}"
 
 
 def _masked_option(option: str) -> str:

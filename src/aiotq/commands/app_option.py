@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-import re
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from ..app import AioTQ
-from ..backends.base import mask_password
+from ..backends.base import shown_place
 from ..core.logs import format_error, is_machinery, user_frames
 from ..core.settings import APP_VARIABLE
 from ..exceptions import AioTQError, AppNotFound, OperationalError
 from ..lookup import find_app
+
+T = TypeVar("T")
+
+#: The broker that a parent chose with `-b`, for the workers it starts: a command's words are shown to every user of the
+#: machine, a process's environment is not. Without our prefix, for it is no setting.
+BROKER_VARIABLE: Final = "_AIOTQ_BROKER"
 
 
 class CommandFailed(AioTQError):
@@ -44,7 +50,7 @@ class Target:
     def given(self, app: str | None, broker: str | None, debug: bool) -> Target:
         """Take a command's own options, which win over those before it."""
         self.app = app or self.app
-        self.broker = broker or self.broker
+        self.broker = broker or self.broker or os.environ.pop(BROKER_VARIABLE, None)
         self.debug = self.debug or debug
         return self
 
@@ -101,6 +107,24 @@ class Target:
                 app.load_tasks()
         return app
 
+    def run(self, work: Callable[[AioTQ], Awaitable[T]], *, with_tasks: bool = False) -> T:
+        """Load the app and return what `work` returns, run while the app is connected; raises as `load`.
+
+        Raises:
+            CommandFailed: broker or store can't be reached.
+        """
+        return run(self.load(with_tasks=with_tasks), work)
+
+
+def run(app: AioTQ, work: Callable[[AioTQ], Awaitable[T]]) -> T:
+    """Return what `work` returns, run while `app` is connected."""
+
+    async def run() -> T:
+        async with connected(app):
+            return await work(app)
+
+    return asyncio.run(run())
+
 
 @contextmanager
 def importing(what: str) -> Generator[None, None, None]:
@@ -135,32 +159,6 @@ async def connected(app: AioTQ) -> AsyncGenerator[AioTQ, None]:
 
 def places(app: AioTQ) -> str:
     """Return where the app's messages and results are, without passwords."""
-    broker = f"broker {mask_password(app.conf.broker_url)}"
+    broker = f"broker {shown_place(app.conf.broker_url)}"
     backend = app.conf.result_backend
-    return broker if backend is None else f"{broker} or results store {mask_password(backend)}"
-
-
-#: Seconds of each unit of a duration.
-_UNITS: Final = {"w": 604_800.0, "d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0}
-_NUMBER: Final = r"\d+(?:\.\d+)?"
-
-
-def parse_duration(text: str) -> float:
-    """Return the seconds in `7d`, `12h`, `1h30m`, `90s` or `90`.
-
-    Raises:
-        ValueError: it is none of these.
-    """
-    if re.fullmatch(_NUMBER, text):
-        return float(text)
-    if not re.fullmatch(f"(?:{_NUMBER}[{''.join(_UNITS)}])+", text):
-        raise ValueError(f"no duration: {text!r}")
-    return sum(float(part[:-1]) * _UNITS[part[-1]] for part in re.findall(f"{_NUMBER}[a-z]", text))
-
-
-def read_duration(text: str) -> float:
-    """As `parse_duration`, for a command's word."""
-    try:
-        return parse_duration(text)
-    except ValueError:
-        raise UsageError(f"{text!r} is no duration: write it as 7d, 12h, 30m, 90s or 1h30m") from None
+    return broker if backend is None else f"{broker} or results store {shown_place(backend)}"

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
 
+from ..app import AioTQ
+from ..transport import DeadLetter
 from . import output
-from .app_option import CommandFailed, UsageError, read_duration
-from .options import App, Broker, Debug, First, Key, Queue, Yes, confirm, run, target_of
+from .app_option import CommandFailed, Target, UsageError, run
+from .command import command
+from .words import Json, Queue, Yes, confirm, read_duration
 
 dead: Final = typer.Typer(
     name="dead",
@@ -19,22 +22,23 @@ dead: Final = typer.Typer(
     no_args_is_help=True,
 )
 
+#: Characters of a message body that are shown.
+_MAX_BODY: Final = 4000
+
 
 @dead.command("list")
+@command()
 def dead_list(
-    context: typer.Context,
-    first: First = None,
+    target: Target,
     queue: Queue = None,
     limit: Annotated[int, typer.Option(metavar="N", min=1, help="The newest so many.")] = 50,
-    app: App = None,
-    broker: Broker = None,
-    debug: Debug = False,
+    as_json: Json = False,
 ) -> None:
     """List dead letters, the newest first."""
-    target = target_of(context, app, broker, debug)
-    target.split([first])
-    loaded = target.load(with_tasks=False)
-    letters = run(loaded, lambda: loaded.admin.dead_letters(queue, limit=limit))
+    letters = target.run(lambda app: app.admin.dead_letters(queue, limit=limit))
+    if as_json:
+        output.as_json([_as_data(letter) for letter in letters])
+        return
     if not letters:
         print("no dead letters")
         return
@@ -50,81 +54,116 @@ def dead_list(
         )
         for letter in letters
     ]
-    output.table(("key", "task", "id", "queue", "reason", "age"), rows)
+    output.table(("key", "task", "id", "queue", "reason", "age"), rows, whole=("key", "id"))
 
 
 @dead.command("show")
-def dead_show(
-    context: typer.Context,
-    first: First = None,
-    second: Key = None,
-    app: App = None,
-    broker: Broker = None,
-    debug: Debug = False,
-) -> None:
+@command("KEY")
+def dead_show(target: Target, key: str, as_json: Json = False) -> None:
     """Show one dead letter, by its key or its task's id."""
-    target = target_of(context, app, broker, debug)
-    (key,) = target.split([first, second], "KEY")
-    loaded = target.load(with_tasks=False)
-    letter = run(loaded, lambda: loaded.admin.dead_letter(key))
+    letter = target.run(lambda app: app.admin.dead_letter(key))
     if letter is None:
         raise CommandFailed(f"no dead letter has the key or task id {key!r}")
+    body = letter.raw if letter.message is None else letter.message.body
+    if as_json:
+        output.as_json({**_as_data(letter), "body": _text_of(body)})
+    else:
+        _print(letter, body)
+
+
+def _as_data(letter: DeadLetter) -> dict[str, Any]:
+    message = letter.message
+    return {
+        "key": letter.key,
+        "task": None if message is None else message.task,
+        "id": None if message is None else message.id,
+        "queue": letter.queue,
+        "reason": letter.reason,
+        "detail": letter.detail,
+        "died_at": datetime.fromtimestamp(letter.died_at, UTC).isoformat(timespec="seconds"),
+        "deaths": letter.deaths,
+        "priority": letter.priority,
+        "retries": None if message is None else message.retries,
+        "origin": None if message is None else message.origin,
+        "content_type": None if message is None else message.content_type,
+    }
+
+
+def _print(letter: DeadLetter, body: bytes) -> None:
     died_at = datetime.fromtimestamp(letter.died_at, UTC).isoformat(sep=" ", timespec="seconds")
-    output.dead_letter(letter, time.time(), died_at)
+    pairs = [
+        ("key", letter.key),
+        ("queue", letter.queue),
+        ("reason", letter.reason),
+        ("detail", letter.detail),
+        ("died", f"{died_at} ({output.age(time.time() - letter.died_at)} ago)"),
+        ("deaths", str(letter.deaths)),
+        ("priority", str(letter.priority)),
+    ]
+    message = letter.message
+    if message is None:
+        pairs.append(("message", "could not be read"))
+    else:
+        pairs += [
+            ("task", message.task),
+            ("id", message.id),
+            ("retries", str(message.retries)),
+            ("sent from", message.origin or "-"),
+            ("content", message.content_type),
+        ]
+    text = _text_of(body)
+    shown = text if len(text) <= _MAX_BODY else f"{text[:_MAX_BODY]}… ({len(body)} bytes)"
+    output.fields([*pairs, ("body", shown)])
+
+
+def _text_of(body: bytes) -> str:
+    try:
+        return body.decode()
+    except UnicodeDecodeError:
+        return repr(body)
 
 
 @dead.command("replay")
+@command(many="KEY")
 def dead_replay(
-    context: typer.Context,
-    first: First = None,
-    others: Annotated[list[str] | None, typer.Argument(metavar="KEY", show_default=False)] = None,
+    target: Target,
+    keys: list[str],
     all_: Annotated[bool, typer.Option("--all", help="All of them, or all of --queue.")] = False,
     queue: Queue = None,
-    app: App = None,
-    broker: Broker = None,
-    debug: Debug = False,
 ) -> None:
     """Send dead letters to their queues again, by key or task id."""
-    target = target_of(context, app, broker, debug)
-    keys = target.split_many([first, *(others or ())])
     if all_ == bool(keys) or (queue is not None and not all_):
         raise UsageError("name the dead letters by key or task id, or say --all (with --queue: all of that queue)")
-    loaded = target.load(with_tasks=False)
 
-    async def replay() -> int:
+    async def replay(app: AioTQ) -> int:
         if all_:
-            return await loaded.admin.replay_all(queue)
+            return await app.admin.replay_all(queue)
         for key in keys:
-            letter = await loaded.admin.dead_letter(key)
+            letter = await app.admin.dead_letter(key)
             if letter is None:
                 raise CommandFailed(f"no dead letter has the key or task id {key!r}: nothing was replayed")
             if letter.message is None:
                 raise CommandFailed(f"dead letter {key} can't be read, so it can't run: nothing was replayed")
-        return await loaded.admin.replay(keys)
+        return await app.admin.replay(keys)
 
-    print(f"replayed {output.count(run(loaded, replay), 'dead letter')}")
+    print(f"replayed {output.count(target.run(replay), 'dead letter')}")
 
 
 @dead.command("purge")
+@command()
 def dead_purge(
-    context: typer.Context,
-    first: First = None,
+    target: Target,
     queue: Queue = None,
     older_than: Annotated[
         str | None, typer.Option(metavar="DURATION", help="Only those older than this: 7d, 12h, 30m.")
     ] = None,
     yes: Yes = False,
-    app: App = None,
-    broker: Broker = None,
-    debug: Debug = False,
 ) -> None:
     """Delete dead letters."""
-    target = target_of(context, app, broker, debug)
-    target.split([first])
     seconds = None if older_than is None else read_duration(older_than)
-    loaded = target.load(with_tasks=False)
+    app = target.load(with_tasks=False)
     which = f" of queue {queue!r}" if queue is not None else ""
     which += f" older than {older_than}" if older_than is not None else ""
     confirm(f"Delete all dead letters{which}?", yes)
-    deleted = run(loaded, lambda: loaded.admin.purge_dead(queue, older_than=seconds))
+    deleted = run(app, lambda app: app.admin.purge_dead(queue, older_than=seconds))
     print(f"deleted {output.count(deleted, 'dead letter')}")

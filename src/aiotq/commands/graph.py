@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,15 +14,16 @@ import typer
 from .. import canvas as composing
 from ..app import AioTQ
 from ..canvas import Canvas
+from ..core.logs import has_colours
 from ..core.values import shown
 from ..exceptions import AioTQError
 from ..graph.graph import Graph
 from ..results.sets import GroupResult, is_shape
 from ..tasks.task import Task
-from .app_option import AppImportFailed, CommandFailed, Target, UsageError, importing
-from .options import App, Broker, Debug, First, run, target_of
+from .app_option import AppImportFailed, CommandFailed, Target, UsageError, importing, run
+from .command import command
+from .words import Json
 
-Workflow = Annotated[str | None, typer.Argument(metavar="EXPRESSION|ID", show_default=False)]
 Output = Annotated[
     Path | None,
     typer.Option("-o", "--output", metavar="FILE", help="Write it here; FILE.svg and FILE.dot say the form as well."),
@@ -31,20 +33,18 @@ Output = Annotated[
 _COMPOSERS: Final = ("chain", "chord", "group", "signature")
 #: Without one of these a word is an id, or a name in the app's module.
 _OF_EXPRESSIONS: Final = frozenset("(|[")
-_FORMS: Final = {".svg": "svg", ".dot": "dot", ".gv": "dot"}
+_FORMS: Final = {".svg": "svg", ".dot": "dot", ".gv": "dot", ".json": "json"}
 
 
+@command("EXPRESSION|ID")
 def graph(
-    context: typer.Context,
-    first: First = None,
-    second: Workflow = None,
+    target: Target,
+    asked: str,
     svg: Annotated[bool, typer.Option("--svg", help="A drawing, with states in colour.")] = False,
     dot: Annotated[bool, typer.Option("--dot", help="Graphviz's language.")] = False,
     text: Annotated[bool, typer.Option("--text", help="A tree of lines (as without any of these).")] = False,
     output: Output = None,
-    app: App = None,
-    broker: Broker = None,
-    debug: Debug = False,
+    as_json: Json = False,
 ) -> None:
     """Draw a workflow: one that is written as an expression, or what became of a call, by its id.
 
@@ -52,18 +52,18 @@ def graph(
     tasks by the last part of their names, and chain, group, chord, signature: don't give one that you would not run.
     An id is that of a task that has begun or ended, or of a group that was saved.
     """
-    target = target_of(context, app, broker, debug)
-    (asked,) = target.split([first, second], "EXPRESSION|ID")
-    form = _form(svg, dot, text, output)
-    loaded = target.load()
-    found = _planned(loaded, target, asked) or run(loaded, lambda: _sent(loaded, asked))
+    form = _form({"svg": svg, "dot": dot, "text": text, "json": as_json}, output)
+    app = target.load()
+    found = _planned(app, target, asked) or run(app, lambda app: _sent(app, asked))
     match form:
+        case "json":
+            drawn = _as_json(found) + "\n"
         case "svg":
             drawn = found.svg()
         case "dot":
             drawn = found.dot() + "\n"
         case _:
-            drawn = found.text(colour=output is None and sys.stdout.isatty()) + "\n"
+            drawn = found.text(colour=output is None and has_colours(sys.stdout)) + "\n"
     if output is None:
         print(drawn, end="")
         return
@@ -73,11 +73,27 @@ def graph(
         raise CommandFailed(f"can't write {output}: {exc.strerror}") from exc
 
 
-def _form(svg: bool, dot: bool, text: bool, output: Path | None) -> str:
-    given = [form for form, wanted in (("svg", svg), ("dot", dot), ("text", text)) if wanted]
+def _form(wanted: Mapping[str, bool], output: Path | None) -> str:
+    given = [form for form, is_wanted in wanted.items() if is_wanted]
     if len(given) > 1:
         raise UsageError(f"one form at a time: --{' or --'.join(given)}")
     return given[0] if given else _FORMS.get(output.suffix.lower() if output else "", "text")
+
+
+def _as_json(graph: Graph) -> str:
+    nodes = [
+        {
+            "id": each.id,
+            "kind": each.kind,
+            "task": each.task,
+            "state": each.state,
+            "label": each.label,
+            "count": each.count,
+        }
+        for each in graph.nodes
+    ]
+    edges = [{"source": each.source, "target": each.target, "kind": each.kind} for each in graph.edges]
+    return json.dumps({"nodes": nodes, "edges": edges}, ensure_ascii=False)
 
 
 def _planned(app: AioTQ, target: Target, asked: str) -> Graph | None:

@@ -7,22 +7,14 @@ import importlib
 import importlib.util
 import logging
 import os
-import signal
-import socket
 from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final, Protocol, cast
-
-import typer
+from typing import Any, Final, Protocol, cast
 
 from .app_option import CommandFailed
-from .supervisor import Supervisor
+from .supervisor import STOPPING, ChildCommand, Supervisor, default_name, listen
 
 logger = logging.getLogger("aiotq.workers")
-
-Reload = Annotated[
-    bool, typer.Option("--reload", help="Start anew when a .py file of the project changes (aiotq[reload]).")
-]
 
 #: Changed files that are named in the log.
 _MOST_NAMED: Final = 3
@@ -40,8 +32,8 @@ class WatchFiles(Protocol):
     ) -> AsyncGenerator[set[tuple[int, str]], None]: ...
 
 
-def run_reloading(arguments: Sequence[str], *, app: str, name: str | None, count: int) -> bool:
-    """Run `count` worker processes of `app` until a signal stops them, others when code changes; whether all is well.
+def run_reloading(child: ChildCommand, *, name: str | None, count: int) -> bool:
+    """Run `count` worker processes until a signal stops them, others when code changes; whether all is well.
 
     Raises:
         CommandFailed: `watchfiles` is not installed.
@@ -50,12 +42,11 @@ def run_reloading(arguments: Sequence[str], *, app: str, name: str | None, count
         library = cast("WatchFiles", importlib.import_module("watchfiles"))
     except ImportError as exc:
         raise CommandFailed("--reload needs watchfiles, which is not installed: pip install 'aiotq[reload]'") from exc
-    given = name or f"{socket.gethostname()}-{os.getpid()}"
-    return asyncio.run(_run(Reloading(library, arguments, paths=places_of(app), name=given, count=count)))
 
+    async def run() -> bool:
+        return await Reloading(library, child, places_of(child.app), name=name or default_name(), count=count).run()
 
-async def _run(reloading: Reloading) -> bool:
-    return await reloading.run()
+    return asyncio.run(run())
 
 
 def places_of(app: str) -> list[Path]:
@@ -74,10 +65,10 @@ class Reloading:
     """Runs one fleet after the other, each with the code as it is then."""
 
     def __init__(
-        self, library: WatchFiles, arguments: Sequence[str], *, paths: Sequence[Path], name: str, count: int
+        self, library: WatchFiles, child: ChildCommand, paths: Sequence[Path], *, name: str, count: int
     ) -> None:
         self._library = library
-        self._arguments = arguments
+        self._child = child
         self._paths = paths
         self._name = name
         self._count = count
@@ -88,9 +79,7 @@ class Reloading:
 
     async def run(self) -> bool:
         """Return when a signal has ended it; whether the last workers were well."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._signalled, number)
+        listen(self._signalled)
         logger.info("watching the code in %s", ", ".join(map(str, self._paths)))
         async with asyncio.TaskGroup() as group:
             watching = group.create_task(self._watch(), name="aiotq.watching")
@@ -105,8 +94,9 @@ class Reloading:
         return is_well
 
     def _signalled(self, number: int) -> None:
-        self._ending.set()
-        self._changed.set()
+        if number in STOPPING:
+            self._ending.set()
+            self._changed.set()
         if self._fleet is not None:
             self._fleet.pass_on(number)
 
@@ -120,7 +110,7 @@ class Reloading:
 
     async def _live(self, name: str) -> bool:
         """Run one fleet until the code changes or a signal comes; workers that failed wait for a change here."""
-        fleet = self._fleet = Supervisor(self._arguments, name=name, count=self._count)
+        fleet = self._fleet = Supervisor(self._child, name=name, count=self._count)
         async with asyncio.TaskGroup() as group:
             running = group.create_task(fleet.keep(), name="aiotq.workers")
             changed = group.create_task(self._changed.wait(), name="aiotq.changed")

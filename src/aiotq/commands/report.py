@@ -6,18 +6,20 @@ import os
 import platform
 import sqlite3
 import sys
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
-from typing import Final
-
-import typer
+from typing import Any, Final
 
 from .. import __version__
 from ..app import AioTQ
+from ..backends.base import shown_place
 from ..core.settings import APP_VARIABLE
 from ..exceptions import AioTQError
 from . import output
 from .app_option import Target
-from .options import App, Broker, Debug, First, target_of
+from .command import command
+from .config import setting_rows
+from .words import Json
 
 #: What aiotq needs, then what it uses if it is there.
 _LIBRARIES: Final = (
@@ -27,23 +29,25 @@ _LIBRARIES: Final = (
 )
 
 
-def report(
-    context: typer.Context, first: First = None, app: App = None, broker: Broker = None, debug: Debug = False
-) -> None:
+@command()
+def report(target: Target, as_json: Json = False) -> None:
     """Print what a bug report needs: versions, and the app's settings if one is named; without passwords."""
-    target = target_of(context, app, broker, debug)
-    target.split([first])
-    pairs = [
-        ("aiotq", __version__),
-        ("python", f"{platform.python_implementation()} {platform.python_version()} ({platform.python_compiler()})"),
-        ("platform", f"{platform.platform()}, {os.cpu_count()} cores"),
-        ("encoding", f"{sys.getfilesystemencoding()}, output {sys.stdout.encoding}"),
-        ("sqlite", sqlite3.sqlite_version),
-        *((name, found) for name in _LIBRARIES if (found := _version(name)) is not None),
-    ]
-    output.fields(pairs)
-    if target.app is not None or os.environ.get(APP_VARIABLE):
-        _about_app(target)
+    versions = {
+        "aiotq": __version__,
+        "python": f"{platform.python_implementation()} {platform.python_version()} ({platform.python_compiler()})",
+        "platform": f"{platform.platform()}, {os.cpu_count()} cores",
+        "encoding": f"{sys.getfilesystemencoding()}, output {sys.stdout.encoding}",
+        "sqlite": sqlite3.sqlite_version,
+        **{name: found for name in _LIBRARIES if (found := _version(name)) is not None},
+    }
+    about = _about_app(target) if target.app is not None or os.environ.get(APP_VARIABLE) else None
+    if as_json:
+        output.as_json(versions if about is None else {**versions, "app": about})
+        return
+    output.fields(list(versions.items()))
+    if about is not None:
+        print()
+        _print_app(about)
 
 
 def _version(library: str) -> str | None:
@@ -53,18 +57,30 @@ def _version(library: str) -> str | None:
         return None
 
 
-def _about_app(target: Target) -> None:
-    print()
+def _about_app(target: Target) -> Mapping[str, Any]:
+    """Return what there is to say of the app; of one that can't be loaded, why."""
     try:
         app = target.load()
     except AioTQError as exc:  # that is what the report is about, perhaps
-        print(f"app {target.spec!r}:\n{output.printable(str(exc))}")
+        return {"app": target.spec, "error": str(exc)}
+    backend = app.conf.result_backend
+    return {
+        "app": f"{app.main} ({target.spec})",
+        "broker": shown_place(app.conf.broker_url),
+        "results": "with the broker" if backend is None else shown_place(backend),
+        "tasks": _kinds(app),
+        "changed": {row.name: row.shown for row in setting_rows(app.conf) if row.is_changed},
+    }
+
+
+def _print_app(about: Mapping[str, Any]) -> None:
+    if "error" in about:
+        print(f"app {about['app']!r}:\n{output.printable(about['error'])}")
         return
-    output.fields([("app", f"{app.main} ({target.spec})"), ("tasks", _kinds(app))])
-    changed = [(name, shown) for star, name, shown, _ in output.setting_rows(app.conf) if star]
-    if changed:
+    output.fields([(name, about[name]) for name in ("app", "broker", "results", "tasks")])
+    if about["changed"]:
         print("\nsettings that were changed:")
-        output.fields([(f"  {name}", shown) for name, shown in changed])
+        output.fields([(f"  {name}", shown) for name, shown in about["changed"].items()])
     else:
         print("\nno setting was changed")
 

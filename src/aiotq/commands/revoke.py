@@ -8,16 +8,17 @@ from typing import Annotated, Any
 
 import typer
 
-from .app_option import UsageError, read_duration
-from .options import App, Broker, Debug, First, run, target_of
+from ..app import AioTQ
+from . import output
+from .app_option import Target, UsageError
+from .command import command
+from .words import read_duration, unknown_task
 
-Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", show_default=False)]
 
-
+@command(many="ID")
 def revoke(
-    context: typer.Context,
-    first: First = None,
-    ids: Ids = None,
+    target: Target,
+    task_ids: list[str],
     task: Annotated[
         list[str] | None, typer.Option("--task", metavar="NAME", help="All calls of this task.", show_default=False)
     ] = None,
@@ -38,17 +39,12 @@ def revoke(
         str | None, typer.Option(metavar="TIME", help="How long that holds, as 7d or 1h30m.", show_default=False)
     ] = None,
     undo: Annotated[bool, typer.Option("--undo", help="Let them run again.")] = False,
-    app: App = None,
-    broker: Broker = None,
-    debug: Debug = False,
 ) -> None:
     """See to it that calls do not run any more: by id, or all of a task, a header, a stamp or a workflow.
 
     What revokes many holds for those that are sent later too: for a day, or as long as --expires says. A VALUE is read
     as JSON if it is that, and is text otherwise.
     """
-    target = target_of(context, app, broker, debug)
-    task_ids = target.split_many([first, *(ids or ())])
     headers = dict(_read("--header", each) for each in header or ())
     stamps: dict[str, list[Any]] = {}
     for each in stamp or ():
@@ -61,12 +57,18 @@ def revoke(
     if undo and (terminate or expires is not None):
         raise UsageError("--undo goes with neither --terminate nor --expires")
     chosen: dict[str, Any] = {"tasks": task or (), "roots": root or (), "headers": headers, "stamps": stamps}
-    loaded = target.load(with_tasks=False)
-    if undo:
-        run(loaded, lambda: loaded.admin.unrevoke(*task_ids, **chosen))
-    else:
-        seconds = None if expires is None else read_duration(expires)
-        run(loaded, lambda: loaded.admin.revoke(*task_ids, **chosen, terminate=terminate, expires=seconds))
+    seconds = None if expires is None else read_duration(expires)
+
+    async def act(app: AioTQ) -> None:
+        for name in task or ():
+            if warning := unknown_task(name, app.tasks):
+                output.complain(f"{warning}; it counts all the same")
+        if undo:
+            await app.admin.unrevoke(*task_ids, **chosen)
+        else:
+            await app.admin.revoke(*task_ids, **chosen, terminate=terminate, expires=seconds)
+
+    target.run(act, with_tasks=bool(task))
     for what in _described(task_ids, task or (), [*(header or ()), *(stamp or ())], root or ()):
         print(f"{'no longer revoked:' if undo else 'revoked'} {what}")
 

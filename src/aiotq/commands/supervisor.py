@@ -9,8 +9,9 @@ import signal
 import socket
 import sys
 from asyncio.subprocess import Process
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Final
 
 from .worker_process import READY
@@ -24,11 +25,25 @@ _LONGEST_PAUSE: Final = 30.0
 _FORGIVEN_AFTER: Final = 60.0
 
 
-class Supervisor:
-    """Runs `count` workers `aiotq worker ARGUMENTS`, named after `name`, until it is stopped."""
+#: Signals that stop the workers, and those that are theirs to answer.
+STOPPING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_PASSED_ON: Final = (signal.SIGUSR1, signal.SIGUSR2)
 
-    def __init__(self, arguments: Sequence[str], *, name: str, count: int) -> None:
-        self._arguments = arguments
+
+@dataclass(frozen=True, slots=True)
+class ChildCommand:
+    """What a worker is started with: `aiotq worker WORDS`, and what only its environment tells it."""
+
+    app: str
+    words: Sequence[str]
+    environment: Mapping[str, str]
+
+
+class Supervisor:
+    """Runs `count` workers as `child` says, named after `name`, until it is stopped."""
+
+    def __init__(self, child: ChildCommand, *, name: str, count: int) -> None:
+        self._child = child
         self._name = name
         self._count = count
         self._running: dict[int, Process] = {}
@@ -37,9 +52,7 @@ class Supervisor:
 
     async def run(self) -> bool:
         """Return when all workers have ended, stopped by a signal or not; whether all is well."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.pass_on, number)
+        listen(self.pass_on)
         return await self.keep()
 
     async def keep(self) -> bool:
@@ -50,15 +63,21 @@ class Supervisor:
         return not self._failed
 
     def pass_on(self, number: int) -> None:
-        """Stop, because of a signal."""
+        """Give a signal to every worker; all but those that only ask something end this as well."""
         logger.warning("%s: passed on to %d workers", signal.Signals(number).name, len(self._running))
-        self.stop()
+        if number in _PASSED_ON:
+            self._send(number)
+        else:
+            self.stop()
 
     def stop(self) -> None:
         """Ask every worker for a clean stop; asked again, they hand back what still runs."""
         self._stopping.set()
+        self._send(signal.SIGTERM)
+
+    def _send(self, number: int) -> None:
         for process in self._running.values():
-            _terminate(process)
+            _send(process, number)
 
     async def _keep(self, seat: int) -> None:
         """Have one worker run in this seat, and another one when it dies."""
@@ -98,14 +117,15 @@ class Supervisor:
             with theirs:
                 process = await asyncio.create_subprocess_exec(
                     sys.executable,
-                    *("-m", "aiotq", "worker", *self._arguments, "--name", name),
+                    *("-m", "aiotq", "worker", *self._child.words, "--name", name),
                     *("--parent-fd", str(theirs.fileno()), "--banner" if show_banner else "--no-banner"),
+                    env={**os.environ, **self._child.environment},
                     pass_fds=(theirs.fileno(),),
                     process_group=0,  # Ctrl-C in a terminal reaches the parent only, which passes it on once
                 )
             self._running[seat] = process
             if self._stopping.is_set():
-                _terminate(process)
+                _send(process, signal.SIGTERM)
             ours.setblocking(False)
             is_ready = await asyncio.get_running_loop().sock_recv(ours, 1) == READY
             await process.wait()
@@ -118,20 +138,36 @@ class Supervisor:
                 await self._stopping.wait()
 
 
-def run_fleet(arguments: Sequence[str], *, name: str | None, count: int) -> bool:
+def run_fleet(child: ChildCommand, *, name: str | None, count: int) -> bool:
     """Run `count` worker processes until a signal stops them; whether all is well."""
-    return asyncio.run(_run(arguments, name or f"{socket.gethostname()}-{os.getpid()}", count))
+
+    async def run() -> bool:
+        return await Supervisor(child, name=name or default_name(), count=count).run()
+
+    return asyncio.run(run())
 
 
-async def _run(arguments: Sequence[str], name: str, count: int) -> bool:
-    return await Supervisor(arguments, name=name, count=count).run()
+def default_name() -> str:
+    """Return what workers are named after that were given no name."""
+    return f"{socket.gethostname()}-{os.getpid()}"
 
 
-def _terminate(process: Process) -> None:
-    # Not `process.terminate()`: that reaps a process which just ended, and asyncio never learns its exit code.
+def listen(handle: Callable[[int], None]) -> None:
+    """Have `handle` called with each signal that concerns the workers; the running loop does it.
+
+    A signal that this process was started to ignore (SIGHUP by nohup) stays ignored.
+    """
+    loop = asyncio.get_running_loop()
+    for number in (*STOPPING, *_PASSED_ON):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            loop.add_signal_handler(number, handle, number)
+
+
+def _send(process: Process, number: int) -> None:
+    # Not `process.send_signal()`: that reaps a process which just ended, and asyncio never learns its exit code.
     with suppress(ProcessLookupError):
         if process.returncode is None:
-            os.kill(process.pid, signal.SIGTERM)
+            os.kill(process.pid, number)
 
 
 def _how_it_ended(code: int | None) -> str:

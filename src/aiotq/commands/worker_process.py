@@ -3,37 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
-import faulthandler
 import gc
 import importlib
 import logging
 import os
 import random
-import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from types import FrameType
-from typing import Final, NoReturn, cast
+from typing import Final, cast
 
 from ..app import AioTQ
 from ..exceptions import AioTQError, NotConnected
 from ..signals import celeryd_init
 from ..worker.worker import Worker, WorkerOptions
 from .app_option import CommandFailed, connected
+from .worker_signals import Signals, exit_hard
 
 logger = logging.getLogger("aiotq.worker")
 
 #: What a worker tells the parent that started it (`--parent-fd`); the end of that connection asks it to stop.
 READY: Final = b"R"
-_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
-#: Seconds beyond the grace time for cleaning up, handing back and the last commits. A task that holds the loop or
-#: refuses to be cancelled would keep the process for ever.
-_LAST_RESORT: Final = 45.0
 #: Seconds between attempts to reach a server at the start.
 _FIRST_PAUSE: Final = 0.2
 _LONGEST_PAUSE: Final = 5.0
@@ -58,7 +50,7 @@ def run_worker(
         ExceptionGroup, AioTQError: what the worker failed with.
     """
     worker = Worker(app, options)
-    stop = Stop(worker, options.grace)
+    stop = Signals(worker, options.grace)
     with ExitStack() as stack:
         parent = None if parent_fd is None else stack.enter_context(socket.socket(fileno=parent_fd))
         try:
@@ -69,84 +61,20 @@ def run_worker(
                 raise
             logger.critical("the worker failed: %s", exc, exc_info=exc)
             exit_hard(1)
+    if worker.left_uncommitted:
+        logger.critical(
+            "%d finished tasks were not committed: they run again when their leases end", worker.left_uncommitted
+        )
+        exit_hard(1)
     if worker.left_running or not _threads_ended():
         logger.warning("exiting without waiting for threads that still run")
         exit_hard(0)
 
 
-class Stop:
-    """What asks a worker's process to stop: the first time gracefully, then at once, then no matter what.
-
-    The signal handlers are Python's own and not the loop's: a task that blocks the loop must not keep the third signal
-    from ending the process.
-    """
-
-    def __init__(self, worker: Worker, grace: float) -> None:
-        self._worker = worker
-        self._grace = grace
-        self._asked = asyncio.Event()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._count = 0
-        self.can_wait = False  #: whether the worker runs, so that stopping it means something
-
-    def listen(self) -> None:
-        """Install the handlers; the running loop is told."""
-        self._loop = asyncio.get_running_loop()
-        self._context = contextvars.copy_context()  # a signal comes in the middle of a task, and is none of its doing
-        for number in _SIGNALS:
-            signal.signal(number, self._signalled)
-
-    async def asked(self) -> None:
-        """Return when this process was asked to stop."""
-        await self._asked.wait()
-
-    @property
-    def is_asked(self) -> bool:
-        return self._asked.is_set()
-
-    def ask(self, why: str) -> None:
-        """Ask for a clean stop, unless that was done."""
-        if self._count == 0:
-            self._count = 1
-            self._limit()
-            self._begin(why)
-
-    def _signalled(self, number: int, _frame: FrameType | None) -> None:
-        assert self._loop is not None
-        self._count += 1
-        name = signal.Signals(number).name
-        if self._count > (2 if self.can_wait else 1):
-            exit_hard(128 + number)  # what it held comes again when its leases end
-        if self._count == 1:
-            self._worker.stop_signal = name
-            self._limit()
-        with suppress(RuntimeError):  # the loop is closed: we are leaving already
-            act = self._begin if self._count == 1 else self._hurry
-            self._loop.call_soon_threadsafe(act, name, context=self._context)
-
-    def _limit(self) -> None:
-        """See that the process ends, whatever holds the loop by then; it prints where each thread stands."""
-        faulthandler.dump_traceback_later(self._grace + _LAST_RESORT, exit=True)
-
-    def _begin(self, why: str) -> None:
-        running = self._worker.running
-        if running:
-            tasks = "1 task is" if running == 1 else f"{running} tasks are"
-            text = f"{tasks} running, with {self._grace:g} s to finish (once more: stop now)"
-        else:
-            text = "no task is running"
-        logger.info("%s: stopping; %s", why, text)
-        self._asked.set()
-
-    def _hurry(self, why: str) -> None:
-        logger.warning("%s: handing back what still runs (once more: exit at once)", why)
-        self._worker.stop_now()
-
-
 async def _serve(
     app: AioTQ,
     worker: Worker,
-    stop: Stop,
+    stop: Signals,
     announce: Callable[[str], None] | None,
     parent: socket.socket | None,
 ) -> None:
@@ -170,7 +98,7 @@ async def _serve(
     logger.info("worker %s stopped (tasks finished: %d)", worker.name, worker.completed)
 
 
-async def _reached(app: AioTQ, stop: Stop) -> bool:
+async def _reached(app: AioTQ, stop: Signals) -> bool:
     """Wait for a server that can't be reached yet, as when all is started at once; False if asked to stop first."""
     pause = _FIRST_PAUSE
     said = ""
@@ -192,12 +120,12 @@ async def _reached(app: AioTQ, stop: Stop) -> bool:
     return False
 
 
-async def _stop_when_asked(worker: Worker, stop: Stop) -> None:
+async def _stop_when_asked(worker: Worker, stop: Signals) -> None:
     await stop.asked()
     await worker.stop()
 
 
-def _attach(parent: socket.socket, stop: Stop) -> None:
+def _attach(parent: socket.socket, stop: Signals) -> None:
     """Tell the parent that this worker is ready, and stop when the parent is gone."""
     loop = asyncio.get_running_loop()
     parent.setblocking(False)
@@ -234,11 +162,3 @@ def _threads_ended() -> bool:
             if thread.is_alive():
                 return False
     return True
-
-
-def exit_hard(code: int) -> NoReturn:
-    """End this process now, whatever its threads do; what was logged and printed is written."""
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError, RuntimeError):  # RuntimeError: a signal came in the middle of a write
-            stream.flush()
-    os._exit(code)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
+import re
 import time
 import traceback
 from pathlib import Path
@@ -12,6 +14,13 @@ from typing import Final, TextIO
 
 import anyio
 
+#: How a task's line says what became of it, and the colour of that word.
+_VERB: Final = re.compile(
+    r"(?P<before>^Task \S+\]:? (?:was |is |wants to be |goes )?)(?P<verb>succeeded|failed|raised expected|raised|"
+    r"expired|revoked|rejected|interrupted|ignored|runs again|Retry|to the dead letters)"
+)
+_VERB_COLOURS: Final = {"succeeded": "32", "failed": "31", "raised": "31", "to the dead letters": "31"}
+_OTHER_VERB: Final = "33"
 _COLOURS: Final = {"DEBUG": "2", "WARNING": "33", "ERROR": "31", "CRITICAL": "1;31"}
 #: Code that stands between an entry point and the user's: ours, and what we call it through.
 _MACHINERY: Final = (
@@ -26,15 +35,20 @@ def configure(level: str, stream: TextIO, *, label: str | None = None) -> loggin
     """Have every logger of this process, and Python's warnings, write lines for people to `stream`.
 
     `label` is put before each message, to tell apart processes that share a stream. Lines are coloured when the
-    stream is a terminal.
+    stream is a terminal that has them (`has_colours`).
     """
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(ReadableFormatter(label=label, coloured=stream.isatty()))
+    handler.setFormatter(ReadableFormatter(label=label, coloured=has_colours(stream)))
     root = logging.getLogger()
     root.addHandler(handler)
     root.setLevel(level)
     logging.captureWarnings(True)
     return handler
+
+
+def has_colours(stream: TextIO) -> bool:
+    """Whether what is written to `stream` may be coloured: a terminal, unless NO_COLOR is set (no-color.org)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 class ReadableFormatter(logging.Formatter):
@@ -50,7 +64,10 @@ class ReadableFormatter(logging.Formatter):
         level = f"{record.levelname:7}"
         if self._coloured and (colour := _COLOURS.get(record.levelname)):
             level = f"\x1b[{colour}m{level}\x1b[0m"
-        return f"{self.formatTime(record)} {level} {self._label}{name}{record.message.rstrip()}"
+        message = record.message.rstrip()
+        if self._coloured:
+            message = _VERB.sub(_with_coloured_verb, message, count=1)
+        return f"{self.formatTime(record)} {level} {self._label}{name}{message}"
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
         return f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(record.created))}.{int(record.msecs):03}"
@@ -60,6 +77,11 @@ class ReadableFormatter(logging.Formatter):
         ei: tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None],
     ) -> str:
         return format_error(ei[1]).rstrip() if ei[1] is not None else ""
+
+
+def _with_coloured_verb(found: re.Match[str]) -> str:
+    verb = found["verb"]
+    return f"{found['before']}\x1b[{_VERB_COLOURS.get(verb, _OTHER_VERB)}m{verb}\x1b[0m"
 
 
 def format_error(error: BaseException) -> str:

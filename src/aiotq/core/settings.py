@@ -7,15 +7,20 @@ A value is taken from the arguments of `AioTQ`, else from the environment (`AIOT
 from __future__ import annotations
 
 import difflib
+import logging
 import math
 import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from datetime import timedelta
 from typing import Any, Final, cast
 
 from ..exceptions import InvalidSetting, SettingsFrozen, UnknownSetting
+from .celery_settings import celery_setting
 from .schedules import seconds_apart
+
+logger = logging.getLogger("aiotq.settings")
 
 ENVIRONMENT_PREFIX: Final = "AIOTQ_"
 #: Names the app for the command line. It has our prefix but is not a setting.
@@ -145,6 +150,8 @@ class _Values:
 
     worker_log_format: str = "text"
     "The log format of `aiotq worker`: `text` for people, `json` for machines (one object a line)."
+    worker_log_headers: tuple[str, ...] = ()
+    "Headers of a task that each JSON log line of its run has."
     worker_uvloop: bool = False
     "Run `aiotq worker` on uvloop's event loop (the extra `aiotq[uvloop]`)."
 
@@ -162,12 +169,8 @@ _DEFAULTS: Final = _Values()
 NAMES: Final = tuple(field.name for field in fields(_Values))
 #: The values that Celery's clients can read: for them a result in Redis has no content type.
 _FOR_CELERY: Final[Mapping[str, object]] = {"result_serializer": "json", "result_compression": None}
-#: Celery's settings that have another name here, and no similar one.
-_RENAMED: Final[Mapping[str, str]] = {
-    "imports": "include",
-    "worker_prefetch_multiplier": "worker_prefetch",
-    "worker_soft_shutdown_timeout": "worker_grace",
-}
+#: Settings of Celery's that were spoken of in this process.
+_said: Final[set[str]] = set()
 #: The default of `task_default_queue` with `celery_compat`.
 _CELERYS_QUEUE: Final = "celery"
 _POSITIVE: Final = frozenset(
@@ -211,7 +214,10 @@ class Settings(_Values):
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name not in _TYPES:
-            raise unknown(name)
+            stands_for = from_celery(name, value)
+            if stands_for is None:
+                return
+            name, value = stands_for
         if self._frozen_by is not None:
             raise SettingsFrozen(f"setting {name!r} can't be changed: {self._frozen_by}")
         check = self._checks.get(name)
@@ -265,9 +271,43 @@ class Settings(_Values):
 
 
 def unknown(name: str) -> UnknownSetting:
-    """Return the error for an unknown setting `name`, with the most similar name as a suggestion."""
-    near = [_RENAMED[name.lower()]] if name.lower() in _RENAMED else difflib.get_close_matches(name.lower(), NAMES, n=1)
-    return UnknownSetting(name, near[0] if near else None)
+    """Return the error for a setting called `name`: what does it here, of one that is Celery's; else the nearest."""
+    theirs = celery_setting(name.lower())
+    if theirs is None:
+        near = difflib.get_close_matches(name.lower(), NAMES, n=1)
+        return UnknownSetting(name, near[0] if near else None)
+    if theirs.fate == "renamed":
+        return UnknownSetting(name, theirs.text)
+    return UnknownSetting(name, advice=theirs.text)
+
+
+def from_celery(name: str, given: object) -> tuple[str, object] | None:
+    """Return the setting of ours that Celery's `name` stands for, and its value; None if nothing is to be done for it.
+
+    Either is said in the log, once in a process.
+
+    Raises:
+        UnknownSetting: it is none of Celery's, or one that stands elsewhere here, or can't be as it is `given`.
+    """
+    theirs = celery_setting(name)
+    if theirs is None:
+        raise unknown(name)
+    if theirs.fate == "renamed":
+        _say_once(logging.WARNING, "setting %s is called %s here", name, theirs.text)
+        return theirs.text, given
+    if any(given == each and type(given) is type(each) for each in theirs.values):
+        _say_once(logging.INFO, "setting %s = %r asks for nothing that is not so here anyway", name, given)
+        return None
+    if theirs.fate == "needless":
+        _say_once(logging.INFO, "setting %s is not needed here: %s", name, theirs.text)
+        return None
+    raise unknown(name)
+
+
+def _say_once(level: int, text: str, name: str, *more: object) -> None:
+    if name not in _said:
+        _said.add(name)
+        logger.log(level, text, name, *more)
 
 
 def from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
@@ -314,16 +354,19 @@ def from_object(source: object, namespace: str = "") -> dict[str, Any]:
     if namespace:
         prefix = namespace.rstrip("_") + "_"
         items = {name.removeprefix(prefix): value for name, value in items.items() if name.startswith(prefix)}
-    settings = {name.lower(): value for name, value in items.items()}
-    for name in settings:
-        if name not in _TYPES:
-            raise unknown(name)
-    return settings
+    found: dict[str, Any] = {}
+    for name, given in items.items():
+        stands_for = (name.lower(), given) if name.lower() in _TYPES else from_celery(name.lower(), given)
+        if stands_for is not None:
+            found[stands_for[0]] = stands_for[1]
+    return found
 
 
 def _checked(name: str, given: Any) -> Any:
     shown: object = given
     expected = _TYPES[name]
+    if isinstance(given, timedelta) and expected in (float, float | None):  # as Celery's `result_expires` may be
+        given = given.total_seconds()
     if expected is Any or typing.get_origin(expected) is Mapping:
         return given
     if typing.get_origin(expected) is tuple:

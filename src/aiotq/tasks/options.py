@@ -370,6 +370,16 @@ def _instead_of_calling_with(option: str) -> str:
     return _nearest(option, _EXPECTED)
 
 
+def instead_of_declaring(option: str) -> str | None:
+    """Return what to do about a task option of that name; None: it is one of ours."""
+    return None if option in _DECLARED or option == "base" else _instead_of_declaring(option).lstrip(": ")
+
+
+def instead_of_calling_with(option: str) -> str | None:
+    """Return what to do about an option of a call; None: it is one of ours."""
+    return None if option in _EXPECTED else _instead_of_calling_with(option).lstrip(": ")
+
+
 def _nearest(option: str, known: Mapping[str, object]) -> str:
     near = difflib.get_close_matches(option, known, n=1)
     return f": did you mean {near[0]!r}?" if near else f" (there are {', '.join(sorted(known))})"

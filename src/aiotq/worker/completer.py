@@ -37,6 +37,7 @@ class Completer:
         self._room.set()
         self._acknowledging: dict[int | str, asyncio.Future[bool]] = {}
         self._complaint = WarnOnce(logger, "committing finished tasks failed")
+        self._committing = 0
         self.completed = 0
 
     def add(self, finish: Finish) -> None:
@@ -48,6 +49,11 @@ class Completer:
     async def room(self) -> None:
         """Return when there is room for another finish."""
         await self._room.wait()
+
+    @property
+    def uncommitted(self) -> int:
+        """How many finishes wait to be committed, or are being so."""
+        return len(self._finishes.waiting) + self._committing
 
     async def drained(self) -> None:
         """Return when all is committed."""
@@ -62,7 +68,9 @@ class Completer:
                 await asyncio.sleep(0)
             group = await self._finishes.take()
             self._room.set()
+            self._committing = len(group)
             answers = await self._commit(group)
+            self._committing = 0
             for finish, answer in zip(group, answers, strict=True):
                 if finish.delivery is None:
                     continue

@@ -7,7 +7,7 @@ import logging
 import os
 import random
 import socket
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -18,11 +18,12 @@ from ..canvas.coordinator import Coordinator
 from ..commit import Committer
 from ..core.aio import Service, finish
 from ..core.logs import WarnOnce
+from ..core.settings import Settings
 from ..exceptions import InvalidOption, OperationalError
 from ..results.revocations import is_among
 from ..tasks.options import RunsIn
 from ..transport import FAIR, Consumer, Delivery, QueueOrder
-from ..transport.routing import MAX_WEIGHT, declared_queues
+from ..transport.routing import MAX_WEIGHT, declared_queues, select_queues
 from ..wire.message import MAX_NAME, new_id
 from .completer import Completer
 from .concurrency_limits import ConcurrencyLimits
@@ -67,6 +68,42 @@ class WorkerOptions:
     name: str | None = None
     leaves_threads: bool = False
 
+    @classmethod
+    def of(
+        cls,
+        conf: Settings,
+        *,
+        queues: Sequence[str] | None = None,
+        exclude_queues: Sequence[str] = (),
+        queue_weights: Mapping[str, int] | None = None,
+        strict_queues: bool | None = None,
+        name: str | None = None,
+        concurrency: int | None = None,
+        threads: int | None = None,
+        processes: int | None = None,
+        prefetch: int | None = None,
+        grace: float | None = None,
+        leaves_threads: bool = False,
+    ) -> WorkerOptions:
+        """Return what is given, and what the settings say of the rest.
+
+        Raises:
+            InvalidOption: a queue's name or a number is impossible.
+        """
+        weights = conf.worker_queue_weights if queue_weights is None else queue_weights
+        is_strict = conf.worker_queue_order == "strict" if strict_queues is None else strict_queues
+        return cls(
+            queues=select_queues(conf, queues, exclude_queues),
+            concurrency=conf.worker_concurrency if concurrency is None else concurrency,
+            threads=conf.worker_threads if threads is None else threads,
+            processes=(conf.worker_processes or os.cpu_count() or 1) if processes is None else processes,
+            prefetch=conf.worker_prefetch if prefetch is None else prefetch,
+            grace=conf.worker_grace if grace is None else grace,
+            order=QueueOrder(weights, is_strict),
+            name=name,
+            leaves_threads=leaves_threads,
+        )
+
     def __post_init__(self) -> None:
         if isinstance(self.queues, str):
             raise InvalidOption(f"a worker's queues are a list of names: [{self.queues!r}], not {self.queues!r}")
@@ -109,6 +146,8 @@ class Worker:
         self._seating: ConcurrencyLimits | None = None
         #: Runs in threads that were left behind (see `WorkerOptions.leaves_threads`).
         self.left_running = 0
+        #: Tasks that had ended and could not be committed before the stop: they run again when their leases end.
+        self.left_uncommitted = 0
         #: The name of the signal by which the process was asked to stop, if it was.
         self.stop_signal: str | None = None
 
@@ -137,6 +176,11 @@ class Worker:
     def running(self) -> int:
         """How many tasks run now."""
         return len(self._intake.runs) if self._intake is not None else 0
+
+    @property
+    def runs(self) -> Sequence[Run]:
+        """What runs now."""
+        return tuple(self._intake.runs.values()) if self._intake is not None else ()
 
     async def stop(self, grace: float | None = None) -> None:
         """Take no more, let running tasks finish for `grace` seconds, hand back the rest; return when all is done."""
@@ -215,6 +259,7 @@ class Worker:
                         await completer.drained()
                         await seating.drained()
                 except TimeoutError:
+                    self.left_uncommitted = completer.uncommitted
                     logger.error("stopping with uncommitted tasks: they run again when their leases end")
                 for each in (completing, reclaiming, seeing_to_seats, failing):
                     if each is not None:

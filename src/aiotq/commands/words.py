@@ -1,56 +1,28 @@
-"""The words that commands have in common, and what is done with them."""
+"""Options that several commands have, and what is read from words."""
 
 from __future__ import annotations
 
-import asyncio
+import difflib
 import json
+import re
 import sys
-from collections.abc import Awaitable, Callable, Collection
-from typing import Annotated, Any, Final, TypeVar, cast
+from collections.abc import Collection
+from typing import Annotated, Any, Final, cast
 
 import typer
 
-from ..app import AioTQ
-from .app_option import CommandFailed, Target, UsageError, connected
-
-T = TypeVar("T")
+from .app_option import CommandFailed, UsageError
 
 #: Characters of a wrong word that its complaint repeats.
 _MAX_SHOWN: Final = 200
 
-App = Annotated[
-    str | None, typer.Option("-A", "--app", metavar="APP", help="The app: module:attribute, or module alone.")
-]
-Broker = Annotated[str | None, typer.Option("-b", "--broker", metavar="URL", help="Use this broker instead.")]
-Debug = Annotated[bool, typer.Option("-v", "--debug", help="Show the traceback of an error.")]
-#: The first word of a command: its app, or what comes after that if the app is known already.
-First = Annotated[str | None, typer.Argument(metavar="APP", show_default=False)]
-TaskName = Annotated[str | None, typer.Argument(metavar="NAME", show_default=False)]
-TaskId = Annotated[str | None, typer.Argument(metavar="ID", show_default=False)]
-QueueName = Annotated[str | None, typer.Argument(metavar="QUEUE", show_default=False)]
-Key = Annotated[str | None, typer.Argument(metavar="KEY", show_default=False)]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait for the result.")]
 Timeout = Annotated[
     float | None, typer.Option(metavar="SECONDS", min=0, help="Wait no longer than this (with --wait).")
 ]
 Yes = Annotated[bool, typer.Option("-y", "--yes", help="Don't ask.")]
+Json = Annotated[bool, typer.Option("--json", help="As JSON, for programs.")]
 Queue = Annotated[str | None, typer.Option("-q", "--queue", metavar="QUEUE", help="Only those of this queue.")]
-
-
-def target_of(context: typer.Context, app: str | None, broker: str | None, debug: bool) -> Target:
-    """Return what the command is about, its own options taken in."""
-    target: Target = context.obj
-    return target.given(app, broker, debug)
-
-
-def run(app: AioTQ, work: Callable[[], Awaitable[T]]) -> T:
-    """Return what `work` returns, run while the app is connected."""
-
-    async def run() -> T:
-        async with connected(app):
-            return await work()
-
-    return asyncio.run(run())
 
 
 def confirm(question: str, yes: bool) -> None:
@@ -108,3 +80,41 @@ def _read_json(option: str, text: str, wanted: str) -> object:
     except (ValueError, RecursionError) as exc:
         shown = text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
         raise UsageError(f"{option} must be {wanted}: {exc}: {shown}") from exc
+
+
+#: Seconds of each unit of a duration.
+_UNITS: Final = {"w": 604_800.0, "d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0}
+_NUMBER: Final = r"\d+(?:\.\d+)?"
+
+
+def parse_duration(text: str) -> float:
+    """Return the seconds in `7d`, `12h`, `1h30m`, `90s` or `90`.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    if re.fullmatch(_NUMBER, text):
+        return float(text)
+    if not re.fullmatch(f"(?:{_NUMBER}[{''.join(_UNITS)}])+", text):
+        raise ValueError(f"no duration: {text!r}")
+    return sum(float(part[:-1]) * _UNITS[part[-1]] for part in re.findall(f"{_NUMBER}[a-z]", text))
+
+
+def read_duration(text: str) -> float:
+    """As `parse_duration`, for a command's word."""
+    try:
+        return parse_duration(text)
+    except ValueError:
+        raise UsageError(f"{text!r} is no duration: write it as 7d, 12h, 30m, 90s or 1h30m") from None
+
+
+def unknown_task(name: str, known: Collection[str]) -> str | None:
+    """Return what is to be said of a task's name that is not among the `known`; None if it is."""
+    if name in known:
+        return None
+    last = name.rpartition(".")[2]
+    alike = difflib.get_close_matches(last, [each.rpartition(".")[2] for each in known])
+    ending = [each for each in known if each.rpartition(".")[2] in alike]
+    near = list(dict.fromkeys([*difflib.get_close_matches(name, known), *ending]))
+    hint = f" (near it: {', '.join(near)})" if near else ""
+    return f"warning: no task is registered as {name!r} here{hint}"

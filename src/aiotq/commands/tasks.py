@@ -1,0 +1,48 @@
+"""`aiotq tasks`: what an app can be asked to do."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+from ..app import AioTQ
+from ..calling.envelopes import declared_places
+from ..exceptions import AioTQError
+from ..tasks.task import Task
+from . import output
+from .app_option import Target
+from .command import command
+from .words import Json
+
+
+@command()
+def tasks(target: Target, as_json: Json = False) -> None:
+    """List the app's tasks: how each runs, its queue, its arguments."""
+    app = target.load()
+    found = [
+        (name, output.KINDS[task.runs_in], _queues_of(app, task), _arguments_of(task))
+        for name, task in sorted(app.own_tasks.items())
+    ]
+    if as_json:
+        fields = ("name", "runs_as", "queues", "arguments")
+        output.as_json([dict(zip(fields, each, strict=True)) for each in found])
+        return
+    rows = [(name, kind, ", ".join(queues), arguments) for name, kind, queues, arguments in found]
+    output.table(("task", "runs as", "queue", "arguments"), rows, whole=("task",))
+
+
+def _arguments_of(task: Task[..., Any]) -> str:
+    """Return the arguments a call of `task` takes."""
+    signature = inspect.signature(task.fn)
+    parameters = list(signature.parameters.values())[1 if task.declared.bind else 0 :]
+    return str(signature.replace(parameters=parameters))
+
+
+def _queues_of(app: AioTQ, task: Task[..., Any]) -> Sequence[str]:
+    """Return where calls of `task` go that say nothing of it and have no arguments."""
+    try:
+        route = app.router.route(task.name, (), {}, {}, declared_places(task.declared), task)
+    except AioTQError as exc:
+        return [f"? ({exc})"]
+    return list(route.queues)

@@ -1,0 +1,158 @@
+"""`aiotq worker`: runs tasks in this process, or in several under it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from functools import partial
+from typing import Annotated, Any, Final
+
+import typer
+
+from ..core.settings import APP_VARIABLE, Settings
+from ..transport.routing import declared_queues
+from ..worker.worker import WorkerOptions
+from . import banner as banners
+from .app_option import BROKER_VARIABLE, Target, UsageError
+from .command import command
+from .logs import FORMATS, LEVELS, log_as, start_logging
+from .reload import run_reloading
+from .supervisor import ChildCommand, run_fleet
+from .words import read_names, read_queues
+from .worker_process import run_worker
+
+Queues = Annotated[
+    str | None, typer.Option("-Q", "--queues", metavar="A,B", help="Queues to consume from; with weights as A:3,B:1.")
+]
+ExcludeQueues = Annotated[
+    str | None, typer.Option("-X", "--exclude-queues", metavar="C", help="All of task_queues but these.")
+]
+Strict = Annotated[
+    bool | None,
+    typer.Option(
+        "--strict-queues/--fair-queues",
+        show_default=False,
+        help="Nothing from a queue while one before it has anything: the last may starve.",
+    ),
+]
+Concurrency = Annotated[
+    int | None, typer.Option("-c", "--concurrency", metavar="N", min=1, help="Coroutine tasks at a time.")
+]
+Threads = Annotated[int | None, typer.Option(metavar="N", min=1, help="Plain functions at a time.")]
+Processes = Annotated[int | None, typer.Option(metavar="N", min=1, help='Child processes for run="process" tasks.')]
+Prefetch = Annotated[int | None, typer.Option(metavar="N", min=0, help="Messages to hold beyond what can start.")]
+Grace = Annotated[
+    float | None, typer.Option(min=0, metavar="SECONDS", help="Time for running tasks to end after a stop.")
+]
+Uvloop = Annotated[
+    bool | None,
+    typer.Option("--uvloop/--no-uvloop", show_default=False, help="Run on uvloop's event loop (aiotq[uvloop])."),
+]
+Name = Annotated[str | None, typer.Option("-n", "--name", metavar="NAME", help="What this worker is called in logs.")]
+Level = Annotated[
+    str, typer.Option("-l", "--level", "--loglevel", metavar="LEVEL", help=f"One of {', '.join(LEVELS)}.")
+]
+LogFormat = Annotated[
+    str | None,
+    typer.Option("--log-format", metavar="FORMAT", help=f"{', or '.join(FORMATS)}: one object a line, and no banner."),
+]
+Workers = Annotated[int, typer.Option(metavar="N", min=1, help="Whole worker processes.")]
+Reload = Annotated[
+    bool, typer.Option("--reload", help="Start anew when a .py file of the project changes (aiotq[reload]).")
+]
+Banner = Annotated[
+    bool, typer.Option("--banner/--no-banner", show_default=False, help="Say at the start what this worker does.")
+]
+ParentFd = Annotated[int | None, typer.Option(hidden=True)]
+
+#: Options of the parent of several workers, or that each worker is given anew.
+_OF_PARENT: Final = frozenset({"app", "broker", "debug", "name", "workers", "reload", "banner", "parent_fd"})
+
+
+@command()
+def worker(
+    target: Target,
+    context: typer.Context,
+    queues: Queues = None,
+    exclude_queues: ExcludeQueues = None,
+    strict_queues: Strict = None,
+    concurrency: Concurrency = None,
+    threads: Threads = None,
+    cpu_processes: Processes = None,
+    prefetch: Prefetch = None,
+    grace: Grace = None,
+    uvloop: Uvloop = None,
+    name: Name = None,
+    level: Level = "INFO",
+    log_format: LogFormat = None,
+    workers: Workers = 1,
+    reload: Reload = False,
+    banner: Banner = True,
+    parent_fd: ParentFd = None,
+) -> None:
+    """Run tasks until SIGTERM, SIGHUP or SIGINT (Ctrl-C).
+
+    The first one stops cleanly: running tasks may end within the grace time, the rest is handed back. The
+    second hands all back at once, the third exits at once. SIGUSR1 has it log what runs and where that stands.
+    """
+    for option, text in (("--queues", queues), ("--exclude-queues", exclude_queues)):
+        if text is not None and not read_names(text):
+            raise UsageError(f"{option} names no queue: write them as hi,lo")
+    if workers > 1 or reload:
+        start_logging(level, log_format, "workers")
+        child = _child_command(target, context)
+        is_well = (run_reloading if reload else run_fleet)(child, name=name, count=workers)
+        raise typer.Exit(0 if is_well else 1)
+    if parent_fd is not None:
+        os.set_inheritable(parent_fd, False)
+    label = None if parent_fd is None else name
+    handler = start_logging(level, log_format, label)
+    app = target.load()
+    form = log_as(handler, app, level, log_format, label)
+    overrides = {
+        "worker_concurrency": concurrency,
+        "worker_threads": threads,
+        "worker_processes": cpu_processes,
+        "worker_prefetch": prefetch,
+        "worker_grace": grace,
+        "worker_uvloop": uvloop,
+        "worker_queue_order": None if strict_queues is None else "strict" if strict_queues else "fair",
+    }
+    app.conf.update({setting: wanted for setting, wanted in overrides.items() if wanted is not None})
+    options = _options(app.conf, name, queues, exclude_queues)
+    announce = partial(banners.banner, app, target.spec, options) if banner and form == "text" else None
+    run_worker(app, options, announce=announce, parent_fd=parent_fd)
+
+
+def _options(conf: Settings, name: str | None, queues: str | None, exclude_queues: str | None) -> WorkerOptions:
+    """Return how the worker consumes: as its words say, and else the settings."""
+    chosen, weights = read_queues(queues, known=declared_queues(conf))
+    if weights and conf.worker_queue_order == "strict":
+        raise UsageError("--queues: weights mean nothing in strict order; write the names in that order")
+    return WorkerOptions.of(
+        conf,
+        queues=chosen,
+        exclude_queues=read_names(exclude_queues or ""),
+        queue_weights={**conf.worker_queue_weights, **weights},
+        name=name,
+        leaves_threads=True,
+    )
+
+
+def _child_command(target: Target, context: typer.Context) -> ChildCommand:
+    """Return what each of several workers is started with: the words that were given, and in its environment what
+    nobody else is to read."""
+    words = ["--debug"] if target.debug else []
+    given: Mapping[str, Any] = context.params
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if parameter.name in _OF_PARENT or not parameter.opts[0].startswith("-"):
+            continue
+        if source is not None and source.name == "COMMANDLINE":
+            wanted = given[parameter.name or ""]
+            if isinstance(wanted, bool):
+                words.append(parameter.opts[0] if wanted else parameter.secondary_opts[0])
+            else:
+                words += [parameter.opts[0], str(wanted)]
+    secret = {} if target.broker is None else {BROKER_VARIABLE: target.broker}
+    return ChildCommand(target.spec, words, {APP_VARIABLE: target.spec, **secret})

@@ -1,0 +1,150 @@
+"""The signals of a worker's process: what stops it, and what asks it where it stands (P6)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import faulthandler
+import logging
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from types import FrameType
+from typing import Final, NoReturn
+
+from ..core.stacks import stack_of_task, stack_of_thread, threads, users_part
+from ..worker.worker import Worker
+
+logger = logging.getLogger("aiotq.worker")
+
+_STOPPING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+#: Seconds beyond the grace time for cleaning up, handing back and the last commits. A task that holds the loop or
+#: refuses to be cancelled would keep the process for ever.
+_LAST_RESORT: Final = 45.0
+
+
+class Signals:
+    """What a worker's process hears: to stop, the first time gracefully, then at once, then no matter what; where it
+    stands (SIGUSR1); and SIGUSR2, which would end it and means nothing.
+
+    The signal handlers are Python's own and not the loop's: a task that blocks the loop must not keep the third signal
+    from ending the process, nor the process from telling which task that is.
+    """
+
+    def __init__(self, worker: Worker, grace: float) -> None:
+        self._worker = worker
+        self._grace = grace
+        self._asked = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._count = 0
+        self.can_wait = False  #: whether the worker runs, so that stopping it means something
+
+    def listen(self) -> None:
+        """Install the handlers; the running loop is told.
+
+        A signal that this process was started to ignore (SIGHUP by nohup) stays ignored.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._context = contextvars.copy_context()  # a signal comes in the middle of a task, and is none of its doing
+        handlers: dict[int, Callable[[int, FrameType | None], None]] = dict.fromkeys(_STOPPING, self._stop)
+        handlers |= {signal.SIGUSR1: self._tell, signal.SIGUSR2: self._ignore}
+        for number, handler in handlers.items():
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, handler)
+
+    async def asked(self) -> None:
+        """Return when this process was asked to stop."""
+        await self._asked.wait()
+
+    @property
+    def is_asked(self) -> bool:
+        return self._asked.is_set()
+
+    def ask(self, why: str) -> None:
+        """Ask for a clean stop, unless that was done."""
+        if self._count == 0:
+            self._count = 1
+            self._limit()
+            self._begin(why)
+
+    def _stop(self, number: int, _frame: FrameType | None) -> None:
+        assert self._loop is not None
+        self._count += 1
+        name = signal.Signals(number).name
+        if self._count > (2 if self.can_wait else 1):
+            exit_hard(128 + number)  # what it held comes again when its leases end
+        if self._count == 1:
+            self._worker.stop_signal = name
+            self._limit()
+        with suppress(RuntimeError):  # the loop is closed: we are leaving already
+            act = self._begin if self._count == 1 else self._hurry
+            self._loop.call_soon_threadsafe(act, name, context=self._context)
+
+    def _limit(self) -> None:
+        """See that the process ends, whatever holds the loop by then; it prints where each thread stands."""
+        faulthandler.dump_traceback_later(self._grace + _LAST_RESORT, exit=True)
+
+    def _begin(self, why: str) -> None:
+        running = self._worker.running
+        if running:
+            tasks = "1 task is" if running == 1 else f"{running} tasks are"
+            text = f"{tasks} running, with {self._grace:g} s to finish (once more: stop now)"
+        else:
+            text = "no task is running"
+        logger.info("%s: stopping; %s", why, text)
+        self._asked.set()
+
+    def _hurry(self, why: str) -> None:
+        logger.warning("%s: handing back what still runs (once more: exit at once)", why)
+        self._worker.stop_now()
+
+    def _tell(self, _number: int, frame: FrameType | None) -> None:
+        """Log where everything stands. Here and not in the loop: if that is blocked, this is why one asks."""
+        assert self._loop is not None
+        lines = standing(self._worker, self._loop, frame)
+        self._context.copy().run(logger.warning, "SIGUSR1: %s", "\n".join(lines))
+
+    def _ignore(self, _number: int, _frame: FrameType | None) -> None:
+        self._context.copy().run(logger.warning, "SIGUSR2 means nothing here, and is ignored (SIGUSR1: what runs)")
+
+
+def standing(worker: Worker, loop: asyncio.AbstractEventLoop, interrupted: FrameType | None) -> Iterator[str]:
+    """Yield lines that say what runs, and where each task and thread stands; `interrupted` is the loop's frame."""
+    runs = worker.runs
+    yield "1 task runs" if len(runs) == 1 else f"{len(runs)} tasks run"
+    now = time.perf_counter()
+    for run in runs:
+        message = run.delivery.message
+        yield f"  {message.task}[{message.id}] for {now - run.started_at:.1f} s in a {run.kind}"
+        if run.task is not None:
+            yield from _lines(users_part(stack_of_task(run.task)))
+    of_runs = {run.task for run in runs}
+    yield "other coroutines:"
+    for task in sorted(asyncio.all_tasks(loop) - of_runs, key=lambda task: task.get_name()):
+        yield f"  {task.get_name()}"
+        yield from _lines(stack_of_task(task)[-1:])
+    yield "threads:"
+    for name, innermost in threads():
+        frame = interrupted if interrupted is not None and name == "MainThread" else innermost
+        yield f"  {name}"
+        stack = stack_of_thread(frame)
+        yield from _lines(users_part(stack) or stack[-1:])
+
+
+def _lines(stack: list[traceback.FrameSummary]) -> Iterator[str]:
+    for frame in stack:
+        yield f'    File "{frame.filename}", line {frame.lineno}, in {frame.name}'
+        if frame.line:
+            yield f"      {frame.line}"
+
+
+def exit_hard(code: int) -> NoReturn:
+    """End this process now, whatever its threads do; what was logged and printed is written."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, RuntimeError):  # RuntimeError: a signal came in the middle of a write
+            stream.flush()
+    os._exit(code)
