@@ -120,11 +120,39 @@ async def test_logs_as_json_name_the_task(shell: Shell, way: str) -> None:
     lines = parsed(worker)
     (success,) = [line for line in lines if line.get("task_id") == good]
     (failure,) = [line for line in lines if line.get("task_id") == bad]
-    assert success.keys() == {"time", "level", "logger", "message", "task", "task_id"}
+    assert success.keys() == {
+        *("time", "level", "logger", "message", "worker", "queue"),
+        *("task", "task_id", "root_id", "attempt", "state", "duration", "wait"),
+    }
+    assert (success["state"], success["queue"], success["root_id"]) == ("SUCCESS", "default", good)
+    assert (failure["state"], failure["attempt"]) == ("FAILURE", 0)
+    assert float(success["wait"]) > float(success["duration"]) > 0
     assert (success["level"], success["logger"], success["task"]) == ("INFO", "aiotq.task", "jobs.add")
     assert failure["level"] == "ERROR"
     assert failure["exception"].endswith("ValueError: no luck")
     assert any(line["message"].startswith("SIGTERM: stopping") and "task_id" not in line for line in lines)
+
+
+async def test_headers_that_were_chosen_are_in_each_line_of_a_run(shell: Shell) -> None:
+    shell.env = {"AIOTQ_WORKER_LOG_HEADERS": "customer,nothing", "AIOTQ_WORKER_LOG_FORMAT": "json"}
+    (shell.directory / "send.py").write_text(
+        "import jobs\nprint(jobs.add.sync.apply_async((2, 2), headers={'customer': 7, 'other': 8}).id)\n"
+    )
+    sent = subprocess.run(
+        [sys.executable, "send.py"],
+        cwd=shell.directory,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=DEADLINE,
+    )
+
+    async with shell.started("worker", "jobs:app") as worker:
+        await worker.line(sent.stdout.strip())
+
+    (line,) = [json.loads(text) for text in worker.seen if sent.stdout.strip() in text]
+    assert line["headers"] == {"customer": 7}
 
 
 async def test_many_workers_log_json_too_and_say_which_one(shell: Shell) -> None:

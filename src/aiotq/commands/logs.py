@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 from ..app import AioTQ
@@ -12,6 +14,7 @@ from ..core import logs
 from ..core.json_logs import JsonFormatter
 from ..signals import after_setup_logger, after_setup_task_logger, setup_logging
 from ..tasks.request import running_request
+from ..worker.run import Run
 from .app_option import UsageError
 
 LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
@@ -42,7 +45,7 @@ def log_as(handler: logging.Handler, app: AioTQ, level: str, wanted: str | None,
     form = wanted or app.conf.worker_log_format
     if form == "json":
         chosen = app.conf.worker_log_headers
-        handler.setFormatter(JsonFormatter(label=label, about=lambda: about_running_task(chosen)))
+        handler.setFormatter(JsonFormatter(label=label, about=partial(about_running_task, chosen)))
     how = {
         "loglevel": logging.getLevelNamesMapping()[level.upper()],
         "logfile": None,
@@ -58,8 +61,12 @@ def log_as(handler: logging.Handler, app: AioTQ, level: str, wanted: str | None,
     return form
 
 
-def about_running_task(chosen: Sequence[str]) -> Mapping[str, Any]:
-    """Return what a line of JSON says of the task that runs where it is logged; with its headers that were `chosen`."""
+def about_running_task(chosen: Sequence[str], state: str | None) -> Mapping[str, Any]:
+    """Return what a line of JSON says of the task that runs where it is logged; with its headers that were `chosen`.
+
+    A line that tells its `state` also has the seconds that it ran (`duration`), and those it could have run before and
+    did not (`wait`).
+    """
     request = running_request.get()
     if request.id is None:
         return {}
@@ -72,6 +79,20 @@ def about_running_task(chosen: Sequence[str]) -> Mapping[str, Any]:
         "worker": request.hostname,
         "queue": request.delivery_info.get("queue"),
     }
+    if state is not None and isinstance(request.slot, Run):
+        told |= _times(request.slot)
     if headers := {name: request.headers[name] for name in chosen if name in request.headers}:
         told["headers"] = headers
     return {name: known for name, known in told.items() if known is not None}
+
+
+def _times(run: Run) -> Mapping[str, float]:
+    if not run.started_at:
+        return {}
+    duration = time.perf_counter() - run.started_at
+    message = run.delivery.message
+    could_start = max((moment for moment in (message.sent_at, message.eta) if moment is not None), default=None)
+    times = {"duration": round(duration, 6)}
+    if could_start is not None:
+        times["wait"] = round(max(0.0, time.time() - duration - could_start), 6)
+    return times

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from .logs import format_error
+from .logs import format_error, state_of
 
 #: What every record has; anything else was given with `extra=`.
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -20,11 +20,12 @@ class JsonFormatter(logging.Formatter):
     {"time": "2026-01-31T12:00:00.123Z", "level": "INFO", "logger": "aiotq.task", "message": "Task …",
      "task": "proj.add", "task_id": "…"}
 
-    `about` says what runs where a line is logged (`task`, `task_id`). An exception is the text of its traceback
+    `about` says what runs where a line is logged (`task`, `task_id`, …), given the `state` of the task that the line
+    tells if it does. An exception is the text of its traceback
     (`exception`), and what was logged with `extra=` is an object of that name; `worker` is `label`.
     """
 
-    def __init__(self, *, label: str | None = None, about: Callable[[], Mapping[str, Any]] | None = None) -> None:
+    def __init__(self, *, label: str | None = None, about: Callable[[str | None], Mapping[str, Any]] | None = None) -> None:
         super().__init__()
         self._label = label
         self._about = about
@@ -40,7 +41,10 @@ class JsonFormatter(logging.Formatter):
         if self._label:
             fields["worker"] = self._label
         if self._about is not None:
-            fields.update(self._about())
+            state = state_of(record)
+            fields.update(self._about(state))
+            if state is not None:
+                fields["state"] = state
         if record.exc_info and record.exc_info[1] is not None:
             fields["exception"] = format_error(record.exc_info[1]).rstrip()
         elif record.exc_text:

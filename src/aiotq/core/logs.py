@@ -14,13 +14,28 @@ from typing import Final, TextIO
 
 import anyio
 
-#: How a task's line says what became of it, and the colour of that word.
-_VERB: Final = re.compile(
-    r"(?P<before>^Task \S+\]:? (?:was |is |wants to be |goes )?)(?P<verb>succeeded|failed|raised expected|raised|"
-    r"expired|revoked|rejected|interrupted|ignored|runs again|Retry|to the dead letters)"
+from .. import states
+
+#: What the lines of a task that ended or goes on say: their verb, the state that it means, its colour.
+_ENDS: Final = (
+    ("succeeded", states.SUCCESS, "32"),
+    ("raised expected", states.FAILURE, "33"),
+    ("raised", states.FAILURE, "31"),
+    ("failed", states.FAILURE, "31"),
+    ("can't be retried", states.FAILURE, "31"),
+    ("goes to the dead letters", "REJECTED", "31"),
+    ("was revoked", states.REVOKED, "33"),
+    ("expired", states.REVOKED, "33"),
+    ("wants to be ignored", "IGNORED", "33"),
+    ("runs again", states.RETRY, "33"),
+    ("its process died, it runs again", states.RETRY, "33"),
+    ("was rejected and is handed back", states.PENDING, "33"),
+    ("was interrupted by the stop", states.PENDING, "33"),
 )
-_VERB_COLOURS: Final = {"succeeded": "32", "failed": "31", "raised": "31", "to the dead letters": "31"}
-_OTHER_VERB: Final = "33"
+_VERB: Final = re.compile(rf"^(Task \S+:? )({'|'.join(re.escape(verb) for verb, _, _ in _ENDS)})")
+_COLOUR_OF_VERB: Final = {verb: colour for verb, _, colour in _ENDS}
+#: A retry says so by itself.
+_RETRIED: Final = "Task %s[%s]: %s"
 _COLOURS: Final = {"DEBUG": "2", "WARNING": "33", "ERROR": "31", "CRITICAL": "1;31"}
 #: Code that stands between an entry point and the user's: ours, and what we call it through.
 _MACHINERY: Final = (
@@ -80,8 +95,18 @@ class ReadableFormatter(logging.Formatter):
 
 
 def _with_coloured_verb(found: re.Match[str]) -> str:
-    verb = found["verb"]
-    return f"{found['before']}\x1b[{_VERB_COLOURS.get(verb, _OTHER_VERB)}m{verb}\x1b[0m"
+    return f"{found[1]}\x1b[{_COLOUR_OF_VERB[found[2]]}m{found[2]}\x1b[0m"
+
+
+def state_of(record: logging.LogRecord) -> str | None:
+    """Return the state that a worker's line gives its task; None of one that tells no such thing, or is the user's."""
+    if record.name != "aiotq.task":
+        return None
+    text = str(record.msg)  # as it was written, without values: no value can pretend to be a verb
+    if text == _RETRIED:
+        return states.RETRY
+    found = _VERB.match(text.replace("%s[%s]", "?", 1))
+    return None if found is None else next(state for verb, state, _ in _ENDS if verb == found[2])
 
 
 def format_error(error: BaseException) -> str:
