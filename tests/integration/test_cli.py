@@ -38,7 +38,7 @@ from pathlib import Path
 
 from aiotq import AioTQ
 
-app = AioTQ("jobs", broker="sqlite:///jobs.db")
+app = AioTQ("jobs", broker=f"sqlite:///{shell.directory}/jobs.db")
 
 
 @app.task
@@ -211,7 +211,13 @@ async def test_a_worker_runs_a_task_and_stops_cleanly_on_sigterm(shell: Shell) -
     assert "SIGTERM: stopping; no task is running" in worker.text
     assert "worker anna stopped (tasks finished: 1)" in worker.text
     banner = worker.text[: worker.text.index("is ready")]
-    for part in ("anna", "sqlite:///jobs.db", "default, hi", "7 coroutines", f"pid      {worker.pid}"):
+    for part in (
+        "anna",
+        f"sqlite:///{shell.directory}/jobs.db",
+        "default, hi",
+        "7 coroutines",
+        f"pid      {worker.pid}",
+    ):
         assert part in banner
     for task, kind in (("jobs.add", "coroutine"), ("jobs.double", "thread"), ("jobs.pid_of", "process")):
         assert re.search(rf"{re.escape(task)} +{kind}\n", banner)

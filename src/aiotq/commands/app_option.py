@@ -23,6 +23,10 @@ T = TypeVar("T")
 BROKER_VARIABLE: Final = "_AIOTQ_BROKER"
 
 
+#: What helps whoever left out a word.
+_WHERE_TO_FIND: Final = {"QUEUE": ": aiotq queues lists them, and one at a time is purged"}
+
+
 class CommandFailed(AioTQError):
     """A command could not do what it was asked to; the text is for the one who asked."""
 
@@ -68,7 +72,7 @@ class Target:
         if len(rest) < len(needed):
             missing = " ".join(needed[len(rest) :])
             taken = f" ({self.app} was taken for the app)" if self.app is not None and self.app in words else ""
-            raise UsageError(f"{missing} is missing{taken}")
+            raise UsageError(f"{missing} is missing{taken}{_WHERE_TO_FIND.get(missing, '')}")
         return rest
 
     def split_many(self, words: Sequence[str | None]) -> list[str]:

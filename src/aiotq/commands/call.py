@@ -11,13 +11,12 @@ import typer
 
 from ..app import AioTQ
 from ..calling.envelopes import declared_places
-from ..exceptions import ResultTimeout
 from ..results.handle import AsyncResult
 from ..tasks.options import CallOptions
 from . import output
-from .app_option import CommandFailed, Target, run
+from .app_option import Target, run
 from .command import command
-from .unclaimed import saying_who_is_missing, why_unclaimed
+from .unclaimed import wait_for
 from .words import Timeout, Wait, read_list, read_object, unknown_task
 
 
@@ -88,12 +87,7 @@ async def _send_and_wait(app: AioTQ, wanted: _Wanted, timeout: float | None, sen
     queues = _queues_of(app, wanted)
     result = await _send(app, wanted)
     sent.append(result)
-    try:
-        async with saying_who_is_missing(app, queues):
-            await result.get(timeout, propagate=False)
-    except ResultTimeout as exc:
-        why = await why_unclaimed(app, queues)
-        raise CommandFailed(f"{exc}: {why}" if why else str(exc)) from exc
+    await wait_for(app, result, queues, timeout)
     if await result.successful():
         print(output.value(await result.info()))
         return

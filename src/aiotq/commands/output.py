@@ -20,7 +20,10 @@ _LEAST: Final = 8
 
 def complain(text: str) -> None:
     """Print a complaint or a warning to stderr."""
-    typer.secho(f"aiotq: {text}", err=True, fg="red" if has_colours(sys.stderr) else None)
+    if has_colours(sys.stderr):
+        typer.secho(f"aiotq: {text}", err=True, fg="red")
+    else:
+        typer.echo(f"aiotq: {text}", err=True)
 
 
 def as_json(found: object) -> None:

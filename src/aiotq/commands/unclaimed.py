@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
-from typing import Final
+from collections.abc import Sequence
+from typing import Any, Final
 
 from ..app import AioTQ
-from ..exceptions import OperationalError
+from ..exceptions import OperationalError, ResultTimeout
+from ..results.handle import AsyncResult
 from ..transport import QueueStats
 from . import output
+from .app_option import CommandFailed
 
 #: Seconds after which a call that nobody took is spoken of.
 _PATIENCE: Final = 1.5
@@ -34,18 +34,23 @@ def unclaimed(stats: QueueStats) -> str:
     return f"nobody has taken it: {waiting} in queue {stats.name!r}; {hint}"
 
 
-@asynccontextmanager
-async def saying_who_is_missing(app: AioTQ, queues: Sequence[str]) -> AsyncGenerator[None, None]:
-    """While this is entered, say once if nobody takes what waits in `queues`."""
+async def wait_for(app: AioTQ, result: AsyncResult[Any], queues: Sequence[str], timeout: float | None) -> None:
+    """Wait until a call to `queues` has ended, saying once if nobody takes it.
 
-    async def watch() -> None:
-        await asyncio.sleep(_PATIENCE)
+    Raises:
+        CommandFailed: it has not ended within `timeout` seconds.
+    """
+    patience = _PATIENCE if timeout is None else min(_PATIENCE, timeout)
+    try:
+        await result.get(patience, propagate=False)
+    except ResultTimeout:
         if why := await why_unclaimed(app, queues):
             output.complain(why)
-
-    async with asyncio.TaskGroup() as group:
-        watching = group.create_task(watch(), name="aiotq.unclaimed")
-        try:
-            yield
-        finally:
-            watching.cancel()
+    else:
+        return
+    try:
+        await result.get(None if timeout is None else timeout - patience, propagate=False)
+    except ResultTimeout as exc:
+        text = f"no result of {result.task_name}[{result.id}] within {timeout:g} s; the task goes on"
+        why = await why_unclaimed(app, queues)
+        raise CommandFailed(f"{text}: {why}" if why else text) from exc

@@ -61,10 +61,10 @@ def run_worker(
                 raise
             logger.critical("the worker failed: %s", exc, exc_info=exc)
             exit_hard(1)
-    if worker.left_uncommitted:
-        logger.critical(
-            "%d finished tasks were not committed: they run again when their leases end", worker.left_uncommitted
-        )
+    if (left := worker.left_uncommitted) > 0:
+        what = "1 finished task was" if left == 1 else f"{left} finished tasks were"
+        again = "it runs again when its lease ends" if left == 1 else "they run again when their leases end"
+        logger.critical("%s not committed: %s", what, again)
         exit_hard(1)
     if worker.left_running or not _threads_ended():
         logger.warning("exiting without waiting for threads that still run")

@@ -25,6 +25,8 @@ _STOPPING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 #: Seconds beyond the grace time for cleaning up, handing back and the last commits. A task that holds the loop or
 #: refuses to be cancelled would keep the process for ever.
 _LAST_RESORT: Final = 45.0
+#: Frames that are told of each thread: the innermost.
+_DEPTH: Final = 8
 
 
 class Signals:
@@ -131,8 +133,7 @@ def standing(worker: Worker, loop: asyncio.AbstractEventLoop, interrupted: Frame
     for name, innermost in threads():
         frame = interrupted if interrupted is not None and name == "MainThread" else innermost
         yield f"  {name}"
-        stack = stack_of_thread(frame)
-        yield from _lines(users_part(stack) or stack[-1:])
+        yield from _lines(stack_of_thread(frame)[-_DEPTH:])
 
 
 def _lines(stack: list[traceback.FrameSummary]) -> Iterator[str]:

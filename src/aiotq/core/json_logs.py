@@ -25,7 +25,9 @@ class JsonFormatter(logging.Formatter):
     (`exception`), and what was logged with `extra=` is an object of that name; `worker` is `label`.
     """
 
-    def __init__(self, *, label: str | None = None, about: Callable[[str | None], Mapping[str, Any]] | None = None) -> None:
+    def __init__(
+        self, *, label: str | None = None, about: Callable[[str | None], Mapping[str, Any]] | None = None
+    ) -> None:
         super().__init__()
         self._label = label
         self._about = about
