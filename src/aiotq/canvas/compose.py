@@ -1,4 +1,4 @@
-"""Making groups, chains and chords: the functions that users call."""
+"""The functions that compose groups, chains and chords."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ Handle = TypeVar("Handle")
 
 
 def _members(option: str, given: Sequence[Any]) -> list[Canvas[Any]]:
-    """Return the parts of a composite: `given`, or what is in it if it is a single iterable."""
+    """Return the parts of a composite: `given`, or the items of a single iterable."""
     if len(given) == 1 and not isinstance(given[0], Canvas):
         given = list(cast("Iterable[Any]", given[0])) if isinstance(given[0], Iterable) else given
     for part in given:
         if not isinstance(part, Canvas):
-            raise CallError(f"{option} is made of signatures (task.s(...), group, chain, chord), not of {part!r}")
+            raise CallError(f"{option} consists of signatures (task.s(...), group, chain, chord), not of {part!r}")
     return list(given)
 
 
@@ -34,7 +34,7 @@ def chain(first: Canvas[Any], second: Canvas[Any], third: Canvas[Any], last: Can
 @overload
 def chain(*steps: Canvas[Any] | Iterable[Canvas[Any]]) -> Canvas[Any]: ...
 def chain(*steps: Any) -> Canvas[Any]:
-    """Return the chain of steps, given one by one or as an iterable: each is called with the value of the one before.
+    """Return the chain of steps, given one by one or as an iterable: each is called with the value of the step before.
 
     result = await chain(add.s(2, 2), add.s(4))()
     assert await result == 8 and await result.parent == 4
@@ -49,7 +49,7 @@ def group(tasks: Iterable[Canvas[AsyncResult[R]]], /) -> Group[R]: ...
 @overload
 def group(*tasks: Canvas[Any] | Iterable[Canvas[Any]]) -> Group[Any]: ...
 def group(*tasks: Any) -> Group[Any]:
-    """Return a group of tasks, given one by one or as an iterable: they run side by side.
+    """Return a group of tasks, given one by one or as an iterable: they run at the same time.
 
     result = await group(add.s(i, i) for i in range(3))()
     assert await result == [0, 2, 4]
@@ -58,13 +58,13 @@ def group(*tasks: Any) -> Group[Any]:
 
 
 class Header:
-    """A chord that wants its body: `await chord(tasks)(body)` sends it."""
+    """A chord without its body: `await chord(tasks)(body)` sends it."""
 
     def __init__(self, header: Group[Any]) -> None:
         self._header = header
 
     async def __call__(self, body: Canvas[Handle], **kwargs: Any) -> Handle:
-        """Send the chord with this body; `kwargs` are further arguments of that."""
+        """Send the chord with this body; `kwargs` are further arguments of the body."""
         return await Chord(self._header, body.clone((), kwargs)).apply_async()
 
 

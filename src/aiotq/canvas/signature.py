@@ -1,6 +1,6 @@
-"""Signatures, chains, groups and chords: descriptions of work, as values that are never changed, only replaced.
+"""Signatures, chains, groups and chords: descriptions of calls, as values that are never changed, only replaced.
 
-Options given to a composite go on at once to the signatures in it that they concern, so only those have any.
+Options of a composite are passed on at once to the signatures that they apply to, so only signatures have options.
 """
 
 from __future__ import annotations
@@ -29,42 +29,42 @@ R_co = TypeVar("R_co", covariant=True)
 Handle = TypeVar("Handle")
 Handle_co = TypeVar("Handle_co", covariant=True)
 
-#: What a failure does to the chain or group that a step stands in: it fails that; the step is as though it had not
-#: been there; its exception stands for its value.
+#: The effect of a step's failure on its chain or group: it fails too; the step is left out; the exception takes the
+#: place of the value.
 WhenFailed = Literal["fail", "skip", "continue"]
 _WHEN_FAILED: Final = ("fail", "skip", "continue")
-#: How a task takes its arguments: in one call; or an iterable's items, each in a call of its own, one after the other.
+#: How a task is called: once; or once for each item of an iterable, one after the other.
 Mode = Literal["once", "map", "starmap"]
-#: Options of a chord that are its header's, and that are its body's; the others are both's.
+#: Options of a chord that apply to its header only, and to its body only; all others apply to both.
 _OF_HEADER: Final = frozenset({"countdown", "eta"})
 _OF_LAST: Final = frozenset({"task_id", "link"})
 
 
 class Sender(Protocol):
-    """All that a signature asks of the app."""
+    """What a signature needs from the app."""
 
     @property
     def bridge(self) -> Bridge:
-        """The way in for code without a loop."""
+        """Runs coroutines for code without a loop."""
         ...
 
     @property
     def links_errors_of_headers(self) -> bool:
-        """Whether error callbacks of a chord are those of its header's tasks too."""
+        """Whether error callbacks of a chord are also added to the tasks of its header."""
         ...
 
     async def send_many(self, signatures: Iterable[Signature[R]]) -> ResultSet[R]:
-        """Send the calls in one round trip; their results in order."""
+        """Send the calls in one round trip; return their results in order."""
         ...
 
     async def send_workflow(self, workflow: Canvas[Handle]) -> Handle:
-        """Send a workflow in one round trip; the handle of its result."""
+        """Send a workflow in one round trip; return its result."""
         ...
 
     async def apply_workflow(
         self, workflow: Canvas[Handle], *, throw: bool | None, root_id: str | None = None
     ) -> Handle:
-        """Run a workflow here, as part of that of `root_id`; the handle of its result, which has ended."""
+        """Run a workflow in this process, as part of the workflow `root_id`; return its result, which has ended."""
         ...
 
     def find_task(self, name: str) -> Callable[..., Any]:
@@ -76,12 +76,12 @@ _default_sender: list[Sender] = []
 
 
 def set_default_sender(sender: Sender) -> None:
-    """Make `sender` the app of what was made of names alone, or of nothing."""
+    """Make `sender` the app of canvases without an app, such as those made from names alone."""
     _default_sender[:] = [sender]
 
 
 class Canvas(abc.ABC, Generic[Handle_co]):
-    """What can be called, now or later, and put together with its like: a signature, chain, group or chord."""
+    """A signature, chain, group or chord: it can be sent, and composed with others."""
 
     __slots__ = ()
     form: ClassVar[Form]
@@ -91,59 +91,59 @@ class Canvas(abc.ABC, Generic[Handle_co]):
     @property
     @abc.abstractmethod
     def app(self) -> Sender | None:
-        """The app it is sent by; None if it was made of names alone."""
+        """The app that sends it; None if it was made from names alone."""
 
     @property
     @abc.abstractmethod
     def parts(self) -> Sequence[Canvas[Any]]:
-        """What it is made of, callbacks not counted."""
+        """Its parts, without callbacks."""
 
     @abc.abstractmethod
     def clone(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Self:
-        """Return it with `args` before its own, and `kwargs` and `options` over its own."""
+        """Return a copy with `args` before its own, and with `kwargs` and `options` replacing its own."""
 
     @abc.abstractmethod
     def link(self, *callbacks: Canvas[Any]) -> Self:
-        """Return it with `callbacks`: each is called with its value when it has succeeded."""
+        """Return a copy with callbacks: each is called with the value after success."""
 
     @abc.abstractmethod
     def link_error(self, *callbacks: Canvas[Any]) -> Self:
-        """Return it with `callbacks` for its failure: each is called with request, exception and traceback.
+        """Return a copy with error callbacks: each is called with request, exception and traceback after a failure.
 
-        One whose task takes a single argument is called with the id of the task that failed.
+        If the callback's task takes a single argument, it is called with the id of the task that failed.
         """
 
     def __or__(self, other: Canvas[Handle]) -> Canvas[Handle]:
-        """Return the chain of the two; what follows a group or chord is (a part of) its body."""
+        """Return the chain of both. After a group `other` is a chord's body; after a chord it extends the body."""
         if not isinstance(cast(object, other), Canvas):
             return NotImplemented
         return cast("Canvas[Handle]", chained((self, other)))
 
     def set(self, **options: Any) -> Self:
-        """Return it with further calling options."""
+        """Return a copy with further options of the call."""
         return self.clone(**options)
 
     def on_error(self, callback: Canvas[Any]) -> Self:
-        """As `link_error`."""
+        """Like `link_error`, with one callback."""
         return self.link_error(callback)
 
     def on_failure(self, what: WhenFailed) -> Self:
-        """Return it with what becomes of the group or chain it stands in when it fails.
+        """Return a copy that sets the effect of its failure on its group or chain.
 
-        "fail" (as without it): that fails too. "continue": the exception stands for its value. "skip": it is as
-        though it had not been there; a group's list is shorter, and a chain goes on with what this step was given.
+        "fail" (the default): the group or chain fails too. "continue": the exception takes the place of the value.
+        "skip": the step is left out. The group's list is shorter; the chain goes on with the previous step's value.
         """
         if what not in _WHEN_FAILED:
             raise InvalidOption(f"on_failure must be one of {', '.join(map(repr, _WHEN_FAILED))}, not {what!r}")
         return cast(Self, replace(cast(Any, self), when_failed=what))
 
     def stamp(self, visitor: StampingVisitor | None = None, append_stamps: bool = False, **stamps: Any) -> Self:
-        """Return it with labels on every call in it, and on their callbacks: `stamps`, and what `visitor` says.
+        """Return a copy with labels on all its calls and callbacks: `stamps`, and those that `visitor` returns.
 
             workflow.stamp(customer=7)
 
-        Tasks see them as `self.request.stamps`, each a list of values; `app.admin.revoke(stamps=...)` revokes by them.
-        They take the place of those that are there already; with `append_stamps` they stand before them.
+        Tasks read them as `self.request.stamps`, each a list of values; `app.admin.revoke(stamps=...)` revokes by them.
+        They replace earlier stamps of the same names. With `append_stamps` the new values come before the earlier ones.
 
         Raises:
             InvalidOption: a stamp has an impossible name.
@@ -152,11 +152,11 @@ class Canvas(abc.ABC, Generic[Handle_co]):
         return cast(Self, stamping.stamped(self, visitor, stamps, append=append_stamps))
 
     async def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        """As `delay`."""
+        """Like `delay`."""
         return await self.apply_async(args, kwargs)
 
     async def delay(self, /, *args: Any, **kwargs: Any) -> Handle_co:
-        """Send it, with further arguments for its first tasks; on return it is in the broker (P1)."""
+        """Send it, with further arguments for its first tasks. On return the broker has accepted it (P1)."""
         return await self.apply_async(args, kwargs)
 
     async def apply_async(
@@ -165,7 +165,7 @@ class Canvas(abc.ABC, Generic[Handle_co]):
         """Send it, with further arguments and options.
 
         Raises:
-            CallError: it can't be sent so; nothing was.
+            CallError: it can't be sent like this; no message was sent.
             PublishTimeout: the broker did not accept it in time.
         """
         return await self._sender().send_workflow(self.clone(args, kwargs, **options))
@@ -178,19 +178,19 @@ class Canvas(abc.ABC, Generic[Handle_co]):
         throw: bool | None = None,
         **options: Any,
     ) -> Handle_co:
-        """Run all of it here, step after step, as workers would; see `Task.apply`.
+        """Run all of it in this process, step after step, by the rules of a worker; see `Task.apply`.
 
-        Its result has ended: an `EagerResult`, and of a group a `GroupResult` of such. `throw` raises what it ends
-        with, when all has run; how a callback ends is in the log.
+        The returned result has ended: an `EagerResult`, or a `GroupResult` of these. `throw` raises its exception after
+        all steps have run. Failures of callbacks are logged.
 
         Raises:
-            CallError: it can't be run so; nothing was.
+            CallError: it can't run like this; no step ran.
         """
         check_options_here(shown(self), options)
         return await self._sender().apply_workflow(self.clone(args, kwargs, **options), throw=throw)
 
     def graph(self) -> Graph:
-        """Return what it is made of, to be looked at: `print(canvas.graph().text())`."""
+        """Return its graph: `print(canvas.graph().text())`."""
         graph: Graph = importlib.import_module(".drawn", __package__).graph_of(self)  # few processes draw any
         return graph
 
@@ -208,13 +208,14 @@ class Canvas(abc.ABC, Generic[Handle_co]):
 
 @value
 class Signature(Canvas[AsyncResult[R_co]]):
-    """A task's name with arguments and options for one call of it.
+    """Describes one call: a task's name with arguments and options.
 
         add.s(2, 2)                    # add(2, 2)
         await add.s(2).delay(8)        # add(8, 2): arguments given later come first
         add.s(2, 2) | mul.s(8)         # mul(add(2, 2), 8)
 
-    An `immutable` one (`si`) takes no further arguments. Calling it calls the task here, as calling the task does.
+    An `immutable` signature (`si`) takes no further arguments. Calling a signature calls the task in this process, like
+    calling the task itself.
     """
 
     task: str
@@ -235,7 +236,7 @@ class Signature(Canvas[AsyncResult[R_co]]):
         return f"{self.task}({', '.join(arguments)})"
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        """Call the task, here and now, with further arguments."""
+        """Call the task in this process, with further arguments."""
         whole = self.clone(args, kwargs)
         if self.mode != "once":
             raise CallError(f"{self!r} is called item by item: send it, or use apply()")
@@ -251,7 +252,7 @@ class Signature(Canvas[AsyncResult[R_co]]):
 
     @property
     def id(self) -> str | None:
-        """The id that its call will have, if that is fixed."""
+        """The id that its call will have, if it is fixed already."""
         return self.options.get("task_id")
 
     def clone(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Self:
@@ -277,9 +278,9 @@ class Signature(Canvas[AsyncResult[R_co]]):
 
 @value
 class Chain(Canvas[Handle_co]):
-    """Steps, each called with the value of the one before; made by `chain` and `|`.
+    """Steps, each called with the value of the step before; made by `chain` and `|`.
 
-    There are no chains in `tasks` (but for those with an `on_failure` of their own), and nothing follows a group.
+    `tasks` has no chains (except those with an `on_failure` of their own), and no step after a group: that is a chord.
     """
 
     form: ClassVar[Form] = "chain"
@@ -299,7 +300,7 @@ class Chain(Canvas[Handle_co]):
         return self.tasks
 
     def clone(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Self:
-        """Return it with arguments and options for its first task; `task_id` and `link` are the last's."""
+        """Return a copy with arguments and options for its first task; `task_id` and `link` go to the last one."""
         if not (args or kwargs or options):
             return self
         self._refuse_empty()
@@ -326,12 +327,12 @@ class Chain(Canvas[Handle_co]):
 
 @value
 class Group(Canvas[GroupResult[R_co]]):
-    """Tasks and workflows that run side by side; made by `group`. Its value is the list of theirs, in order."""
+    """Tasks and workflows that run at the same time; made by `group`. Its value is the list of their values."""
 
     form: ClassVar[Form] = "group"
     tasks: tuple[Canvas[Any], ...]
     id: str | None = None
-    when_failed: WhenFailed = "fail"  #: always: what is said of a group is said of its tasks
+    when_failed: WhenFailed = "fail"  #: always: a group passes `on_failure` on to its tasks
 
     def __repr__(self) -> str:
         return f"group({list(self.tasks)!r})"
@@ -348,7 +349,7 @@ class Group(Canvas[GroupResult[R_co]]):
         return self.tasks
 
     def clone(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Self:
-        """Return it with arguments and options for each of its tasks; `task_id` is its own."""
+        """Return a copy with arguments and options for each of its tasks; `task_id` is the group's own id."""
         if not (args or kwargs or options):
             return self
         group_id = options.pop("task_id", self.id)
@@ -357,7 +358,7 @@ class Group(Canvas[GroupResult[R_co]]):
         return replace(self, tasks=tuple(task.clone(args, kwargs, **options) for task in self.tasks), id=group_id)
 
     def on_failure(self, what: WhenFailed) -> Self:
-        """Return it with this for each of its tasks that says nothing of its own."""
+        """Return a copy with this for each of its tasks without an `on_failure` of its own."""
         return replace(
             self, tasks=tuple(task if task.when_failed != "fail" else task.on_failure(what) for task in self.tasks)
         )
@@ -376,19 +377,19 @@ class Group(Canvas[GroupResult[R_co]]):
 
 @value
 class Chunks(Group[R_co]):
-    """A task's many calls, some of them in each message; made by `Task.chunks`."""
+    """Many calls of a task, several in each message; made by `Task.chunks`."""
 
     def __repr__(self) -> str:
         return f"group({list(self.tasks)!r})"
 
     def group(self) -> Group[R_co]:
-        """Return the group of them."""
+        """Return it as a plain group."""
         return Group(self.tasks, self.id)
 
 
 @value
 class Chord(Canvas[Handle_co]):
-    """A group, and a body that is called once with the list of its values; made by `chord`, and by `group | body`."""
+    """A group (the header), and a body that is called once with the list of its values; made by `chord` and `|`."""
 
     form: ClassVar[Form] = "chord"
     header: Group[Any]
@@ -418,10 +419,10 @@ class Chord(Canvas[Handle_co]):
         return self.header, self.body
 
     def clone(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Self:
-        """Return it with arguments for each task of its header.
+        """Return a copy with arguments for each task of its header.
 
-        `task_id` and `link` are the body's, `countdown` and `eta` the header's, other options both's; `link_error` as
-        the setting `task_allow_error_cb_on_chord_header` says.
+        `task_id` and `link` go to the body, `countdown` and `eta` to the header, other options to both. `link_error`
+        goes to the body, and to the header too if the setting `task_allow_error_cb_on_chord_header` is True.
         """
         if not (args or kwargs or options):
             return self
@@ -442,7 +443,7 @@ class Chord(Canvas[Handle_co]):
 
 
 def chained(steps: Iterable[Canvas[Any]]) -> Canvas[Any]:
-    """Return the chain of `steps`; one of them alone is itself."""
+    """Return the chain of `steps`; a single step is returned as it is."""
     flat: list[Canvas[Any]] = []
     for given in steps:
         for step in given.tasks if isinstance(given, Chain) and given.when_failed == "fail" else (given,):
@@ -457,10 +458,10 @@ def chained(steps: Iterable[Canvas[Any]]) -> Canvas[Any]:
 
 
 def as_callbacks(option: str, given: object) -> list[Canvas[Any]]:
-    """Return the one or many callbacks `given` for `option` as a list.
+    """Return the callbacks `given` for `option`, one or many, as a list.
 
     Raises:
-        InvalidOption: they are no signatures.
+        InvalidOption: one of them is not a signature.
     """
     if given is None:
         return []

@@ -1,7 +1,7 @@
-"""The contract of a commit: outcome, settlement, arrivals and what follows are one step (P3).
+"""The contract of a commit: outcome, settlement, arrivals at joins and next messages are written in one step (P3).
 
-Atomic where broker, records and ledger are one (memory, one SQLite file, one Redis), ordered and idempotent elsewhere
-(`ordered`).
+The step is atomic if broker, records and ledger are one system (memory, one SQLite file, one Redis), and ordered and
+idempotent otherwise (`ordered`).
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from ..wire.message import Envelope
 
 @value
 class Finish:
-    """All that one finished task does to the world. `delivery` None: a workflow is sent, none is settled."""
+    """All that is written when a task ends. `delivery` None: a workflow is sent, and no delivery is settled."""
 
     delivery: Delivery | None
     settlement: Settlement = ACK
     record: Record | None = None
     envelopes: tuple[Envelope, ...] = ()
     joining: JoinChanges = NO_JOIN_CHANGES
-    further: tuple[Record, ...] = ()  #: of tasks that will never run because of how this one ended
+    further: tuple[Record, ...] = ()  #: records of tasks that will never run because this one failed
 
 
 @value
 class Committed:
-    """It is done, now and for ever."""
+    """The finish has been written."""
 
 
 @value
 class LostLease:
-    """The delivery is somebody else's by now; nothing of this finish was done."""
+    """The lease of the delivery was lost; nothing of this finish was written."""
 
 
 COMMITTED: Final = Committed()
@@ -46,14 +46,14 @@ LEASE_LOST: Final = LostLease()
 
 @value
 class Admission:
-    """What of an intake batch may start, and what was revoked before it could (to be finished as REVOKED)."""
+    """The deliveries of an intake batch that may start, and those that were revoked (to be finished as REVOKED)."""
 
     run: Sequence[Delivery]
     revoked: Sequence[Delivery] = ()
 
 
 def admission(deliveries: Sequence[Delivery], revoked: Collection[str]) -> Admission:
-    """Sort out which of `deliveries` are among the `revoked` (see `results.revocations`)."""
+    """Separate those of `deliveries` that are `revoked` (see `results.revocations`)."""
     if not revoked:
         return Admission(deliveries)
     run: list[Delivery] = []
@@ -64,12 +64,12 @@ def admission(deliveries: Sequence[Delivery], revoked: Collection[str]) -> Admis
 
 
 def keys_of_all(deliveries: Sequence[Delivery]) -> list[str]:
-    """Return all that may revoke one of `deliveries`."""
+    """Return the keys of all revocations that would apply to one of `deliveries`."""
     return list({key: None for delivery in deliveries for key in keys_of(delivery.message)})
 
 
 async def admitted(ledger: Ledger, deliveries: Sequence[Delivery]) -> Admission:
-    """Ask `ledger` which of `deliveries` are revoked: mostly none is, and then little is asked."""
+    """Ask `ledger` which of `deliveries` are revoked. Without any revocation one small request is enough."""
     if not deliveries or not await ledger.has_revocations():
         return Admission(deliveries)
     return admission(deliveries, await ledger.revoked(keys_of_all(deliveries)))
@@ -78,34 +78,34 @@ async def admitted(ledger: Ledger, deliveries: Sequence[Delivery]) -> Admission:
 class Committer(abc.ABC):
     """Writes finishes to a broker, a record store and a ledger."""
 
-    #: Whose leases `renew` renews: the worker's consumer, once it has one. Who only sends has none.
+    #: The worker's consumer, whose leases `renew` renews. A process that only sends has none.
     consumer: Consumer | None = None
 
     @abc.abstractmethod
     async def admit(self, deliveries: Sequence[Delivery]) -> Admission:
-        """Sort out an intake batch before it starts.
+        """Decide which deliveries of an intake batch may start.
 
-        What ran before and only lost its acknowledgement is settled here and not returned; what a live
-        worker runs is given back for later and not returned.
+        A delivery that ran before and only lost its acknowledgement is settled here and not returned. A delivery that
+        another live worker runs is handed back with a delay and not returned.
         """
 
     def renew(self, held: Collection[Delivery]) -> Collection[Delivery]:
-        """Renew the leases of `held`, return the lost. Blocking: called by the heartbeat thread (P2).
+        """Renew the leases of `held` and return the lost ones. Blocking: the heartbeat thread calls it (P2).
 
         Raises:
-            ConnectionLost: unknown whether they were renewed.
+            ConnectionLost: the leases may or may not have been renewed.
         """
         return self.consumer.renew(held) if self.consumer is not None else ()
 
     async def commit(self, group: Sequence[Finish]) -> Sequence[Committed | LostLease]:
-        """Do all of `group`, answering for each; one lost lease never fails its neighbours.
+        """Write all finishes of `group`, and answer for each. One lost lease never fails the others.
 
-        Records are pushed to whoever waits for them. Repeating a group after a lost reply changes nothing (an
-        item done the first time may answer `LostLease`, its lease being settled).
+        Records are pushed to the callers that wait for them. Repeating a group after a lost reply has no further effect
+        (a finish that was written the first time may answer `LostLease`, since its lease is settled).
 
         Raises:
-            ConnectionLost: unknown what was done; repeat it.
-            ValueError: one can't be written; nothing was done.
+            ConnectionLost: some may have been written; repeat the group.
+            ValueError: one of them can't be written; none was.
         """
         for finish in group:
             check_join_changes(finish.joining, finish.record)
@@ -113,4 +113,4 @@ class Committer(abc.ABC):
 
     @abc.abstractmethod
     async def _commit(self, group: Sequence[Finish]) -> Sequence[Committed | LostLease]:
-        """As `commit`, of one finish or more that can be written."""
+        """Write `group`, which is not empty and has been checked; see `commit`."""

@@ -1,4 +1,4 @@
-"""The handles callers hold: `AsyncResult`, its plain twin `SyncResult`, and `EagerResult`."""
+"""The results of single calls: `AsyncResult`, `SyncResult` for code without a loop, and `EagerResult`."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ if TYPE_CHECKING:
 
 R_co = TypeVar("R_co", covariant=True)
 
-#: State changes kept for a reader of `updates` who is slow.
+#: State changes that are kept for a slow reader of `updates`.
 _BACKLOG: Final = 1000
 
 OnMessage = Callable[[dict[str, Any]], Any]
 
-#: Seconds a revocation is remembered beyond the task's due time, unless results live longer.
+#: Seconds for which a revocation is kept after the task's due time, unless results are kept longer.
 _REVOCATION_TIME: Final = 86_400.0
-#: The same for a handle made from an id, which does not know when its task is due.
+#: The same for a result made from an id, which does not know when its task is due.
 LONG_REVOCATION: Final = 366 * 86_400.0
 
 
 @value
 class Reader:
-    """What a handle needs of a connected app."""
+    """The parts of a connected app that a result uses."""
 
     records: RecordStore
     ledger: Ledger
@@ -51,19 +51,19 @@ class Reader:
     result_expires: float
 
     async def forget(self, ids: Sequence[str]) -> None:
-        """Delete what is known of these tasks: their outcomes, and that they ran."""
+        """Delete the outcomes of these tasks, and the claims that say that they ran."""
         await self.ledger.forget(ids)
         await self.records.forget(ids)
 
 
 class Readers(Protocol):
-    """All that a handle asks of the app."""
+    """What a result needs from the app."""
 
     @property
     def bridge(self) -> Bridge: ...
 
     async def reader(self) -> Reader:
-        """Return what reads results in the running loop, connecting if need be."""
+        """Return the reader of results in the running loop; connect if there is no connection yet."""
         ...
 
     def now(self) -> float:
@@ -73,7 +73,7 @@ class Readers(Protocol):
 
 @value
 class Update:
-    """One state change of a task: `info` is the value, the exception, or what `update_state` was given."""
+    """One state change of a task: `info` is the value, the exception, or the argument of `update_state`."""
 
     state: str
     info: Any
@@ -81,15 +81,15 @@ class Update:
 
 
 class AsyncResult(Generic[R_co]):
-    """What became of one call. Await it for the task's return value, or the exception it raised.
+    """The result of one call. Awaiting it returns the task's value or raises the task's exception.
 
     result = await add.delay(2, 2)
     assert await result == 4
     """
 
     __slots__ = ("_document", "_due", "_ignored", "_knows_due", "_readers", "id", "parent", "reply_to", "task_name")
-    _frames: TracebackType | None = None  #: where the exception came from, if that was here
-    is_eager: ClassVar[bool] = False  #: whether its task ran where it was called, so that no store knows it
+    _frames: TracebackType | None = None  #: the traceback of the exception, if the task ran in this process
+    is_eager: ClassVar[bool] = False  #: whether the task ran in the calling process, so that no store has its result
 
     def __init__(
         self,
@@ -108,7 +108,7 @@ class AsyncResult(Generic[R_co]):
         self._readers = readers
         self.reply_to = reply_to  #: the address that its result is pushed to
         self._due = due
-        self._knows_due = task_name is not None  # a handle of a call, and not one made from an id
+        self._knows_due = task_name is not None  # made by a call, and not from an id
         self._ignored = ignored
         self._document: Document | None = None
 
@@ -126,12 +126,12 @@ class AsyncResult(Generic[R_co]):
 
     @property
     def is_known(self) -> bool:
-        """Whether this handle has seen its task end, so that awaiting it takes no time."""
+        """Whether this object already has the outcome, so that awaiting it returns at once."""
         return self._ignored or self._document is not None
 
     @property
     def document(self) -> Document | None:
-        """How its task ended, if this handle has seen that."""
+        """The outcome, if this object already has it."""
         return self._document
 
     @property
@@ -154,16 +154,16 @@ class AsyncResult(Generic[R_co]):
         propagate: bool = True,
         on_message: OnMessage | None = None,
     ) -> R_co | BaseException:
-        """Return the task's value, waiting up to `timeout` seconds (None: as long as it takes).
+        """Return the task's value, waiting up to `timeout` seconds (None: without a limit).
 
-        `propagate=False` returns the task's exception instead of raising it. `on_message` (plain or coroutine) is
-        called with each state change in Celery's form (`{"status": …, "result": …, …}`). A call with
-        `ignore_result` gives None. Waiting in a task lends its slot to another one. An id that nobody sent waits
-        for ever: states are not known before a task begins.
+        `propagate=False` returns the task's exception instead of raising it. `on_message` (a function or coroutine
+        function) is called with each state change in Celery's form (`{"status": …, "result": …, …}`). A call with
+        `ignore_result` returns None. A task that waits here lends its slot to another task. Waiting for an id that was
+        never sent does not end: nothing is stored before a task begins.
 
         Raises:
-            ResultTimeout: no result in time; the task goes on.
-            Exception: what the task raised; as `RemoteError` if its type is not loaded here.
+            ResultTimeout: the task did not end in time; it goes on.
+            Exception: the task's exception; a `RemoteError` if its class is not loaded in this process.
         """
         document = self._document
         if not self.is_known:
@@ -183,7 +183,7 @@ class AsyncResult(Generic[R_co]):
     wait = get
 
     def seen(self, *, propagate: bool = True) -> R_co | BaseException:
-        """Return at once what `get` does, of a task that this handle has seen end (`is_known`)."""
+        """Like `get`, without waiting, for an outcome that this object already has (`is_known`)."""
         return self._told(self._document, propagate)
 
     def _told(self, document: Document | None, propagate: bool) -> R_co | BaseException:
@@ -195,16 +195,16 @@ class AsyncResult(Generic[R_co]):
         return cast(R_co, document.result)
 
     async def look(self) -> Update:
-        """Return the task's state and what belongs to it, in one look."""
+        """Return the task's state with its value, exception or progress, in one request."""
         document = await self._present()
         return Update(document.state, document.result, states.is_ready(document.state))
 
     async def state(self) -> str:
-        """Return the task's state; PENDING for an id that nothing is known of."""
+        """Return the task's state; PENDING if nothing is stored under the id."""
         return (await self._present()).state
 
     async def ready(self) -> bool:
-        """Whether the task has ended, in whatever way."""
+        """Whether the task has ended, with any outcome."""
         return states.is_ready((await self._present()).state)
 
     async def successful(self) -> bool:
@@ -216,11 +216,11 @@ class AsyncResult(Generic[R_co]):
         return (await self._present()).state == states.FAILURE
 
     async def info(self) -> Any:
-        """Return the value, the exception, or what a running task told with `update_state`."""
+        """Return the value, the exception, or the argument of the running task's `update_state`."""
         return (await self._present()).result
 
     async def traceback(self) -> str | None:
-        """Return the text of the traceback in the worker, if the task failed."""
+        """Return the worker's traceback as text, if the task failed."""
         return (await self._present()).traceback
 
     async def date_done(self) -> datetime | None:
@@ -228,60 +228,60 @@ class AsyncResult(Generic[R_co]):
         return (await self._present()).date_done
 
     async def name(self) -> str | None:
-        """Return the task's name, when its state is known."""
+        """Return the task's name, if a state is stored."""
         return (await self._present()).name
 
     async def worker(self) -> str | None:
-        """Return the name of the worker that runs it or ran it."""
+        """Return the name of the worker that runs or ran the task."""
         return (await self._present()).worker
 
     async def args(self) -> tuple[Any, ...] | None:
-        """Return what it was called with; kept with `result_extended`, if a run of it began."""
+        """Return the positional arguments; stored with `result_extended`, if a run began."""
         return (await self._present()).called.args
 
     async def kwargs(self) -> Mapping[str, Any] | None:
-        """Return what it was called with by name; as `args`."""
+        """Return the keyword arguments; stored as `args` are."""
         return (await self._present()).called.kwargs
 
     async def retries(self) -> int | None:
-        """Return how often it was retried; kept with `result_extended`."""
+        """Return the number of retries; stored with `result_extended`."""
         return (await self._present()).called.retries
 
     async def queue(self) -> str | None:
-        """Return the queue it came from; kept with `result_extended`."""
+        """Return the queue of the message; stored with `result_extended`."""
         return (await self._present()).called.queue
 
     async def stamps(self) -> Mapping[str, Sequence[Any]] | None:
-        """Return its stamps, if it has any; kept with `result_extended`."""
+        """Return the stamps, if there are any; stored with `result_extended`."""
         return (await self._present()).called.stamps
 
     async def children(self) -> list[AsyncResult[Any]]:
-        """Return the results of the tasks which this one sent."""
+        """Return the results of the calls that this task made."""
         return [AsyncResult(str(child), self._readers) for child in (await self._present()).children]
 
     async def graph(self) -> Graph:
-        """Return its workflow as far as it leads here, with callbacks and what its tasks have sent, and their states.
+        """Return its workflow up to this step, with callbacks, calls made by its tasks, and all their states.
 
             print((await result.graph()).text())
 
-        Through a handle that was made from an id, what the records of its tasks tell of each other.
+        For a result that was made from an id, the graph is built from the stored records.
         """
         return await seen_graph(self, self._readers)
 
     async def progress(self) -> AsyncGenerator[Progress, None]:
-        """Yield how many tasks of its workflow have ended, now and whenever that changes, up to the end of all.
+        """Yield how many tasks of its workflow have ended: at once, at each change, and when all have ended.
 
             async for now in result.progress():
                 print(f"{now.ended} of {now.total}, {now.failed} failed")
 
-        A chain that fails is over: its later steps count as failed. Tasks whose results are ignored don't count.
+        The later steps of a chain that failed count as failed. Tasks with ignored results don't count.
         """
         async with aclosing(progress_in_task(self, self._readers)) as changes:
             async for now in changes:
                 yield now
 
     async def updates(self) -> AsyncIterator[Update]:
-        """Yield the present state and then each change as it happens, up to the last."""
+        """Yield the present state, and then each change until the task has ended."""
         reader = await self._readers.reader()
         async with reader.waiting.records([self.id], elsewhere=self.elsewhere(reader), size=_BACKLOG) as records:
             last: Record | None = None
@@ -293,18 +293,17 @@ class AsyncResult(Generic[R_co]):
                     yield Update(document.state, document.result, states.is_ready(document.state))
 
     async def forget(self) -> None:
-        """Delete what the store knows of the task."""
+        """Delete the task's stored result and state."""
         reader = await self._readers.reader()
         await reader.forget([self.id])
         self._document = None
 
     async def revoke(self, *, terminate: bool = False) -> None:
-        """See to it that the task does not run: it ends as REVOKED when a worker comes to it (P8).
+        """Revoke the call: a worker that gets it ends it as REVOKED and does not run it (P8).
 
-        `terminate=True` also cancels it where it runs: a coroutine at its next await, a process task by killing
-        its process; a function in a thread can't be stopped and goes on. The revocation is remembered for a day (or
-        as long as results are, if that is more) beyond the time the task is due; through a handle that was made
-        from an id, for a year.
+        `terminate=True` also cancels it while it runs: a coroutine at its next await, a process task by killing its
+        process. A function in a thread can't be stopped and goes on. The revocation is kept for a day after the task's
+        due time (or as long as results are kept, if that is longer); for a result that was made from an id, for a year.
         """
         reader = await self._readers.reader()
         now = self._readers.now()
@@ -348,11 +347,11 @@ class AsyncResult(Generic[R_co]):
         return self._document
 
     def see(self, document: Document) -> None:
-        """Take `document` for how the task ended."""
+        """Take `document` as the outcome of the task."""
         self._document = document
 
     def elsewhere(self, reader: Reader) -> tuple[str, ...]:
-        """Return this id, if its records go to another process, and nothing otherwise."""
+        """Return the id if its records are pushed to another process, else nothing."""
         return (self.id,) if is_elsewhere(reader, self) else ()
 
     async def _tell(self, reader: Reader, on_message: OnMessage) -> Document:
@@ -373,13 +372,13 @@ class AsyncResult(Generic[R_co]):
 
 
 async def seen_graph(handle: Handle, readers: Readers) -> Graph:
-    """Return the workflow of `handle`. What draws it is loaded with the first: few processes look at workflows."""
+    """Return the workflow of `handle`. The module is imported at the first call: few processes draw graphs."""
     graph: Graph = await importlib.import_module(".drawn", __package__).graph_of(handle, readers.reader)
     return graph
 
 
 async def progress_in_task(handle: Handle, readers: Readers) -> AsyncGenerator[Progress, None]:
-    """Yield how far the workflow of `handle` is; a task that waits for this lends its slot meanwhile."""
+    """Yield the progress of the workflow of `handle`; a task that waits here lends its slot to another task."""
     slot = running_request.get().slot
     if slot is not None:
         slot.lend()
@@ -394,12 +393,12 @@ async def progress_in_task(handle: Handle, readers: Readers) -> AsyncGenerator[P
 
 
 def is_elsewhere(source: Pushed, call: Call) -> bool:
-    """Whether the records of `call` go to another process than this one."""
+    """Whether the records of `call` are pushed to another process."""
     return not isinstance(call, AsyncResult) or call.reply_to != source.records.address
 
 
 class EagerResult(AsyncResult[R_co]):
-    """The result of a call that was run where it was made (`apply`, `task_always_eager`): it has ended already."""
+    """The result of a call that ran in the calling process (`apply`, `task_always_eager`): the task has ended."""
 
     __slots__ = ("_frames",)
     is_eager = True
@@ -423,18 +422,18 @@ class EagerResult(AsyncResult[R_co]):
         return f"<EagerResult: {self.id}>"
 
     async def updates(self) -> AsyncIterator[Update]:
-        """Yield how it ended."""
+        """Yield the final state."""
         yield await self.look()
 
     async def forget(self) -> None:
-        """Do nothing: the result is here."""
+        """Do nothing: no store has the result."""
 
     async def revoke(self, *, terminate: bool = False) -> None:
         """Do nothing: the task has run."""
 
 
 class SyncResult(Generic[R_co]):
-    """An `AsyncResult` for code without a loop: the same names, not awaited."""
+    """An `AsyncResult` for code without a loop: the same methods, as plain functions."""
 
     def __init__(self, result: AsyncResult[R_co], bridge: Bridge) -> None:
         self._result = result
@@ -446,7 +445,7 @@ class SyncResult(Generic[R_co]):
 
     @property
     def parent(self) -> SyncResult[Any] | SyncGroupResult[Any] | None:
-        """The result of what went before it in its chain."""
+        """The result of the step before it in its chain."""
         parent = self._result.parent
         return None if parent is None else parent.sync
 
@@ -461,7 +460,7 @@ class SyncResult(Generic[R_co]):
     def get(
         self, timeout: float | None = None, *, propagate: bool = True, on_message: OnMessage | None = None
     ) -> R_co | BaseException:
-        """As `AsyncResult.get`."""
+        """Like `AsyncResult.get`."""
 
         async def get() -> R_co | BaseException:
             return await self._result.get(timeout, propagate=propagate, on_message=on_message)

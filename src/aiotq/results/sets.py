@@ -1,4 +1,4 @@
-"""Handles of many calls: `ResultSet`, and `GroupResult`, which nests as its group does."""
+"""The results of many calls: `ResultSet`, and `GroupResult`, which is nested as its group is."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 R_co = TypeVar("R_co", covariant=True)
 
 
-#: Seconds for which a saved group's shape is kept at least.
+#: Least seconds for which the shape of a saved group is kept.
 _SHAPE_KEPT: Final = 86_400.0
 
 
 class ResultSet(Sequence[AsyncResult[R_co]]):
-    """The results of many calls, in the order of the calls. Await it for the list of their values.
+    """The results of many calls, in the order of the calls. Awaiting it returns the list of their values.
 
     results = await app.send_many(add.s(i, i) for i in range(10))
     assert await results == [0, 2, 4, 6, 8, 10, 12, 14, 16, 18]
@@ -77,7 +77,7 @@ class ResultSet(Sequence[AsyncResult[R_co]]):
     async def wait(
         self, timeout: float | None = None, *, propagate: bool = False, tolerated: frozenset[str] = frozenset()
     ) -> None:
-        """Return when all have ended; with `propagate` raise the first failure (but for those of ids in `tolerated`).
+        """Return when all have ended. With `propagate` raise the first failure, except for ids in `tolerated`.
 
         Raises:
             ResultTimeout: not all ended within `timeout` seconds; the tasks go on.
@@ -97,14 +97,14 @@ class ResultSet(Sequence[AsyncResult[R_co]]):
             raise ResultTimeout(f"{missing} of {len(self)} results did not come within {timeout:g} s") from None
 
     async def as_completed(self) -> AsyncGenerator[AsyncResult[R_co], None]:
-        """Yield each result when its task has ended; awaiting it then takes no time."""
+        """Yield each result when its task has ended; awaiting it then returns at once."""
         async with aclosing(self._completed()) as completed:
             async for results in completed:
                 for result in results:
                     yield result
 
     async def _completed(self) -> AsyncGenerator[list[AsyncResult[R_co]], None]:
-        """Yield results whose tasks have ended, as many as there are."""
+        """Yield lists of results whose tasks have ended."""
         yield [result for result in self if result.is_known]
         pending: dict[str, list[AsyncResult[R_co]]] = {}
         for result in self:
@@ -153,7 +153,7 @@ class ResultSet(Sequence[AsyncResult[R_co]]):
         return not await self.ready()
 
     async def states(self) -> list[str]:
-        """Return the state of each task, in one look."""
+        """Return the state of each task, in one request."""
         unknown = [result for result in self if not result.is_known]
         if unknown:
             reader = await self._readers.reader()
@@ -170,18 +170,18 @@ class ResultSet(Sequence[AsyncResult[R_co]]):
         ]
 
     async def forget(self) -> None:
-        """Delete what the store knows of the tasks."""
+        """Delete the stored results and states of the tasks."""
         ids = [result.id for result in self if not result.is_eager]
         if ids:
             await (await self._readers.reader()).forget(ids)
 
     async def revoke(self, *, terminate: bool = False) -> None:
-        """See to it that none of the tasks runs; see `AsyncResult.revoke`."""
+        """Revoke all of the calls; see `AsyncResult.revoke`."""
         await asyncio.gather(*(result.revoke(terminate=terminate) for result in self))
 
 
 class GroupResult(Generic[R_co]):
-    """What became of a group: a list of handles, nested as the group was. Await it for the list of their values.
+    """The result of a group: its members' results, nested as the group is. Awaiting it returns the list of values.
 
     result = await group(add.s(i, i) for i in range(3))()
     assert await result == [0, 2, 4]
@@ -200,7 +200,7 @@ class GroupResult(Generic[R_co]):
         self.results = list(results)
         self.parent = parent
         self._readers = readers
-        #: What becomes of the list when that member fails: "fail", "skip" or "continue".
+        #: For each member the effect of its failure on the group: "fail", "skip" or "continue".
         self.when_failed = tuple(when_failed) or ("fail",) * len(self.results)
 
     def __await__(self) -> Generator[Any, Any, list[R_co]]:
@@ -231,12 +231,12 @@ class GroupResult(Generic[R_co]):
 
     @property
     def children(self) -> list[AsyncResult[Any] | GroupResult[Any]]:
-        """The members' handles."""
+        """The members' results."""
         return self.results
 
     @property
     def members(self) -> ResultSet[Any]:
-        """The handles of all its tasks, those of groups in it too, in order."""
+        """The results of all its tasks in order, including those of nested groups."""
         return ResultSet(self._leaves(), self._readers)
 
     @overload
@@ -259,7 +259,7 @@ class GroupResult(Generic[R_co]):
     join = get
 
     def as_completed(self) -> AsyncGenerator[AsyncResult[Any], None]:
-        """Yield the handle of each of its tasks when that has ended; awaiting it then takes no time."""
+        """Yield the result of each task when it has ended; awaiting it then returns at once."""
         return self.members.as_completed()
 
     async def completed_count(self) -> int:
@@ -283,7 +283,7 @@ class GroupResult(Generic[R_co]):
         return await self.members.waiting()
 
     async def graph(self) -> Graph:
-        """Return its workflow, with the states of its tasks; see `AsyncResult.graph`."""
+        """Return its workflow with the states of the tasks; see `AsyncResult.graph`."""
         return await seen_graph(self, self._readers)
 
     async def progress(self) -> AsyncGenerator[Progress, None]:
@@ -293,17 +293,17 @@ class GroupResult(Generic[R_co]):
                 yield now
 
     async def revoke(self, *, terminate: bool = False) -> None:
-        """See to it that none of its tasks runs; see `AsyncResult.revoke`."""
+        """Revoke all of its calls; see `AsyncResult.revoke`."""
         await self.members.revoke(terminate=terminate)
 
     async def forget(self) -> None:
-        """Delete what the store knows of its tasks, and of itself if it was saved."""
+        """Delete the stored results of its tasks, and its own shape if it was saved."""
         ids = [result.id for result in self._leaves() if not result.is_eager]
         if ids or not self.results:
             await (await self._readers.reader()).forget([self.id, *ids])
 
     async def save(self) -> None:
-        """Keep its shape in the store, as long as results are kept, so that `restore` finds it by its id."""
+        """Store its shape for as long as results are kept, so that `restore` finds it by its id."""
         reader = await self._readers.reader()
         now = self._readers.now()
         expires = now + max(reader.result_expires, _SHAPE_KEPT)
@@ -312,7 +312,7 @@ class GroupResult(Generic[R_co]):
 
     @classmethod
     async def restore(cls, group_id: str, app: Readers) -> Self | None:
-        """Return the group that was saved under `group_id`; None if there is none (any more)."""
+        """Return the group that was saved under `group_id`; None if there is none or it has expired."""
         reader = await app.reader()
         (record,) = await reader.records.get([group_id])
         if record is None:
@@ -330,7 +330,7 @@ class GroupResult(Generic[R_co]):
                 yield result
 
     def _tolerated(self) -> Iterator[str]:
-        """Yield the ids of tasks whose failure is not the group's."""
+        """Yield the ids of tasks whose failure does not fail the group."""
         for result, when_failed in zip(self.results, self.when_failed, strict=True):
             if isinstance(result, GroupResult):
                 yield from result._tolerated() if when_failed == "fail" else (leaf.id for leaf in result._leaves())
@@ -338,7 +338,7 @@ class GroupResult(Generic[R_co]):
                 yield result.id
 
     async def _values(self, otherwise: str) -> list[Any]:
-        """Return the values; `otherwise` says what becomes of failed members that say nothing of their own."""
+        """Return the values; `otherwise` applies to failed members without a policy of their own."""
         values: list[Any] = []
         for result, own in zip(self.results, self.when_failed, strict=True):
             when_failed = otherwise if own == "fail" else own
@@ -352,7 +352,7 @@ class GroupResult(Generic[R_co]):
 
 
 class SyncGroupResult(Generic[R_co]):
-    """A `GroupResult` for code without a loop: the same names, not awaited."""
+    """A `GroupResult` for code without a loop: the same methods, as plain functions."""
 
     def __init__(self, result: GroupResult[R_co], bridge: Bridge) -> None:
         self._result = result
@@ -367,12 +367,12 @@ class SyncGroupResult(Generic[R_co]):
 
     @property
     def results(self) -> list[SyncResult[Any] | SyncGroupResult[Any]]:
-        """The members' handles."""
+        """The members' results."""
         return [member.sync for member in self._result]
 
     @property
     def parent(self) -> SyncResult[Any] | SyncGroupResult[Any] | None:
-        """The result of what went before it in its chain."""
+        """The result of the step before it in its chain."""
         parent = self._result.parent
         return None if parent is None else parent.sync
 
@@ -381,7 +381,7 @@ class SyncGroupResult(Generic[R_co]):
     @overload
     def get(self, timeout: float | None = ..., *, propagate: bool) -> list[R_co | BaseException]: ...
     def get(self, timeout: float | None = None, *, propagate: bool = True) -> list[R_co] | list[R_co | BaseException]:
-        """As `GroupResult.get`."""
+        """Like `GroupResult.get`."""
 
         async def get() -> list[R_co] | list[R_co | BaseException]:
             return await self._result.get(timeout, propagate=propagate)
@@ -422,7 +422,7 @@ class SyncGroupResult(Generic[R_co]):
 
 
 def is_shape(given: object) -> bool:
-    """Whether `given` is how `GroupResult.save` keeps a group."""
+    """Whether `given` has the form in which `GroupResult.save` stores a group."""
     return isinstance(given, dict) and {"id", "parent", "results", "on_failure"} == set(cast("dict[str, Any]", given))
 
 

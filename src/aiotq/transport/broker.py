@@ -1,8 +1,8 @@
-"""The contract of a broker: envelopes go in, deliveries come out under a lease, each is settled once.
+"""The contract of a broker: envelopes go in, deliveries come out under a lease, each delivery is settled once.
 
-A transport knows nothing of tasks: a body is bytes. What it promises: what `send` accepted is never lost (P1), a live
-holder's delivery is nobody else's (P2), what is due later waits here and not in a worker (P4), and what can't be read
-becomes a dead letter and not an exception in somebody's loop (P5).
+A broker knows no tasks: a body is bytes. It promises that an accepted message is never lost (P1), that a live worker's
+delivery is given to no other worker (P2), that delayed messages wait in the broker and not in a worker (P4), and that
+an unreadable message becomes a dead letter and not an exception in a worker's loop (P5).
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ T = TypeVar("T")
 
 LOWEST_PRIORITY: Final = 0
 HIGHEST_PRIORITY: Final = 9
-#: Every n-th fetch starts with the lowest priority, so that nothing waits for ever.
+#: Every n-th read begins with the lowest priority, so that no message waits for ever.
 FAIR_EVERY: Final = 16
-#: A message whose holder died this often is a suspect: it runs only where no other suspect runs (P5).
+#: A message with this many deaths of workers is a suspect: a worker runs it only if it runs no other suspect (P5).
 SUSPECT_DEATHS: Final = 2
 
 
 @value(eq=False)
 class Delivery:
-    """A message in our hands, to be settled exactly once.
+    """A message that a worker holds, to be settled exactly once.
 
-    `lease` names this one holding of it: a stray given back to the queue comes again under another lease, so that
-    whoever held it before can't settle it. `read_at` is the monotonic time at which the read was issued.
-    `deaths` counts holders that died with it, `charges` those deaths it alone was to blame for, `returns` how
-    often it was handed back.
+    `lease` identifies this delivery. A stray that returns to the queue is delivered again under another lease, so its
+    previous holder can't settle it. `read_at` is the monotonic time at which the read was issued. `deaths` counts
+    workers that died while they held the message, `charges` counts those deaths that it was charged with, `returns`
+    how often it was handed back.
     """
 
     message: Message
@@ -49,25 +49,25 @@ class Delivery:
 
     @property
     def is_suspect(self) -> bool:
-        """Whether it may be what killed its holders."""
+        """Whether it may have killed its workers."""
         return self.deaths >= SUSPECT_DEATHS
 
 
 @value
 class Acknowledge:
-    """Done with it."""
+    """The message is done: delete it."""
 
 
 @value
 class HandBack:
-    """Somebody else may run it: now, and before newer ones, or `delay` seconds from now."""
+    """Return the message to its queue: to the front now, or `delay` seconds from now."""
 
     delay: float = 0.0
 
 
 @value
 class GiveUp:
-    """Nobody should run it: to the dead letters. `reason` is one word, `detail` is for people."""
+    """Make the message a dead letter. `reason` is one word, `detail` is for people."""
 
     reason: str
     detail: str = ""
@@ -79,7 +79,7 @@ ACK: Final = Acknowledge()
 
 @value
 class DeadLetter:
-    """A message that was given up. `message` is None when it could not be read; `raw` is what came."""
+    """A message that was given up. `message` is None if it could not be read; `raw` has its bytes."""
 
     key: str
     queue: str
@@ -94,7 +94,7 @@ class DeadLetter:
 
 @value
 class QueueStats:
-    """What stands in one queue: counts, and the age of the oldest message that is ready, in seconds."""
+    """The numbers of messages in one queue, and the age in seconds of the oldest message that is ready."""
 
     name: str
     ready: int
@@ -106,11 +106,11 @@ class QueueStats:
 
 @value
 class QueueOrder:
-    """In which order a consumer looks into its queues.
+    """The order in which a consumer reads its queues.
 
-    They take turns; from one with a weight of 3 three times as much is taken as from one with 1, which those have that
-    `weights` does not name, as long as both have something. If `is_strict`, they are always in the order given, and a
-    queue is looked into only when those before it have nothing more, whatever the priorities: the last may starve.
+    The queues take turns. From a queue with weight 3 three times as many messages are taken as from one with weight 1,
+    while both have some. Queues that `weights` does not name have weight 1. If `is_strict`, the order is as given: a
+    queue is read only when all queues before it are empty, whatever the priorities. The last queue may starve.
     """
 
     weights: Mapping[str, int] = field(default_factory=dict[str, int])
@@ -121,10 +121,10 @@ FAIR: Final = QueueOrder()
 
 
 class Turns(Generic[T]):
-    """Things by the names of their queues, in the order for the next read: `items`.
+    """Objects by the names of their queues; `items` has them in the order for the next read.
 
-    Each queue is charged for what was taken from it, in inverse proportion to its weight, and the one with the least
-    charges is next. One that had nothing does not save up.
+    Each queue is charged for the messages taken from it, in inverse proportion to its weight. The queue with the least
+    charges is next. An empty queue does not save up charges.
 
     Source: Waldspurger and Weihl, "Stride Scheduling" (1995).
     """
@@ -141,7 +141,7 @@ class Turns(Generic[T]):
         self._charges = dict.fromkeys(self._given, 0)
 
     def advance(self, taken: Iterable[str]) -> None:
-        """Have the next one be first: a read took messages out of the queues `taken`, each named for each message."""
+        """Reorder `items` after a read. `taken` has the queue's name once for each message that was taken."""
         if not self._costs:
             return
         counts = Counter(taken)
@@ -152,52 +152,52 @@ class Turns(Generic[T]):
 
 
 class Consumer(abc.ABC):
-    """One worker's hold on some queues; its leases end `lease` seconds after the last renewal."""
+    """One worker's reads from some queues. Its leases end `lease` seconds after the last renewal."""
 
     @abc.abstractmethod
     async def receive(self, limit: int, *, suspect: bool, wait: float) -> Sequence[Delivery]:
         """Return up to `limit` deliveries, waiting at most `wait` seconds for the first.
 
-        Handed-back ones come first, then by priority (9 to 0) and age; every `FAIR_EVERY`-th read starts from the
-        lowest priority. Queues are looked into in the order of `QueueOrder`. At most one of them is a suspect, and none
-        when `suspect` is false. What is due is moved to its queue first. What can't be read goes to the dead letters,
-        with a log line.
-        Cancelled, it either took nothing or gives back what it took.
+        Messages that were handed back come first, then by priority (9 to 0) and age. Every `FAIR_EVERY`-th read begins
+        with the lowest priority. Queues are read in the order of `QueueOrder`. At most one delivery is a suspect, and
+        none if `suspect` is False. Messages that became due are moved to their queues first. Unreadable messages become
+        dead letters, with a log line. When cancelled, it has taken no messages, or hands back those it took.
 
         Raises:
-            ConnectionLost: the broker did not answer; asking again is safe.
+            ConnectionLost: the broker did not answer; reading again is safe.
         """
 
     @abc.abstractmethod
     def renew(self, held: Collection[Delivery]) -> Collection[Delivery]:
-        """Move the end of these leases to `lease` seconds from now; return those that are lost.
+        """Renew these leases to end `lease` seconds from now; return those that are lost.
 
-        Blocking, called by a thread of the worker with a connection that is this method's own, so that a blocked
+        Blocking. A thread of the worker calls it, and it has a connection of its own, so that a worker with a blocked
         loop keeps its leases.
 
         Raises:
-            ConnectionLost: unknown whether they were renewed.
+            ConnectionLost: the leases may or may not have been renewed.
         """
 
     @abc.abstractmethod
     async def reclaim(self) -> int:
-        """Give back the deliveries of dead holders (strays), whoever they were; return how many.
+        """Return the deliveries of all dead workers (strays) to their queues; return how many.
 
-        Each gains one death. If exactly one of a dead holder's deliveries was a suspect, that one is charged. Both
-        are taken back when the holder turns out to be alive (its next `renew`). Whether a delivery was charged too
-        often is for whoever receives it to say.
+        Each gets one more death. If exactly one delivery of a dead worker was a suspect, it is charged. Deaths and
+        charges are taken back if the worker turns out to be alive (at its next `renew`). The worker that gets a
+        delivery decides whether it was charged too often.
         """
 
 
 class Broker(abc.ABC):
-    """A broker. Used as an async context manager: connected when entered, nothing of it runs when left.
+    """A broker. It is an async context manager: connected when entered, without running parts when left.
 
-    One with `counts_deaths` False can't tell who died with what, knows no message by its id, and delivers again
-    whatever a lost connection held: then the results store's claims tell what runs elsewhere or ran, and count.
+    A broker with `counts_deaths` False can't tell which worker died with which message, does not know messages by their
+    ids, and delivers again all messages of a lost connection. Then claims in the results store say which tasks run or
+    ran elsewhere, and count the deaths.
     """
 
     counts_deaths: bool = True
-    #: Whether what waits for its due time can be made due earlier.
+    #: Whether a delayed message can be made due earlier.
     can_make_due_now: bool = False
 
     @abc.abstractmethod
@@ -208,22 +208,22 @@ class Broker(abc.ABC):
 
     @abc.abstractmethod
     async def send(self, batch: Sequence[Envelope]) -> None:
-        """Give `batch` to the broker, all or nothing; on return it survives whatever the broker survives.
+        """Send `batch` to the broker, all or nothing. On return it is as durable as the broker's storage.
 
-        Order is kept within one queue and priority. An envelope with `due` in the future stays in the broker until
-        then. A message whose `key` (id and attempt) is still in the broker is not added again, so that a
-        repeat after a lost reply is harmless.
+        Order is kept within one queue and priority. An envelope with `due` in the future waits in the broker until
+        then. A message is not added if one with the same `key` (id and attempt) is still in the broker, so repeating
+        after a lost reply is harmless.
 
         Raises:
-            ConnectionLost: no answer came; the batch may be in the broker.
-            OperationalError: nothing was sent.
+            ConnectionLost: no reply arrived; the batch may be in the broker.
+            OperationalError: no message was sent.
         """
 
     async def connected(self) -> None:
-        """Return when there is a connection to send on, soon; for brokers that have one.
+        """Wait briefly for a connection to send on, for brokers that have one.
 
         Raises:
-            NotConnected: there is none: nothing would be sent.
+            NotConnected: there is no connection, so sending would fail.
         """
         return
 
@@ -231,34 +231,34 @@ class Broker(abc.ABC):
     def consumer(
         self, name: str, queues: Sequence[str], *, lease: float, order: QueueOrder = FAIR
     ) -> AbstractAsyncContextManager[Consumer]:
-        """Consume from `queues` in `order` as `name` (unique to one worker's life).
+        """Consume from `queues` in `order` as `name`, which only this run of this worker uses.
 
-        Entering connects; leaving hands back at once what was received and never settled, not counting a death.
+        Entering connects. Leaving hands back all deliveries that were not settled at once, without counting a death.
         """
 
     @abc.abstractmethod
     async def settle(self, settlements: Sequence[tuple[Delivery, Settlement]]) -> Sequence[bool]:
-        """Settle deliveries; False for those whose lease was lost (nothing was done for them).
+        """Settle deliveries. Return False for those whose lease was lost: they were not settled.
 
         Raises:
-            ConnectionLost: unknown which were settled; repeating is safe (those settled answer False).
+            ConnectionLost: some may have been settled; repeating is safe (for those it returns False).
         """
 
     async def make_due_now(self, keys: Sequence[tuple[str, int]]) -> Sequence[bool]:
-        """Make messages, named by id and attempt, due now; False for one that does not wait for its due time.
+        """Make messages, given by id and attempt, due now. Return False for each that is not waiting for its due time.
 
         Raises:
-            ConnectionLost: unknown which; repeating is safe.
+            ConnectionLost: some may have been made due; repeating is safe.
         """
         return [False] * len(keys)
 
     @abc.abstractmethod
     async def stats(self, queues: Collection[str] | None = None) -> Sequence[QueueStats]:
-        """Return what stands in `queues` (default: all that hold anything), by name."""
+        """Return the numbers of messages in `queues` (default: all that are not empty), sorted by name."""
 
     @abc.abstractmethod
     async def purge(self, queue: str) -> int:
-        """Delete what is ready or delayed in `queue` (not what is held); return how many."""
+        """Delete the ready and delayed messages of `queue`, but not deliveries that workers hold; return how many."""
 
     @abc.abstractmethod
     async def dead_letters(self, queue: str | None = None, *, limit: int = 100) -> Sequence[DeadLetter]:
@@ -270,11 +270,11 @@ class Broker(abc.ABC):
 
     @abc.abstractmethod
     async def replay(self, keys: Sequence[str]) -> int:
-        """Send dead letters to their queues again, with no deaths to their name; return how many.
+        """Send dead letters to their queues again, with their deaths reset; return how many.
 
-        One whose message could not be read stays, and is not counted.
+        A dead letter without a readable message stays, and is not counted.
         """
 
     @abc.abstractmethod
     async def purge_dead(self, queue: str | None = None, *, before: float | None = None) -> int:
-        """Delete dead letters (those that died before wall time `before`); return how many."""
+        """Delete dead letters (only those that died before wall time `before`); return how many."""
