@@ -259,7 +259,7 @@ async def test_the_second_signal_hands_back_at_once_and_another_worker_runs_the_
 
         first.send(signal.SIGINT)
 
-        await first.line("SIGINT: handing back what still runs")
+        await first.line("SIGINT: handing back the running tasks")
         assert await first.ended() == 0
     async with shell.worker() as second:
         await shell.runs("gate", second.pid)
@@ -490,8 +490,8 @@ async def test_dead_letters_are_listed_shown_replayed_and_purged(shell: Shell) -
     shell.run("call", "jobs", "jobs.never", "--task-id", "second")
     shell.env["AIOTQ_WORKER_UNKNOWN_TASK_TIMEOUT"] = "0"
     async with shell.worker() as worker:
-        await worker.line("Task jobs.later.* goes to the dead letters")
-        await worker.line("Task jobs.never.* goes to the dead letters")
+        await worker.line("Task jobs.later.* becomes a dead letter")
+        await worker.line("Task jobs.never.* becomes a dead letter")
 
     assert "state  FAILURE" in shell.output("result", "jobs", "first")
     listed = [line.split() for line in shell.output("dead", "list", "jobs").splitlines()]
@@ -517,7 +517,7 @@ async def test_dead_letters_are_listed_shown_replayed_and_purged(shell: Shell) -
     assert shell.output("dead", "purge", "jobs", "--older-than", "7d", "-y") == "deleted 0 dead letters"
     assert shell.output("dead", "replay", "jobs", "--all") == "replayed 1 dead letter"
     async with shell.worker() as worker:
-        await worker.line("Task jobs.never.* goes to the dead letters")
+        await worker.line("Task jobs.never.* becomes a dead letter")
     assert "--yes" in shell.error("dead", "purge", "jobs")
     assert shell.output("dead", "purge", "jobs", "--queue", "other", "-y") == "deleted 0 dead letters"
     assert shell.output("dead", "purge", "jobs", "-y") == "deleted 1 dead letter"

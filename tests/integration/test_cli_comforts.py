@@ -36,7 +36,7 @@ async def test_a_worker_starts_anew_when_its_code_changes(shell: Shell) -> None:
         (shell.directory / "notes.txt").write_text("no code")
         rewrite(shell, "return x + y", "return 100 * (x + y)")
 
-        await parent.line(r"jobs\.py changed: starting anew")
+        await parent.line(r"jobs\.py changed: restarting")
         await parent.line(r"SIGTERM: stopping; no task is running")
         await parent.line(r"worker anna-1 stopped")
         await parent.line(r"worker anna-r2-1 is ready")
@@ -69,7 +69,7 @@ async def test_code_that_can_not_be_loaded_is_waited_out(shell: Shell) -> None:
             await parent.line("is ready")
         rewrite(shell, "async def add(", "async def add((")
         await parent.line("SyntaxError")
-        await parent.line("the workers have ended; starting others when the code changes")
+        await parent.line("the workers have ended; starting new ones when the code changes")
 
         rewrite(shell, "async def add((", "async def add(")
 

@@ -516,7 +516,7 @@ async def test_a_declared_expiry_holds_for_calls_by_name_that_give_none(given: A
 @pytest.mark.parametrize(
     ("place", "method", "said"),
     [
-        (MemoryCommitter, "admit", "looking at what was received failed, trying again"),
+        (MemoryCommitter, "admit", "checking received messages failed, trying again"),
         (MemoryConsumer, "receive", "receiving failed, trying again"),
         (MemoryConsumer, "reclaim", "looking for tasks of dead workers failed, trying again"),
         (MemoryCommitter, "commit", "committing 1 finished tasks failed, trying again"),

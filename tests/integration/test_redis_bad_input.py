@@ -61,7 +61,7 @@ async def test_a_worker_says_once_that_a_key_is_no_queue_and_reads_the_others(
         assert await (await work.double.apply_async((1,), queue="odd", priority=9)).get(timeout=10) == 2
         assert worker.running == 0
 
-    said = warnings(caplog, "holds something else where a queue should be")
+    said = warnings(caplog, "is not a stream, but a queue needs that key")
     assert len(said) == (what != "waiting")
     assert what == "waiting" or work.key("odd", what) in said[0]
     assert not warnings(caplog, "receiving failed")

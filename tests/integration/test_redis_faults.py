@@ -258,7 +258,7 @@ async def test_a_failure_that_lasts_is_not_said_again_and_again(prefix: str, cap
                 await work.double.delay(1)
             assert not caught.value.maybe_sent
             proxy.restore()
-            await wait_until(lambda: len(warnings(caplog, "is there again")) == 2, "they are made again")
+            await wait_until(lambda: len(warnings(caplog, "is open again")) == 2, "they are made again")
             await work.answers()
 
     assert len(warnings(caplog)) == 7, "lost, not to be had, there again, for each of two; and the call that waits"

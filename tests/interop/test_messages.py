@@ -190,7 +190,7 @@ async def test_their_task_calls_ours(worker: AioTQ) -> None:
 
 async def test_a_worker_says_what_the_broker_may_drop(app: AioTQ, caplog: pytest.LogCaptureFixture) -> None:
     async with app, app.worker():
-        assert "celery_compat: celery: no dead-letter exchange there" in caplog.text
+        assert "celery_compat: queues without a dead-letter exchange: celery." in caplog.text
 
 
 async def test_our_queues_are_as_celery_declares_them(worker: AioTQ, broker: str) -> None:

@@ -386,4 +386,4 @@ async def test_a_receiver_that_hangs_does_not_keep_a_worker_from_stopping(
             signal.disconnect(hang)
     assert "receivers of signal worker_shutting_down took more than" in caplog.text
     assert "receivers of signal worker_shutdown took more than" in caplog.text
-    assert "its signals were cut short" in caplog.text
+    assert "receivers of its signals were cancelled" in caplog.text

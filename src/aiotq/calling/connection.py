@@ -123,7 +123,7 @@ class Connection:
                     async with asyncio.timeout(_DRAIN_TIMEOUT):
                         await self.publisher.drained()
                 except TimeoutError:
-                    logger.warning("closing with messages unsent: their callers are told")
+                    logger.warning("closing with unsent messages: their callers get an error")
                 publishing.cancel()
                 waiting.cancel()
 

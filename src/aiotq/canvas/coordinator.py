@@ -163,7 +163,7 @@ class Coordinator:
                 added=outcome.added,
             )
         except CallError as exc:  # what it returned, or what it added to its chord
-            logger.error("Task %s[%s] returned what can't be kept: %s", message.task, message.id, exc)
+            logger.error("Task %s[%s] returned a value that can't be stored: %s", message.task, message.id, exc)
             return self._failed(delivery, exc, outcome.policy, links)
 
     def _failed(self, delivery: Delivery, error: BaseException, policy: Policy, links: Links) -> Finish:

@@ -193,7 +193,7 @@ class Continuation:
     def _cannot_go_on(self, first: Canvas[Any], after: Rest, incoming: Given, error: AioTQError) -> None:
         """The next step can't be sent: that is its failure."""
         message = self._message
-        logger.error("Task %s[%s] can't go on with %s: %s", message.task, message.id, shown(first), error)
+        logger.error("Task %s[%s]: its next step %s can't be sent: %s", message.task, message.id, shown(first), error)
         self._prevented(first, states.FAILURE, error)
         mark = () if first.when_failed == "fail" else (Resume(first.when_failed),)
         self._prevent((*mark, *after), error, states.FAILURE, incoming.values, self._kept(states.FAILURE, error))

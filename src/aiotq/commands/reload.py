@@ -116,10 +116,10 @@ class Reloading:
             changed = group.create_task(self._changed.wait(), name="aiotq.changed")
             await asyncio.wait({running, changed}, return_when=asyncio.FIRST_COMPLETED)
             if not changed.done():
-                logger.warning("the workers have ended; starting others when the code changes")
+                logger.warning("the workers have ended; starting new ones when the code changes")
                 await changed
             if not self._ending.is_set():
-                logger.warning("%s changed: starting anew", self._named())
+                logger.warning("%s changed: restarting", self._named())
                 fleet.stop()
             is_well = await running
         self._fleet = None

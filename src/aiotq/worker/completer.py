@@ -86,7 +86,7 @@ class Completer:
                 else:
                     message = finish.delivery.message
                     logger.warning(
-                        "Task %s[%s] was finished here too late: its lease was lost, and what it did is not kept",
+                        "Task %s[%s] ended too late: its lease was lost, and its outcome is discarded",
                         message.task,
                         message.id,
                     )

@@ -63,7 +63,7 @@ class ConcurrencyLimits:
         self._news: Batcher[tuple[Permit, bool]] = Batcher(
             max_items=_MOST_NEWS
         )  #: and whether one was released or is waited for
-        self._complaint = WarnOnce(logger, "looking after the permits of tasks with max_concurrency failed")
+        self._complaint = WarnOnce(logger, "handing over the permits of tasks with max_concurrency failed")
 
     def __bool__(self) -> bool:
         """Whether there is anything to look after."""
@@ -155,7 +155,7 @@ class ConcurrencyLimits:
             except OperationalError as exc:
                 self._complaint.make(exc)
             except Exception:  # a defect must not end the loop that others wait for
-                logger.exception("looking after permits failed, trying again")
+                logger.exception("handing over permits failed, trying again")
             else:
                 self._complaint.withdraw()
                 return

@@ -277,10 +277,10 @@ class Execution:
             case Reject():
                 return self._rejected(run, "rejected", str(how.reason))
             case Replace():
-                logger.info("Task %s[%s] goes on as %s", name, message.id, shown(how.canvas))
+                logger.info("Task %s[%s] was replaced by %s", name, message.id, shown(how.canvas))
                 return Replaced(delivery, how.canvas, policy)
             case _:
-                logger.info("Task %s[%s] wants to be ignored", name, message.id)
+                logger.info("Task %s[%s] asked to be ignored", name, message.id)
                 return Ignored(delivery)
 
     def _retried(
@@ -412,12 +412,12 @@ class Execution:
         try:
             await self._home.update_state(request, states.STARTED, {"hostname": self._worker})
         except OperationalError as exc:  # the task matters more than who hears that it began
-            logger.warning("Task %s[%s]: its start could not be stored: %s", request.task, request.id, exc)
+            logger.warning("Task %s[%s]: the state STARTED could not be stored: %s", request.task, request.id, exc)
 
     def _rejected(self, run: Run, reason: str, detail: str, links: Links | None = None) -> Rejected:
         """Return the outcome of what is given up; `links` None: what follows it is still to be read."""
         message = run.delivery.message
-        logger.error("Task %s[%s] goes to the dead letters (%s): %s", message.task, message.id, reason, detail)
+        logger.error("Task %s[%s] becomes a dead letter (%s): %s", message.task, message.id, reason, detail)
         if links is None:
             links = NO_LINKS if reason in UNTRUSTED else self._links(message)
         return Rejected(run.delivery, reason, detail, links)

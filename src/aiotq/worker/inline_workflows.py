@@ -199,7 +199,7 @@ class _Here:
         try:
             value, request = await task.run_here(message, args, kwargs, mode=links.mode)
         except Replace as exc:
-            logger.info("Task %s[%s] goes on as %s", message.task, message.id, shown(exc.canvas))
+            logger.info("Task %s[%s] was replaced by %s", message.task, message.id, shown(exc.canvas))
             return Replaced(delivery, exc.canvas, _KEEPS_ALL, links)
         except Ignore as exc:
             self._errors[message.id] = exc

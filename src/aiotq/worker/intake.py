@@ -286,14 +286,14 @@ class Intake:
     async def _until_done(self, ask: Callable[[], Awaitable[T]]) -> T:
         """Ask broker or store until they answer: what was read is held, and must not be forgotten meanwhile."""
         pause = _FIRST_PAUSE
-        complaint = WarnOnce(logger, "looking at what was received failed")
+        complaint = WarnOnce(logger, "checking received messages failed")
         while True:
             try:
                 return await ask()
             except OperationalError as exc:
                 complaint.make(exc)
             except Exception:  # a defect must not end the loop that everything depends on
-                logger.exception("looking at what was received failed, trying again")
+                logger.exception("checking received messages failed, trying again")
             pause = await _pause(pause)
 
     def _place(self, delivery: Delivery) -> bool:

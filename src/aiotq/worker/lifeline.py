@@ -89,7 +89,7 @@ class Lifeline:
                 self._watch()
             except Exception:  # not even a logging handler of the user's may end it: every lease would
                 with suppress(Exception):
-                    logger.exception("keeping the leases failed, trying again")
+                    logger.exception("the lifeline failed, trying again")
 
     def _renew_all(self) -> None:
         began = time.monotonic()
@@ -117,13 +117,13 @@ class Lifeline:
         ticked_at, culprit = self._ticked_at, asyncio.current_task(self._loop)
         self._stop.wait(_SECOND_LOOK)
         if self._ticked_at != ticked_at or asyncio.current_task(self._loop) is not culprit:
-            logger.warning("the event loop was %.1f s late: it has more to do than it can", lag)
+            logger.warning("the event loop was %.1f s late: it has more work than it can do", lag)
             return
         frame = sys._current_frames().get(self._loop_thread)  # pyright: ignore[reportPrivateUsage]  # documented
         stack = "".join(traceback.format_stack(frame)) if frame is not None else "(no stack)"
         logger.warning(
             "the event loop has been blocked for %.1f s by %s: use await, a plain function (thread) or "
-            'run="process" there. It stands at:\n%s',
+            'run="process" there. Its stack:\n%s',
             lag,
             culprit.get_name() if culprit is not None else "a callback",
             stack,

@@ -35,7 +35,7 @@ async def call_handlers(task: Task[..., Any], request: Request, outcome: Outcome
         async with asyncio.timeout(_LAST_WORDS if was_cancelled else None):
             await _call_all(task, request, outcome)
     except (asyncio.CancelledError, TimeoutError):
-        logger.warning("Task %s[%s]: its handlers were cut short", task.name, request.id)
+        logger.warning("Task %s[%s]: its handlers were cancelled", task.name, request.id)
 
 
 async def _call_all(task: Task[..., Any], request: Request, outcome: Outcome) -> None:

@@ -80,7 +80,7 @@ class Steps:
         try:
             joined = await self._home.joined(join_id)
         except OperationalError as exc:
-            logger.warning("Task %s[%s]: what it awaited can't be read now: %s", message.task, message.id, exc)
+            logger.warning("Task %s[%s]: the values for it can't be read now: %s", message.task, message.id, exc)
             return Returned(delivery, _STORE_DELAY)
         if joined is None:
             return Failure(
@@ -90,7 +90,7 @@ class Steps:
         if gathered.error is not None:
             why = describe(gathered.error)
             if gathered.is_passed_on:
-                logger.info("Task %s[%s] does not run, a step before it ended so: %s", message.task, message.id, why)
+                logger.info("Task %s[%s] does not run, an earlier step ended: %s", message.task, message.id, why)
                 links = replace(links, scope=links.scope + gathered.scope)
                 return Skipped(delivery, gathered.error, gathered.state, policy, links, gathered.cause)
             links = replace(links, given=())

@@ -85,7 +85,7 @@ class TaskSignals:
                 await self._tell(delivery, outcome)
         except (asyncio.CancelledError, TimeoutError):
             message = delivery.message
-            logger.warning("Task %s[%s]: its signals were cut short", message.task, message.id)
+            logger.warning("Task %s[%s]: receivers of its signals were cancelled", message.task, message.id)
 
     async def broke(self, delivery: Delivery, error: Exception) -> None:
         """Tell `task_internal_error`."""

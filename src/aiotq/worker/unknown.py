@@ -80,8 +80,8 @@ class UnknownTasks:
         if name not in self._warned and len(self._warned) < _MOST_REMEMBERED:
             self._warned.add(name)
             logger.warning(
-                "no task is registered as %r here: handing it on to other workers; after %g s of that it goes to the "
-                "dead letters (said once)",
+                "no task is registered as %r in this worker: handing it on to other workers; after %g s it becomes a "
+                "dead letter (logged once)",
                 name,
                 self._timeout,
             )

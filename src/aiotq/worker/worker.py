@@ -272,8 +272,8 @@ class Worker:
         declared = declared_queues(conf)
         if default not in declared and set(self.queues) == set(declared):
             logger.warning(
-                "task_default_queue %r is not in task_queues, and this worker does not consume from it: calls that "
-                "nothing routes elsewhere wait there",
+                "task_default_queue %r is not in task_queues, and this worker does not consume from it: calls without "
+                "another route wait there",
                 default,
             )
 
@@ -356,12 +356,12 @@ class Worker:
             return
         names = ", ".join(run.task.get_name() for run in threads if run.task is not None)
         if self._options.leaves_threads:
-            logger.warning("threads can't be stopped; handing back what runs in them: %s", names)
+            logger.warning("threads can't be stopped; handing back the tasks that run in them: %s", names)
             self.left_running = len(threads)
             for run in threads:
                 run.cancel(Cancelled.STOPPING)
         else:
-            logger.warning("threads can't be stopped; waiting for what runs in them: %s", names)
+            logger.warning("threads can't be stopped; waiting for the tasks that run in them: %s", names)
 
     async def _until_ended(
         self, intake: Intake, which: Callable[[Run], bool], seconds: float, cut_short: asyncio.Event | None
@@ -395,7 +395,7 @@ class Worker:
             try:
                 if not lifeline.is_late:
                     if count := await consumer.reclaim():
-                        logger.warning("gave back %d tasks of workers that died", count)
+                        logger.warning("handed back %d tasks of dead workers", count)
                     complaint.withdraw()
             except OperationalError as exc:
                 complaint.make(exc)

@@ -174,8 +174,8 @@ class AmqpBroker(Broker):
             _check_name(queue)
         if self._is_flat:
             logger.warning(
-                "celery_compat: %s: no dead-letter exchange there, so that what a limit, a policy or a node's loss "
-                "removes is gone; take the setting away when the last Celery service is",
+                "celery_compat: queues without a dead-letter exchange: %s. Messages that a limit, a policy or the loss "
+                "of a node removes are gone; remove the setting after the last Celery service",
                 ", ".join(queues),
             )
         consumer = AmqpConsumer(

@@ -140,13 +140,13 @@ class AmqpClient:
                 await self._connect()
             except OperationalError as exc:
                 self._last_error = exc
-                is_told = _tell(said, f"{shown} can't be connected, trying on: %s", exc) or is_told
+                is_told = _tell(said, f"{shown} can't be opened, trying again: %s", exc) or is_told
             except Exception:  # a defect must not end what everything depends on
-                logger.exception("%s can't be connected, trying on", shown)
+                logger.exception("%s can't be opened, trying again", shown)
             else:
                 if is_told:
                     is_told = False
-                    logger.warning("%s is there again", shown)
+                    logger.warning("%s is open again", shown)
 
 
 def _tell(said: set[str], message: str, reason: object) -> bool:

@@ -125,7 +125,7 @@ class AmqpConsumer(Consumer):
                 async with asyncio.timeout(self.client.address.reply_timeout):
                     await self.channel.close()
         except (OperationalError, TimeoutError) as exc:
-            logger.warning("can't hand back what %s holds, RabbitMQ does when it sees it gone: %s", self._name, exc)
+            logger.warning("can't hand back messages of %s, RabbitMQ will do it: %s", self._name, exc)
         finally:
             await self._service.stop()
 
@@ -276,7 +276,7 @@ class AmqpConsumer(Consumer):
         """The queue of a consumer was deleted."""
         source = self._by_tag.pop(tag, None)
         if source is not None:
-            logger.warning("queue %r was deleted: what stood in it is gone; declaring it again", source.queue)
+            logger.warning("queue %r was deleted and its messages are gone: declaring it again", source.queue)
             source.tag = ""
             self._broker.forget([source.queue])
         self._news.set()
@@ -380,10 +380,10 @@ class AmqpConsumer(Consumer):
                 await self._park_long()
                 await self._tidy()
             except OperationalError as exc:
-                logger.warning("%s: what can't be started here stays for now: %s", self._name, exc)
+                logger.warning("%s: messages that can't start can't be handed back now: %s", self._name, exc)
                 self._remind(_SUSPECT_PATIENCE)
             except Exception:  # a defect must not end it
-                logger.exception("%s: looking after what came failed, trying again", self._name)
+                logger.exception("%s: checking pushed messages failed, trying again", self._name)
                 self._remind(_SUSPECT_PATIENCE)
 
     def _let_go(self) -> None:
@@ -462,7 +462,7 @@ class AmqpConsumer(Consumer):
         """Publish what becomes of these, then acknowledge them."""
         out: list[Outgoing] = []
         for each in junk:
-            logger.error("queue %r: what came is no message, to the dead letters: %s", each.source.queue, each.why)
+            logger.error("queue %r: an unreadable message becomes a dead letter: %s", each.source.queue, each.why)
             letter = DeadLetter(
                 new_id(),
                 each.source.name,

@@ -97,7 +97,7 @@ class RpcRecords(RecordStore):
         if published.nacked:
             raise ConnectionLost(f"RabbitMQ did not accept {len(published.nacked)} results: a limit of their queues")
         if published.returned:
-            logger.debug("%d results have nobody who waits for them any more", len(published.returned))
+            logger.debug("%d results were dropped: no process waits for them any more", len(published.returned))
 
     async def forget(self, ids: Sequence[str]) -> None:
         for task_id in ids:
@@ -129,7 +129,7 @@ class RpcRecords(RecordStore):
         try:
             self._received(arrival)
         except (MalformedMessage, ValueError, TypeError, KeyError, AttributeError) as exc:
-            logger.warning("something on %s is no result: %s", self._queue, exc)
+            logger.warning("a message on %s is not a result: %s", self._queue, exc)
 
     def _received(self, arrival: Delivered) -> None:
         properties = properties_of(arrival.properties)
@@ -190,8 +190,8 @@ class _Kept:
                 if not self._has_warned:
                     self._has_warned = True
                     logger.warning(
-                        "results that nobody asks for fill the memory of this process: the oldest are forgotten; "
-                        "call with ignore_result=True, or use a results store"
+                        "unread results fill the memory of this process, so the oldest are dropped: call with "
+                        "ignore_result=True, or use a results store"
                     )
             self.drop(oldest.id)
 

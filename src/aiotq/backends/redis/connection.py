@@ -209,14 +209,14 @@ class RedisClient:
             try:
                 await open_it(await self._find())
             except OperationalError as exc:
-                tell("can't be made, trying on", exc)
+                tell("can't be opened, trying again", exc)
                 self._last_error = exc
             except Exception:  # a defect must not end what everything depends on
-                logger.exception("%s can't be made, trying on", shown)
+                logger.exception("%s can't be opened, trying again", shown)
             else:
                 if is_told:
                     is_told = False
-                    logger.warning("%s is there again", shown)
+                    logger.warning("%s is open again", shown)
 
     async def _watch(self, wire: Wire) -> None:
         """Return when `wire` is closed; close it when it is silent for too long."""

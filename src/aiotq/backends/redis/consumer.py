@@ -85,7 +85,7 @@ class RedisConsumer(Consumer):
         try:
             await self._client.run(REMOVE_CONSUMER, [self._name, self._waiter, _BEYOND, self._turns.items])
         except OperationalError as exc:
-            logger.warning("can't hand back what %s holds, it comes again when the lease ends: %s", self._name, exc)
+            logger.warning("can't hand back messages of %s, their leases will end: %s", self._name, exc)
 
     async def receive(self, limit: int, *, suspect: bool, wait: float) -> Sequence[Delivery]:
         try:
@@ -173,7 +173,9 @@ class RedisConsumer(Consumer):
                 deliveries.append(delivery_of(each, read_at))
             except MalformedMessage as exc:
                 place = junk_place_of(each)
-                logger.error("queue %s: entry %s is no message, to the dead letters: %s", place[0], place[2], exc)
+                logger.error(
+                    "queue %s: entry %s is not a message, it becomes a dead letter: %s", place[0], place[2], exc
+                )
                 junk.append((place, "g", "malformed", str(exc)))
         if junk:
             number = self._numbers
@@ -215,8 +217,8 @@ class RedisConsumer(Consumer):
         """Say once which keys are no queues."""
         for key in strange - self._strange:
             logger.error(
-                "key %s holds something else where a queue should be: nothing is read from it, and what is sent to it "
-                "is refused; delete or rename it",
+                "key %s is not a stream, but a queue needs that key: its messages are refused, and none are read; "
+                "delete or rename the key",
                 key.decode("utf-8", "replace"),
             )
         self._strange = strange
@@ -227,7 +229,7 @@ class RedisConsumer(Consumer):
             info = info_fields(await self._client.ask("INFO", "memory"))
             info |= info_fields(await self._client.ask("INFO", "persistence"))
         except OperationalError as exc:
-            logger.debug("can't look at the server's settings: %s", exc)
+            logger.debug("can't read the server's settings: %s", exc)
             return
         policy = info.get("maxmemory_policy", "noeviction")
         if info.get("maxmemory", "0") != "0" and policy != "noeviction":

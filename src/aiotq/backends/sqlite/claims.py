@@ -58,7 +58,7 @@ def _state_of(row: tuple[str, float, int, bytes | None, str], key: tuple[str, in
         try:
             following = unpack_all(packed)
         except MalformedMessage as exc:
-            logger.warning("claim %s: what follows from it can't be read: %s", key, exc)
+            logger.warning("claim %s: its next messages can't be read: %s", key, exc)
             following = ()
     return ClaimState(holder, ends, tuple(died.splitlines()), following)
 

@@ -68,9 +68,7 @@ class SQLiteConsumer(Consumer):
         try:
             await self._database.write(self._holder.unregister)
         except OperationalError as exc:
-            logger.warning(
-                "can't hand back what %s holds, it comes again when the lease ends: %s", self._holder.name, exc
-            )
+            logger.warning("can't hand back messages of %s, their leases will end: %s", self._holder.name, exc)
 
     async def receive(self, limit: int, *, suspect: bool, wait: float) -> Sequence[Delivery]:
         loop = asyncio.get_running_loop()

@@ -119,7 +119,7 @@ class Executor:
             future = operation.answer
             if future is None:
                 if error is not None:
-                    logger.error("could not give back what a cancelled read took: %s", error)
+                    logger.error("could not hand back the messages of a cancelled read: %s", error)
             elif future.cancelled():
                 if error is None and operation.undo is not None:
                     self._undo(operation.undo, answer)

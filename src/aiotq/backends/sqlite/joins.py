@@ -133,7 +133,7 @@ def _end(transaction: Transaction, number: int, failing: str | None, now: float)
         return unpack_all(packed)
     except MalformedMessage as exc:
         # Failing here would fail the last member's commit for ever.
-        logger.warning("join number %d is over, but what it was to send can't be read: %s", number, exc)
+        logger.warning("join number %d has ended, but its messages can't be read: %s", number, exc)
         return ()
 
 

@@ -76,7 +76,7 @@ class Listening:
                     while await self._database.write(self._purge, durable=False):
                         pass
             except OperationalError as exc:
-                logger.warning("can't read what is new, trying again: %s", exc)
+                logger.warning("can't read new results, trying again: %s", exc)
                 self._news.set()
                 await asyncio.sleep(self._database.pause())
             except Exception:  # a listener's defect must not end listening

@@ -67,7 +67,7 @@ class Mailbox:
                 raise
         except OSError as exc:
             logger.warning(
-                "no wake-ups, looking every %d ms instead: can't make a unix socket (%s)",
+                "no wake-ups between processes, polling every %d ms instead: can't make a unix socket (%s)",
                 POLL_INTERVAL * 1000,
                 exc,
             )

@@ -97,7 +97,7 @@ def _begin(modules: Sequence[str]) -> None:
             try:
                 importlib.import_module(module)
             except Exception:  # the user's module: should a task need it, that says so
-                logger.exception("%s can't be imported in a child process, and its signals are not told", module)
+                logger.exception("%s can't be imported in a child process: its signal receivers are not called", module)
     worker_process_init.send_now(None)
 
 
