@@ -185,7 +185,7 @@ async def test_a_task_outside_of_a_header_adds_to_no_chord(make_app: MakeApp, mo
 
     async with app, app.worker():
         handle = await tasks.built(spec, tasks.story("w")).delay()
-        with pytest.raises(CallError, match="in no chord's header"):
+        with pytest.raises(CallError, match="not in the header of a chord"):
             await handle.get(timeout=10)
 
 

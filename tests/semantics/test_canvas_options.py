@@ -230,7 +230,7 @@ async def test_what_cannot_be_added_fails_the_task_that_adds_it(kit: Kit, run: R
     assert await result.get(timeout=10, propagate=False) is not None
 
     alone = await adding.delay()
-    with pytest.raises(CallError, match=r"add_to_chord: what runs here is in no chord's header"):
+    with pytest.raises(CallError, match=r"add_to_chord: the running task is not in the header of a chord"):
         await alone.get(timeout=10)
 
 

@@ -234,7 +234,7 @@ async def test_only_what_runs_tells_its_state() -> None:
         await (await tells.delay()).get(timeout=10, on_message=lambda update: seen.append(update["status"]))
     assert seen[-2:] == ["HALF", "SUCCESS"]
     assert [text.partition(": ")[2] for text in refused if text.startswith(f"{tells.name}.update_state: ")] == [
-        "other is not what runs here, and only that can tell its state",
+        "other is not the running call, and only that can change its state",
         "a state is a string of 1 to 255 printable characters, not ''",
         "a state is a string of 1 to 255 printable characters, not 5",
     ]

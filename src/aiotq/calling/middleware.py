@@ -1,4 +1,4 @@
-"""Middleware: an onion round the sending of calls, and one round the running of tasks."""
+"""Middleware: layers around the sending of calls and around the running of tasks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..tasks.task import Task
 
 @value(eq=False)
 class OutgoingCall:
-    """A call that is about to be sent. It is never changed: the methods return another one to forward."""
+    """A call before it is sent. It is a value: the methods return a new one to forward."""
 
     task: str
     args: tuple[Any, ...] = ()
@@ -26,7 +26,7 @@ class OutgoingCall:
 
     @property
     def headers(self) -> Mapping[str, Any]:
-        """The caller's own headers, which the task sees as `request.headers`."""
+        """The caller's own headers, which the task reads as `request.headers`."""
         return self.options.get("headers") or {}
 
     def with_headers(self, **headers: Any) -> OutgoingCall:
@@ -34,17 +34,17 @@ class OutgoingCall:
         return self.with_options(headers={**self.headers, **headers})
 
     def with_options(self, **options: Unpack[CallOptions]) -> OutgoingCall:
-        """Return this call with further calling options; one that is None is taken away."""
+        """Return this call with further options; an option that is None is removed."""
         return replace(self, options=said(cast(CallOptions, {**self.options, **options})))
 
     def with_arguments(self, /, *args: Any, **kwargs: Any) -> OutgoingCall:
-        """Return this call with these arguments in place of its own."""
+        """Return this call with other arguments."""
         return replace(self, args=args, kwargs=kwargs)
 
 
 @value(eq=False)
 class RunningCall:
-    """A call that is about to run here. It is never changed: the methods return another one to forward."""
+    """A call before it runs in this worker. It is a value: the methods return a new one to forward."""
 
     task: Task[..., Any]
     request: Request
@@ -55,7 +55,7 @@ class RunningCall:
         return self.request.headers
 
     def with_arguments(self, /, *args: Any, **kwargs: Any) -> RunningCall:
-        """Return this call with these arguments in place of its own; a retry has those that were sent."""
+        """Return this call with other arguments for this run; a retry has those that were sent."""
         return replace(self, request=replace(self.request, args=args, kwargs=kwargs))
 
 
@@ -64,7 +64,7 @@ Running = Callable[[RunningCall], Awaitable[Any]]
 
 
 class Middleware(Protocol):
-    """What stands round the calls that an app sends, and round the tasks that its workers run.
+    """Wraps the calls that an app sends, and the tasks that its workers run.
 
         class Tracing(Middleware):
             async def send(self, calls, forward):
@@ -76,24 +76,24 @@ class Middleware(Protocol):
 
         app.add_middleware(Tracing())
 
-    What was added first is outermost. A subclass has one of the methods or both; both may forward something else than
-    they were given, or not at all.
+    The first middleware that was added is the outermost. A subclass has one of the methods or both. Both may forward
+    other calls than those they were given, or forward none.
     """
 
     async def send(self, calls: Sequence[OutgoingCall], forward: Sending) -> Sequence[AsyncResult[Any]]:
-        """Send `calls` by `forward(calls)` and return its answer: their handles, in order.
+        """Send `calls` by `await forward(calls)` and return its value: their results, in order.
 
-        They are the calls of one `delay`, `apply_async` or `send_many`, which go to the broker together or not at
-        all. What this raises is raised to the caller.
+        They are the calls of one `delay`, `apply_async` or `send_many`. The broker accepts all of them or none. An
+        exception is raised to the caller.
         """
         return await forward(calls)
 
     async def run(self, call: RunningCall, forward: Running) -> Any:
-        """Run `call` by `forward(call)` and return its value.
+        """Run `call` by `await forward(call)` and return its value.
 
-        What this returns is the result, and what it raises is the outcome: the task's own exceptions come through
-        here (`Retry`, `Ignore` and the like too, and `asyncio.CancelledError` when the run is cancelled). It runs in
-        the task's context: variables that it sets are seen by the task, in the loop and in a thread.
+        The returned value is the task's result, and a raised exception is its outcome. The task's exceptions pass
+        through here, including `Retry`, `Ignore` and the like, and `asyncio.CancelledError` when the run is cancelled.
+        It runs in the task's context: the task sees context variables that it sets, on the loop and in a thread.
         """
         return await forward(call)
 

@@ -1,4 +1,4 @@
-"""What a task class may do around its runs (Celery's handlers), and the error information that it is given."""
+"""The handlers of a task class, which run around its runs (as in Celery), and the error information they get."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..core.values import value
 
 @value
 class ExceptionInfo:
-    """How a run failed: what handlers get as `einfo`."""
+    """The error of a failed run, passed to handlers as `einfo`."""
 
     exception: BaseException
     traceback: str
@@ -26,8 +26,8 @@ class ExceptionInfo:
 class Handlers:
     """Methods for a task class to override; each may be a plain function or a coroutine.
 
-    They run in the worker after the task and before its outcome is committed: should the worker die between, they run
-    again with the task. What one of them raises is logged, and changes nothing; only `before_start` fails the task.
+    They run in the worker after the task and before its outcome is committed. If the worker dies in between, they run
+    again with the task. An exception in a handler is logged; one in `before_start` fails the task.
     """
 
     def before_start(self, task_id: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -44,7 +44,7 @@ class Handlers:
         kwargs: Mapping[str, Any],
         einfo: ExceptionInfo,
     ) -> Any:
-        """Called when the task is to be retried because of `exc`."""
+        """Called when the task will be retried because of `exc`."""
 
     def on_failure(
         self,

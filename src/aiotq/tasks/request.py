@@ -1,4 +1,4 @@
-"""The call that runs here: what a task sees of its message, and which task is the current one."""
+"""The request: what a running task knows about its call, and which task is the running one."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from ..wire.message import Message, Step
 
 
 class Slot(Protocol):
-    """The place a running task occupies in its worker; one that awaits another's result lends it meanwhile."""
+    """The slot of a running task in its worker. A task that awaits another call's result lends it meanwhile."""
 
     def lend(self) -> None:
-        """Let another task run here while this one waits."""
+        """Let another task run in this slot while this one waits."""
 
     async def take_back(self) -> None:
-        """Wait for a place to go on."""
+        """Wait until a slot is free again."""
 
     def take_back_now(self) -> None:
-        """Go on at once, for cleaning up, even with one too many."""
+        """Take a slot at once, for cleaning up, even if none is free."""
 
 
 class FollowingCalls(Protocol):
-    """What follows a call in its workflow, as its message says."""
+    """The next steps of a call in its workflow, as in its message."""
 
     @property
     def callbacks(self) -> Sequence[Any]: ...
@@ -62,40 +62,40 @@ class Request:
     called_directly: bool = True
     ignore_result: bool = False
     utc: bool = True
-    attempt: int = 0  #: retries and snoozes so far
-    children: list[str] = field(default_factory=list[str], compare=False)  #: ids of the calls it has made
-    step: Step | None = None  #: where it stands in its workflow
+    attempt: int = 0  #: retries, snoozes and replacements so far
+    children: list[str] = field(default_factory=list[str], compare=False)  #: ids of the calls that it has made
+    step: Step | None = None  #: its position in its workflow
     stamps: Mapping[str, Sequence[Any]] = field(default_factory=dict[str, Any])  #: its labels, each with its values
-    replaced_task_nesting: int = 0  #: how often a call was replaced (`self.replace`) until this one stood in its place
-    mode: str = "once"  #: how it takes its arguments: "map" and "starmap" are one call for each item
-    added: list[Any] = field(default_factory=list[Any], compare=False)  #: signatures to be members of its group
+    replaced_task_nesting: int = 0  #: number of replacements (`self.replace`) before this run
+    mode: str = "once"  #: "map" and "starmap" call the function once for each item
+    added: list[Any] = field(default_factory=list[Any], compare=False)  #: signatures to add to its chord
     runner: Any = field(default=None, compare=False, repr=False)  #: the task itself
-    slot: Slot | None = field(default=None, compare=False, repr=False)  #: the place it occupies in its worker
-    following: FollowingCalls | None = field(default=None, compare=False, repr=False)  #: what follows it, if known
+    slot: Slot | None = field(default=None, compare=False, repr=False)  #: its slot in the worker
+    following: FollowingCalls | None = field(default=None, compare=False, repr=False)  #: its next steps, if known
 
     @property
     def callbacks(self) -> Sequence[Any]:
-        """The signatures that are called with its value; not known in child processes."""
+        """The signatures that are called with its value; empty in child processes."""
         return () if self.following is None else self.following.callbacks
 
     @property
     def errbacks(self) -> Sequence[Any]:
-        """The signatures that are called if it fails; as `callbacks`."""
+        """The signatures that are called if it fails; empty in child processes."""
         return () if self.following is None else self.following.errbacks
 
     @property
     def chain(self) -> Sequence[Any]:
-        """The steps behind it in its chain as far as it carries them, the next first; as `callbacks`."""
+        """The later steps of its chain that its message carries, the next one first; empty in child processes."""
         return () if self.following is None else self.following.rest
 
     @property
     def chord(self) -> str | None:
-        """The id of the chord in whose header it stands."""
+        """The id of the chord, if it is in a chord's header."""
         return None if self.step is None or self.step.seat is None else self.step.seat[0]
 
     @property
     def properties(self) -> Mapping[str, Any]:
-        """The properties of its message, by the names that brokers have for them."""
+        """The properties of its message, under their AMQP names."""
         return {
             "correlation_id": self.id,
             "reply_to": self.reply_to,
@@ -114,17 +114,17 @@ class Request:
 
     @property
     def group_index(self) -> int | None:
-        """Which of that group's members it is part of, from 0."""
+        """The index of its member in the group, from 0."""
         return None if self.step is None else self.step.group_index
 
     @property
     def loglevel(self) -> int:
-        """The level from which on the log of tasks (the logger `aiotq.task`) is written here."""
+        """The effective level of the logger `aiotq.task`."""
         return _log.getEffectiveLevel()
 
     @property
     def logfile(self) -> str | None:
-        """The file that log is written to; None if it is none."""
+        """The file that the logger `aiotq.task` writes to; None if there is none."""
         logger: logging.Logger | None = _log
         while logger is not None:
             for handler in logger.handlers:
@@ -135,13 +135,13 @@ class Request:
 
     @property
     def correlation_id(self) -> str | None:
-        """The id, under the name that message brokers have for it."""
+        """The id, under its AMQP name."""
         return self.id
 
 
 _log: Final = logging.getLogger("aiotq.task")
 _NO_REQUEST: Final = Request()
-#: The only variable that a run sets: each costs as much as a tenth of all that is done for a call that does nothing.
+#: The only context variable that a run sets: one costs a tenth of the whole work for a no-op call.
 running_request: ContextVar[Request] = ContextVar("aiotq_request", default=_NO_REQUEST)
 
 
@@ -158,7 +158,7 @@ def request_of(
     slot: Slot | None = None,
     following: FollowingCalls | None = None,
 ) -> Request:
-    """Return the request of `message` as the task sees it."""
+    """Return the request of `message`."""
     return Request(
         id=message.id,
         task=message.task,
@@ -190,7 +190,7 @@ def request_of(
 
 
 def failed_request(fields: Mapping[str, Any]) -> Request:
-    """Return the request of a failed call as error callbacks get it; `fields` came with their message."""
+    """Return the request of a failed call for its error callbacks; `fields` are from their message."""
     hard, soft = fields.get("timelimit") or (None, None)
     return Request(
         id=fields.get("id"),

@@ -39,13 +39,13 @@ P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 
-#: Where what only a running task can do was asked for.
+#: The error for a method that only a running task can call.
 _NOT_RUNNING: Final = "no task runs here; call it in a task's code, while a worker (or apply) runs that"
 _LINKS: Final = frozenset({"link", "link_error"})
 
 
 class TaskHome(Readers, Sender, Protocol):
-    """All that a task asks of its app."""
+    """What a task needs from its app."""
 
     @property
     def conf(self) -> Settings: ...
@@ -74,13 +74,13 @@ def set_default_home(home: TaskHome) -> None:
 
 
 def current_trails() -> bool:
-    """Whether the task that runs here keeps the ids of the calls it makes."""
+    """Whether the running task stores the ids of the calls that it makes."""
     task: Task[..., Any] | None = running_request.get().runner
     return task is not None and task.declared.trail
 
 
 class CurrentTask:
-    """Stands for the task that runs here (`aiotq.current_task`): its attributes are that task's."""
+    """A proxy of the running task (`aiotq.current_task`): its attributes are that task's."""
 
     __slots__ = ()
 
@@ -99,7 +99,7 @@ class Task(Declared, Handlers, Generic[P, R]):
 
     await add.delay(2, 2)                        # send a call
     await add.options(queue="hi").delay(2, 2)    # with options
-    add(2, 2)                                    # exactly the function, here
+    add(2, 2)                                    # call the function in this process
     """
 
     OperationalError: ClassVar = exceptions.OperationalError
@@ -124,7 +124,7 @@ class Task(Declared, Handlers, Generic[P, R]):
 
     @property
     def app(self) -> TaskHome:
-        """The app this task belongs to; for a shared task the one that runs it, or the last one made."""
+        """The app of this task. For a shared task it is the app that runs it, else the last app that was created."""
         if self._home is not None:
             return self._home
         running: Task[..., Any] | None = running_request.get().runner
@@ -136,7 +136,7 @@ class Task(Declared, Handlers, Generic[P, R]):
 
     @property
     def request(self) -> Request:
-        """The call that runs here."""
+        """The running call."""
         return running_request.get()
 
     @property
@@ -145,16 +145,16 @@ class Task(Declared, Handlers, Generic[P, R]):
         return SyncCalls(self)
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        """Call the function, here and now, without any queue."""
+        """Call the function in this process, without a queue."""
         return self.fn(self, *args, **kwargs) if self.declared.bind else self.fn(*args, **kwargs)
 
     async def delay(self, /, *args: P.args, **kwargs: P.kwargs) -> handle.AsyncResult[R]:
-        """Send a call with these arguments; on return it is in the broker and won't be lost (P1).
+        """Send a call with these arguments. On return the broker has accepted it, and it won't be lost (P1).
 
         Raises:
-            InvalidArguments: they don't fit the function's signature; nothing was sent.
-            EncodeError, MessageTooLarge: an argument can't be sent; nothing was.
-            PublishTimeout: the broker did not accept it in time.
+            InvalidArguments: they don't fit the function's signature; no message was sent.
+            EncodeError, MessageTooLarge: an argument can't be sent; no message was sent.
+            PublishTimeout: the broker did not accept the call in time.
         """
         return await self.app.call(self, args, kwargs, {})
 
@@ -164,11 +164,11 @@ class Task(Declared, Handlers, Generic[P, R]):
         kwargs: Mapping[str, Any] | None = None,
         **options: Unpack[CallOptions],
     ) -> handle.AsyncResult[R]:
-        """Send a call with options (`CallOptions`; None says nothing); raises as `delay`, and `InvalidOption`."""
+        """Send a call with options (`CallOptions`; None: not given). Raises like `delay`, and `InvalidOption`."""
         return await self.app.call(self, *given_arguments(self.name, args, kwargs), said(options))
 
     def options(self, **options: Unpack[CallOptions]) -> Configured[P, R]:
-        """Return this task with calling options: the typed way to give them."""
+        """Return this task with options for its calls, checked by type checkers."""
         return Configured(self, said(options))
 
     async def apply(
@@ -180,15 +180,15 @@ class Task(Declared, Handlers, Generic[P, R]):
         retries: int = 0,
         **options: Unpack[CallOptions],
     ) -> EagerResult[R]:
-        """Run a call here as a worker would: arguments and value serialized and read back, limits kept, errors caught.
+        """Run a call in this process, by the rules of a worker.
 
-        A function that workers run in a thread or process runs in a thread, where hard limits can't be kept. Retries
-        follow at once, and so do callbacks and what the task is replaced by. Signals of running, middleware and
-        handlers are as in a worker. With `throw` (default: the setting `task_eager_propagates`) what it fails with is
-        raised. It runs as though it had been retried `retries` times.
+        Arguments and value are serialized and decoded, limits apply, and exceptions are caught. A function that workers
+        run in a thread or process runs in a thread, without a hard limit. Retries, callbacks and a replacement run at
+        once. Signals of runs, middleware and handlers are called as in a worker. `throw` (default: the setting
+        `task_eager_propagates`) raises the task's exception. The call runs as if it had been retried `retries` times.
 
         Raises:
-            InvalidOption: an option that has no meaning for a call which is run here and now.
+            InvalidOption: an option has no meaning for a call that runs in this process.
         """
         args, kwargs = given_arguments(self.name, args, kwargs)
         options = said(options)
@@ -226,10 +226,10 @@ class Task(Declared, Handlers, Generic[P, R]):
     async def run_here(
         self, message: Message, args: Sequence[Any], kwargs: Mapping[str, Any], *, mode: str = "once"
     ) -> tuple[Any, Request]:
-        """Run a call here, and again as often as it asks for a retry; return its value, and the last run's request.
+        """Run a call in this process with its retries; return its value and the request of the last run.
 
         Raises:
-            Exception: what the last run raised.
+            Exception: the exception of the last run.
         """
         home = self.app
         serializer = home.serializers.to_send(home.conf.result_serializer, home.conf.accept_content)
@@ -276,22 +276,22 @@ class Task(Declared, Handlers, Generic[P, R]):
     def signature(
         self, args: Sequence[Any] | None = (), kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> Signature[R]:
-        """Return a signature with arguments and calling options."""
+        """Return a signature with arguments and options of the call."""
         args, kwargs = given_arguments(self.name, args, kwargs)
         return Signature(self.name, tuple(args), kwargs, said(options), sender=self.app)
 
     subtask = signature
 
     def AsyncResult(self, task_id: str) -> handle.AsyncResult[R]:
-        """Return the handle of a call of this task by its id."""
+        """Return the result of a call of this task by its id."""
         return handle.AsyncResult(task_id, self.app, task_name=self.name)
 
     def map(self, items: Iterable[Any]) -> Signature[list[R]]:
-        """Return a signature of one call that runs the task once for each of `items`, in order; its value is a list."""
+        """Return a signature of one call that runs the task for each of `items`, in order; its value is a list."""
         return Signature(self.name, (list(items),), immutable=True, mode="map", sender=self.app)
 
     def starmap(self, items: Iterable[Sequence[Any]]) -> Signature[list[R]]:
-        """As `map`, with items that are sequences of arguments."""
+        """Like `map`, with items that are sequences of arguments."""
         return Signature(self.name, (list(items),), immutable=True, mode="starmap", sender=self.app)
 
     def chunks(self, items: Iterable[Sequence[Any]], size: int) -> Chunks[list[R]]:
@@ -303,17 +303,16 @@ class Task(Declared, Handlers, Generic[P, R]):
         return chunked(self.s(), items, size)
 
     def replace(self, canvas: Canvas[Any], visitor: StampingVisitor | None = None) -> Replace:
-        """Have `canvas` take the place of this call, as if it had always stood there.
+        """Replace this call by `canvas`: it runs under the same id, and gets this call's next steps and callbacks.
 
             raise self.replace(add.s(2, 2))
 
-
-        What awaits this call gets the value of `canvas`, under the same id; of a group, the list of its values. It has
-        this call's stamps too, before its own and what `visitor` says.
+        A caller that awaits this call gets the value of `canvas`; of a group, the list of its values. `canvas` gets the
+        stamps of this call too, before its own and those that `visitor` returns.
 
         Raises:
-            Replace: always, but for errors.
-            CallError: no task runs here, or `canvas` is no signature.
+            Replace: always, except for errors.
+            CallError: no task runs here, or `canvas` is not a signature.
         """
         if running_request.get().called_directly:
             raise CallError(f"{self.name}.replace: {_NOT_RUNNING}")
@@ -322,27 +321,28 @@ class Task(Declared, Handlers, Generic[P, R]):
         raise Replace(canvas if visitor is None else canvas.stamp(visitor, append_stamps=True))
 
     async def add_to_chord(self, canvas: Canvas[Any]) -> handle.AsyncResult[Any]:
-        """Make `canvas` a further member of the chord whose header this call is part of; return its result.
+        """Add `canvas` to the header of the chord that this call is a member of; return its result.
 
-        It is sent when this call has succeeded, in the same step, and not at all otherwise. Its value comes last.
+        It is sent together with the outcome of this call, if this call succeeds; otherwise it is not sent. Its value
+        comes after those of the other members.
 
         Raises:
-            CallError: no task runs here, or it is in no chord.
+            CallError: no task runs here, or it is not a member of a chord.
         """
         request = running_request.get()
         if request.step is None or request.step.seat is None:
-            raise CallError(f"{self.name}.add_to_chord: what runs here is in no chord's header")
+            raise CallError(f"{self.name}.add_to_chord: the running task is not in the header of a chord")
         whole = frozen(single(canvas))
         request.added.append(whole)
         return handle.AsyncResult(lasts(whole)[0].options["task_id"], self.app, task_name=canvas.__class__.__name__)
 
     async def update_state(self, state: str, meta: Any = None, *, task_id: str | None = None) -> None:
-        """Tell who follows this call that it is in `state` now, with `meta` as its info.
+        """Store a state of this call with `meta` as its info, and push it to callers that follow the call.
 
-        `task_id` is this call's, for those who write it as in Celery.
+        `task_id`, if given, must be this call's id.
 
         Raises:
-            CallError: no task runs here, another one than `task_id`, or `state` is one that only a worker sets.
+            CallError: no task runs here, `task_id` is another call, or `state` is one that only a worker sets.
             EncodeError: `meta` can't be serialized.
         """
         request = running_request.get()
@@ -350,7 +350,7 @@ class Task(Declared, Handlers, Generic[P, R]):
             raise CallError(f"{self.name}.update_state: {_NOT_RUNNING}")
         if task_id is not None and task_id != request.id:
             raise CallError(
-                f"{self.name}.update_state: {task_id} is not what runs here, and only that can tell its state"
+                f"{self.name}.update_state: {task_id} is not the running call, and only that can change its state"
             )
         if not is_name(state):
             raise CallError(
@@ -371,17 +371,17 @@ class Task(Declared, Handlers, Generic[P, R]):
         max_retries: int | None = None,
         **options: Any,
     ) -> Retry:
-        """Have this call run again later, under the same id: `raise self.retry(exc=exc, countdown=60)`.
+        """Run this call again later, under the same id: `raise self.retry(exc=exc, countdown=60)`.
 
-        The delay is `countdown` seconds, or until `eta`, or the task's `default_retry_delay`; it is kept in the broker.
-        `args`, `kwargs` and `options` (queue, priority, expires, time limits, shadow, headers) stand in place of the
-        call's own. With `throw=False` the exception is returned and not raised.
+        The retry is due after `countdown` seconds, at `eta`, or after the task's `default_retry_delay`. Until then it
+        waits in the broker. `args`, `kwargs` and `options` (queue, priority, expires, time limits, shadow, headers)
+        replace those of the call. With `throw=False` the exception is returned instead of raised.
 
         Raises:
-            Retry: always, unless a number below says otherwise.
-            MaxRetriesExceededError, or `exc` if it was given: the task was retried `max_retries` times already.
-            CallError: no task runs here; if `exc` was given, that is raised.
-            InvalidOption: an option is unknown or impossible.
+            Retry: always, except in the cases below.
+            MaxRetriesExceededError, or `exc` if given: the call has had `max_retries` retries already.
+            CallError, or `exc` if given: no task runs here.
+            InvalidOption: an option is unknown or has an impossible value.
         """
         request = running_request.get()
         if request.called_directly:
@@ -414,7 +414,7 @@ class Task(Declared, Handlers, Generic[P, R]):
         return again
 
     def check(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        """Raise `InvalidArguments` if a call with these would (unless declared with `typing=False`)."""
+        """Raise `InvalidArguments` if a call with these arguments would (unless declared with `typing=False`)."""
         if self.declared.typing:
             self._arguments.check(args, kwargs)
 
@@ -428,7 +428,7 @@ class Task(Declared, Handlers, Generic[P, R]):
         return self._arguments.takes_several
 
     def running(self, request: Request) -> Running:
-        """Mark this task as what runs in this context, for `request` and `current_task`."""
+        """Make this task the running one of this context, for `request` and `current_task`."""
         return Running(self, request)
 
 
@@ -441,7 +441,7 @@ def _check_retry(name: str, args: object, kwargs: object, exc: object, most: obj
 
 
 def one_by_one(task: Task[..., Any], mode: str) -> Callable[[Iterable[Any]], Any]:
-    """Return what calls `task` for each of its argument's items ("map"), or with each as arguments ("starmap")."""
+    """Return a function that calls `task` with each item of its argument ("map"), or with its elements ("starmap")."""
 
     def call(item: Any) -> Any:
         return task(item) if mode == "map" else task(*item)
@@ -456,7 +456,7 @@ def one_by_one(task: Task[..., Any], mode: str) -> Callable[[Iterable[Any]], Any
 
 
 class Running:
-    """The time in which a task is the current one of its context; a plain context manager, quick to enter."""
+    """A context manager in which a task is the running one of its context."""
 
     __slots__ = ("_request", "_token")
 
@@ -471,7 +471,7 @@ class Running:
 
 
 class CoroutineTask(Task[P, R]):
-    """A task made of an `async def`: calling it gives the coroutine."""
+    """A task made from an `async def`: calling it returns the coroutine."""
 
     if TYPE_CHECKING:
 
@@ -479,14 +479,14 @@ class CoroutineTask(Task[P, R]):
 
 
 class FunctionTask(Task[P, R]):
-    """A task made of a plain function: calling it gives its value."""
+    """A task made from a plain function: calling it returns its value."""
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         return cast(R, super().__call__(*args, **kwargs))
 
 
 class Configured(Generic[P, R]):
-    """A task with calling options (`task.options(...)`)."""
+    """A task with options for its calls (`task.options(...)`)."""
 
     __slots__ = ("_options", "_task")
 
@@ -495,11 +495,11 @@ class Configured(Generic[P, R]):
         self._options = options
 
     async def delay(self, /, *args: P.args, **kwargs: P.kwargs) -> handle.AsyncResult[R]:
-        """As `Task.delay`, with the options."""
+        """Like `Task.delay`, with the options."""
         return await self._task.app.call(self._task, args, kwargs, self._options)
 
     def s(self, /, *args: Any, **kwargs: Any) -> Signature[R]:
-        """As `Task.s`, with the options."""
+        """Like `Task.s`, with the options."""
         return self._task.signature(args, kwargs, **self._options)
 
     @property
@@ -518,7 +518,7 @@ class SyncCalls(Generic[P, R]):
         self._options: CallOptions = options or {}
 
     def delay(self, /, *args: P.args, **kwargs: P.kwargs) -> SyncResult[R]:
-        """As `Task.delay`."""
+        """Like `Task.delay`."""
         return self.apply_async(args, kwargs)
 
     def apply_async(
@@ -527,7 +527,7 @@ class SyncCalls(Generic[P, R]):
         kwargs: Mapping[str, Any] | None = None,
         **options: Unpack[CallOptions],
     ) -> SyncResult[R]:
-        """As `Task.apply_async`."""
+        """Like `Task.apply_async`."""
         merged: CallOptions = {**self._options, **said(options)}
         home = self._task.app
         args, kwargs = given_arguments(self._task.name, args, kwargs)
@@ -535,9 +535,9 @@ class SyncCalls(Generic[P, R]):
         return result.sync
 
     def add_to_chord(self, canvas: Canvas[Any]) -> SyncResult[Any]:
-        """As `Task.add_to_chord`, in a task that is a plain function."""
+        """Like `Task.add_to_chord`, for a task that is a plain function."""
         return self._task.app.bridge.run(self._task.add_to_chord, canvas).sync
 
     def update_state(self, state: str, meta: Any = None, *, task_id: str | None = None) -> None:
-        """As `Task.update_state`, in a task that runs in a thread."""
+        """Like `Task.update_state`, for a task that runs in a thread."""
         self._task.app.bridge.run(partial(self._task.update_state, task_id=task_id), state, meta)
