@@ -101,7 +101,7 @@ class Signals:
         self._asked.set()
 
     def _hurry(self, why: str) -> None:
-        logger.warning("%s: handing back what still runs (once more: exit at once)", why)
+        logger.warning("%s: handing back the running tasks (once more: exit at once)", why)
         self._worker.stop_now()
 
     def _tell(self, _number: int, frame: FrameType | None) -> None:
