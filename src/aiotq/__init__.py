@@ -12,7 +12,6 @@ result = await add.delay(2, 2)      # run `aiotq worker proj:app` somewhere
 assert await result == 4
 """
 
-import importlib
 from typing import TYPE_CHECKING, Any
 
 from . import signals, states
@@ -127,20 +126,28 @@ __all__ = [
 ]
 
 
-#: What few processes need, and where it is loaded from when it is asked for: a third of the start of all others.
-_LATER = {
-    "Graph": ".graph.graph",
-    "Progress": ".results.progress",
-    "StampingVisitor": ".canvas.stamping",
-    "Worker": ".worker.worker",
-    "crontab": ".beat.schedules",
-    "interval": ".beat.schedules",
-    "once": ".beat.schedules",
-    "solar": ".beat.schedules",
-}
-
-
 def __getattr__(name: str) -> Any:
-    if name not in _LATER:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_LATER[name], __name__), name)
+    """Load what few processes need when it is asked for: it would be a third of the start of all others."""
+    match name:
+        case "Graph":
+            from .graph.graph import Graph  # noqa: PLC0415
+
+            return Graph
+        case "Progress":
+            from .results.progress import Progress  # noqa: PLC0415
+
+            return Progress
+        case "StampingVisitor":
+            from .canvas.stamping import StampingVisitor  # noqa: PLC0415
+
+            return StampingVisitor
+        case "Worker":
+            from .worker.worker import Worker  # noqa: PLC0415
+
+            return Worker
+        case "crontab" | "interval" | "once" | "solar":
+            from .beat import schedules  # noqa: PLC0415
+
+            return getattr(schedules, name)
+        case _:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any, Final, cast
 
 from aiotq import AioTQ, ResultTimeout
+from aiotq.core.inside import core_of
 from aiotq.states import FAILURE, SUCCESS
 
 from ..waiting import wait_until
@@ -131,7 +132,7 @@ def differences_in_calls(
 async def differences_in_ends(app: AioTQ, story: Story, wanted: Expected) -> list[str]:
     """Say which calls did not end as they should."""
     why: list[str] = []
-    connection = await app.connection()
+    connection = await core_of(app).connection()
     ends = {key: end for key, end in wanted.ends.items() if not key.startswith(NO_ID)}
     records = await connection.records.get([f"{story.name}.{key}" for key in ends])
     for record, (key, end) in zip(records, ends.items(), strict=True):
@@ -140,7 +141,7 @@ async def differences_in_ends(app: AioTQ, story: Story, wanted: Expected) -> lis
         if record is None:
             why.append(f"{key} has no end, instead of {_told(end)}")
             continue
-        found = app.codec.decode(record)
+        found = core_of(app).codec.decode(record)
         if not _agrees(found.result, end) or found.state != (SUCCESS if isinstance(end, Ok) else FAILURE):
             why.append(f"{key} ended {found.state} {found.result!r} instead of {_told(end)}")
     return why

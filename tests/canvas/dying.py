@@ -14,6 +14,7 @@ from aiotq.backends.memory.ledger import MemoryLedger
 from aiotq.calling.connection import Connection
 from aiotq.commit import Committer
 from aiotq.commit.ordered import OrderedCommitter
+from aiotq.core.inside import core_of
 from aiotq.results import Ledger, RecordStore
 from aiotq.transport import Broker
 from aiotq.worker.execution import Execution
@@ -76,9 +77,9 @@ class Mortal:
         self._consumer = connection.broker.consumer(name, ["default"], lease=LEASE)
         self._name = name
         self._committer = self._made_committer(app)
-        home = cast(Any, Watched(life, app, "joined"))
-        self._execution = Execution(home, worker=name, pool=cast(Any, None), acknowledge=cast(Any, None))
-        self._coordinator = app.coordinator(name, has_joins=True)
+        core = cast(Any, Watched(life, core_of(app), "joined"))
+        self._execution = Execution(core, worker=name, pool=cast(Any, None), acknowledge=cast(Any, None))
+        self._coordinator = core_of(app).coordinator(name, has_joins=True)
         #: What it has called since its last commit.
         self.uncommitted: Counter[tuple[str, str]] = Counter()
 
@@ -93,7 +94,7 @@ class Mortal:
         records = cast(RecordStore, Watched(self._life, self._connection.records, "put"))
         watched = Watched(self._life, ledger, "claim", "close", "open_joins", "revoked")
         watched.records = records
-        return OrderedCommitter(broker, cast(Ledger, watched), records, self._name, LEASE, clock=app.clock)
+        return OrderedCommitter(broker, cast(Ledger, watched), records, self._name, LEASE, clock=core_of(app).clock)
 
     async def work(self) -> None:
         """Do all there is to do now; what comes of a batch is committed before the next is read."""

@@ -15,6 +15,7 @@ from typing import Final
 import pytest
 
 from aiotq import AioTQ
+from aiotq.core.inside import core_of
 
 from ..contract.harness import JumpingClock
 from .agreeing import differences_in_calls, differences_in_ends
@@ -90,7 +91,7 @@ async def test_a_workflow_reaches_its_end_wherever_its_worker_dies(
 async def _dies(app: AioTQ, tasks: Tasks, clock: JumpingClock, spec: Spec, last: int) -> bool:
     """Run a workflow whose worker dies at its `last` await; return whether it came to that."""
     workflow = Workflow(spec)
-    connection = await app.connection()
+    connection = await core_of(app).connection()
     story = tasks.story(f"w{last}")
     await tasks.built(spec, story).delay()
     life = Life(last)

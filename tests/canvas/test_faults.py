@@ -8,6 +8,8 @@ from typing import Final
 
 import pytest
 
+from aiotq.core.inside import core_of
+
 from .agreeing import disagreements
 from .conftest import MakeApp
 from .faults import Faults
@@ -40,7 +42,7 @@ async def test_workflows_come_to_the_same_among_faults(pair: str, make_app: Make
     tasks = Tasks(app)
 
     async with app:
-        faults.disturb(await app.connection())
+        faults.disturb(await core_of(app).connection())
         async with app.worker(concurrency=10, threads=2):
             found = await disagreements(app, tasks, examples(COUNTS[pair], SEED), at_once=20)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from aiotq import AioTQ
+from aiotq.core.inside import core_of
 from aiotq.exceptions import SettingsFrozen
 
 
@@ -85,7 +86,7 @@ def test_an_app_serves_one_loop_after_another(app: AioTQ) -> None:
 
     gc.collect()
     asyncio.run(send(0))
-    assert len(app._connections) <= 1, "a loop that is closed is forgotten"
+    assert core_of(app).connections.loops <= 1, "a loop that is closed is forgotten"
 
 
 async def test_entering_twice_disconnects_once(app: AioTQ) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from aiotq import AioTQ
+from aiotq.core.inside import core_of
 from aiotq.wire.message import Envelope, Message
 
 
@@ -68,5 +69,5 @@ def warnings(caplog: pytest.LogCaptureFixture, text: str = "") -> list[str]:
 
 async def send_junk(app: AioTQ, task: str, task_id: str) -> None:
     """Send a call whose arguments can't be read: a dead letter to be."""
-    transport = (await app.connection()).broker
+    transport = (await core_of(app).connection()).broker
     await transport.send([Envelope(Message(task_id, task, b"junk"), "default")])

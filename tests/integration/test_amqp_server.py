@@ -14,6 +14,7 @@ from aiotq.backends.amqp.address import parse
 from aiotq.backends.amqp.connection import AmqpClient, KeptChannel
 from aiotq.backends.amqp.frames import Post, pack_properties, pamqp
 from aiotq.backends.amqp.messages import outgoing
+from aiotq.core.inside import core_of
 from aiotq.exceptions import NotConnected, OperationalError, PublishTimeout
 from aiotq.wire.message import Message, new_id
 
@@ -154,9 +155,9 @@ async def test_tls_is_spoken_and_wrong_authorities_are_refused(server: RabbitSer
         await work.works()
 
     with pytest.raises(NotConnected, match="certificate"):
-        await Work(f"{url}/another_ca.pem&{ours}").app.connection()
+        await core_of(Work(f"{url}/another_ca.pem&{ours}").app).connection()
     with pytest.raises(NotConnected, match="ssl_certfile"):
-        await Work(f"{url}/ca.pem").app.connection()
+        await core_of(Work(f"{url}/ca.pem").app).connection()
     with pytest.raises(OperationalError, match="can't be used"):
         await Work(f"{url}/missing.pem").double.delay(1)
 

@@ -1,4 +1,4 @@
-"""What the command line answers to those who try things: JSON, whole ids, Celery's words, queues that nobody consumes."""
+"""What the command line answers to people who try things: JSON, whole ids, Celery's words, queues without consumers."""
 
 from __future__ import annotations
 

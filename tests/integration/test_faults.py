@@ -21,6 +21,7 @@ from aiotq.backends.memory.commit import MemoryCommitter
 from aiotq.canvas.coordinator import Coordinator
 from aiotq.canvas.outcome import Outcome, Success
 from aiotq.commit import COMMITTED, Committed, Committer, Finish, LostLease
+from aiotq.core.inside import core_of
 from aiotq.exceptions import (
     CallError,
     ConnectionLost,
@@ -110,7 +111,7 @@ async def test_a_revocation_is_kept_a_day_beyond_the_due_time_and_a_year_if_that
     async def late() -> None: ...
 
     async with app:
-        monkeypatch.setattr((await app.connection()).ledger, "revoke", revoke)
+        monkeypatch.setattr((await core_of(app).connection()).ledger, "revoke", revoke)
         due_now, due_later = await late.delay(), await late.options(countdown=10 * DAY).delay()
         for result in (due_now, due_later, app.AsyncResult(due_now.id)):
             await result.revoke()
@@ -157,7 +158,7 @@ async def test_a_task_cancelled_while_its_revocation_is_looked_up_is_not_left_be
 
     task: Any = app.task(name="proj.work")(work)
     async with app:
-        ledger = (await app.connection()).ledger
+        ledger = (await core_of(app).connection()).ledger
         look_up = ledger.revoked
 
         async def slowly(ids: Sequence[str]) -> Collection[str]:
@@ -300,17 +301,17 @@ async def test_a_worker_goes_on_when_the_app_is_left_and_takes_the_connection_wi
 
     async with app.worker():
         async with app:
-            connection = await app.connection()
+            connection = await core_of(app).connection()
             assert await (await add.delay(1, 1)).get(timeout=5) == 2
 
         assert await (await add.delay(2, 2)).get(timeout=5) == 4
-        assert await app.connection() is connection
+        assert await core_of(app).connection() is connection
     assert not connection.is_open
 
 
 async def test_a_worker_of_an_app_that_is_still_entered_leaves_the_connection_alone(app: AioTQ) -> None:
     async with app:
-        connection = await app.connection()
+        connection = await core_of(app).connection()
         async with app.worker(), app:
             pass
         assert connection.is_open
@@ -351,7 +352,7 @@ async def test_what_runs_when_a_worker_fails_is_cancelled_once_and_cleans_up(
         async with worker:
             await careful.delay()
             await asyncio.wait_for(began.wait(), 5)
-            connection = await app.connection()
+            connection = await core_of(app).connection()
             monkeypatch.setattr(connection.waiting, "_look", be_defective)
             with pytest.raises(OperationalError):
                 await app.AsyncResult("whatever").get(timeout=5)
@@ -370,7 +371,7 @@ async def test_a_connection_that_fails_ends_the_worker_and_is_said_at_once(
     worker = app.worker(name="one")
     with pytest.raises(ExceptionGroup) as caught:
         async with worker:
-            connection = await app.connection()
+            connection = await core_of(app).connection()
             monkeypatch.setattr(connection.waiting, "_look", be_defective)
             with pytest.raises(OperationalError, match="closed while a result was awaited"):
                 await app.AsyncResult("whatever").get(timeout=5)
@@ -416,7 +417,7 @@ async def test_many_calls_to_a_locked_file_are_told_in_time_and_not_one_after_th
 async def test_settings_can_be_corrected_after_they_could_not_be_used() -> None:
     app = AioTQ("proj", broker="kafka://localhost")
     with pytest.raises(InvalidSetting):
-        await app.connection()
+        await core_of(app).connection()
 
     app.conf.broker_url = "memory://"
 
@@ -461,7 +462,7 @@ async def test_a_worker_and_a_connection_do_not_keep_the_context_of_who_made_the
     seen: list[str | None] = []
     token = tenant.set("acme")
     async with app.worker():
-        transport = (await app.connection()).broker
+        transport = (await core_of(app).connection()).broker
         send_on = transport.send
         monkeypatch.setattr(transport, "send", send)
         tenant.reset(token)
@@ -712,7 +713,7 @@ async def test_each_state_is_told_once_however_often_it_is_looked_at(
         await gate.wait()
 
     async with app, app.worker():
-        store = (await app.connection()).records
+        store = (await core_of(app).connection()).records
         get = store.get
 
         async def look(ids: Sequence[str]) -> Sequence[Record | None]:
@@ -802,7 +803,7 @@ async def test_the_default_counts_for_those_of_many_calls_that_give_no_deadline(
 
     hasty, patient = work.options(publish_timeout=0.1), work.options(publish_timeout=60)
     async with app:
-        monkeypatch.setattr((await app.connection()).publisher, "publish", publish)
+        monkeypatch.setattr((await core_of(app).connection()).publisher, "publish", publish)
         for calls in ([hasty.s(), work.s()], [hasty.s(), hasty.s()], [work.s(), patient.s()]):
             await app.send_many(calls)
 

@@ -13,6 +13,7 @@ import pytest
 
 from aiotq import AioTQ
 from aiotq.commit import Committer, Finish
+from aiotq.core.inside import core_of
 from aiotq.results import Arrival, Join, JoinChanges, Record
 from aiotq.wire.message import Envelope, Message
 
@@ -29,7 +30,7 @@ def finish(join_id: str, member: int) -> Finish:
 
 async def opened(app: AioTQ, size: int) -> tuple[Committer, str]:
     """Return a committer, and a join at which half of its members have arrived."""
-    connection = await app.connection()
+    connection = await core_of(app).connection()
     committer = connection.committer(cast(Any, None), "holder", 15.0)
     join_id = f"join-of-{size}"
     then = Envelope(Message(f"then-{size}", "body", b"[[], {}, {}]"), "default")

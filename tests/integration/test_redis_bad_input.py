@@ -12,6 +12,7 @@ import orjson
 import pytest
 
 from aiotq.commit import COMMITTED, Finish
+from aiotq.core.inside import core_of
 from aiotq.exceptions import OperationalError
 from aiotq.results import Arrival, Join, JoinChanges, Record
 from aiotq.transport import ACK, GiveUp, HandBack
@@ -69,7 +70,7 @@ async def test_a_worker_says_once_that_a_key_is_no_queue_and_reads_the_others(
 
 @pytest.mark.parametrize("due", [None, 4_000_000_000.0])
 async def test_what_a_commit_sends_to_such_a_key_becomes_a_dead_letter(work: Work, due: float | None) -> None:
-    connection = await work.app.connection()
+    connection = await core_of(work.app).connection()
     follower = Envelope(Message("follower", "x.double", b"[]"), "odd", due=due)
     async with work.app, connection.broker.consumer("w", ["default"], lease=15) as consumer:
         with shared("redis").client() as client:
@@ -103,7 +104,7 @@ async def test_one_bad_queue_does_not_fail_the_calls_to_others(work: Work) -> No
 
 @pytest.mark.parametrize("key", ["join:j", "join:j:in", "joins", "watch:a", "deaths:a", "line:x"])
 async def test_a_key_of_another_type_among_those_of_a_commit_leaves_no_half_of_it(work: Work, key: str) -> None:
-    connection = await work.app.connection()
+    connection = await core_of(work.app).connection()
     async with work.app, connection.broker.consumer("w", ["default"], lease=15) as consumer:
         await connection.ledger.open_joins([Join("j", 1, (), patience=3600.0)])
         await connection.records.watch("other")
@@ -124,7 +125,7 @@ async def test_a_key_of_another_type_among_those_of_a_commit_leaves_no_half_of_i
 
 
 async def test_dead_letters_find_a_place_where_something_else_stood(work: Work) -> None:
-    transport = (await work.app.connection()).broker
+    transport = (await core_of(work.app).connection()).broker
     async with work.app, transport.consumer("w", ["default"], lease=15) as consumer:
         with shared("redis").client() as client:
             client.set(work.key(what="dead"), "something else")
@@ -190,7 +191,7 @@ async def test_counts_that_are_no_numbers_do_not_keep_a_message_from_running(wor
             client.xadd(work.key(what=level), {"m": _message("one"), **fields})
             client.xadd(work.key(what=level), {"m": _message("two"), "p": "99999999999999999999", "n": "-1"})
             client.xadd(work.key(what=level), {"m": _message("three")})
-        transport = (await work.app.connection()).broker
+        transport = (await core_of(work.app).connection()).broker
         async with transport.consumer("w", ["default"], lease=15) as consumer:
             (first,) = await consumer.receive(1, suspect=True, wait=5)
             assert await transport.settle([(first, HandBack(0.01))]) == [True]
@@ -301,7 +302,7 @@ async def test_streams_that_stay_empty_are_deleted_with_all_that_told_of_them(pr
             await work.works()
         assert client.exists(work.key()) == 1
         await _age(client, work)
-        transport = (await work.app.connection()).broker
+        transport = (await core_of(work.app).connection()).broker
         async with work.app, transport.consumer("w", ["default"], lease=15) as consumer:
             await consumer.reclaim()
 

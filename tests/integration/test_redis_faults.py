@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import redis
 
+from aiotq.core.inside import core_of
 from aiotq.exceptions import OperationalError, PublishTimeout, ResultTimeout
 
 from ..proxy import Proxy
@@ -207,7 +208,7 @@ async def test_queues_that_nobody_knows_of_any_more_are_found_by_their_workers(
 ) -> None:
     work = Work(server.url, prefix, worker_lease=0.6)
     async with work.app:
-        transport = (await work.app.connection()).broker
+        transport = (await core_of(work.app).connection()).broker
         async with transport.consumer("w", ["default"], lease=0.3) as dead:
             result = await work.double.delay(1)
             assert len(await dead.receive(1, suspect=True, wait=5)) == 1

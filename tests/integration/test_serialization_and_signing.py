@@ -18,6 +18,7 @@ import pydantic
 import pytest
 
 from aiotq import AioTQ
+from aiotq.core.inside import core_of
 from aiotq.exceptions import (
     DeadLettered,
     DecodeError,
@@ -72,14 +73,14 @@ def make_app(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., Ai
 
 async def send(app: AioTQ, message: Message) -> str:
     """Put a message on the queue as it is, past all that a call does."""
-    connection = await app.connection()
+    connection = await core_of(app).connection()
     await connection.broker.send([Envelope(message, "default")])
     return message.id
 
 
 async def sent(app: AioTQ, *args: Any, **options: Any) -> Message:
     """Return the message of a call, which is taken off its queue again."""
-    connection = await app.connection()
+    connection = await core_of(app).connection()
     collected: list[Message] = []
 
     async def collect(batch: Any) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from aiotq import AioTQ, AsyncResult, RemoteError, Worker, current_task
 from aiotq.backends.memory.broker import MemoryBroker
+from aiotq.core.inside import core_of
 from aiotq.exceptions import (
     AioTQError,
     DeadLettered,
@@ -83,7 +84,7 @@ async def send_raw(
 ) -> str:
     """Put a message on the queue that no call would make; return its id."""
     task_id = new_id()
-    connection = await app.connection()
+    connection = await core_of(app).connection()
     address = connection.records.address
     message = Message(task_id, task, body, content_type, reply_to=address, **more)
     await connection.broker.send([Envelope(message, "default")])
@@ -580,7 +581,7 @@ async def test_a_worker_is_entered_once(app: AioTQ) -> None:
 
 async def lose_all_leases(app: AioTQ) -> None:
     """What happens to a worker that was silent for too long: its deliveries are somebody else's."""
-    transport = (await app.connection()).broker
+    transport = (await core_of(app).connection()).broker
     assert isinstance(transport, MemoryBroker)
     broker = transport.queues
     with broker.lock:

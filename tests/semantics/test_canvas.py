@@ -8,6 +8,7 @@ from typing import Any, Final
 import pytest
 
 from aiotq import AioTQ, Canvas, Task, chain, chord, group, signature
+from aiotq.core.inside import core_of
 from aiotq.exceptions import CallError, InvalidArguments, InvalidOption
 
 from .canvas_tasks import Kit
@@ -216,7 +217,7 @@ def test_code_without_a_loop_sends_workflows_and_reads_their_results(app: AioTQ)
         result.revoke()
         result.forget()
     finally:
-        app.bridge.stop()
+        core_of(app).bridge.stop()
 
 
 async def test_a_request_says_how_often_its_call_was_replaced(kit: Kit, run: Run) -> None:

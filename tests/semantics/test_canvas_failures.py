@@ -151,7 +151,7 @@ def _cannot_be_read(_: bytes) -> Any:
 
 
 def _undecodable(kit: Kit) -> Signature[Any]:
-    kit.app.serializers.register(Serializer("odd", "application/x-odd", "utf-8", lambda _: b"?", _cannot_be_read))
+    kit.app.register_serializer(Serializer("odd", "application/x-odd", "utf-8", lambda _: b"?", _cannot_be_read))
     return kit.add.s(1, 1).set(serializer="odd")
 
 
@@ -172,7 +172,7 @@ WAYS: dict[str, tuple[Callable[[Kit], Canvas[Any]], Callable[..., Awaitable[None
 async def test_however_a_member_ends_its_chord_ends_with_it(make_app: MakeApp, way: str) -> None:
     """The same for the last of a chain, and for a group that goes on without it."""
     app = make_app(accept_content=["json", "odd"], worker_unknown_task_timeout=0.0)
-    app.serializers.register(Serializer("odd", "application/x-odd", "utf-8", lambda _: b"?", _cannot_be_read))
+    app.register_serializer(Serializer("odd", "application/x-odd", "utf-8", lambda _: b"?", _cannot_be_read))
     kit = Kit(app)
     make, do, state, error = WAYS[way]
     async with app:

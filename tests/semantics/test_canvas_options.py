@@ -13,6 +13,7 @@ import pytest
 from aiotq import AsyncResult, Middleware, OutgoingCall, Task, chain, chord, group, signals
 from aiotq.calling.middleware import Sending
 from aiotq.canvas import as_form
+from aiotq.core.inside import core_of
 from aiotq.exceptions import CallError
 
 from .canvas_tasks import Kit
@@ -253,4 +254,4 @@ async def test_code_without_a_loop_sends_workflows_to_workers(kit: Kit, run: Run
         return result.get(timeout=10), result.parent.get(timeout=10), result.parent.parent.get(timeout=10)
 
     assert await asyncio.to_thread(send) == (11, [5, 6], 4)
-    await asyncio.to_thread(kit.app.bridge.stop)
+    await asyncio.to_thread(core_of(kit.app).bridge.stop)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from aiotq import AioTQ
+from aiotq.core.inside import core_of
 from aiotq.exceptions import InvalidOption, TaskRevokedError
 
 from ..waiting import wait_until
@@ -31,7 +32,7 @@ class Crowd:
 
 
 async def counts(app: AioTQ) -> list[int]:
-    stats = await (await app.connection()).broker.stats()
+    stats = await (await core_of(app).connection()).broker.stats()
     return [sum(getattr(each, what) for each in stats) for what in ("ready", "leased", "delayed")]
 
 

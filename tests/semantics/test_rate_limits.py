@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from aiotq import AioTQ
+from aiotq.core.inside import core_of
 from aiotq.core.schedules import seconds_apart
 from aiotq.exceptions import InvalidOption, InvalidSetting
 from aiotq.results.decisions import BOOKING_GRACE
@@ -61,7 +62,7 @@ async def test_others_run_while_a_limited_task_waits(app: AioTQ) -> None:
     async with app, app.worker(concurrency=1) as worker:
         await app.send_many(rare.s() for _ in range(5))
         assert await (await common.delay()).get(timeout=10) == "now"
-        transport = (await app.connection()).broker
+        transport = (await core_of(app).connection()).broker
 
         async def four_wait() -> bool:
             stats = await transport.stats()

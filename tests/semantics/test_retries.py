@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from aiotq import AioTQ, Ignore, MaxRetriesExceededError, Reject, ResultTimeout, Retry, Snooze, Task
+from aiotq.core.inside import core_of
 from aiotq.exceptions import CallError, DeadLettered, InvalidArguments, InvalidOption
 
 from ..waiting import wait_until
@@ -229,7 +230,7 @@ async def test_a_rejected_task_is_a_dead_letter_and_fails(app: AioTQ) -> None:
         result = await refuse.delay()
         with pytest.raises(DeadLettered, match="rejected: no thanks"):
             await result.get(timeout=10)
-        connection = await app.connection()
+        connection = await core_of(app).connection()
         letters = await wait_until(connection.broker.dead_letters, "it is a dead letter")
         assert [(letter.reason, letter.message and letter.message.id) for letter in letters] == [
             ("rejected", result.id)
@@ -260,7 +261,7 @@ async def test_an_ignored_task_is_done_and_leaves_no_state(app: AioTQ) -> None:
         assert await result.state() == "PENDING"
         with pytest.raises(ResultTimeout):
             await result.get(timeout=0.05)
-        connection = await app.connection()
+        connection = await core_of(app).connection()
         assert not await connection.broker.stats()
 
 

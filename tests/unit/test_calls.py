@@ -13,12 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiotq.calling.envelopes import ArgumentCheck, build_envelope
+from aiotq.calling.envelopes import ArgumentCheck, EnvelopeBuilder
+from aiotq.core.clock import SystemClock
 from aiotq.core.settings import Settings
 from aiotq.exceptions import CallError, EncodeError, InvalidArguments, InvalidOption, MessageTooLarge
-from aiotq.tasks.options import CallOptions, TaskOptions
+from aiotq.tasks.options import CallOptions, TaskOptions, check_route_option
 from aiotq.tasks.request import Request, request_of, running_request
 from aiotq.tasks.task import CoroutineTask, FunctionTask, Task
+from aiotq.transport.routing import Router
 from aiotq.wire.content_types import standard_registry
 from aiotq.wire.message import Envelope, pack, unpack
 
@@ -30,8 +32,8 @@ async def add(x: int, y: int = 1) -> int:
 
 
 def task(fn: Callable[..., Any] = add, **declared: Any) -> Task[..., Any]:
-    kind = CoroutineTask if inspect.iscoroutinefunction(fn) else FunctionTask
-    return kind(fn, "proj.add", TaskOptions(**declared))
+    kind: type[Task[..., Any]] = CoroutineTask if inspect.iscoroutinefunction(fn) else FunctionTask
+    return kind.of(fn, "proj.add", TaskOptions(**declared))
 
 
 def build(
@@ -43,9 +45,18 @@ def build(
     **options: Any,
 ) -> Envelope:
     given: Any = options
-    return build_envelope(
-        Settings(conf or {}), standard_registry(), callee, args, kwargs or {}, given, reply_to=reply_to, now=NOW
-    )
+    return builder(conf).envelope(callee, args, kwargs or {}, given, reply_to=reply_to)
+
+
+def builder(conf: Any = None) -> EnvelopeBuilder:
+    settings = Settings(conf or {})
+    router = Router(settings, check_route_option)
+    return EnvelopeBuilder(settings, standard_registry(), router, tasks={}, clock=StoppedClock())
+
+
+class StoppedClock(SystemClock):
+    def time(self) -> float:
+        return NOW
 
 
 # Arguments
@@ -146,7 +157,7 @@ def test_arguments_are_a_list_or_a_tuple(args: Any) -> None:
     """A string would be taken for its letters."""
     for callee in (task(), "proj.add"):
         with pytest.raises(InvalidArguments, match=r"proj\.add: args must be a list or tuple, not a"):
-            build_envelope(Settings(), standard_registry(), callee, args, {}, {}, reply_to=None, now=NOW)
+            builder().envelope(callee, args, {}, {}, reply_to=None)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 from aiotq import AioTQ, Canvas, Chain, Chord, Group, chain, chord, group, signature
 from aiotq.canvas import as_canvas, as_form
 from aiotq.canvas.links import Links, embedded, links_of
+from aiotq.core.inside import core_of
 from aiotq.exceptions import CallError, MalformedMessage
 
 app = AioTQ("proj", broker="memory://")
@@ -65,7 +66,7 @@ def test_a_canvas_is_its_form_read_again(name: str) -> None:
 @pytest.mark.parametrize("serializer", ["json", "msgpack", "yaml", "pickle"])
 @pytest.mark.parametrize("name", CANVASES)
 def test_a_form_goes_through_every_serializer(name: str, serializer: str) -> None:
-    registry = app.serializers
+    registry = core_of(app).serializers
     content_type = registry.get(serializer).content_type
     body = registry.encode(registry.get(serializer), as_form(CANVASES[name]), "a form")
 

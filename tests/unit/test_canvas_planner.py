@@ -13,6 +13,7 @@ from aiotq.backends.memory.commit import MemoryCommitter
 from aiotq.canvas.links import signatures_of
 from aiotq.canvas.planner import INLINE, NOTHING, Plan, Planner, Position, frozen
 from aiotq.commit import Finish
+from aiotq.core.inside import core_of
 from aiotq.exceptions import CallError, InvalidArguments
 from aiotq.results import Join
 from aiotq.wire.message import Envelope, pack_envelope
@@ -31,7 +32,7 @@ async def xsum(numbers: Any) -> Any:
 
 
 def planned(canvas: Canvas[Any], *, has_joins: bool = True) -> Plan:
-    return Planner(app.builder, has_joins=has_joins).plan(frozen(canvas), NOTHING, Position())
+    return Planner(core_of(app).builder, has_joins=has_joins).plan(frozen(canvas), NOTHING, Position())
 
 
 def messages(plan: Plan) -> Iterator[Envelope]:

@@ -13,6 +13,7 @@ import orjson
 import pytest
 
 from aiotq import AioTQ
+from aiotq.core.inside import core_of
 from aiotq.core.settings import Settings
 from aiotq.exceptions import EncodeError, InvalidSetting, MaxRetriesExceededError, TaskRevokedError
 from aiotq.results import Record
@@ -66,7 +67,7 @@ class Point:
 
 def encoded(value: Any, name: str = "json", **settings: Any) -> bytes:
     app = AioTQ("x", broker="memory://", celery_compat=True, **settings)
-    return app.serializers.encode(app.serializers.to_send(name, app.conf.accept_content), value, "it")
+    return core_of(app).serializers.encode(core_of(app).serializers.to_send(name, app.conf.accept_content), value, "it")
 
 
 def test_what_celery_knows_is_tagged_as_celery_does() -> None:
@@ -110,7 +111,7 @@ def test_in_msgpack_celery_knows_no_tags() -> None:
 
 def codec_round(state: str, result: Any, **more: Any) -> tuple[dict[str, Any], Any]:
     """Return the document of an outcome, and the outcome that is read from it."""
-    codec = AioTQ("x", broker="memory://", celery_compat=True).codec
+    codec = core_of(AioTQ("x", broker="memory://", celery_compat=True)).codec
     body = codec.encode("id", state, result, done_at=1.0, **more)
     return orjson.loads(body), codec.decode(Record("id", state, body, codec.content_type, 0.0))
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from aiotq import AioTQ, AsyncResult, EagerResult, Task, states
+from aiotq.core.inside import core_of
 from aiotq.exceptions import InvalidArguments, InvalidOption, NotRegistered
 
 
@@ -113,7 +114,7 @@ def test_code_without_a_loop_calls_and_reads_at_once() -> None:
         result = add.sync.delay(2, 2)
         assert (result.get(), result.state(), result.successful()) == (4, states.SUCCESS, True)
     finally:
-        app.bridge.stop()
+        core_of(app).bridge.stop()
 
 
 async def test_retries_follow_at_once() -> None:

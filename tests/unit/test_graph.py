@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from aiotq import AioTQ, AsyncResult, Canvas, chain, chord, group, states
 from aiotq.canvas.links import Links, embedded, links_of
+from aiotq.core.inside import core_of
 from aiotq.exceptions import MalformedMessage
 from aiotq.graph.graph import Edge, Graph, GraphBuilder, Node
 from aiotq.results import Record
@@ -389,14 +390,14 @@ async def drawn_from(records: Mapping[str, Record | None], start: AsyncResult[An
             return [records.get(each) for each in ids]
 
     async def connect() -> Any:
-        return SimpleNamespace(store=Store(), codec=app.codec)
+        return SimpleNamespace(store=Store(), codec=core_of(app).codec)
 
     return await graph_of(start, connect)
 
 
 def record_of(task_id: str, around: Neighbours = NO_NEIGHBOURS, **more: Any) -> Record:
-    body = app.codec.encode(task_id, states.SUCCESS, None, done_at=0.0, name="add", neighbours=around, **more)
-    return Record(task_id, states.SUCCESS, body, app.codec.content_type, 1e12)
+    body = core_of(app).codec.encode(task_id, states.SUCCESS, None, done_at=0.0, name="add", neighbours=around, **more)
+    return Record(task_id, states.SUCCESS, body, core_of(app).codec.content_type, 1e12)
 
 
 @given(st.dictionaries(IDS, st.tuples(AROUND, st.lists(IDS), st.none() | IDS)))

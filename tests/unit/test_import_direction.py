@@ -25,14 +25,14 @@ FLOORS: Final = (
     ("signals", "wire", "graph", "control.bus"),
     ("beat.cron_fields", "beat.crontab", "beat.intervals", "beat.schedules", "beat.solar", "beat.wall_time"),
     ("tasks.request", "tasks.options", "tasks.handlers", "tasks.soft_time_limits", "worker.lifespans"),
-    ("transport", "results", "calling.envelopes", "calling.builder", "tasks.retries"),
+    ("transport", "results", "calling.envelopes", "tasks.retries"),
     ("control",),
     ("commit",),
     ("backends",),
     ("canvas",),
     ("tasks",),
     ("calling",),
-    ("worker", "beat"),
+    ("worker", "beat", "control.admin"),
     ("app",),
     ("lookup",),
     (PUBLIC,),
@@ -42,6 +42,36 @@ FLOORS: Final = (
     ("__main__",),
 )
 FLOOR: Final = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+
+_FEW_CALL_HERE: Final = "calls that run where they are made are for tests and scripts; they run as a worker's"
+_FEW_DRAW: Final = "few processes look at workflows"
+_FEW_WORK: Final = "most processes send calls and run none"
+_APP: Final = "the type of what users know as the app: what they get from it is checked; it runs nothing"
+#: Imports in functions, and those for type checkers that lead upward: from one module to another, and why. All others
+#: stand at the top of their file and lead downward.
+LATE: Final[Mapping[tuple[str, str], str]] = {
+    (PUBLIC, "beat.schedules"): "few processes have schedules",
+    (PUBLIC, "canvas.stamping"): "few workflows are stamped",
+    (PUBLIC, "graph.graph"): _FEW_DRAW,
+    (PUBLIC, "results.progress"): "few processes follow a workflow",
+    (PUBLIC, "worker.worker"): _FEW_WORK,
+    ("app", "worker.inline"): _FEW_CALL_HERE,
+    ("app", "worker.options"): _FEW_WORK,
+    ("app", "worker.worker"): _FEW_WORK,
+    ("calling.connection", "commit.ordered"): "most apps have their broker and their results in one place",
+    ("calling.connection", "results.in_process"): "few apps have neither a broker nor a store that keeps a ledger",
+    ("calling.connection", "results.pushed"): "few stores of results can't push them",
+    ("calling.core", "app"): _APP,
+    ("calling.core", "canvas.coordinator"): _FEW_WORK,
+    ("canvas.signature", "app"): _APP,
+    ("canvas.signature", "canvas.drawn"): _FEW_DRAW,
+    ("canvas.signature", "canvas.stamping"): "few workflows are stamped",
+    ("graph.graph", "graph.drawing"): "a graph is data: few are drawn",
+    ("results.handle", "results.drawn"): _FEW_DRAW,
+    ("results.handle", "results.progress"): "few processes follow a workflow",
+    ("tasks.registry", "tasks.annotations"): "few apps have annotations",
+    ("tasks.task", "app"): _APP,
+}
 
 #: Neighbours that don't know each other: any broker goes with any store.
 STRANGERS: Final = ({"transport", "results"},)
@@ -56,22 +86,32 @@ class Import(NamedTuple):
     importer: str
     imported: str
     in_function: bool
+    link: tuple[str, str]  #: the modules, as LATE names them
     system: str  #: the system of `backends/` that is imported, if it is one
     importing_system: str
+    for_types: bool
+
+    @property
+    def is_late(self) -> bool:
+        is_upward = FLOOR.get(self.imported, 0) > FLOOR.get(self.importer, 0)
+        return self.in_function or (self.for_types and is_upward)
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}: {self.importer} imports {self.imported}"
 
 
-def complaints(package: Path) -> list[str]:
+def complaints(package: Path, late: Mapping[tuple[str, str], str]) -> list[str]:
     """All that is wrong with the imports among the modules of `package`, one line each; imports only for type
-    checkers count."""
-    found = [each for file in sorted(package.rglob("*.py")) for each in imports_in(file, package)]
+    checkers count. Those in `late` may stand in a function, or lead upward for type checkers."""
+    every = [each for file in sorted(package.rglob("*.py")) for each in imports_in(file, package)]
+    found = [each for each in every if not (each.is_late and each.link in late)]
+    unused = late.keys() - {each.link for each in every if each.is_late}
     homeless = sorted(rooms_of(package) - FLOOR.keys())
     return [
         *(f"{room}: on no floor; say in FLOORS where it belongs" for room in homeless),
         *(f"{each}: {wrong}" for each in found for wrong in wrongs_of(each)),
         *circles(found),
+        *(f"LATE: {importer} does not import {imported} late" for importer, imported in sorted(unused)),
     ]
 
 
@@ -99,22 +139,38 @@ def imports_in(file: Path, package: Path) -> Iterator[Import]:
     parts = parts_of(file, package)
     importer, own_system = room_of(parts), system_of(parts, package)
     name = str(file.relative_to(package))
-    for node, in_function in import_statements(ast.parse(file.read_text(), name)):
+    for node, in_function, for_types in import_statements(ast.parse(file.read_text(), name)):
         for target in targets(node, (package.name, *file.relative_to(package).parent.parts)):
             if target[0] == package.name:
                 imported = room_named(target, package)
                 system = system_of(target[1:], package)
                 if imported != importer or system != own_system or in_function:
-                    yield Import(name, node.lineno, importer, imported, in_function, system, own_system)
+                    link = module_named(parts, package), module_named(target[1:], package)
+                    yield Import(
+                        name, node.lineno, importer, imported, in_function, link, system, own_system, for_types
+                    )
 
 
-def import_statements(node: ast.AST, in_function: bool = False) -> Iterator[tuple[ast.Import | ast.ImportFrom, bool]]:
+def import_statements(
+    node: ast.AST, in_function: bool = False, for_types: bool = False
+) -> Iterator[tuple[ast.Import | ast.ImportFrom, bool, bool]]:
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.Import | ast.ImportFrom):
-            yield child, in_function
+            yield child, in_function, for_types
         else:
             function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)
-            yield from import_statements(child, in_function or function)
+            types = isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"
+            yield from import_statements(child, in_function or function, for_types or types)
+
+
+def module_named(parts: tuple[str, ...], package: Path) -> str:
+    """The module that a dotted name leads to: the longest beginning of it that is a file."""
+    for end in range(len(parts), 0, -1):
+        if package.joinpath(*parts[:end]).with_suffix(".py").is_file():
+            return ".".join(parts[:end])
+        if package.joinpath(*parts[:end], "__init__.py").is_file():
+            return ".".join(parts[:end])
+    return PUBLIC
 
 
 def targets(node: ast.Import | ast.ImportFrom, here: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
@@ -134,7 +190,7 @@ def room_named(target: tuple[str, ...], package: Path) -> str:
 
 def wrongs_of(each: Import) -> Iterator[str]:
     if each.in_function:
-        yield "inside a function; a room says what it needs as a Protocol, and is handed it"
+        yield "inside a function; a room says what it needs as a Protocol, and is handed it (or LATE says why)"
     if each.system and each.importing_system and each.system != each.importing_system:
         yield "one system imports another"
     if each.importer == each.imported or not {each.importer, each.imported} <= FLOOR.keys():
@@ -161,7 +217,7 @@ def circles(found: list[Import]) -> Iterator[str]:
 def test_imports_point_one_way() -> None:
     assert rooms_of(PACKAGE) >= {PUBLIC, "exceptions"}, "there is something to check"
 
-    assert complaints(PACKAGE) == []
+    assert complaints(PACKAGE, LATE) == []
 
 
 def test_what_the_floors_allow_is_not_complained_about(tmp_path: Path) -> None:
@@ -184,7 +240,7 @@ def test_what_the_floors_allow_is_not_complained_about(tmp_path: Path) -> None:
         },
     )
 
-    assert complaints(package) == []
+    assert complaints(package, {}) == []
 
 
 @pytest.mark.parametrize(
@@ -226,11 +282,27 @@ def test_the_check_finds(tmp_path: Path, file: str, line: str, complaint: str) -
         "results/__init__.py": "",
         "transport/__init__.py": "",
     }
-    assert complaints(build(tmp_path / "good", good)) == []
+    assert complaints(build(tmp_path / "good", good), {}) == []
 
-    found = complaints(build(tmp_path / "bad", {**good, file: line}))
+    found = complaints(build(tmp_path / "bad", {**good, file: line}), {})
 
     assert any(complaint in each for each in found), found
+
+
+def test_late_imports_are_listed_and_the_list_has_no_others(tmp_path: Path) -> None:
+    late = {
+        "__init__.py": "",
+        "app.py": "from .tasks.task import Task\ndef f():\n    from .worker import inline",
+        "tasks/task.py": "if TYPE_CHECKING:\n    from ..app import AioTQ",
+        "worker/__init__.py": "",
+        "worker/inline.py": "",
+    }
+    package = build(tmp_path, late)
+    listed = {("app", "worker.inline"): "…", ("tasks.task", "app"): "…"}
+
+    assert complaints(package, listed) == []
+    assert complaints(package, {**listed, ("app", "tasks.task"): "…"}) == ["LATE: app does not import tasks.task late"]
+    assert len(complaints(package, {("app", "worker.inline"): "…"})) == 2  # upward, and in a circle
 
 
 def build(where: Path, sources: Mapping[str, str]) -> Path:

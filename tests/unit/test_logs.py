@@ -126,7 +126,12 @@ def test_no_value_can_pretend_to_be_a_verb() -> None:
 
 def test_a_line_of_a_task_that_ended_has_its_state_and_asks_for_its_times() -> None:
     asked: list[str | None] = []
-    formatter = JsonFormatter(about=lambda state: asked.append(state) or {"duration": 0.5})
+
+    def about(state: str | None) -> dict[str, object]:
+        asked.append(state)
+        return {"duration": 0.5}
+
+    formatter = JsonFormatter(about=about)
 
     line = json.loads(formatter.format(task_line("Task %s[%s] succeeded in %.3f s: %s", "proj.add", "42", 0.5, "4")))
 

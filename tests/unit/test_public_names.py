@@ -1,8 +1,54 @@
-"""`aiotq.__all__` is what a user may rely on: it is compared with what is there."""
+"""What a user may rely on, `aiotq.__all__` and the reference page of the app, is compared with what is there."""
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
 import aiotq
+from aiotq import AioTQ, AsyncResult, Signature
+from aiotq.tasks.options import DECLARABLE
+
+PAGE: Final = (Path(__file__).parents[2] / "docs" / "reference" / "app.md").read_text()
+
+app = AioTQ("names", broker="memory://")
+
+
+@app.task
+async def add(x: int, y: int) -> int:
+    return x + y
+
+
+#: What is there for the inside: the names that are promised have no others beside them but these.
+INSIDE: Final = {
+    "AioTQ": set[str](),
+    "Task": {
+        *("be_one_of", "check", "declare", "declared", "fn", "handlers", "of", "parameter", "run_here", "running"),
+        *("runs_in", "shared", "takes_several"),
+    },
+    "Signature": {"form", "sender", "when_failed"},
+    "AsyncResult": {"document", "elsewhere", "reply_to", "see", "seen"},
+}
+THERE: Final[dict[str, Any]] = {
+    "AioTQ": app,
+    "Task": add,
+    "Signature": Signature("names.add"),
+    "AsyncResult": AsyncResult[Any]("id", app),
+}
+
+
+@pytest.mark.parametrize("kind", THERE)
+def test_the_page_has_all_public_names_and_no_others(kind: str) -> None:
+    section = PAGE.partition(f"\n## {kind}\n")[2].partition("\n## ")[0]
+    promised = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
+    options = DECLARABLE | {"bind"} if kind == "Task" else set[str]()  # documented with the options
+    there_are = {name for name in dir(THERE[kind]) if not name.startswith("_")} - options - INSIDE[kind]
+
+    assert len(promised) == len(set(promised)) > 10
+    assert set(promised) == there_are
 
 
 def test_every_public_name_is_there() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from aiotq import AioTQ, Task, shared_task
+from aiotq.core.inside import core_of
 from aiotq.exceptions import CallError, InvalidOption, NotRegistered
 from aiotq.tasks.registry import _shared_tasks, task_name
 from aiotq.tasks.task import CoroutineTask, FunctionTask
@@ -99,7 +100,7 @@ def test_a_task_is_its_function(app: AioTQ) -> None:
 
     assert isinstance(task, FunctionTask)
     assert task(4) == 8
-    assert (task.__name__, task.__doc__) == ("double", None)  # type: ignore[attr-defined]
+    assert (task.__name__, task.__doc__) == ("double", None)
     assert app.task(add).__doc__ == "Add two numbers."
     assert task.fn is double
 
@@ -243,12 +244,12 @@ def test_a_wrapped_function_keeps_its_name_and_signature(app: AioTQ) -> None:
 def test_a_task_is_found_or_the_nearest_is_named(app: AioTQ) -> None:
     task = app.task(add)
 
-    assert app.find_task(task.name) is task
+    assert core_of(app).find_task(task.name) is task
     with pytest.raises(NotRegistered, match=f"did you mean '{task.name}'") as caught:
-        app.find_task(f"{__name__}.ad")
+        core_of(app).find_task(f"{__name__}.ad")
     assert caught.value.suggestion == task.name
     with pytest.raises(NotRegistered):
-        app.find_task("")
+        core_of(app).find_task("")
 
 
 # Shared tasks
@@ -260,7 +261,8 @@ def test_a_shared_task_belongs_to_every_app_old_and_new() -> None:
     task = shared_task(name="library.add")(add)
     new = AioTQ("new", broker="memory://")
 
-    assert old.tasks["library.add"] is new.tasks["library.add"] is task
+    assert [app.tasks["library.add"].app for app in (old, new)] == [old, new]
+    assert old.tasks["library.add"].fn is new.tasks["library.add"].fn is task.fn
     assert task.app is new
 
 
@@ -275,7 +277,7 @@ def test_an_apps_own_task_stands_before_a_shared_one_of_its_name() -> None:
 
 
 def test_a_shared_task_without_an_app_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aiotq.tasks.task._default_home", [])
+    monkeypatch.setattr("aiotq.tasks.task._default_core", [])
     monkeypatch.setattr("aiotq.tasks.registry._shared_tasks", {})
     task = shared_task(add)
 
@@ -343,6 +345,23 @@ def test_what_cannot_be_imported_is_not_hidden(app: AioTQ, package: str) -> None
 
     with pytest.raises(ModuleNotFoundError, match="a_module_that_is_not_installed"):
         app.load_tasks()
+
+
+def test_the_path_of_a_class_stands_for_the_package_that_it_names(app: AioTQ, package: str, tmp_path: Path) -> None:
+    (tmp_path / package / "apps.py").write_text(f"class Config:\n    name = {package!r}\nclass Other: ...")
+    app.autodiscover_tasks([f"{package}.apps.Config"], force=True)
+
+    assert "found.in_tasks" in app.tasks
+    with pytest.raises(ModuleNotFoundError, match=f"{package}.apps.Other"):
+        app.autodiscover_tasks([f"{package}.apps.Other"], force=True)
+
+
+def test_what_could_not_be_imported_at_once_is_not_tried_again(app: AioTQ, package: str) -> None:
+    with pytest.raises(ModuleNotFoundError, match="no_such_package_here"):
+        app.autodiscover_tasks(["no_such_package_here"], force=True)
+
+    app.autodiscover_tasks([package], force=True)
+    assert "found.in_tasks" in app.tasks
 
 
 def test_included_modules_are_imported(package: str) -> None:

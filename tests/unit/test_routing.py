@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from aiotq import AioTQ, Binding, Exchange, Queue
-from aiotq.calling.envelopes import build_envelopes
+from aiotq.core.clock import SystemClock
+from aiotq.core.inside import core_of
 from aiotq.core.settings import from_environment, from_object
 from aiotq.exceptions import CallError, InvalidOption, InvalidSetting, QueueNotFound, SettingsError
 from aiotq.wire.message import Envelope
@@ -17,8 +18,13 @@ from aiotq.wire.message import Envelope
 NOW = 1_700_000_000.0
 
 
+class StoppedClock(SystemClock):
+    def time(self) -> float:
+        return NOW
+
+
 def make_app(**settings: Any) -> AioTQ:
-    app = AioTQ("proj", broker="memory://", **settings)
+    app = AioTQ("proj", broker="memory://", clock=StoppedClock(), **settings)
 
     @app.task(name="proj.add")
     async def add(x: int) -> int:
@@ -39,7 +45,7 @@ def sent(app: AioTQ, name: str = "proj.add", /, **options: Any) -> list[Envelope
     """The envelopes of a call of `name`."""
     task = app.tasks.get(name, name)
     calls: Any = options
-    envelopes = build_envelopes(app.conf, app.serializers, app.router, task, (1,), {}, calls, reply_to="here", now=NOW)
+    envelopes = core_of(app).builder.envelopes(task, (1,), {}, calls, reply_to="here")
     return list(envelopes)
 
 
@@ -410,7 +416,7 @@ async def test_a_router_that_cannot_be_had_is_an_error_when_the_app_connects(pat
     app = make_app(task_routes=[path])
 
     with pytest.raises(InvalidSetting, match=r"^setting 'task_routes' must be .* at \[0\], not '"):
-        await app.connection()
+        await core_of(app).connection()
 
 
 @pytest.mark.parametrize(

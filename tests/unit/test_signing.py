@@ -15,6 +15,7 @@ from cryptography.x509.oid import NameOID
 
 from aiotq import AioTQ
 from aiotq.commands.config import setting_rows
+from aiotq.core.inside import core_of
 from aiotq.exceptions import BadSignature, InvalidSetting, SecurityError, SettingsFrozen, Unsigned
 from aiotq.wire.message import Envelope, Message, Step, pack, unpack
 from aiotq.wire.signing import SharedKey, Signer, canonical, sealed
@@ -124,8 +125,9 @@ def secured(
     app = AioTQ("proj", broker="memory://", clock=clock or StoppedClock())
     key, cert = authority.directory / f"{name}.key", authority.directory / "trusted" / f"{name}.pem"
     app.setup_security(**{"key": key, "cert": cert, "store": authority.directory / "trusted", **options})
-    assert app.signer is not None
-    return app, app.signer
+    signer = core_of(app).signer
+    assert signer is not None
+    return app, signer
 
 
 @pytest.fixture(params=["shared key", "certificate"])
@@ -212,10 +214,10 @@ def test_secrets_are_not_printed_with_the_settings() -> None:
 
 
 def test_an_app_signs_with_its_key_or_not_at_all() -> None:
-    assert AioTQ("proj", broker="memory://").signer is None
+    assert core_of(AioTQ("proj", broker="memory://")).signer is None
     app = AioTQ("proj", broker="memory://", security_key=KEY)
-    assert isinstance(app.signer, SharedKey)
-    assert app.signer is app.signer
+    assert isinstance(core_of(app).signer, SharedKey)
+    assert core_of(app).signer is core_of(app).signer
 
 
 # Certificates
@@ -288,15 +290,14 @@ def test_a_setup_that_cannot_work_is_refused(authority: Authority) -> None:
         app = AioTQ("proj", broker="memory://", clock=StoppedClock())
         with pytest.raises(SecurityError, match=words):
             app.setup_security(**{**good, **wrong})
-        assert app.signer is None
+        assert core_of(app).signer is None
     with pytest.raises(SecurityError, match="not both"):
         AioTQ("proj", broker="memory://", security_key=KEY).setup_security(**good)
 
 
 async def test_security_is_set_up_before_the_app_is_used(authority: Authority) -> None:
     authority.issue("one")
-    app = AioTQ("proj", broker="memory://")
-    app.clock = StoppedClock()
+    app = AioTQ("proj", broker="memory://", clock=StoppedClock())
     async with app:
         with pytest.raises(SettingsFrozen):
             app.setup_security(
@@ -304,4 +305,4 @@ async def test_security_is_set_up_before_the_app_is_used(authority: Authority) -
                 cert=authority.directory / "trusted" / "one.pem",
                 store=authority.directory / "trusted",
             )
-        assert app.signer is None
+        assert core_of(app).signer is None

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from aiotq import AioTQ, Ignore, Reject, Task, states
+from aiotq.core.inside import core_of
 from aiotq.exceptions import DeadLettered, SettingsError
 from aiotq.testing import TestWorker
 
@@ -105,16 +106,16 @@ async def test_the_app_is_put_back_as_it_was_with_what_was_in_its_broker() -> No
 
     async with app:
         before = await add.options(task_id="before").delay(1, 1)
-        clock, conf = app.clock, app.conf
+        clock, conf = core_of(app).clock, app.conf
 
         with pytest.raises(ZeroDivisionError):
             async with TestWorker(app, now=NOON) as t:
-                assert app.now() == NOON.timestamp()
+                assert core_of(app).now() == NOON.timestamp()
                 assert await (await add.delay(2, 2)) == 4
                 assert [call.id for call in t.sent if call.id == "before"] == []
                 _ = 1 / 0
 
-        assert (app.clock, app.conf, app.conf.result_expires) == (clock, conf, 7.0)
+        assert (core_of(app).clock, app.conf, app.conf.result_expires) == (clock, conf, 7.0)
         assert [stats.ready for stats in await app.admin.queues()] == [1]
         async with app.worker():
             assert await before == 2

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import logging
 from collections.abc import Callable, Collection, Hashable
 from contextlib import AsyncExitStack
-from typing import Any, Final
+from typing import Final
 
 from ..backends.base import Backend, BackendContext, Memory, backend_class, mask_password
 from ..commit import Committer
@@ -87,6 +86,11 @@ class Connection:
     def is_open(self) -> bool:
         return self._service.is_running
 
+    @property
+    def reply_to(self) -> str | None:
+        """The address that the results of calls which are made through it are pushed to."""
+        return self.records.address if self.keeps_results else None
+
     def committer(self, consumer: Consumer, holder: str, lease: float) -> Committer:
         """Return what commits the finishes of deliveries from `consumer`: atomic if all is in one backend."""
         committer = self._committer(holder, lease)
@@ -97,12 +101,9 @@ class Connection:
         own = self._broker_backend.committer() if self._broker_backend is self._results_backend else None
         if own is not None:
             return own
-        # Most apps have one backend, and need not load this.
-        ordered: Any = importlib.import_module("..commit.ordered", __package__)
-        committer: Committer = ordered.OrderedCommitter(
-            self.broker, self.ledger, self.records, holder, lease, clock=self._clock
-        )
-        return committer
+        from ..commit.ordered import OrderedCommitter  # noqa: PLC0415
+
+        return OrderedCommitter(self.broker, self.ledger, self.records, holder, lease, clock=self._clock)
 
     def _revoked(self, ids: Collection[str]) -> None:
         for listener in tuple(self.revocation_listeners):
@@ -164,11 +165,13 @@ def parts_of(broker_backend: Backend, results_backend: Backend, conf: Settings, 
         )
     ledger = results_backend.ledger or broker_backend.ledger
     if ledger is None:
-        in_process: Any = importlib.import_module("..results.in_process", __package__)  # few apps need it
-        ledger = in_process.LocalLedger(bus, clock=clock)
+        from ..results.in_process import LocalLedger  # noqa: PLC0415
+
+        ledger = LocalLedger(bus, clock=clock)
     if not records.is_pushing:
-        pushed: Any = importlib.import_module("..results.pushed", __package__)  # the same
-        records = pushed.PushedRecords(records, bus)
+        from ..results.pushed import PushedRecords  # noqa: PLC0415
+
+        records = PushedRecords(records, bus)
     return Parts(broker, records, ledger, bus)
 
 

@@ -1,15 +1,14 @@
-"""An app's connections, one a running loop: made with its first use, left by whoever entered it last."""
+"""An app's connections, one a running loop: made with the first use, closed by whoever entered the app last."""
 
 from __future__ import annotations
 
-import abc
 import asyncio
 import os
 import random
 import weakref
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from ..core.clock import Clock
 from ..core.settings import Settings
@@ -27,27 +26,37 @@ _of_the_parent: Final[list[object]] = []
 _NO_ID: Final = "(not sent)"
 
 
-class Connections(abc.ABC):
-    """What an app is as an async context manager, and as what connects with the first call."""
+class Connections:
+    """Connects with the first call of each loop, and disconnects with whoever leaves last.
 
-    conf: Settings
-    clock: Clock
+    `settle` is called before the first connection: it makes what depends on settings, which are frozen next. `name`
+    is what errors call the app.
+    """
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        conf: Settings,
+        clock: Clock,
+        *,
+        name: str,
+        settle: Callable[[], None],
+        memory: Mapping[tuple[str, str], Any] | None = None,
+    ) -> None:
+        self._conf = conf
+        self._clock = clock
+        self._name = name
+        self._settle = settle
         self._connections: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Slot] = weakref.WeakKeyDictionary()
         self._last_loop: asyncio.AbstractEventLoop | None = None
         self._last_connection: Connection | None = None
-        self._memory: dict[tuple[str, str], Any] = {}
+        self._memory = dict(memory or {})
         self.bridge = Bridge(self.close)
         _connected.add(self)
 
-    @abc.abstractmethod
-    def _settle(self) -> None:
-        """Make what depends on settings, which are frozen next.
-
-        Raises:
-            SettingsError: they don't go together.
-        """
+    @property
+    def loops(self) -> int:
+        """How many loops it keeps a connection for."""
+        return len(self._connections)
 
     async def connection(self) -> Connection:
         """Return the connection of the running loop, made with the first use; the settings are frozen then.
@@ -70,9 +79,9 @@ class Connections(abc.ABC):
             return slot.connection
 
     async def _connect(self, slot: _Slot) -> Connection:
-        connection = Connection(self.conf, self.clock, self._memory_for)
+        connection = Connection(self._conf, self._clock, self._memory_for)
         self._settle()
-        self.conf.freeze(f"{self!r} is in use; settings are made before the first call")
+        self._conf.freeze(f"{self._name} is in use; settings are made before the first call")
         try:
             await connection.open()
         except OperationalError as exc:
@@ -81,9 +90,7 @@ class Connections(abc.ABC):
             raise
         return connection
 
-    async def connected_within(
-        self, seconds: float | None, task_id: str | None, persistence: RetryPolicy | None
-    ) -> Connection:
+    async def within(self, seconds: float | None, task_id: str | None, persistence: RetryPolicy | None) -> Connection:
         """As `connection`, tried again until the deadline of a call (P7), or as often as `persistence` says.
 
         Raises:
@@ -93,7 +100,7 @@ class Connections(abc.ABC):
         last = self._last_connection
         if last is not None and last.is_open and self._last_loop is asyncio.get_running_loop():
             return last
-        conf = self.conf
+        conf = self._conf
         seconds = conf.task_publish_timeout if seconds is None else seconds
         how = persistence or persistence_of(conf.task_publish_retry, conf.task_publish_retry_policy) or UNTIL_DEADLINE
         limit = asyncio.timeout(seconds)
@@ -123,7 +130,7 @@ class Connections(abc.ABC):
         """
         slot = self._slot()
         if slot.holders:
-            raise CallError(f"{self!r} can't disconnect while a worker of it runs in this loop: leave that first")
+            raise CallError(f"{self._name} can't disconnect while a worker of it runs in this loop: leave that first")
         async with slot.lock:
             connection, slot.connection = slot.connection, None
             if self._last_connection is connection:
@@ -131,14 +138,15 @@ class Connections(abc.ABC):
             if connection is not None:
                 await connection.close()
 
-    async def __aenter__(self) -> Self:
+    async def enter(self) -> None:
+        """Connect, and stay so until this is left as often."""
         await self.connection()
         slot = self._slot()
         slot.entered += 1
         slot.is_left = False
-        return self
 
-    async def __aexit__(self, *exc_info: object) -> None:
+    async def leave(self) -> None:
+        """Disconnect if nobody else has entered and no worker runs here."""
         slot = self._slot()
         slot.entered -= 1
         if slot.entered == 0:
@@ -159,12 +167,6 @@ class Connections(abc.ABC):
             if slot.is_left and not slot.entered and not slot.holders:
                 await self.close()
 
-    @asynccontextmanager
-    async def lifespan(self, _asgi_app: object = None) -> AsyncGenerator[None, None]:
-        """Stay connected while an ASGI application runs: `FastAPI(lifespan=app.lifespan)`."""
-        async with self:
-            yield
-
     def _slot(self) -> _Slot:
         loop = asyncio.get_running_loop()
         slot = self._connections.get(loop)
@@ -182,7 +184,7 @@ class Connections(abc.ABC):
             kept.setdefault((name, kind), make())
         return kept[name, kind]
 
-    def forget_connections(self) -> None:
+    def forget(self) -> None:
         """Drop what a fork copied: the connections are the parent's."""
         _of_the_parent.append((self._connections, self._last_connection))
         self._connections = weakref.WeakKeyDictionary()
@@ -206,8 +208,8 @@ class _Slot:
 
 
 def _after_fork() -> None:
-    for app in _connected:
-        app.forget_connections()
+    for connections in _connected:
+        connections.forget()
 
 
 os.register_at_fork(after_in_child=_after_fork)

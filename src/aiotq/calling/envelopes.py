@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Any, Final, Protocol, TypeVar, cast
 
+from ..core.clock import Clock
 from ..core.settings import Settings
 from ..core.values import replace, value
 from ..exceptions import EncodeError, InvalidArguments, InvalidOption, MessageTooLarge
@@ -19,6 +20,7 @@ from ..wire.compression import Compression
 from ..wire.content_types import PLAIN_JSON
 from ..wire.message import END_OF_TIME, MAX_NAME, MAX_STAMPS, MAX_USER_HEADERS, Envelope, Message, Step, is_name, new_id
 from ..wire.serializers import Serializer, SerializerRegistry
+from ..wire.signing import Signer, sealed
 
 T = TypeVar("T")
 
@@ -122,138 +124,185 @@ def given_arguments(
     return args, kwargs or {}
 
 
-def build_envelope(
-    conf: Settings,
-    serializers: SerializerRegistry,
-    task: Callee | str,
-    args: Sequence[Any],
-    kwargs: Mapping[str, Any],
-    options: CallOptions,
-    *,
-    reply_to: str | None,
-    now: float,
-    origin: str | None = None,
-    part: Part | None = None,
-) -> Envelope:
-    """Return the envelope of one call, checked: nothing that can't be sent or run gets further than this.
+class EnvelopeBuilder:
+    """Makes the messages of calls, as one app's settings, routes and keys say: checked before anything is sent."""
 
-    Options go: the call's, the task's, the settings'. `part` is what it is of a workflow.
+    def __init__(
+        self,
+        conf: Settings,
+        serializers: SerializerRegistry,
+        router: Router,
+        *,
+        tasks: Mapping[str, Callee],
+        clock: Clock,
+        origin: str | None = None,
+        signer: Signer | None = None,
+    ) -> None:
+        self.conf = conf
+        self._serializers = serializers
+        self._router = router
+        self._tasks = tasks
+        self._clock = clock
+        self._origin = origin
+        self._signer = signer
 
-    Raises:
-        InvalidArguments, InvalidOption, EncodeError, MessageTooLarge: see `Task.delay`.
-    """
-    name, declared = _check(task, args, kwargs, options, part)
-    serializer = serializers.to_send(
-        options.get("serializer") or declared.serializer or conf.task_serializer, conf.accept_content
-    )
-    wanted = options.get("compression") or declared.compression or conf.task_compression
-    compression = None if wanted is None else serializers.compression(wanted)
-    embed = _NO_EMBED if part is None else part.embed
-    body = encode_body(conf, serializers, serializer, task, args, kwargs, compression, embed)
-    ignore_result = _first(options.get("ignore_result"), declared.ignore_result, conf.task_ignore_result)
-    due = _due(options, now, conf) if options else None
-    expires = options.get("expires")
-    if expires is None and (part is None or part.step is None or part.step.awaits is None):
-        expires = declared.expires
-    headers, stamps = options.get("headers"), options.get("stamps")
-    shadow = options.get("shadow")
-    if shadow is None and declared.shadow_name is not None:
-        shadow = _shadow(declared.shadow_name, args, kwargs, options)
-    parent: Parent = running_request.get() if part is None else part
-    message = Message(
-        options.get("task_id") or new_id(),
-        name,
-        body,
-        serializer.content_type,
-        serializer.content_encoding,
-        None if ignore_result and part is None else options.get("reply_to") or reply_to,
-        now,
-        due,
-        None if expires is None else wall_time("expires", expires, now, conf),
-        parent.root_id or parent.id,
-        parent.id,
-        soft_time_limit=options.get("soft_time_limit") or declared.soft_time_limit,
-        time_limit=options.get("time_limit") or declared.time_limit,
-        ignore_result=ignore_result,
-        shadow=shadow,
-        origin=origin,
-        headers=_encodable(serializers, name, "headers", headers) if headers else None,
-        compression=None if compression is None else compression.content_type,
-        attempt=0 if part is None else part.attempt,
-        step=None if part is None else part.step,
-        stamps=_encodable(serializers, name, "stamps", stamps_of(stamps)) if stamps else None,
-        replacements=0 if part is None else part.replacements,
-    )
-    return Envelope(
-        message,
-        options.get("queue") or declared.queue or conf.task_default_queue,
-        _first(options.get("priority"), declared.priority, conf.task_default_priority),
-        due,
-    )
+    def now(self) -> float:
+        """Wall time."""
+        return self._clock.time()
 
+    def task(self, name: str) -> Callee | None:
+        """Return a task that is registered here."""
+        return self._tasks.get(name)
 
-def build_envelopes(
-    conf: Settings,
-    serializers: SerializerRegistry,
-    router: Router,
-    task: Callee | str,
-    args: Sequence[Any],
-    kwargs: Mapping[str, Any],
-    options: CallOptions,
-    *,
-    reply_to: str | None,
-    now: float,
-    origin: str | None = None,
-    part: Part | None = None,
-) -> Sequence[Envelope]:
-    """As `build_envelope`, for where `router` sends the call: the call itself, and a copy for each further queue.
+    def envelopes(
+        self,
+        task: Callee | str,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        options: Mapping[str, Any],
+        *,
+        reply_to: str | None,
+        part: Part | None = None,
+    ) -> Sequence[Envelope]:
+        """Return the envelopes of one call, signed: its own, and a copy for each further queue it is routed to.
 
-    A copy has an id of its own, made of the call's and its queue, so that sending a call again adds nothing. It keeps
-    no result and calls nobody back: that is the first one's.
-    """
-    if (
-        not router.is_needed
-        and (not options or ("exchange" not in options and "routing_key" not in options))
-        and (isinstance(task, str) or (task.declared.exchange is None and task.declared.routing_key is None))
-    ):
+        `part` is what it is of a workflow.
+
+        Raises:
+            InvalidArguments, InvalidOption, EncodeError, MessageTooLarge: see `Task.delay`.
+        """
+        if (
+            not self._router.is_needed
+            and (not options or ("exchange" not in options and "routing_key" not in options))
+            and (isinstance(task, str) or (task.declared.exchange is None and task.declared.routing_key is None))
+        ):
+            envelopes: Sequence[Envelope] = (self.envelope(task, args, kwargs, options, reply_to=reply_to, part=part),)
+        else:
+            envelopes = self._routed(task, args, kwargs, options, reply_to, part)
+        signer = self._signer
+        return envelopes if signer is None else [sealed(signer, envelope) for envelope in envelopes]
+
+    def envelope(
+        self,
+        task: Callee | str,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        options: Mapping[str, Any],
+        *,
+        reply_to: str | None,
+        part: Part | None = None,
+    ) -> Envelope:
+        """Return the envelope of one call, routed by no rule and signed by nobody; raises as `envelopes`."""
+        name, declared = _check(task, args, kwargs, options, part)
+        return self._build(name, declared, task, args, kwargs, cast(CallOptions, options), reply_to, part)
+
+    def _routed(
+        self,
+        task: Callee | str,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        options: Mapping[str, Any],
+        reply_to: str | None,
+        part: Part | None,
+    ) -> Sequence[Envelope]:
+        """Return a call's own envelope, and a copy for each further queue.
+
+        A copy has an id of its own, made of the call's and its queue, so that sending a call again adds nothing. It
+        keeps no result and calls nobody back: that is the first one's.
+        """
+        name, declared = _check(task, args, kwargs, options, part)
+        callee = None if isinstance(task, str) else task
+        route = self._router.route(name, args, kwargs, options, declared_places(declared), callee)
+        routed: Any = {option: given for option, given in options.items() if option not in PLACES}
+        for option, given in route.options.items():
+            if getattr(declared, option, None) is None:
+                routed.setdefault(option, given)
+        if "eta" in options and "countdown" not in options:
+            routed.pop("countdown", None)
+        if route.options:
+            check_options(name, routed, runs_in=None if callee is None else callee.runs_in)
+
+        def build(queue: str, of_it: Any, part: Part | None) -> Envelope:
+            options: Any = {**of_it, "queue": queue}
+            envelope = self._build(name, declared, task, args, kwargs, options, reply_to, part)
+            if route.address is None:
+                return envelope
+            return replace(envelope, message=replace(envelope.message, address=route.address))
+
+        first = build(route.queues[0], routed, part)
+        if len(route.queues) == 1:
+            return (first,)
+        of_a_copy = {option: given for option, given in routed.items() if option not in _NOT_COPIED}
+        of_a_copy["ignore_result"] = True
+        part_of_a_copy = None if part is None else replace(part, step=None, embed=_NO_EMBED)
         return (
-            build_envelope(
-                conf, serializers, task, args, kwargs, options, reply_to=reply_to, now=now, origin=origin, part=part
+            first,
+            *(
+                build(queue, {**of_a_copy, "task_id": _copy_id(first.message.id, queue)}, part_of_a_copy)
+                for queue in route.queues[1:]
             ),
         )
-    name, declared = _check(task, args, kwargs, options, part)
-    route = router.route(
-        name, args, kwargs, options, declared_places(declared), None if isinstance(task, str) else task
-    )
-    said: Any = {option: given for option, given in options.items() if option not in PLACES}
-    for option, given in route.options.items():
-        if getattr(declared, option, None) is None:
-            said.setdefault(option, given)
-    if "eta" in options and "countdown" not in options:
-        said.pop("countdown", None)
 
-    def build(options: Any, part: Part | None) -> Envelope:
-        envelope = build_envelope(
-            conf, serializers, task, args, kwargs, options, reply_to=reply_to, now=now, origin=origin, part=part
+    def _build(
+        self,
+        name: str,
+        declared: TaskOptions,
+        task: Callee | str,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        options: CallOptions,
+        reply_to: str | None,
+        part: Part | None,
+    ) -> Envelope:
+        """Return the envelope of a call that is checked. Options go: the call's, the task's, the settings'."""
+        conf, serializers, now = self.conf, self._serializers, self._clock.time()
+        serializer = serializers.to_send(
+            options.get("serializer") or declared.serializer or conf.task_serializer, conf.accept_content
         )
-        if route.address is None:
-            return envelope
-        return replace(envelope, message=replace(envelope.message, address=route.address))
-
-    first = build({**said, "queue": route.queues[0]}, part)
-    if len(route.queues) == 1:
-        return (first,)
-    of_a_copy = {option: given for option, given in said.items() if option not in _NOT_COPIED}
-    return (
-        first,
-        *(
-            build(
-                {**of_a_copy, "queue": queue, "task_id": _copy_id(first.message.id, queue), "ignore_result": True},
-                None if part is None else replace(part, step=None, embed=_NO_EMBED),
-            )
-            for queue in route.queues[1:]
-        ),
-    )
+        wanted = options.get("compression") or declared.compression or conf.task_compression
+        compression = None if wanted is None else serializers.compression(wanted)
+        embed = _NO_EMBED if part is None else part.embed
+        body = encode_body(conf, serializers, serializer, task, args, kwargs, compression, embed)
+        ignore_result = _first(options.get("ignore_result"), declared.ignore_result, conf.task_ignore_result)
+        due = _due(options, now, conf) if options else None
+        expires = options.get("expires")
+        if expires is None and (part is None or part.step is None or part.step.awaits is None):
+            expires = declared.expires
+        headers, stamps = options.get("headers"), options.get("stamps")
+        shadow = options.get("shadow")
+        if shadow is None and declared.shadow_name is not None:
+            shadow = _shadow(declared.shadow_name, args, kwargs, options)
+        parent: Parent = running_request.get() if part is None else part
+        message = Message(
+            options.get("task_id") or new_id(),
+            name,
+            body,
+            serializer.content_type,
+            serializer.content_encoding,
+            None if ignore_result and part is None else options.get("reply_to") or reply_to,
+            now,
+            due,
+            None if expires is None else wall_time("expires", expires, now, conf),
+            parent.root_id or parent.id,
+            parent.id,
+            soft_time_limit=options.get("soft_time_limit") or declared.soft_time_limit,
+            time_limit=options.get("time_limit") or declared.time_limit,
+            ignore_result=ignore_result,
+            shadow=shadow,
+            origin=self._origin,
+            headers=_encodable(serializers, name, "headers", headers) if headers else None,
+            compression=None if compression is None else compression.content_type,
+            attempt=0 if part is None else part.attempt,
+            step=None if part is None else part.step,
+            stamps=_encodable(serializers, name, "stamps", stamps_of(stamps)) if stamps else None,
+            replacements=0 if part is None else part.replacements,
+        )
+        return Envelope(
+            message,
+            options.get("queue") or declared.queue or conf.task_default_queue,
+            _first(options.get("priority"), declared.priority, conf.task_default_priority),
+            due,
+        )
 
 
 def declared_places(declared: TaskOptions) -> Mapping[str, str]:
@@ -268,7 +317,7 @@ def _copy_id(task_id: str, queue: str) -> str:
 
 
 def _check(
-    task: Callee | str, args: Sequence[Any], kwargs: Mapping[str, Any], options: CallOptions, part: Part | None = None
+    task: Callee | str, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any], part: Part | None
 ) -> tuple[str, TaskOptions]:
     """Return the name of what is called and what it declares, its arguments and options checked."""
     if isinstance(task, str):
@@ -282,7 +331,7 @@ def _check(
     if part is None and not isinstance(task, str):
         task.check(args, kwargs)
     if options:
-        check_options(name, options, runs_in=None if isinstance(task, str) else task.runs_in)
+        check_options(name, cast(CallOptions, options), runs_in=None if isinstance(task, str) else task.runs_in)
     return name, declared
 
 

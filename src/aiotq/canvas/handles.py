@@ -3,50 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
-from ..calling.envelopes import Callee
-from ..core.settings import Settings
 from ..results.handle import AsyncResult, Readers
 from ..results.sets import GroupResult
 from .signature import Canvas, Chain, Chord, Group, Signature
 
 AnyResult = AsyncResult[Any] | GroupResult[Any]
-
-
-class HandleHome(Readers, Protocol):
-    """An app, as making handles needs it."""
-
-    @property
-    def conf(self) -> Settings: ...
-
-    @property
-    def tasks(self) -> Any: ...
-
-
-def handle_of(
-    canvas: Canvas[Any], home: HandleHome, parent: AnyResult | None = None, reply_to: str | None = None
-) -> AnyResult:
-    """Return the handle of what `canvas`, whose ids are fixed, comes to; `.parent` leads back."""
-    return nested(canvas, home, partial(_of_call, home, reply_to), parent)
-
-
-def _of_call(
-    home: HandleHome, reply_to: str | None, call: Signature[Any], parent: AnyResult | None
-) -> AsyncResult[Any]:
-    called: Callee | None = home.tasks.get(call.task)
-    ignored = call.options.get("ignore_result")
-    if ignored is None:
-        ignored = None if called is None else called.declared.ignore_result
-    return AsyncResult(
-        call.options["task_id"],
-        home,
-        task_name=call.task,
-        parent=parent,
-        reply_to=reply_to,
-        ignored=home.conf.task_ignore_result if ignored is None else ignored,
-    )
 
 
 def nested(

@@ -13,8 +13,7 @@ from typing import Any, Final, cast
 
 import orjson
 
-from ..calling.builder import Builder
-from ..calling.envelopes import Callee, Part, wall_time
+from ..calling.envelopes import Callee, EnvelopeBuilder, Part, wall_time
 from ..core.values import replace, shown, value
 from ..exceptions import CallError, EncodeError
 from ..results.ledger import Join
@@ -111,7 +110,7 @@ def about(shape: object, *, is_gate: bool = False, marks: int = 0) -> str:
 class Planner:
     """Plans canvases whose ids are fixed (`frozen`). `has_joins` False: there is no store that workers share."""
 
-    def __init__(self, builder: Builder, *, has_joins: bool = True) -> None:
+    def __init__(self, builder: EnvelopeBuilder, *, has_joins: bool = True) -> None:
         self._builder = builder
         self._has_joins = has_joins
         self._openings: deque[_Opening] = deque()

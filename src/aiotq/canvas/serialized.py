@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, cast
 
+from ..core.inside import App, core_of
 from ..core.values import replace
 from ..exceptions import CallError
 from ..tasks.options import CALL_OPTIONS, stamps_of
@@ -75,13 +76,13 @@ def _form(task: str, kwargs: dict[str, Any], *, kind: str) -> dict[str, Any]:
     return {"task": task, "args": [], "kwargs": kwargs, "options": {}, "subtask_type": kind, "immutable": False}
 
 
-def as_canvas(form: Mapping[str, Any], sender: Sender | None = None) -> Canvas[Any]:
-    """Return the canvas that `form` describes, sent by `sender`.
+def as_canvas(form: Mapping[str, Any], app: App[Sender] | None = None) -> Canvas[Any]:
+    """Return the canvas that `form` describes, sent by `app`.
 
     Raises:
         CallError: it describes none; the text says what is wrong with it.
     """
-    return _canvas(form, sender, 0)
+    return _canvas(form, None if app is None else core_of(app), 0)
 
 
 def _canvas(form: object, sender: Sender | None, depth: int) -> Canvas[Any]:
@@ -213,7 +214,7 @@ def signature(
     args: Sequence[Any] = (),
     kwargs: Mapping[str, Any] | None = None,
     *,
-    app: Sender | None = None,
+    app: App[Sender] | None = None,
     immutable: bool = False,
     **options: Any,
 ) -> Canvas[Any]:
@@ -225,7 +226,8 @@ def signature(
         CallError: the form describes none.
     """
     if isinstance(task, str):
-        call: Signature[Any] = Signature(task, tuple(args), kwargs or {}, options, immutable, sender=app)
+        sender = None if app is None else core_of(app)
+        call: Signature[Any] = Signature(task, tuple(args), kwargs or {}, options, immutable, sender=sender)
         return call
     found = task if isinstance(task, Canvas) else as_canvas(task, app)
     return found.clone(args, kwargs, **options) if args or kwargs or options else found

@@ -6,20 +6,23 @@ Options of a composite are passed on at once to the signatures that they apply t
 from __future__ import annotations
 
 import abc
-import importlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import field
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Literal, Protocol, Self, TypeVar, cast
 
-from ..core.sync import Bridge
+from ..core.inside import core_of
+from ..core.settings import Settings
+from ..core.sync import Bridge, expect_loop
 from ..core.values import replace, shown, value
 from ..exceptions import CallError, InvalidOption
 from ..results.handle import AsyncResult
-from ..results.sets import GroupResult, ResultSet
+from ..results.sets import GroupResult
 from ..tasks.options import check_options_here
+from ..tasks.request import running_request
 from .sync import SyncCanvas
 
 if TYPE_CHECKING:
+    from ..app import AioTQ
     from ..graph.graph import Graph
     from .drawn import Form
     from .stamping import StampingVisitor
@@ -41,7 +44,15 @@ _OF_LAST: Final = frozenset({"task_id", "link"})
 
 
 class Sender(Protocol):
-    """What a signature needs from the app."""
+    """What a signature needs from the core of its app."""
+
+    @property
+    def _core(self) -> Sender: ...
+
+    @property
+    def app(self) -> AioTQ:
+        """The app."""
+        ...
 
     @property
     def bridge(self) -> Bridge:
@@ -49,16 +60,12 @@ class Sender(Protocol):
         ...
 
     @property
-    def links_errors_of_headers(self) -> bool:
-        """Whether error callbacks of a chord are also added to the tasks of its header."""
+    def conf(self) -> Settings:
+        """The app's settings."""
         ...
 
-    async def send_many(self, signatures: Iterable[Signature[R]]) -> ResultSet[R]:
-        """Send the calls in one round trip; return their results in order."""
-        ...
-
-    async def send_workflow(self, workflow: Canvas[Handle]) -> Handle:
-        """Send a workflow in one round trip; return its result."""
+    def send_workflow(self, workflow: Canvas[Handle]) -> Coroutine[Any, Any, Handle]:
+        """Send a workflow in one round trip; the handle of its result."""
         ...
 
     async def apply_workflow(
@@ -89,9 +96,10 @@ class Canvas(abc.ABC, Generic[Handle_co]):
     when_failed: WhenFailed
 
     @property
-    @abc.abstractmethod
-    def app(self) -> Sender | None:
+    def app(self) -> AioTQ | None:
         """The app that sends it; None if it was made from names alone."""
+        sender = sender_of(self)
+        return None if sender is None else sender.app
 
     @property
     @abc.abstractmethod
@@ -148,27 +156,29 @@ class Canvas(abc.ABC, Generic[Handle_co]):
         Raises:
             InvalidOption: a stamp has an impossible name.
         """
-        stamping: Any = importlib.import_module(".stamping", __package__)  # few workflows are stamped
-        return cast(Self, stamping.stamped(self, visitor, stamps, append=append_stamps))
+        from .stamping import stamped  # noqa: PLC0415
 
-    async def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        return stamped(self, visitor, stamps, append=append_stamps)
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Like `delay`."""
-        return await self.apply_async(args, kwargs)
+        return self.apply_async(args, kwargs)
 
-    async def delay(self, /, *args: Any, **kwargs: Any) -> Handle_co:
+    def delay(self, /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Handle_co]:
         """Send it, with further arguments for its first tasks. On return the broker has accepted it (P1)."""
-        return await self.apply_async(args, kwargs)
+        return self.apply_async(args, kwargs)
 
-    async def apply_async(
+    def apply_async(
         self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
-    ) -> Handle_co:
+    ) -> Coroutine[Any, Any, Handle_co]:
         """Send it, with further arguments and options.
 
         Raises:
-            CallError: it can't be sent like this; no message was sent.
+            CallError: it can't be sent like this; no message was sent. Or no event loop runs here: use `.sync`.
             PublishTimeout: the broker did not accept it in time.
         """
-        return await self._sender().send_workflow(self.clone(args, kwargs, **options))
+        expect_loop("the same with .sync before .delay or .apply_async")
+        return self._sender().send_workflow(self.clone(args, kwargs, **options))
 
     async def apply(
         self,
@@ -191,8 +201,9 @@ class Canvas(abc.ABC, Generic[Handle_co]):
 
     def graph(self) -> Graph:
         """Return its graph: `print(canvas.graph().text())`."""
-        graph: Graph = importlib.import_module(".drawn", __package__).graph_of(self)  # few processes draw any
-        return graph
+        from .drawn import graph_of  # noqa: PLC0415
+
+        return graph_of(self)
 
     @property
     def sync(self) -> SyncCanvas[Handle_co]:
@@ -200,7 +211,7 @@ class Canvas(abc.ABC, Generic[Handle_co]):
         return SyncCanvas(self, self._sender().bridge)
 
     def _sender(self) -> Sender:
-        sender = self.app or next(iter(_default_sender), None)
+        sender = sender_of(self) or _running_sender() or next(iter(_default_sender), None)
         if sender is None:
             raise CallError(f"{self!r} belongs to no app: create an AioTQ first")
         return sender
@@ -241,10 +252,6 @@ class Signature(Canvas[AsyncResult[R_co]]):
         if self.mode != "once":
             raise CallError(f"{self!r} is called item by item: send it, or use apply()")
         return self._sender().find_task(self.task)(*whole.args, **whole.kwargs)
-
-    @property
-    def app(self) -> Sender | None:
-        return self.sender
 
     @property
     def parts(self) -> Sequence[Canvas[Any]]:
@@ -292,10 +299,6 @@ class Chain(Canvas[Handle_co]):
         return text if self.when_failed == "fail" else f"({text})"
 
     @property
-    def app(self) -> Sender | None:
-        return _app_of(self.tasks)
-
-    @property
     def parts(self) -> Sequence[Canvas[Any]]:
         return self.tasks
 
@@ -339,10 +342,6 @@ class Group(Canvas[GroupResult[R_co]]):
 
     def __len__(self) -> int:
         return len(self.tasks)
-
-    @property
-    def app(self) -> Sender | None:
-        return _app_of(self.tasks)
 
     @property
     def parts(self) -> Sequence[Canvas[Any]]:
@@ -411,10 +410,6 @@ class Chord(Canvas[Handle_co]):
         return self.header.tasks
 
     @property
-    def app(self) -> Sender | None:
-        return _app_of(self.parts)
-
-    @property
     def parts(self) -> Sequence[Canvas[Any]]:
         return self.header, self.body
 
@@ -436,8 +431,8 @@ class Chord(Canvas[Handle_co]):
         return replace(self, body=self.body.link(*callbacks))
 
     def link_error(self, *callbacks: Canvas[Any]) -> Self:
-        app = self.app
-        both = app is not None and app.links_errors_of_headers
+        sender = sender_of(self)
+        both = sender is not None and sender.conf.task_allow_error_cb_on_chord_header
         header = self.header.link_error(*callbacks) if both else self.header
         return replace(self, header=header, body=self.body.link_error(*callbacks))
 
@@ -472,5 +467,14 @@ def as_callbacks(option: str, given: object) -> list[Canvas[Any]]:
     return callbacks
 
 
-def _app_of(parts: Iterable[Canvas[Any]]) -> Sender | None:
-    return next((app for part in parts if (app := part.app) is not None), None)
+def sender_of(canvas: Canvas[Any]) -> Sender | None:
+    """Return what sends `canvas`, if it was not made of names alone."""
+    if isinstance(canvas, Signature):
+        return cast("Signature[Any]", canvas).sender
+    return next((sender for part in canvas.parts if (sender := sender_of(part)) is not None), None)
+
+
+def _running_sender() -> Sender | None:
+    """Return the core of the app whose task runs here."""
+    task: Any = running_request.get().runner
+    return None if task is None else core_of(task)

@@ -11,6 +11,7 @@ from typing import Final, TypeVar
 
 from ..app import AioTQ
 from ..backends.base import shown_place
+from ..core.inside import core_of
 from ..core.logs import format_error, is_machinery, user_frames
 from ..core.settings import APP_VARIABLE
 from ..exceptions import AioTQError, AppNotFound, OperationalError
@@ -154,7 +155,7 @@ async def connected(app: AioTQ) -> AsyncGenerator[AioTQ, None]:
         CommandFailed: they can't be reached; the text says where they should be.
     """
     try:
-        await app.connection()
+        await core_of(app).connection()
     except OperationalError as exc:
         raise CommandFailed(f"can't reach {places(app)}: {exc}") from exc
     async with app:

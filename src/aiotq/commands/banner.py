@@ -12,8 +12,9 @@ from .. import __version__
 from ..app import AioTQ
 from ..backends.base import shown_place
 from ..calling.connection import DISABLED
+from ..core.inside import core_of
 from ..core.logs import has_colours
-from ..worker.worker import WorkerOptions
+from ..worker.options import WorkerOptions
 from .output import KINDS, count
 
 #: Tasks that are named; `aiotq tasks` lists all.
@@ -23,7 +24,7 @@ _MOST_TASKS: Final = 10
 def banner(app: AioTQ, spec: str, options: WorkerOptions, name: str) -> None:
     """Print what a worker is about to do, to stderr; one that is full or closed takes nothing from the worker."""
     pairs = _pairs(app, spec, options, name)
-    tasks = sorted(app.own_tasks.values(), key=lambda task: task.name)
+    tasks = sorted(core_of(app).registry.own_tasks.values(), key=lambda task: task.name)
     listed = [(task.name, KINDS[task.runs_in]) for task in tasks[:_MOST_TASKS]] or [("none", "")]
     if (more := len(tasks) - _MOST_TASKS) > 0:
         listed.append((f"and {more} more (aiotq tasks)", ""))

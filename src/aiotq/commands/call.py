@@ -11,6 +11,7 @@ import typer
 
 from ..app import AioTQ
 from ..calling.envelopes import declared_places
+from ..core.inside import core_of
 from ..results.handle import AsyncResult
 from ..tasks.options import CallOptions
 from . import output
@@ -83,7 +84,7 @@ async def _send_and_wait(app: AioTQ, wanted: _Wanted, timeout: float | None, sen
         typer.Exit: it failed.
         CommandFailed: it did not end in time.
     """
-    await app.reader()  # an app that keeps no results says so before anything is sent
+    await core_of(app).reader()  # an app that keeps no results says so before anything is sent
     queues = _queues_of(app, wanted)
     result = await _send(app, wanted)
     sent.append(result)
@@ -100,7 +101,7 @@ def _queues_of(app: AioTQ, wanted: _Wanted) -> Sequence[str]:
     task = app.tasks.get(wanted.name)
     declared: Mapping[str, str] = {} if task is None else declared_places(task.declared)
     call = cast("Mapping[str, Any]", wanted.options)
-    return app.router.route(wanted.name, wanted.args, wanted.kwargs, call, declared, task).queues
+    return core_of(app).router.route(wanted.name, wanted.args, wanted.kwargs, call, declared, task).queues
 
 
 async def _print_failure(ended: AsyncResult[Any]) -> None:

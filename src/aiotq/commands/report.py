@@ -13,6 +13,7 @@ from typing import Any, Final
 from .. import __version__
 from ..app import AioTQ
 from ..backends.base import shown_place
+from ..core.inside import core_of
 from ..core.settings import APP_VARIABLE
 from ..exceptions import AioTQError
 from . import output
@@ -86,6 +87,6 @@ def _print_app(about: Mapping[str, Any]) -> None:
 
 
 def _kinds(app: AioTQ) -> str:
-    kinds = [output.KINDS[task.runs_in] for task in app.own_tasks.values()]
+    kinds = [output.KINDS[task.runs_in] for task in core_of(app).registry.own_tasks.values()]
     parts = [f"{kinds.count(kind)} {kind}" for kind in output.KINDS.values() if kind in kinds]
     return f"{len(kinds)} ({', '.join(parts)})" if parts else "none"

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..app import AioTQ
 from ..calling.envelopes import declared_places
+from ..core.inside import core_of
 from ..exceptions import AioTQError
 from ..tasks.task import Task
 from . import output
@@ -22,7 +23,7 @@ def tasks(target: Target, as_json: Json = False) -> None:
     app = target.load()
     found = [
         (name, output.KINDS[task.runs_in], _queues_of(app, task), _arguments_of(task))
-        for name, task in sorted(app.own_tasks.items())
+        for name, task in sorted(core_of(app).registry.own_tasks.items())
     ]
     if as_json:
         fields = ("name", "runs_as", "queues", "arguments")
@@ -42,7 +43,7 @@ def _arguments_of(task: Task[..., Any]) -> str:
 def _queues_of(app: AioTQ, task: Task[..., Any]) -> Sequence[str]:
     """Return where calls of `task` go that say nothing of it and have no arguments."""
     try:
-        route = app.router.route(task.name, (), {}, {}, declared_places(task.declared), task)
+        route = core_of(app).router.route(task.name, (), {}, {}, declared_places(task.declared), task)
     except AioTQError as exc:
         return [f"? ({exc})"]
     return list(route.queues)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any, Final
 
@@ -11,7 +12,7 @@ import typer
 
 from ..core.settings import APP_VARIABLE, Settings
 from ..transport.routing import declared_queues
-from ..worker.worker import WorkerOptions
+from ..worker.options import WorkerChoices, WorkerOptions, worker_options
 from . import banner as banners
 from .app_option import BROKER_VARIABLE, Target, UsageError
 from .command import command
@@ -129,14 +130,12 @@ def _options(conf: Settings, name: str | None, queues: str | None, exclude_queue
     chosen, weights = read_queues(queues, known=declared_queues(conf))
     if weights and conf.worker_queue_order == "strict":
         raise UsageError("--queues: weights mean nothing in strict order; write the names in that order")
-    return WorkerOptions.of(
-        conf,
-        queues=chosen,
-        exclude_queues=read_names(exclude_queues or ""),
-        queue_weights={**conf.worker_queue_weights, **weights},
-        name=name,
-        leaves_threads=True,
-    )
+    choices: WorkerChoices = {
+        "exclude_queues": read_names(exclude_queues or ""),
+        "queue_weights": {**conf.worker_queue_weights, **weights},
+        "name": name,
+    }
+    return replace(worker_options(conf, chosen, choices), leaves_threads=True)
 
 
 def _child_command(target: Target, context: typer.Context) -> ChildCommand:

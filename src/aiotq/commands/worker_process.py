@@ -16,9 +16,11 @@ from contextlib import ExitStack, suppress
 from typing import Final, cast
 
 from ..app import AioTQ
+from ..core.inside import core_of
 from ..exceptions import AioTQError, NotConnected
 from ..signals import celeryd_init
-from ..worker.worker import Worker, WorkerOptions
+from ..worker.options import WorkerOptions
+from ..worker.worker import Worker
 from .app_option import CommandFailed, connected
 from .worker_signals import Signals, exit_hard
 
@@ -49,7 +51,7 @@ def run_worker(
         CommandFailed: broker or store can't be reached.
         ExceptionGroup, AioTQError: what the worker failed with.
     """
-    worker = Worker(app, options)
+    worker = Worker(core_of(app), options)
     stop = Signals(worker, options.grace)
     with ExitStack() as stack:
         parent = None if parent_fd is None else stack.enter_context(socket.socket(fileno=parent_fd))
@@ -104,7 +106,7 @@ async def _reached(app: AioTQ, stop: Signals) -> bool:
     said = ""
     while not stop.is_asked:
         try:
-            await app.connection()
+            await core_of(app).connection()
         except NotConnected as exc:
             if str(exc) != said:
                 said = str(exc)

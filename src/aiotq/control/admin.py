@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
-from ..core.clock import Clock
+from ..calling.core import AppCore
 from ..exceptions import CallError, EncodeError, InvalidOption
-from ..results import Ledger, RecordStore
 from ..results.handle import LONG_REVOCATION
 from ..results.revocations import of_header, of_root, of_stamp, of_task
 from ..tasks.options import stamps_of
@@ -20,28 +19,6 @@ _WIDE_REVOCATION: Final = 86_400.0
 _PAGE: Final = 200
 
 
-class AdminConnection(Protocol):
-    """An app's connection, as its administration sees it."""
-
-    @property
-    def broker(self) -> Broker: ...
-
-    @property
-    def records(self) -> RecordStore: ...
-
-    @property
-    def ledger(self) -> Ledger: ...
-
-
-class AdminHome(Protocol):
-    """An app, as its administration sees it."""
-
-    @property
-    def clock(self) -> Clock: ...
-
-    async def connection(self) -> AdminConnection: ...
-
-
 class Admin:
     """What an operator does with a broker (`app.admin`); the command line is made of it.
 
@@ -51,8 +28,8 @@ class Admin:
     Everything here raises `OperationalError` when the broker can't be reached.
     """
 
-    def __init__(self, home: AdminHome) -> None:
-        self._home = home
+    def __init__(self, core: AppCore) -> None:
+        self._core = core
 
     async def queues(self, names: Collection[str] | None = None) -> Sequence[QueueStats]:
         """Return what stands in the queues called `names` (default: all that hold anything)."""
@@ -84,7 +61,7 @@ class Admin:
     async def replay_all(self, queue: str | None = None) -> int:
         """Replay every dead letter (of `queue`) that was there when this began; return how many were sent."""
         broker = await self._broker()
-        began = self._home.clock.time()
+        began = self._core.clock.time()
         replayed, limit = 0, _PAGE
         while True:
             letters = await broker.dead_letters(queue, limit=limit)
@@ -98,7 +75,7 @@ class Admin:
 
     async def purge_dead(self, queue: str | None = None, *, older_than: float | None = None) -> int:
         """Delete dead letters (of `queue`; those that died more than `older_than` seconds ago); return how many."""
-        before = None if older_than is None else self._home.clock.time() - older_than
+        before = None if older_than is None else self._core.clock.time() - older_than
         return await (await self._broker()).purge_dead(queue, before=before)
 
     async def revoke(
@@ -132,8 +109,8 @@ class Admin:
         lasting, passing = _keys(task_ids, tasks, roots, headers or {}, stamps or {})
         if expires is not None and not 0 < expires < float("inf"):
             raise InvalidOption(f"revoke: expires must be seconds, more than 0, not {expires!r}")
-        ledger = (await self._home.connection()).ledger
-        now = self._home.clock.time()
+        ledger = (await self._core.connection()).ledger
+        now = self._core.clock.time()
         for keys, seconds in ((lasting, LONG_REVOCATION), (passing, _WIDE_REVOCATION)):
             if keys:
                 ends = now + (seconds if expires is None else expires)
@@ -149,20 +126,20 @@ class Admin:
     ) -> None:
         """Take `revoke` back for what it was said of; what has ended as REVOKED stays so. Raises as that."""
         lasting, passing = _keys(task_ids, tasks, roots, headers or {}, stamps or {})
-        await (await self._home.connection()).ledger.unrevoke([*lasting, *passing])
+        await (await self._core.connection()).ledger.unrevoke([*lasting, *passing])
 
     async def _replay(self, letters: Sequence[DeadLetter]) -> int:
         readable = [(letter.key, letter.message.id) for letter in letters if letter.message is not None]
         if not readable:
             return 0
-        connection = await self._home.connection()
+        connection = await self._core.connection()
         ids = [task_id for _, task_id in readable]
         await connection.ledger.forget(ids)
         await connection.records.forget(ids)
         return await connection.broker.replay([key for key, _ in readable])
 
     async def _broker(self) -> Broker:
-        return (await self._home.connection()).broker
+        return (await self._core.connection()).broker
 
 
 def _keys(

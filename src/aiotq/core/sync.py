@@ -22,6 +22,25 @@ _EXIT_TIMEOUT: Final = 5.0
 _of_the_parent: Final[list[object]] = []
 
 
+def expect_loop(instead: str) -> None:
+    """Raise `CallError` where no event loop runs: a call that nobody can await there would be lost without a word.
+
+    `instead` is what to write there.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        raise no_loop(instead) from None
+
+
+def no_loop(instead: str) -> CallError:
+    """Return the error for a call where no event loop runs; `instead` is what to write there."""
+    return CallError(
+        f"no event loop runs in this thread, so nothing was sent: write {instead} here, "
+        "or await the call in an async def"
+    )
+
+
 class Bridge:
     """Runs an app's coroutines from plain code.
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from .. import states
 from ..core.values import value
@@ -16,10 +15,6 @@ __all__ = ["Edge", "EdgeKind", "Graph", "GraphBuilder", "Node", "NodeKind"]
 
 #: Nodes of a drawing; of larger workflows parts are left out.
 _LIMIT: Final = 200
-
-
-def _drawing() -> Any:
-    return importlib.import_module(".drawing", __package__)
 
 
 @value
@@ -38,18 +33,21 @@ class Graph:
 
     def text(self, *, limit: int | None = _LIMIT, colour: bool = False) -> str:
         """Return it as a tree of lines; `colour` for terminals. Beyond `limit` nodes parts are counted only."""
-        drawn: str = _drawing().text(self.nodes, self.edges, limit, colour=colour)
-        return drawn
+        from .drawing import text  # noqa: PLC0415
+
+        return text(self.nodes, self.edges, limit, colour=colour)
 
     def dot(self, *, limit: int | None = _LIMIT) -> str:
         """Return it in Graphviz's language. Beyond `limit` nodes parts are counted only."""
-        drawn: str = _drawing().dot(self.nodes, self.edges, limit)
-        return drawn
+        from .drawing import dot  # noqa: PLC0415
+
+        return dot(self.nodes, self.edges, limit)
 
     def svg(self, *, limit: int | None = _LIMIT) -> str:
         """Return it as a drawing. Beyond `limit` nodes parts are counted only."""
-        drawn: str = _drawing().svg(self.nodes, self.edges, limit)
-        return drawn
+        from .drawing import svg  # noqa: PLC0415
+
+        return svg(self.nodes, self.edges, limit)
 
 
 @dataclass(slots=True)

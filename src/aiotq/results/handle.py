@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import inspect
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping, Sequence
 from contextlib import aclosing
@@ -12,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Literal, Protocol, TypeVar, cast, overload
 
 from .. import states
+from ..core.inside import App, core_of
 from ..core.sync import Bridge
 from ..core.values import value
 from ..exceptions import ResultTimeout
@@ -57,7 +57,10 @@ class Reader:
 
 
 class Readers(Protocol):
-    """What a result needs from the app."""
+    """What a result needs from the core of the app."""
+
+    @property
+    def _core(self) -> Readers: ...
 
     @property
     def bridge(self) -> Bridge: ...
@@ -94,7 +97,7 @@ class AsyncResult(Generic[R_co]):
     def __init__(
         self,
         task_id: str,
-        readers: Readers,
+        app: App[Readers],
         *,
         task_name: str | None = None,
         parent: AsyncResult[Any] | GroupResult[Any] | None = None,
@@ -105,7 +108,7 @@ class AsyncResult(Generic[R_co]):
         self.id = task_id
         self.task_name = task_name
         self.parent = parent
-        self._readers = readers
+        self._readers = core_of(app)
         self.reply_to = reply_to  #: the address that its result is pushed to
         self._due = due
         self._knows_due = task_name is not None  # made by a call, and not from an id
@@ -373,8 +376,9 @@ class AsyncResult(Generic[R_co]):
 
 async def seen_graph(handle: Handle, readers: Readers) -> Graph:
     """Return the workflow of `handle`. The module is imported at the first call: few processes draw graphs."""
-    graph: Graph = await importlib.import_module(".drawn", __package__).graph_of(handle, readers.reader)
-    return graph
+    from .drawn import graph_of  # noqa: PLC0415
+
+    return await graph_of(handle, readers.reader)
 
 
 async def progress_in_task(handle: Handle, readers: Readers) -> AsyncGenerator[Progress, None]:
@@ -383,8 +387,9 @@ async def progress_in_task(handle: Handle, readers: Readers) -> AsyncGenerator[P
     if slot is not None:
         slot.lend()
     try:
-        following = importlib.import_module(".progress", __package__).progress_of
-        async with aclosing(following(handle, readers.reader, is_elsewhere)) as changes:
+        from .progress import progress_of  # noqa: PLC0415
+
+        async with aclosing(progress_of(handle, readers.reader, is_elsewhere)) as changes:
             async for now in changes:
                 yield now
     finally:

@@ -8,6 +8,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Self, TypeVar, cast, overload
 
 from .. import states
+from ..core.inside import App, core_of
 from ..core.sync import Bridge
 from ..exceptions import CallError, ResultTimeout
 from ..tasks.request import running_request
@@ -32,9 +33,9 @@ class ResultSet(Sequence[AsyncResult[R_co]]):
     assert await results == [0, 2, 4, 6, 8, 10, 12, 14, 16, 18]
     """
 
-    def __init__(self, results: Iterable[AsyncResult[R_co]], readers: Readers) -> None:
+    def __init__(self, results: Iterable[AsyncResult[R_co]], app: App[Readers]) -> None:
         self._results = tuple(results)
-        self._readers = readers
+        self._readers = core_of(app)
 
     @overload
     def __getitem__(self, index: int) -> AsyncResult[R_co]: ...
@@ -191,7 +192,7 @@ class GroupResult(Generic[R_co]):
         self,
         group_id: str,
         results: Sequence[AsyncResult[Any] | GroupResult[Any]],
-        readers: Readers,
+        app: App[Readers],
         *,
         parent: AsyncResult[Any] | GroupResult[Any] | None = None,
         when_failed: Sequence[str] = (),
@@ -199,7 +200,7 @@ class GroupResult(Generic[R_co]):
         self.id = group_id
         self.results = list(results)
         self.parent = parent
-        self._readers = readers
+        self._readers = core_of(app)
         #: For each member the effect of its failure on the group: "fail", "skip" or "continue".
         self.when_failed = tuple(when_failed) or ("fail",) * len(self.results)
 
@@ -311,16 +312,17 @@ class GroupResult(Generic[R_co]):
         await reader.records.put([Record(self.id, states.SUCCESS, body, reader.codec.content_type, expires)])
 
     @classmethod
-    async def restore(cls, group_id: str, app: Readers) -> Self | None:
+    async def restore(cls, group_id: str, app: App[Readers]) -> Self | None:
         """Return the group that was saved under `group_id`; None if there is none or it has expired."""
-        reader = await app.reader()
+        readers = core_of(app)
+        reader = await readers.reader()
         (record,) = await reader.records.get([group_id])
         if record is None:
             return None
         shape = reader.codec.decode(record).result
         if not is_shape(shape):
             raise CallError(f"{group_id} is the id of a task, not of a group that was saved")
-        return cast(Self, _of_shape(cast("dict[str, Any]", shape), app))
+        return cast(Self, _of_shape(cast("dict[str, Any]", shape), readers))
 
     def _leaves(self) -> Iterator[AsyncResult[Any]]:
         for result in self.results:

@@ -1,15 +1,17 @@
 """The options of tasks and of calls: which values each may have, checked at the declaration or the call."""
 
+# ruff: noqa: RUF009 (`_option` makes a field)
+
 from __future__ import annotations
 
 import difflib
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from functools import partial
-from typing import Any, Final, Literal, TypedDict, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, TypeVar, cast, get_args
 
 from ..core.schedules import seconds_apart
 from ..exceptions import InvalidOption, InvalidSetting
@@ -69,44 +71,6 @@ class CallOptions(TypedDict, total=False):
     "A signature or a list of them. Each is called with the task's value after success."
     link_error: Any
     "The same after failure, called with request, exception and traceback. A task with one parameter gets the id only."
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskOptions:
-    """The options that a task declares. None: the value of the settings."""
-
-    run: RunsIn | None = None
-    bind: bool = False
-    typing: bool = True
-    queue: str | None = None
-    exchange: str | None = None
-    routing_key: str | None = None
-    priority: int | None = None
-    serializer: str | None = None
-    compression: str | None = None
-    ignore_result: bool | None = None
-    acks_late: bool | None = None
-    track_started: bool | None = None
-    expires: float | None = None
-    soft_time_limit: float | None = None
-    time_limit: float | None = None
-    max_retries: int | None = 3
-    default_retry_delay: float = 180.0
-    autoretry_for: tuple[type[BaseException], ...] = ()
-    dont_autoretry_for: tuple[type[BaseException], ...] = ()
-    retry_kwargs: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    retry_backoff: float | bool = False
-    retry_backoff_max: float = 600.0
-    retry_jitter: bool = True
-    reject_on_worker_lost: bool | None = None
-    max_deliveries: int | None = None
-    store_errors_even_if_ignored: bool | None = None
-    throws: tuple[type[BaseException], ...] = ()
-    trail: bool = True
-    shadow_name: Callable[..., str | None] | None = None
-    resultrepr_maxsize: int = 1024
-    rate_limit: str | float | None = None
-    max_concurrency: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,59 +203,103 @@ _EXCEPTIONS: Final = _Expected(
 TUPLES: Final = frozenset({"autoretry_for", "dont_autoretry_for", "throws"})
 #: Options of a call that a retry may change.
 RETRY_OPTIONS: Final = frozenset({"queue", "priority", "expires", "soft_time_limit", "time_limit", "shadow", "headers"})
+
+
+def _option(expected: _Expected, default: Any = None, *, factory: Callable[[], Any] | None = None) -> Any:
+    """Return the field of a task's option, with the values that it may have."""
+    metadata = {"expected": expected}
+    if factory is not None:
+        return field(default_factory=factory, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+# Its values are never changed, only replaced as a whole; it is not frozen since a task has the same fields, and those
+# can be set anew.
+@dataclass(slots=True, kw_only=True, unsafe_hash=True)
+class Attributes:
+    """The options of a task that are its attributes. None: the value of the settings."""
+
+    bind: bool = _option(_YES_OR_NO, False)
+    typing: bool = _option(_YES_OR_NO, True)
+    queue: str | None = _option(_NAME, None)
+    exchange: str | None = _option(_EXPECTED["exchange"], None)
+    routing_key: str | None = _option(_EXPECTED["routing_key"], None)
+    priority: int | None = _option(_EXPECTED["priority"], None)
+    serializer: str | None = _option(_EXPECTED["serializer"], None)
+    compression: str | None = _option(_EXPECTED["compression"], None)
+    ignore_result: bool | None = _option(_YES_OR_NO, None)
+    acks_late: bool | None = _option(_YES_OR_NO, None)
+    track_started: bool | None = _option(_YES_OR_NO, None)
+    expires: float | None = _option(_SECONDS, None)
+    soft_time_limit: float | None = _option(_SECONDS, None)
+    time_limit: float | None = _option(_SECONDS, None)
+    max_retries: int | None = _option(
+        _Expected(
+            "a whole number, 0 or more, or None for ever", (int, type(None)), lambda given: given is None or given >= 0
+        ),
+        3,
+    )
+    default_retry_delay: float = _option(_EXPECTED["countdown"], 180.0)
+    autoretry_for: tuple[type[BaseException], ...] = _option(_EXCEPTIONS, ())
+    dont_autoretry_for: tuple[type[BaseException], ...] = _option(_EXCEPTIONS, ())
+    retry_kwargs: Mapping[str, Any] = _option(
+        _Expected(
+            "a mapping with max_retries, countdown or both",
+            (Mapping,),
+            lambda given: set(given) <= {"max_retries", "countdown"},
+        ),
+        factory=dict[str, Any],
+    )
+    retry_backoff: float | bool = _option(
+        _Expected(
+            "true, false, or seconds of the first delay", (bool, int, float), lambda given: 0 <= given <= LONGEST_LIMIT
+        ),
+        False,
+    )
+    retry_backoff_max: float = _option(_SECONDS, 600.0)
+    retry_jitter: bool = _option(_YES_OR_NO, True)
+    reject_on_worker_lost: bool | None = _option(_YES_OR_NO, None)
+    max_deliveries: int | None = _option(_Expected("a whole number, 1 or more", (int,), lambda given: given >= 1), None)
+    store_errors_even_if_ignored: bool | None = _option(_YES_OR_NO, None)
+    throws: tuple[type[BaseException], ...] = _option(_EXCEPTIONS, ())
+    trail: bool = _option(_YES_OR_NO, True)
+    resultrepr_maxsize: int = _option(
+        _Expected("a number of characters, 0 or more", (int,), lambda given: given >= 0), 1024
+    )
+    rate_limit: str | float | None = _option(
+        _Expected('a rate such as "100/m", "5/h" or 10 (a second)', (str, int, float), _is_rate), None
+    )
+    max_concurrency: int | None = _option(
+        _Expected("a whole number, 1 or more", (int,), lambda given: given >= 1), None
+    )
+
+
+@dataclass(slots=True, kw_only=True, unsafe_hash=True)
+class TaskOptions(Attributes):
+    """The options that a task declares; how it runs is no attribute of it (`run` is the method of a task class)."""
+
+    run: RunsIn | None = _option(
+        _Expected('"loop", "thread" or "process"', (str,), lambda given: given in get_args(RunsIn)), None
+    )
+    shadow_name: Callable[..., str | None] | None = _option(
+        _Expected(
+            "a function of args, kwargs and options, or of the task and these",
+            (object,),
+            lambda given: callable(given) and (_takes(given, 3) or _takes(given, 4)),
+        ),
+        None,
+    )
+
+
+#: What the options of a task may be, except `base`, which is checked elsewhere.
 _DECLARED: Final[Mapping[str, _Expected]] = {
     "name": _NAME,
-    "run": _Expected('"loop", "thread" or "process"', (str,), lambda given: given in get_args(RunsIn)),
-    "bind": _YES_OR_NO,
-    "typing": _YES_OR_NO,
-    "queue": _NAME,
-    "exchange": _EXPECTED["exchange"],
-    "routing_key": _EXPECTED["routing_key"],
-    "priority": _EXPECTED["priority"],
-    "serializer": _EXPECTED["serializer"],
-    "compression": _EXPECTED["compression"],
-    "ignore_result": _YES_OR_NO,
-    "acks_late": _YES_OR_NO,
-    "track_started": _YES_OR_NO,
-    "expires": _SECONDS,
-    "soft_time_limit": _SECONDS,
-    "time_limit": _SECONDS,
-    "max_retries": _Expected(
-        "a whole number, 0 or more, or None for ever", (int, type(None)), lambda given: given is None or given >= 0
-    ),
-    "default_retry_delay": _EXPECTED["countdown"],
-    "autoretry_for": _EXCEPTIONS,
-    "dont_autoretry_for": _EXCEPTIONS,
-    "retry_kwargs": _Expected(
-        "a mapping with max_retries, countdown or both",
-        (Mapping,),
-        lambda given: set(given) <= {"max_retries", "countdown"},
-    ),
-    "retry_backoff": _Expected(
-        "true, false, or seconds of the first delay", (bool, int, float), lambda given: 0 <= given <= LONGEST_LIMIT
-    ),
-    "retry_backoff_max": _SECONDS,
-    "retry_jitter": _YES_OR_NO,
-    "reject_on_worker_lost": _YES_OR_NO,
-    "max_deliveries": _Expected("a whole number, 1 or more", (int,), lambda given: given >= 1),
-    "store_errors_even_if_ignored": _YES_OR_NO,
-    "throws": _EXCEPTIONS,
-    "trail": _YES_OR_NO,
-    "shadow_name": _Expected(
-        "a function of args, kwargs and options, or of the task and these",
-        (object,),
-        lambda given: callable(given) and (_takes(given, 3) or _takes(given, 4)),
-    ),
-    "rate_limit": _Expected('a rate such as "100/m", "5/h" or 10 (a second)', (str, int, float), _is_rate),
-    "max_concurrency": _Expected("a whole number, 1 or more", (int,), lambda given: given >= 1),
-    "resultrepr_maxsize": _Expected("a number of characters, 0 or more", (int,), lambda given: given >= 0),
+    **{each.name: each.metadata["expected"] for each in fields(TaskOptions)},
 }
-
-
 #: All options of a task, except `base`, which is checked elsewhere.
 DECLARABLE: Final = frozenset(_DECLARED)
 #: The options that can be read and changed as attributes of the task.
-READABLE: Final = frozenset(each.name for each in fields(TaskOptions)) - {"run", "shadow_name"}
+READABLE: Final = frozenset(each.name for each in fields(Attributes))
 #: The options for which None means the value of the settings.
 _LEFT_TO_SETTINGS: Final = frozenset(each.name for each in fields(TaskOptions) if each.default is None) | {"name"}
 #: Celery's options of tasks that don't exist here: why, or what to do instead.
@@ -448,3 +456,50 @@ def check_options(name: str, options: CallOptions, *, runs_in: RunsIn | None = N
         raise InvalidOption(
             f'{name} runs in a thread, which can\'t be stopped: time_limit needs run="process" (soft_time_limit works)'
         )
+
+
+#: What a task is registered and called by.
+_FIXED: Final = frozenset({"name", "run", "bind", "shadow_name"})
+
+if TYPE_CHECKING:
+    _Attributes = Attributes
+else:  # they stand in its `__dict__`
+    _Attributes = object
+
+
+class Declared(_Attributes):
+    """The options of a task, which are its attributes (`add.rate_limit`).
+
+    One that is set anew holds in this process, from the task's next call or run on.
+    """
+
+    name: str
+    runs_in: RunsIn
+    declared: TaskOptions
+
+    def __setattr__(self, name: str, given: Any) -> None:
+        if "declared" not in self.__dict__:  # in the constructor of a class: it is no task yet
+            super().__setattr__(name, given)
+            return
+        if name in _FIXED:
+            raise InvalidOption(f"task {self.name}: {name} stands in its declaration and can't be changed later")
+        if name not in READABLE:
+            super().__setattr__(name, given)
+            return
+        check_declaration({name: given})
+        wanted: Any = {name: tuple(given) if name in TUPLES else given}
+        self.declare(replace(self.declared, **wanted))
+
+    def declare(self, options: TaskOptions) -> None:
+        """Be as `options` say, in place of what was declared before.
+
+        Raises:
+            InvalidOption: they don't go with each other, or with how the task runs.
+        """
+        if self.runs_in == "thread" and options.time_limit is not None:
+            raise InvalidOption(
+                f'task {self.name}: a thread can\'t be stopped, so time_limit needs an async def or run="process"'
+            )
+        check_limits(f"task {self.name}", options.soft_time_limit, options.time_limit)
+        self.declared = options
+        self.__dict__.update((name, getattr(options, name)) for name in READABLE)

@@ -6,6 +6,7 @@ import difflib
 import importlib
 import importlib.util
 import inspect
+import sys
 import weakref
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -28,7 +29,7 @@ from ..core.settings import Settings
 from ..exceptions import InvalidOption, NotRegistered
 from ..wire.known_types import home_module
 from .options import DECLARABLE, TUPLES, RunsIn, TaskOptions, check_declaration, naming
-from .task import CoroutineTask, FunctionTask, Task, TaskHome
+from .task import CoroutineTask, FunctionTask, Task, TaskCore
 
 if TYPE_CHECKING:
     from .annotations import Rule
@@ -36,8 +37,10 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 
-#: Tasks of `shared_task`: every app has them.
+#: Tasks of `shared_task`: every app has one of its own like each.
 _shared_tasks: Final[dict[str, Task[..., Any]]] = {}
+#: The options that each of them was declared with.
+_declarations: Final[weakref.WeakKeyDictionary[Task[..., Any], Mapping[str, Any]]] = weakref.WeakKeyDictionary()
 
 
 async def _accumulate(*args: Any, index: int | None = None) -> Any:
@@ -46,7 +49,9 @@ async def _accumulate(*args: Any, index: int | None = None) -> Any:
 
 
 #: Tasks of every app, by Celery's names for them.
-_BUILT_IN: Final[dict[str, Task[..., Any]]] = {ACCUMULATE: CoroutineTask(_accumulate, ACCUMULATE, TaskOptions())}
+_BUILT_IN: Final[dict[str, Task[..., Any]]] = {
+    ACCUMULATE: CoroutineTask[..., Any].of(_accumulate, ACCUMULATE, TaskOptions())
+}
 
 
 class TaskDeclaration(TypedDict, total=False):
@@ -113,7 +118,7 @@ class Decorator(Protocol):
     """The type of `app.task(...)`: from a function to its task."""
 
     @overload
-    def __call__(  # type: ignore[overload-overlap]  # as in `TaskRegistry.task`
+    def __call__(  # type: ignore[overload-overlap]  # as in `AioTQ.task`
         self, fn: Callable[P, Coroutine[Any, Any, R]], /
     ) -> CoroutineTask[P, R]: ...
     @overload
@@ -125,7 +130,7 @@ class BindingDecorator(Protocol):
     """The type of `app.task(bind=True, ...)`: the function's first parameter is the task."""
 
     @overload
-    def __call__(  # type: ignore[overload-overlap]  # as in `TaskRegistry.task`
+    def __call__(  # type: ignore[overload-overlap]  # as in `AioTQ.task`
         self, fn: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]], /
     ) -> CoroutineTask[P, R]: ...
     @overload
@@ -136,42 +141,28 @@ class BindingDecorator(Protocol):
 class TaskRegistry:
     """The tasks of one app (`tasks`, by name), and where to find more of them."""
 
-    def __init__(self, main: str | None, conf: Settings, task_cls: type[Task[..., Any]] | None = None) -> None:
+    def __init__(
+        self, main: str | None, conf: Settings, task_cls: type[Task[..., Any]] | None, core: TaskCore | None
+    ) -> None:
         self.main = main
         self.conf = conf
         #: The class of tasks that name no `base`.
         self.task_cls = task_cls
-        self.tasks: dict[str, Task[..., Any]] = _BUILT_IN | _shared_tasks
+        self._core = core  #: what its tasks are called through
+        self.tasks: dict[str, Task[..., Any]] = dict(_BUILT_IN)
         self._annotations: Sequence[Rule] = ()
         self._discoveries: list[tuple[Iterable[str] | Callable[[], Iterable[str]], str | None]] = []
         _registries.add(self)
+        for task in _shared_tasks.values():
+            self.add_shared(task)
 
     @property
     def own_tasks(self) -> Mapping[str, Task[..., Any]]:
         """The tasks that were declared; `tasks` has those beside them that every app has."""
         return {name: task for name, task in self.tasks.items() if name not in _BUILT_IN}
 
-    # An `async def` is also a function that returns something, so the overloads overlap; the first that fits is meant.
-    @overload
-    def task(  # type: ignore[overload-overlap]
-        self, fn: Callable[P, Coroutine[Any, Any, R]], /
-    ) -> CoroutineTask[P, R]: ...
-    @overload
-    def task(self, fn: Callable[P, R], /) -> FunctionTask[P, R]: ...
-    @overload
-    def task(self, *, bind: Literal[True], **options: Unpack[TaskDeclaration]) -> BindingDecorator: ...
-    @overload
-    def task(self, *, bind: Literal[False] = ..., **options: Unpack[TaskDeclaration]) -> Decorator: ...
-    def task(self, fn: Callable[..., Any] | None = None, **options: Any) -> Any:
-        """Make a function a task: `@app.task`, or `@app.task(queue="hi", …)`.
-
-        An `async def` runs on the worker's loop, a plain function in a thread, and with `run="process"` in a child
-        process (for what keeps a core busy). `bind=True` gives the function its task as the first argument. The name is
-        module and function unless `name` says otherwise.
-
-        Raises:
-            InvalidOption: an option is unknown, or makes no sense for this function.
-        """
+    def task(self, fn: Callable[..., Any] | None, options: Mapping[str, Any]) -> Any:
+        """Return the task of a function, or what makes one of a function; see `AioTQ.task`."""
         check_declaration(options)
         if fn is not None:
             return self._register(fn, options)
@@ -182,7 +173,7 @@ class TaskRegistry:
         return register
 
     def _register(self, fn: Callable[..., Any], options: Mapping[str, Any]) -> Task[..., Any]:
-        return self._add(_make_task(fn, options, self.main, self._home(), self.task_cls))
+        return self._add(_make_task(fn, options, self.main, self._core, self.task_cls))
 
     def register_task(self, task: type[Task[..., Any]] | Task[..., Any]) -> Task[..., Any]:
         """Make a task of a class: its `run` is the function, and its options are attributes of the class.
@@ -195,6 +186,8 @@ class TaskRegistry:
 
             add = app.register_task(Add)
 
+        Of an instance the task has the attributes; of a class those that its constructor makes, once in each process.
+
         Raises:
             InvalidOption: it has no `run`, or an option that can't be.
         """
@@ -203,7 +196,12 @@ class TaskRegistry:
         if not callable(run):
             raise InvalidOption(f"{kind.__qualname__} needs a method run(self, …): that is what its calls do")
         name = _options_of(kind).get("name") or task_name(kind, self.main)
-        return self._add(_make_task(run, {"base": kind, "bind": True, "name": name}, self.main, self._home()))
+        options: dict[str, Any] = {"base": kind, "bind": True, "name": name}
+        if isinstance(task, type):
+            return self._add(_make_task(run, options, self.main, self._core))
+        own = {option: given for option, given in vars(task).items() if option in DECLARABLE}
+        check_declaration(own)
+        return self._add(_make_task(run, {**options, **own}, self.main, self._core, like=task))
 
     def _add(self, task: Task[..., Any]) -> Task[..., Any]:
         existing = self.tasks.get(task.name)
@@ -220,22 +218,29 @@ class TaskRegistry:
             InvalidSetting, InvalidOption: it can't be used; the text names the annotation, and the task.
         """
         if given or self._annotations:
-            room: Any = importlib.import_module(".annotations", __package__)  # few have any
-            rules: Sequence[Rule] = room.rules_of(given)
+            from .annotations import annotate, rules_of  # noqa: PLC0415
+
+            rules = rules_of(given)
             for task in self.own_tasks.values():
-                room.annotate(task, rules)
+                annotate(task, rules)
             self._annotations = rules
         return () if given is None else given
 
     def _annotate(self, task: Task[..., Any]) -> None:
         if self._annotations:
-            room: Any = importlib.import_module(".annotations", __package__)
-            room.annotate(task, self._annotations)
+            from .annotations import annotate  # noqa: PLC0415
+
+            annotate(task, self._annotations)
 
     def add_shared(self, task: Task[..., Any]) -> None:
-        """Have a task of `shared_task`, unless another one is called so."""
-        if self.tasks.setdefault(task.name, task) is task:
-            self._annotate(task)
+        """Have one of our own like a task of `shared_task`, unless another one is called so."""
+        existing = self.tasks.get(task.name)
+        if existing is not None and existing.shared is None:
+            return
+        mine = _make_task(task.fn, _declarations[task], None, self._core, self.task_cls)
+        mine.be_one_of(task)
+        self._annotate(mine)
+        self.tasks[mine.name] = mine
 
     def autodiscover_tasks(
         self,
@@ -246,19 +251,24 @@ class TaskRegistry:
     ) -> None:
         """Have `package.tasks` of each of `packages` imported before a worker starts, where there is one.
 
-        `packages` may be a function that returns them then. `force=True` imports them now.
+        `packages` may be a function that returns them then. `force=True` imports them now; what can't be imported
+        then is not tried again. The path of a class with a `name` stands for the package of that name.
         """
-        self._discoveries.append((packages, related_name))
+        discovery = packages, related_name
+        self._discoveries.append(discovery)
         if force:
-            self.load_tasks()
+            try:
+                self.load_tasks()
+            except BaseException:
+                self._discoveries.remove(discovery)
+                raise
 
     def load_tasks(self) -> None:
         """Import the modules of `include` and of `autodiscover_tasks`, so that their tasks are registered."""
         for module in self.conf.include:
             importlib.import_module(module)
         for packages, related_name in self._discoveries:
-            for package in packages() if callable(packages) else packages:
-                importlib.import_module(package)
+            for package in map(_package, packages() if callable(packages) else packages):
                 module = f"{package}.{related_name}" if related_name else package
                 if importlib.util.find_spec(module) is not None:
                     importlib.import_module(module)
@@ -275,16 +285,28 @@ class TaskRegistry:
             near = difflib.get_close_matches(name, list(self.tasks), n=1)
             raise NotRegistered(name, near[0] if near else None) from None
 
-    def _home(self) -> TaskHome | None:
-        """What this registry's tasks are called through."""
-        return None
+
+def _package(named: str) -> str:
+    """Import the package `named`, or the one that the class at that path names (Django's `INSTALLED_APPS`)."""
+    try:
+        importlib.import_module(named)
+    except ModuleNotFoundError as exc:
+        module, _, attribute = named.rpartition(".")
+        if exc.name != named or not module:
+            raise
+        name: object = getattr(getattr(importlib.import_module(module), attribute, None), "name", None)
+        if not isinstance(name, str):
+            raise
+        importlib.import_module(name)
+        return name
+    return named
 
 
 _registries: Final[weakref.WeakSet[TaskRegistry]] = weakref.WeakSet()
 
 
 @overload
-def shared_task(  # type: ignore[overload-overlap]  # as in `TaskRegistry.task`
+def shared_task(  # type: ignore[overload-overlap]  # as in `AioTQ.task`
     fn: Callable[P, Coroutine[Any, Any, R]], /
 ) -> CoroutineTask[P, R]: ...
 @overload
@@ -302,6 +324,7 @@ def shared_task(fn: Callable[..., Any] | None = None, **options: Any) -> Any:
         task = _make_task(function, options, None, None)
         if (existing := _shared_tasks.get(task.name)) is not None:
             _check_same(existing, task)
+        _declarations[task] = dict(options)
         _shared_tasks[task.name] = task
         for registry in _registries:
             registry.add_shared(task)
@@ -314,8 +337,10 @@ def _make_task(
     fn: Callable[..., Any],
     options: Mapping[str, Any],
     main: str | None,
-    home: TaskHome | None,
+    core: TaskCore | None,
     default_base: type[Task[..., Any]] | None = None,
+    *,
+    like: Task[..., Any] | None = None,
 ) -> Task[..., Any]:
     _check_function(fn)
     given = dict(options)
@@ -328,11 +353,11 @@ def _make_task(
     kind: Any = CoroutineTask if inspect.iscoroutinefunction(fn) else FunctionTask
     if base is not None and base is not Task:
         kind = type(base.__name__, (base, kind), {"__module__": base.__module__, "__doc__": base.__doc__})
-    task: Task[..., Any] = kind(fn, name, TaskOptions(**declared), home)
+    task: Task[..., Any] = kind.of(fn, name, TaskOptions(**declared), core, like)
     if (shadow_name := declared.get("shadow_name") or getattr(task, "shadow_name", None)) is not None:
         task.declared = replace(task.declared, shadow_name=naming(shadow_name, task))
-    if home is not None:
-        task.on_bound(home)
+    if core is not None:
+        task.on_bound(core.app)
     return task
 
 
@@ -372,11 +397,20 @@ def _check_same(existing: Task[..., Any], task: Task[..., Any]) -> None:
     """Raise `InvalidOption` unless `task` is `existing` again, from a module that was loaded again."""
     one, other = existing.fn, task.fn
     is_local = "<locals>" in other.__qualname__  # what a function makes twice is two
-    if one is not other and (is_local or _origin(one) != _origin(other)):
+    if one is not other and (is_local or _origin(one) != _origin(other)) and not _are_of_a_prompt(one, other):
         raise InvalidOption(
             f"two tasks are named {task.name!r} ({one.__module__}.{one.__qualname__} and "
             f"{other.__module__}.{other.__qualname__}): give one of them another name="
         )
+
+
+def _are_of_a_prompt(one: Callable[..., Any], other: Callable[..., Any]) -> bool:
+    """Whether a function was defined again at a prompt or in a notebook, where each input is a file of its own."""
+    script = getattr(sys.modules.get("__main__"), "__file__", None)
+    return all(
+        fn.__module__ == "__main__" and fn.__qualname__ == other.__qualname__ and _origin(fn)[0] != script
+        for fn in (one, other)
+    )
 
 
 def _origin(fn: Callable[..., Any]) -> tuple[str, str]:

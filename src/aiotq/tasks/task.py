@@ -5,34 +5,47 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, ParamSpec, Protocol, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, ParamSpec, Protocol, Self, TypeVar, Unpack, cast
 
 from .. import exceptions, states
-from ..calling.envelopes import ArgumentCheck, build_envelope, given_arguments
+from ..calling.envelopes import ArgumentCheck, EnvelopeBuilder, given_arguments
 from ..canvas.dynamic import Replace
 from ..canvas.planner import frozen, lasts, of_last, single
 from ..canvas.serialized import chunked
 from ..canvas.signature import Canvas, Chunks, Sender, Signature, set_default_sender
 from ..core.settings import Settings
+from ..core.sync import expect_loop, no_loop
 from ..core.values import shown
 from ..exceptions import CallError, InvalidOption, MaxRetriesExceededError, Retry, TimeLimitExceeded
 from ..results import handle
 from ..results.document import format_traceback
-from ..results.handle import EagerResult, Readers, SyncResult
+from ..results.handle import EagerResult, Readers
 from ..wire.message import MAX_NAME, Message, is_name
 from ..wire.serializers import SerializerRegistry
-from .declared import Declared
+from .calls import Configured, SyncCalls
 from .handlers import Handlers, overridden
-from .options import RETRY_OPTIONS, CallOptions, RunsIn, TaskOptions, check_options, check_options_here, said
+from .options import (
+    DECLARABLE,
+    READABLE,
+    RETRY_OPTIONS,
+    CallOptions,
+    Declared,
+    TaskOptions,
+    check_options,
+    check_options_here,
+    said,
+)
 from .request import Request, request_of, running_request
 from .retries import automatic_retry
 from .soft_time_limits import SoftLimited, run_in_thread
 
 if TYPE_CHECKING:
+    from ..app import AioTQ
     from ..canvas.stamping import StampingVisitor
 
 P = ParamSpec("P")
@@ -44,8 +57,11 @@ _NOT_RUNNING: Final = "no task runs here; call it in a task's code, while a work
 _LINKS: Final = frozenset({"link", "link_error"})
 
 
-class TaskHome(Readers, Sender, Protocol):
-    """What a task needs from its app."""
+class TaskCore(Readers, Sender, Protocol):
+    """What a task needs from the core of its app."""
+
+    @property
+    def _core(self) -> TaskCore: ...
 
     @property
     def conf(self) -> Settings: ...
@@ -53,9 +69,12 @@ class TaskHome(Readers, Sender, Protocol):
     @property
     def serializers(self) -> SerializerRegistry: ...
 
-    async def call(
+    @property
+    def builder(self) -> EnvelopeBuilder: ...
+
+    def call(
         self, task: Task[..., Any] | str, args: Sequence[Any], kwargs: Mapping[str, Any], options: CallOptions
-    ) -> handle.AsyncResult[Any]: ...
+    ) -> Coroutine[Any, Any, handle.AsyncResult[Any]]: ...
 
     async def update_state(self, request: Request, state: str, meta: Any) -> None: ...
 
@@ -64,13 +83,13 @@ class TaskHome(Readers, Sender, Protocol):
     ) -> Any: ...
 
 
-_default_home: list[TaskHome] = []
+_default_core: list[TaskCore] = []
 
 
-def set_default_home(home: TaskHome) -> None:
-    """Make `home` the app of shared tasks that run in no other app."""
-    _default_home[:] = [home]
-    set_default_sender(home)
+def set_default_app(core: TaskCore) -> None:
+    """Make the app of `core` that of shared tasks and signatures by name where no task of another app runs."""
+    _default_core[:] = [core]
+    set_default_sender(core)
 
 
 def current_trails() -> bool:
@@ -102,37 +121,87 @@ class Task(Declared, Handlers, Generic[P, R]):
     add(2, 2)                                    # call the function in this process
     """
 
+    fn: Callable[..., Any]
+    handlers: frozenset[str]
+    __name__: str
+    shared: Task[..., Any] | None  #: the task of `shared_task` that it is one app's own of
+    _own_core: TaskCore | None
+    _own_copies: weakref.WeakSet[Task[..., Any]]
+    _calls_its_own_way: bool
+    _arguments: ArgumentCheck
+
     OperationalError: ClassVar = exceptions.OperationalError
     MaxRetriesExceededError: ClassVar = exceptions.MaxRetriesExceededError
 
-    def __init__(self, fn: Callable[..., Any], name: str, options: TaskOptions, home: TaskHome | None = None) -> None:
-        functools.update_wrapper(self, fn)
-        self.fn = fn
-        self.__dict__["name"] = name
-        self.handlers = overridden(type(self))
-        self._home = home
-        self.runs_in: RunsIn = options.run or ("loop" if inspect.iscoroutinefunction(fn) else "thread")
-        if self.runs_in == "loop" and not inspect.iscoroutinefunction(fn):
+    @classmethod
+    def of(
+        cls,
+        fn: Callable[..., Any],
+        name: str,
+        options: TaskOptions,
+        core: TaskCore | None = None,
+        like: Task[..., Any] | None = None,
+    ) -> Self:
+        """Return the task that calls `fn`; with the attributes of `like`, or as the class's own constructor makes it.
+
+        Without a `core` it is a shared task, whose app depends on where it is used.
+
+        Raises:
+            InvalidOption: the options don't go with the function, or the constructor needs arguments.
+        """
+        task = cls.__new__(cls)
+        functools.update_wrapper(task, fn)
+        task.fn = fn
+        task.__dict__["name"] = name
+        task.handlers = overridden(cls)
+        task._own_core = core
+        task.shared = None
+        task._own_copies = weakref.WeakSet()
+        task._calls_its_own_way = calls_its_own_way(cls)
+        task.runs_in = options.run or ("loop" if inspect.iscoroutinefunction(fn) else "thread")
+        if task.runs_in == "loop" and not inspect.iscoroutinefunction(fn):
             raise InvalidOption(f'task {name}: run="loop" needs an async def function; leave it out or use "thread"')
-        if self.runs_in == "thread" and inspect.iscoroutinefunction(fn):
+        if task.runs_in == "thread" and inspect.iscoroutinefunction(fn):
             raise InvalidOption(f'task {name}: run="thread" needs a plain function; leave it out for an async def')
-        self.declare(options)
-        self._arguments = ArgumentCheck(fn, name, skip_first=options.bind)
+        task.declare(options)
+        task._arguments = ArgumentCheck(fn, name, skip_first=options.bind)
+        if like is not None:
+            own = {name: given for name, given in vars(like).items() if name not in DECLARABLE}
+            task.__dict__.update(own)
+        elif cls.__init__ is not object.__init__:
+            _construct(task)
+        return task
 
     def __repr__(self) -> str:
         return f"<Task: {self.name}>"
 
+    def __setattr__(self, name: str, given: Any) -> None:
+        super().__setattr__(name, given)
+        if name in READABLE:
+            for copy in self.__dict__.get("_own_copies", ()):
+                setattr(copy, name, given)
+
+    def be_one_of(self, shared: Task[..., Any]) -> None:
+        """Be what one app has of a shared task: options of that which are set anew are this one's too."""
+        self.shared = shared
+        shared._own_copies.add(self)
+
     @property
-    def app(self) -> TaskHome:
-        """The app of this task. For a shared task it is the app that runs it, else the last app that was created."""
-        if self._home is not None:
-            return self._home
+    def app(self) -> AioTQ:
+        """The app this task belongs to; for a shared task the one whose task runs here, or the last one made."""
+        return self._core.app
+
+    @property
+    def _core(self) -> TaskCore:
+        """The core of its app."""
+        if self._own_core is not None:
+            return self._own_core
         running: Task[..., Any] | None = running_request.get().runner
-        if running is not None and running._home is not None:
-            return running._home
-        if not _default_home:
+        if running is not None and running._own_core is not None:
+            return running._own_core
+        if not _default_core:
             raise CallError(f"shared task {self.name} has no app: create an AioTQ first")
-        return _default_home[0]
+        return _default_core[0]
 
     @property
     def request(self) -> Request:
@@ -148,24 +217,36 @@ class Task(Declared, Handlers, Generic[P, R]):
         """Call the function in this process, without a queue."""
         return self.fn(self, *args, **kwargs) if self.declared.bind else self.fn(*args, **kwargs)
 
-    async def delay(self, /, *args: P.args, **kwargs: P.kwargs) -> handle.AsyncResult[R]:
+    def delay(self, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, handle.AsyncResult[R]]:
         """Send a call with these arguments. On return the broker has accepted it, and it won't be lost (P1).
 
         Raises:
+            CallError: no event loop runs here; use `task.sync.delay(…)`.
             InvalidArguments: they don't fit the function's signature; no message was sent.
             EncodeError, MessageTooLarge: an argument can't be sent; no message was sent.
             PublishTimeout: the broker did not accept the call in time.
         """
-        return await self.app.call(self, args, kwargs, {})
+        if self._calls_its_own_way:
+            return self.apply_async(args, kwargs)
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            raise no_loop(_sync_call(self.__name__, args, kwargs)) from None
+        return self._core.call(self, args, kwargs, {})
 
-    async def apply_async(
+    def apply_async(
         self,
         args: Sequence[Any] | None = (),
         kwargs: Mapping[str, Any] | None = None,
         **options: Unpack[CallOptions],
-    ) -> handle.AsyncResult[R]:
-        """Send a call with options (`CallOptions`; None: not given). Raises like `delay`, and `InvalidOption`."""
-        return await self.app.call(self, *given_arguments(self.name, args, kwargs), said(options))
+    ) -> Coroutine[Any, Any, handle.AsyncResult[R]]:
+        """Send a call with options (`CallOptions`; None: not given). Raises like `delay`, and `InvalidOption`.
+
+        A task class that overrides this is asked for each call of its tasks by `delay`, `options`, a signature, and
+        their `.sync`; not for the steps of workflows.
+        """
+        expect_loop(f"{self.__name__}.sync.apply_async(…)")
+        return self._core.call(self, *given_arguments(self.name, args, kwargs), said(options))
 
     def options(self, **options: Unpack[CallOptions]) -> Configured[P, R]:
         """Return this task with options for its calls, checked by type checkers."""
@@ -193,15 +274,13 @@ class Task(Declared, Handlers, Generic[P, R]):
         args, kwargs = given_arguments(self.name, args, kwargs)
         options = said(options)
         check_options_here(self.name, options, retries)
-        home = self.app
+        home = self._core
         if _LINKS & options.keys():
             if retries:
                 raise InvalidOption(f"{self.name}.apply: give retries or callbacks (link, link_error), not both")
             call = Signature[R](self.name, tuple(args), kwargs, options, sender=home)
             return cast("EagerResult[R]", await home.apply_workflow(call, throw=throw))
-        now = datetime.now(UTC).timestamp()
-        envelope = build_envelope(home.conf, home.serializers, self, args, kwargs, options, reply_to=None, now=now)
-        message = envelope.message
+        message = home.builder.envelope(self, args, kwargs, options, reply_to=None).message
         if retries:
             message = replace(message, retries=retries, attempt=retries)
         got_args, got_kwargs, _ = home.serializers.decode(
@@ -231,7 +310,7 @@ class Task(Declared, Handlers, Generic[P, R]):
         Raises:
             Exception: the exception of the last run.
         """
-        home = self.app
+        home = self._core
         serializer = home.serializers.to_send(home.conf.result_serializer, home.conf.accept_content)
         while True:
             request = request_of(message, tuple(args), kwargs, is_eager=True, mode=mode)
@@ -248,7 +327,7 @@ class Task(Declared, Handlers, Generic[P, R]):
                 message = replace(message, retries=message.retries + 1, attempt=message.attempt + 1)
 
     async def _run_here(self, message: Message, request: Request) -> Any:
-        conf = self.app.conf
+        conf = self._core.conf
         args, kwargs = request.args, request.kwargs
         call = self if request.mode == "once" else one_by_one(self, request.mode)
         soft = message.soft_time_limit or conf.task_soft_time_limit
@@ -267,32 +346,32 @@ class Task(Declared, Handlers, Generic[P, R]):
 
     def s(self, /, *args: Any, **kwargs: Any) -> Signature[R]:
         """Return a signature of this task with these arguments."""
-        return Signature(self.name, args, kwargs, sender=self.app)
+        return Signature(self.name, args, kwargs, sender=self._core)
 
     def si(self, /, *args: Any, **kwargs: Any) -> Signature[R]:
         """Return a signature that takes no further arguments."""
-        return Signature(self.name, args, kwargs, immutable=True, sender=self.app)
+        return Signature(self.name, args, kwargs, immutable=True, sender=self._core)
 
     def signature(
         self, args: Sequence[Any] | None = (), kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> Signature[R]:
         """Return a signature with arguments and options of the call."""
         args, kwargs = given_arguments(self.name, args, kwargs)
-        return Signature(self.name, tuple(args), kwargs, said(options), sender=self.app)
+        return Signature(self.name, tuple(args), kwargs, said(options), sender=self._core)
 
     subtask = signature
 
     def AsyncResult(self, task_id: str) -> handle.AsyncResult[R]:
         """Return the result of a call of this task by its id."""
-        return handle.AsyncResult(task_id, self.app, task_name=self.name)
+        return handle.AsyncResult(task_id, self._core, task_name=self.name)
 
     def map(self, items: Iterable[Any]) -> Signature[list[R]]:
         """Return a signature of one call that runs the task for each of `items`, in order; its value is a list."""
-        return Signature(self.name, (list(items),), immutable=True, mode="map", sender=self.app)
+        return Signature(self.name, (list(items),), immutable=True, mode="map", sender=self._core)
 
     def starmap(self, items: Iterable[Sequence[Any]]) -> Signature[list[R]]:
         """Like `map`, with items that are sequences of arguments."""
-        return Signature(self.name, (list(items),), immutable=True, mode="starmap", sender=self.app)
+        return Signature(self.name, (list(items),), immutable=True, mode="starmap", sender=self._core)
 
     def chunks(self, items: Iterable[Sequence[Any]], size: int) -> Chunks[list[R]]:
         """Return a group of `starmap`s over `items`, `size` of them in each.
@@ -320,7 +399,7 @@ class Task(Declared, Handlers, Generic[P, R]):
             raise CallError(f"{self.name}.replace takes a signature, not {canvas!r}")
         raise Replace(canvas if visitor is None else canvas.stamp(visitor, append_stamps=True))
 
-    async def add_to_chord(self, canvas: Canvas[Any]) -> handle.AsyncResult[Any]:
+    def add_to_chord(self, canvas: Canvas[Any]) -> Coroutine[Any, Any, handle.AsyncResult[Any]]:
         """Add `canvas` to the header of the chord that this call is a member of; return its result.
 
         It is sent together with the outcome of this call, if this call succeeds; otherwise it is not sent. Its value
@@ -329,14 +408,18 @@ class Task(Declared, Handlers, Generic[P, R]):
         Raises:
             CallError: no task runs here, or it is not a member of a chord.
         """
+        expect_loop("self.sync.add_to_chord(…)")
+        return self._add_to_chord(canvas)
+
+    async def _add_to_chord(self, canvas: Canvas[Any]) -> handle.AsyncResult[Any]:
         request = running_request.get()
         if request.step is None or request.step.seat is None:
             raise CallError(f"{self.name}.add_to_chord: the running task is not in the header of a chord")
         whole = frozen(single(canvas))
         request.added.append(whole)
-        return handle.AsyncResult(lasts(whole)[0].options["task_id"], self.app, task_name=canvas.__class__.__name__)
+        return handle.AsyncResult(lasts(whole)[0].options["task_id"], self._core, task_name=canvas.__class__.__name__)
 
-    async def update_state(self, state: str, meta: Any = None, *, task_id: str | None = None) -> None:
+    def update_state(self, state: str, meta: Any = None, *, task_id: str | None = None) -> Coroutine[Any, Any, None]:
         """Store a state of this call with `meta` as its info, and push it to callers that follow the call.
 
         `task_id`, if given, must be this call's id.
@@ -345,6 +428,10 @@ class Task(Declared, Handlers, Generic[P, R]):
             CallError: no task runs here, `task_id` is another call, or `state` is one that only a worker sets.
             EncodeError: `meta` can't be serialized.
         """
+        expect_loop("self.sync.update_state(…)")
+        return self._update_state(state, meta, task_id)
+
+    async def _update_state(self, state: str, meta: Any, task_id: str | None) -> None:
         request = running_request.get()
         if request.id is None:
             raise CallError(f"{self.name}.update_state: {_NOT_RUNNING}")
@@ -358,7 +445,7 @@ class Task(Declared, Handlers, Generic[P, R]):
             )
         if states.is_ready(state) or state == states.PENDING:
             raise CallError(f"state {state} is set by the worker when the task ends; choose another for progress")
-        await self.app.update_state(request, state, meta)
+        await self._core.update_state(request, state, meta)
 
     def retry(
         self,
@@ -432,6 +519,30 @@ class Task(Declared, Handlers, Generic[P, R]):
         return Running(self, request)
 
 
+def calls_its_own_way(kind: type[Task[..., Any]]) -> bool:
+    """Whether a task class overrides `apply_async`, and so is to be asked for each call."""
+    original: Any = vars(Task)["apply_async"]
+    return getattr(kind, "apply_async") is not original  # noqa: B009 (of a class that is generic)
+
+
+def _construct(task: Task[..., Any]) -> None:
+    """Call the constructor that a task class has of its own."""
+    kind: Any = type(task)
+    try:
+        inspect.signature(kind.__init__).bind(task)
+    except TypeError as exc:
+        raise InvalidOption(
+            f"task class {kind.__qualname__}: its __init__ needs arguments ({exc}); give app.register_task an instance"
+        ) from None
+    kind.__init__(task)
+
+
+def _sync_call(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    """Return the text of the call that code without a loop makes."""
+    given = [shown(each) for each in args] + [f"{key}={shown(each)}" for key, each in kwargs.items()]
+    return f"{name}.sync.delay({', '.join(given)})"
+
+
 def _check_retry(name: str, args: object, kwargs: object, exc: object, most: object) -> None:
     given_arguments(name, cast(Any, args), cast(Any, kwargs))
     if exc is not None and not isinstance(exc, BaseException):
@@ -483,61 +594,3 @@ class FunctionTask(Task[P, R]):
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         return cast(R, super().__call__(*args, **kwargs))
-
-
-class Configured(Generic[P, R]):
-    """A task with options for its calls (`task.options(...)`)."""
-
-    __slots__ = ("_options", "_task")
-
-    def __init__(self, task: Task[P, R], options: CallOptions) -> None:
-        self._task = task
-        self._options = options
-
-    async def delay(self, /, *args: P.args, **kwargs: P.kwargs) -> handle.AsyncResult[R]:
-        """Like `Task.delay`, with the options."""
-        return await self._task.app.call(self._task, args, kwargs, self._options)
-
-    def s(self, /, *args: Any, **kwargs: Any) -> Signature[R]:
-        """Like `Task.s`, with the options."""
-        return self._task.signature(args, kwargs, **self._options)
-
-    @property
-    def sync(self) -> SyncCalls[P, R]:
-        """These calls for code without a loop."""
-        return SyncCalls(self._task, self._options)
-
-
-class SyncCalls(Generic[P, R]):
-    """A task's calling API for code without a loop."""
-
-    __slots__ = ("_options", "_task")
-
-    def __init__(self, task: Task[P, R], options: CallOptions | None = None) -> None:
-        self._task = task
-        self._options: CallOptions = options or {}
-
-    def delay(self, /, *args: P.args, **kwargs: P.kwargs) -> SyncResult[R]:
-        """Like `Task.delay`."""
-        return self.apply_async(args, kwargs)
-
-    def apply_async(
-        self,
-        args: Sequence[Any] | None = (),
-        kwargs: Mapping[str, Any] | None = None,
-        **options: Unpack[CallOptions],
-    ) -> SyncResult[R]:
-        """Like `Task.apply_async`."""
-        merged: CallOptions = {**self._options, **said(options)}
-        home = self._task.app
-        args, kwargs = given_arguments(self._task.name, args, kwargs)
-        result: handle.AsyncResult[R] = home.bridge.run(home.call, self._task, args, kwargs, merged)
-        return result.sync
-
-    def add_to_chord(self, canvas: Canvas[Any]) -> SyncResult[Any]:
-        """Like `Task.add_to_chord`, for a task that is a plain function."""
-        return self._task.app.bridge.run(self._task.add_to_chord, canvas).sync
-
-    def update_state(self, state: str, meta: Any = None, *, task_id: str | None = None) -> None:
-        """Like `Task.update_state`, for a task that runs in a thread."""
-        self._task.app.bridge.run(partial(self._task.update_state, task_id=task_id), state, meta)

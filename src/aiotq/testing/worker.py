@@ -31,6 +31,7 @@ from ..canvas.outcome import (
     Success,
 )
 from ..commit import Finish
+from ..core.inside import core_of
 from ..exceptions import DeadLettered, MessageError, TaskRevokedError
 from ..wire.message import Envelope, Message
 from ..worker.worker import Worker
@@ -114,9 +115,10 @@ class TestWorker:
         }
         memory = {("", "broker"): self._broker, ("", "records"): MemoryState(clock=clock)}
         async with AsyncExitStack() as stack:
-            stack.enter_context(app.replaced(changed, clock=clock, memory=memory, coordinator=self._coordinator()))
+            replaced = core_of(app).replaced
+            stack.enter_context(replaced(changed, clock=clock, memory=memory, coordinator=self._coordinator()))
             stack.push_async_callback(app.close)
-            stack.push_async_callback(to_thread.run_sync, app.bridge.stop)
+            stack.push_async_callback(to_thread.run_sync, core_of(app).bridge.stop)
             worker: Worker = app.worker(self._queues)
             await worker.__aenter__()
             stack.push_async_callback(worker.stop, 0.0)
@@ -162,7 +164,7 @@ class TestWorker:
 
     async def idle(self) -> None:
         """Return when nothing is running or ready to run; what is delayed stays."""
-        connection = await self.app.connection()
+        connection = await core_of(self.app).connection()
         limit = asyncio.timeout(self._patience)
         try:
             async with limit:
@@ -296,7 +298,7 @@ class TestWorker:
             case Success(value=value):
                 state = states.SUCCESS
                 if finish.record is not None and finish.record.state == states.FAILURE:  # it can't be kept
-                    state, value, error = states.FAILURE, None, self.app.codec.decode(finish.record).result
+                    state, value, error = states.FAILURE, None, core_of(self.app).codec.decode(finish.record).result
             case Retried(error=error):
                 state = states.RETRY
             case Failure(error=error):
@@ -339,7 +341,7 @@ class TestWorker:
     def _arguments(self, message: Message) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
         conf = self.app.conf
         try:
-            args, kwargs, _ = self.app.serializers.decode(
+            args, kwargs, _ = core_of(self.app).serializers.decode(
                 message.content_type,
                 message.body,
                 frozenset(conf.accept_content),

@@ -22,10 +22,11 @@ T = TypeVar("T")
 class Codecs:
     """The content of an app's messages and results; `functions` gives its tasks' functions, whose annotations count."""
 
-    conf: Settings
-    clock: Clock
-
-    def __init__(self, functions: Callable[[], Iterable[Callable[..., Any]]], main: str | None) -> None:
+    def __init__(
+        self, conf: Settings, clock: Clock, functions: Callable[[], Iterable[Callable[..., Any]]], main: str | None
+    ) -> None:
+        self.conf = conf
+        self.clock = clock
         self._types = KnownTypes(functions, main=main)
         self.serializers: SerializerRegistry = standard_registry(self._types, lambda: self.conf.celery_compat)
         self._signer: Signer | None = None

@@ -13,6 +13,7 @@ from typing import Any, Final, cast
 import anyio
 
 from .. import states
+from ..calling.core import AppCore
 from ..canvas.coordinator import describe
 from ..canvas.dynamic import Replace
 from ..canvas.links import NO_LINKS, Links, embedded, links_of
@@ -55,7 +56,6 @@ from ..tasks.task import Task, one_by_one
 from ..wire.message import Message
 from ..wire.signing import sealed
 from .delivery_info import DeliveryInfo
-from .home import WorkerHome
 from .processes.child import Ran, run_task
 from .processes.pool import ProcessCall, ProcessPool
 from .run import Cancelled, Run
@@ -76,29 +76,29 @@ class Execution:
 
     def __init__(
         self,
-        home: WorkerHome,
+        core: AppCore,
         *,
         worker: str,
         pool: ProcessPool,
         acknowledge: Callable[[Run], Awaitable[bool]],
     ) -> None:
-        self._home = home
-        self._conf = home.conf
-        self._clock = home.clock
-        self._tasks = home.tasks
-        self._onion = home.onion
-        self._accept = frozenset(home.conf.accept_content)
-        self._signer = home.signer
-        self._serializers = home.serializers
+        self._core = core
+        self._conf = core.conf
+        self._clock = core.clock
+        self._tasks = core.tasks
+        self._onion = core.middleware
+        self._accept = frozenset(core.conf.accept_content)
+        self._signer = core.signer
+        self._serializers = core.serializers
         self._worker = worker
         # Slots bound the threads: one whose task waits for another's result lends its slot and stays a thread.
         self._threads = anyio.CapacityLimiter(math.inf)
         self._pool = pool
         self._acknowledge = acknowledge
-        self._terms = TaskPolicies(home.conf)
-        self._steps = Steps(home)
-        self._whence = DeliveryInfo(home.conf)
-        self._unknown_tasks = UnknownTasks(home.clock, home.conf.worker_unknown_task_timeout)
+        self._terms = TaskPolicies(core.conf)
+        self._steps = Steps(core)
+        self._whence = DeliveryInfo(core.conf)
+        self._unknown_tasks = UnknownTasks(core.clock, core.conf.worker_unknown_task_timeout)
 
     async def run(self, run: Run) -> Outcome | None:
         """Run one delivery and return its outcome; None when it is no longer ours to settle."""
@@ -410,7 +410,7 @@ class Execution:
 
     async def _tell_started(self, request: Request) -> None:
         try:
-            await self._home.update_state(request, states.STARTED, {"hostname": self._worker})
+            await self._core.update_state(request, states.STARTED, {"hostname": self._worker})
         except OperationalError as exc:  # the task matters more than who hears that it began
             logger.warning("Task %s[%s]: the state STARTED could not be stored: %s", request.task, request.id, exc)
 

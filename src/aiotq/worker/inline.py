@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, cast
 
+from ..calling.core import AppCore
 from ..calling.middleware import MiddlewareStack, RunningCall
 from ..canvas.dynamic import Replace
 from ..canvas.outcome import Failure, Ignored, Outcome, Policy, Rejected, Replaced, Retried, Success
-from ..core.clock import Clock
-from ..core.settings import Settings
 from ..exceptions import Ignore, Reject, Retry
-from ..results import Record, RecordStore
-from ..results.document import DocumentCodec
+from ..results import Record
 from ..results.handle import EagerResult
 from ..signals import connected
 from ..tasks.options import ONLY_SENT, CallOptions, check_options
@@ -21,41 +19,17 @@ from ..tasks.retries import automatic_retry
 from ..tasks.task import Task
 from ..transport import Delivery
 from ..wire.message import Envelope, Message
+from .inline_workflows import apply_workflow
 from .run_handlers import call_before_start, call_handlers
 from .task_signals import TaskSignals, apart, tell_prerun
+
+__all__ = ["apply_workflow", "call_eagerly", "run_surrounded"]
 
 _KEPT: Final = Policy()
 
 
-class EagerConnection(Protocol):
-    """An app's connection, as storing a result needs it."""
-
-    @property
-    def records(self) -> RecordStore: ...
-
-    @property
-    def keeps_results(self) -> bool: ...
-
-
-class EagerHome(Protocol):
-    """An app, as calls that run at once need it."""
-
-    @property
-    def conf(self) -> Settings: ...
-
-    @property
-    def clock(self) -> Clock: ...
-
-    @property
-    def codec(self) -> DocumentCodec: ...
-
-    def find_task(self, name: str) -> Task[..., Any]: ...
-
-    async def connection(self) -> EagerConnection: ...
-
-
 async def call_eagerly(
-    home: EagerHome, task: Task[..., Any] | str, args: Sequence[Any], kwargs: Mapping[str, Any], options: CallOptions
+    core: AppCore, task: Task[..., Any] | str, args: Sequence[Any], kwargs: Mapping[str, Any], options: CallOptions
 ) -> EagerResult[Any]:
     """Run a call now and return its result; when and where it was to run is checked and then of no meaning.
 
@@ -63,13 +37,13 @@ async def call_eagerly(
         NotRegistered: a task called by name is not registered here, so that it can't be run here.
         Exception: what the task raised, with `task_eager_propagates`.
     """
-    called = home.find_task(task) if isinstance(task, str) else task
+    called = core.find_task(task) if isinstance(task, str) else task
     check_options(called.name, options, runs_in=called.runs_in)
     kept = {option: given for option, given in options.items() if option not in ONLY_SENT}
     result = await called.apply(args, kwargs, **cast(CallOptions, kept))
-    ignores = _first(options.get("ignore_result"), called.declared.ignore_result, home.conf.task_ignore_result)
-    if home.conf.task_store_eager_result and not ignores:
-        await _store(home, result)
+    ignores = _first(options.get("ignore_result"), called.declared.ignore_result, core.conf.task_ignore_result)
+    if core.conf.task_store_eager_result and not ignores:
+        await _store(core, result)
     return result
 
 
@@ -135,12 +109,12 @@ def _first(call: bool | None, declared: bool | None, default: bool) -> bool:
     return default if declared is None else declared
 
 
-async def _store(home: EagerHome, result: EagerResult[Any]) -> None:
-    connection = await home.connection()
+async def _store(core: AppCore, result: EagerResult[Any]) -> None:
+    connection = await core.connection()
     if not connection.keeps_results:
         return
-    now = home.clock.time()
+    now = core.clock.time()
     ended = await result.look()
-    body = home.codec.encode(result.id, ended.state, ended.info, done_at=now, trace=await result.traceback())
-    expires = now + home.conf.result_expires
-    await connection.records.put([Record(result.id, ended.state, body, home.codec.content_type, expires)])
+    body = core.codec.encode(result.id, ended.state, ended.info, done_at=now, trace=await result.traceback())
+    expires = now + core.conf.result_expires
+    await connection.records.put([Record(result.id, ended.state, body, core.codec.content_type, expires)])

@@ -10,13 +10,13 @@ import logging
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from .. import states
 from ..backends.memory.state import MemoryState
-from ..calling.builder import Builder, BuilderHome
-from ..calling.envelopes import Callee, Part
-from ..calling.workflows import check_callbacks
+from ..calling.callbacks import check_callbacks
+from ..calling.core import AppCore
+from ..calling.envelopes import Callee, EnvelopeBuilder, Part
 from ..canvas.coordinator import Coordinator, describe
 from ..canvas.dynamic import Replace
 from ..canvas.handles import AnyResult, nested
@@ -29,13 +29,11 @@ from ..core.clock import Clock
 from ..core.values import replace, shown
 from ..exceptions import Ignore, MessageError, NotRegistered, Reject
 from ..results import JoinChanges, Joined, Record
-from ..results.document import DocumentCodec, format_traceback
-from ..results.handle import EagerResult, Readers
+from ..results.document import format_traceback
+from ..results.handle import EagerResult
 from ..tasks.request import running_request
-from ..tasks.task import Task
 from ..transport import Delivery
 from ..wire.message import Envelope, Message
-from .inline import EagerConnection
 from .step_inputs import Steps
 
 logger = logging.getLogger("aiotq.task")
@@ -43,19 +41,11 @@ logger = logging.getLogger("aiotq.task")
 _KEEPS_ALL: Final = Policy()
 
 
-class EagerWorkflowHome(BuilderHome, Readers, Protocol):
-    """An app, as workflows that run at once need it."""
+class _Single(EnvelopeBuilder):
+    """Makes one message of each call, as `builder` does: here it goes nowhere, and runs once."""
 
-    @property
-    def codec(self) -> DocumentCodec: ...
-
-    def find_task(self, name: str) -> Task[..., Any]: ...
-
-    async def connection(self) -> EagerConnection: ...
-
-
-class _Single(Builder):
-    """Makes one message of each call: here it goes nowhere, and runs once."""
+    def __init__(self, builder: EnvelopeBuilder) -> None:
+        vars(self).update(vars(builder))
 
     def envelopes(
         self,
@@ -70,9 +60,7 @@ class _Single(Builder):
         return super().envelopes(task, args, kwargs, options, reply_to=reply_to, part=part)[:1]
 
 
-async def apply_workflow(
-    home: EagerWorkflowHome, canvas: Canvas[Any], *, throw: bool | None, root_id: str | None
-) -> AnyResult:
+async def apply_workflow(core: AppCore, canvas: Canvas[Any], *, throw: bool | None, root_id: str | None) -> AnyResult:
     """Run `canvas` to its end, callbacks and all, and return its result, which has ended.
 
     Raises:
@@ -81,20 +69,20 @@ async def apply_workflow(
     """
     whole = frozen(canvas)
     for call in signatures_of(whole):
-        home.find_task(call.task)
-    here = _Here(home, {call.id for call in signatures_of(whole)})
-    await here.run(_planned(home, whole, root_id))
-    if home.conf.task_store_eager_result:
+        core.find_task(call.task)
+    here = _Here(core, {call.id for call in signatures_of(whole)})
+    await here.run(_planned(core, whole, root_id))
+    if core.conf.task_store_eager_result:
         await here.store()
-    result = nested(whole, home, here.result)
-    if home.conf.task_eager_propagates if throw is None else throw:
+    result = nested(whole, core, here.result)
+    if core.conf.task_eager_propagates if throw is None else throw:
         await result
     return result
 
 
-def _planned(home: EagerWorkflowHome, whole: Canvas[Any], root_id: str | None) -> Finish:
+def _planned(core: AppCore, whole: Canvas[Any], root_id: str | None) -> Finish:
     """Return what starts `whole`."""
-    builder = _Single(home)
+    builder = _Single(core.builder)
     planner = Planner(builder)
     planner.check(whole)
     check_callbacks(whole, builder.task)
@@ -107,18 +95,18 @@ def _planned(home: EagerWorkflowHome, whole: Canvas[Any], root_id: str | None) -
 class _Here:
     """The broker, the store and the worker of one workflow."""
 
-    def __init__(self, home: EagerWorkflowHome, ids: set[str | None]) -> None:
-        self.codec = home.codec
-        self.clock: Clock = home.clock
-        self.signer = home.signer
-        self._home = home
+    def __init__(self, core: AppCore, ids: set[str | None]) -> None:
+        self.codec = core.codec
+        self.clock: Clock = core.clock
+        self.signer = core.signer
+        self._core = core
         self._ids = ids  #: of what is no callback
-        self._records = MemoryState(clock=_StandingClock(home.clock.time()))
+        self._records = MemoryState(clock=_StandingClock(core.clock.time()))
         self._coordinator = Coordinator(
-            home.codec,
-            home.clock,
-            Planner(_Single(home)),
-            worker=home.origin,
+            core.codec,
+            core.clock,
+            Planner(_Single(core.builder)),
+            worker=core.origin,
             result_expires=math.inf,
             keeps_results=True,
         )
@@ -144,9 +132,9 @@ class _Here:
 
     async def store(self) -> None:
         """Store what the calls came to, for whoever looks for them by their ids."""
-        connection = await self._home.connection()
+        connection = await self._core.connection()
         if connection.keeps_results:
-            expires = self.clock.time() + self._home.conf.result_expires
+            expires = self.clock.time() + self._core.conf.result_expires
             await connection.records.put([replace(record, expires=expires) for record in self._kept])
 
     def result(self, call: Signature[Any], parent: AnyResult | None) -> EagerResult[Any]:
@@ -157,10 +145,10 @@ class _Here:
         if record is None:  # it wants to be ignored
             error = self._errors[task_id]
             trace = format_traceback(error)
-            return EagerResult(task_id, error, states.FAILURE, trace, readers=self._home, parent=parent)
+            return EagerResult(task_id, error, states.FAILURE, trace, readers=self._core, parent=parent)
         document = self.codec.decode(record)
         value = self._errors.get(task_id, document.result)
-        return EagerResult(task_id, value, record.state, document.traceback, readers=self._home, parent=parent)
+        return EagerResult(task_id, value, record.state, document.traceback, readers=self._core, parent=parent)
 
     def _write(self, finish: Finish) -> None:
         with self._records.lock:
@@ -188,7 +176,7 @@ class _Here:
         delivery = Delivery(message, envelope.queue, envelope.priority, 0, 0.0)
         links = NO_LINKS
         try:
-            task = self._home.find_task(message.task)
+            task = self._core.find_task(message.task)
             args, kwargs, links = self._decode(message)
             if links is not NO_LINKS or message.step is not None:
                 args, links, ended = await self._steps.called_with(delivery, args, kwargs, links, _KEEPS_ALL)
@@ -211,12 +199,12 @@ class _Here:
         return Success(delivery, value, _KEEPS_ALL, tuple(request.children), links, tuple(request.added))
 
     def _decode(self, message: Message) -> tuple[Sequence[Any], Mapping[str, Any], Links]:
-        args, kwargs, embed = self._home.serializers.decode(
+        args, kwargs, embed = self._core.serializers.decode(
             message.content_type,
             message.body,
             frozenset({message.content_type}),
             compression=message.compression,
-            max_size=self._home.conf.task_message_max_size,
+            max_size=self._core.conf.task_message_max_size,
         )
         return args, kwargs, links_of(embed)
 

@@ -27,7 +27,7 @@ logger = logging.getLogger("aiotq.task")
 _STORE_DELAY: Final = 1.0
 
 
-class StepsHome(Protocol):
+class StepsCore(Protocol):
     """Where steps run, as completing their calls needs it."""
 
     @property
@@ -45,8 +45,8 @@ class StepsHome(Protocol):
 class Steps:
     """Completes the calls of steps."""
 
-    def __init__(self, home: StepsHome) -> None:
-        self._home = home
+    def __init__(self, core: StepsCore) -> None:
+        self._core = core
 
     async def called_with(
         self, delivery: Delivery, args: Sequence[Any], kwargs: Mapping[str, Any], links: Links, policy: Policy
@@ -78,7 +78,7 @@ class Steps:
         """Return what a step waited for; or its outcome, if that failed, or it is to start later, or not at all."""
         message = delivery.message
         try:
-            joined = await self._home.joined(join_id)
+            joined = await self._core.joined(join_id)
         except OperationalError as exc:
             logger.warning("Task %s[%s]: the values for it can't be read now: %s", message.task, message.id, exc)
             return Returned(delivery, _STORE_DELAY)
@@ -86,7 +86,7 @@ class Steps:
             return Failure(
                 delivery, JoinLost(f"join {join_id}, which started it, is not known any more"), policy, links
             )
-        gathered = gather(joined, self._home.codec)
+        gathered = gather(joined, self._core.codec)
         if gathered.error is not None:
             why = describe(gathered.error)
             if gathered.is_passed_on:
@@ -96,18 +96,18 @@ class Steps:
             links = replace(links, given=())
             logger.error("Task %s[%s] does not run: %s", message.task, message.id, why)
             return Failure(delivery, gathered.error, policy, _knowing(links, gathered))
-        now = self._home.clock.time()
+        now = self._core.clock.time()
         if step.lifetime is not None and joined.ended_at + step.lifetime <= now:
             logger.info("Task %s[%s] expired", message.task, message.id)
             return Revoked(delivery, "expired", policy, links)
         if step.wait is not None and (due := joined.ended_at + step.wait) > now:
             later = postponed(message, step, delivery.queue, delivery.priority, joined.ended_at, due)
-            return Postponed(delivery, sealed(self._home.signer, later))
+            return Postponed(delivery, sealed(self._core.signer, later))
         return gathered
 
     def _broken(self, broken: Broken) -> tuple[Request, BaseException, str | None]:
         """Return what an error callback is called with: the failed call, its exception, its traceback."""
-        error = self._home.codec.decode_exception(broken.error, broken.traceback)
+        error = self._core.codec.decode_exception(broken.error, broken.traceback)
         return failed_request(broken.request), error, broken.traceback
 
 

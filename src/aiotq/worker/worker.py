@@ -7,32 +7,32 @@ import logging
 import os
 import random
 import socket
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from functools import partial
-from typing import Final, Self, cast
+from typing import Final, Self
 
 from .. import signals
+from ..calling.connection import Connection
+from ..calling.core import AppCore
 from ..canvas.coordinator import Coordinator
 from ..commit import Committer
 from ..core.aio import Service, finish
 from ..core.logs import WarnOnce
-from ..core.settings import Settings
-from ..exceptions import InvalidOption, OperationalError
+from ..exceptions import OperationalError
 from ..results.revocations import is_among
 from ..tasks.options import RunsIn
-from ..transport import FAIR, Consumer, Delivery, QueueOrder
-from ..transport.routing import MAX_WEIGHT, declared_queues, select_queues
-from ..wire.message import MAX_NAME, new_id
+from ..transport import Consumer, Delivery
+from ..transport.routing import declared_queues
+from ..wire.message import new_id
 from .completer import Completer
 from .concurrency_limits import ConcurrencyLimits
 from .delivery_info import DeliveryInfo
 from .execution import Execution
-from .home import WorkerConnection, WorkerHome
 from .intake import Intake
 from .lifeline import Lifeline
 from .lifespans import all_entered
+from .options import WorkerOptions
 from .processes.pool import ProcessPool
 from .rate_limits import Limiter
 from .run import Cancelled, Run, Slots
@@ -50,76 +50,6 @@ _OVERDUE_INTERVAL: Final = 30.0
 _LAST_COMMITS: Final = 30.0
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerOptions:
-    """How one worker consumes; `grace` in seconds.
-
-    `leaves_threads`: functions in threads that outlast the grace time are handed back and left running, for a caller
-    which then ends the process (the command line). Without it the worker waits for them.
-    """
-
-    queues: Sequence[str]
-    concurrency: int
-    threads: int
-    processes: int
-    prefetch: int
-    grace: float
-    order: QueueOrder = FAIR
-    name: str | None = None
-    leaves_threads: bool = False
-
-    @classmethod
-    def of(
-        cls,
-        conf: Settings,
-        *,
-        queues: Sequence[str] | None = None,
-        exclude_queues: Sequence[str] = (),
-        queue_weights: Mapping[str, int] | None = None,
-        strict_queues: bool | None = None,
-        name: str | None = None,
-        concurrency: int | None = None,
-        threads: int | None = None,
-        processes: int | None = None,
-        prefetch: int | None = None,
-        grace: float | None = None,
-        leaves_threads: bool = False,
-    ) -> WorkerOptions:
-        """Return what is given, and what the settings say of the rest.
-
-        Raises:
-            InvalidOption: a queue's name or a number is impossible.
-        """
-        weights = conf.worker_queue_weights if queue_weights is None else queue_weights
-        is_strict = conf.worker_queue_order == "strict" if strict_queues is None else strict_queues
-        return cls(
-            queues=select_queues(conf, queues, exclude_queues),
-            concurrency=conf.worker_concurrency if concurrency is None else concurrency,
-            threads=conf.worker_threads if threads is None else threads,
-            processes=(conf.worker_processes or os.cpu_count() or 1) if processes is None else processes,
-            prefetch=conf.worker_prefetch if prefetch is None else prefetch,
-            grace=conf.worker_grace if grace is None else grace,
-            order=QueueOrder(weights, is_strict),
-            name=name,
-            leaves_threads=leaves_threads,
-        )
-
-    def __post_init__(self) -> None:
-        if isinstance(self.queues, str):
-            raise InvalidOption(f"a worker's queues are a list of names: [{self.queues!r}], not {self.queues!r}")
-        for queue in self.queues:
-            if not 0 < len(queue) <= MAX_NAME:
-                raise InvalidOption(f"a queue's name has 1 to {MAX_NAME} characters: {queue[:MAX_NAME]!r}")
-        for queue, weight in self.order.weights.items():
-            if not isinstance(cast(object, weight), int) or not 1 <= weight <= MAX_WEIGHT:
-                raise InvalidOption(f"a queue's weight is a whole number from 1 to {MAX_WEIGHT}: {queue!r}: {weight!r}")
-        for name, least in (("concurrency", 1), ("threads", 1), ("processes", 1), ("prefetch", 0), ("grace", 0)):
-            if not getattr(self, name) >= least:
-                raise InvalidOption(f"a worker's {name} must be {least} or more, not {getattr(self, name)!r}")
-        if not self.queues:
-            raise InvalidOption("a worker needs at least one queue")
-
-
 class Worker:
     """Runs tasks in this loop while entered; leaving it stops it.
 
@@ -130,8 +60,8 @@ class Worker:
     No signal handlers are installed.
     """
 
-    def __init__(self, home: WorkerHome, options: WorkerOptions) -> None:
-        self._home = home
+    def __init__(self, core: AppCore, options: WorkerOptions) -> None:
+        self._core = core
         self._options = options
         host = socket.gethostname()
         mark = new_id()[-8:]
@@ -199,16 +129,16 @@ class Worker:
         await self._service.wait()
 
     async def _main(self, ready: Callable[[Worker], None], stopping: asyncio.Event) -> None:
-        conf = self._home.conf
-        await signals.import_modules.send(self._home)
-        self._home.load_tasks()
+        conf = self._core.conf
+        await signals.import_modules.send(self._core.app)
+        self._core.registry.load_tasks()
         await signals.worker_init.send(self)
         self._warn_of_limits()
         self._warn_of_queues()
         lease = conf.worker_lease
         async with AsyncExitStack() as stack:
-            connection = await stack.enter_async_context(self._home.holding())
-            await stack.enter_async_context(all_entered(self._home.worker_lifespans))
+            connection = await stack.enter_async_context(self._core.connections.holding())
+            await stack.enter_async_context(all_entered(self._core.lifespans))
             stack.push_async_callback(tell_the_end, signals.worker_shutdown, self)
             consumer = await stack.enter_async_context(
                 connection.broker.consumer(self._holder, self.queues, lease=lease, order=self._options.order)
@@ -267,7 +197,7 @@ class Worker:
 
     def _warn_of_queues(self) -> None:
         """Say that calls go where nobody may look: all declared queues are consumed, and theirs is not among them."""
-        conf = self._home.conf
+        conf = self._core.conf
         default = conf.task_default_queue
         declared = declared_queues(conf)
         if default not in declared and set(self.queues) == set(declared):
@@ -279,21 +209,21 @@ class Worker:
 
     def _warn_of_limits(self) -> None:
         """Say which tasks the settings' time limits don't hold for: a thread can't be stopped."""
-        conf = self._home.conf
+        conf = self._core.conf
         if conf.task_time_limit is not None:
-            threads = sorted(task.name for task in self._home.tasks.values() if task.runs_in == "thread")
+            threads = sorted(task.name for task in self._core.tasks.values() if task.runs_in == "thread")
             if threads:
                 logger.warning("task_time_limit does not hold for tasks that run in threads: %s", ", ".join(threads))
 
-    def _make_seating(self, connection: WorkerConnection, lease: float) -> ConcurrencyLimits:
-        home = self._home
+    def _make_seating(self, connection: Connection, lease: float) -> ConcurrencyLimits:
+        core = self._core
         return ConcurrencyLimits(
-            home.tasks, connection.ledger, connection.broker, home.clock, holder=self._holder, lease=lease
+            core.tasks, connection.ledger, connection.broker, core.clock, holder=self._holder, lease=lease
         )
 
     def _make_intake(
         self,
-        connection: WorkerConnection,
+        connection: Connection,
         consumer: Consumer,
         committer: Committer,
         completer: Completer,
@@ -310,7 +240,7 @@ class Worker:
             await finish(settle(run), _LAST_COMMITS, once_cancelled=True)
             return run.is_settled
 
-        execution = Execution(self._home, worker=self.name, pool=pool, acknowledge=acknowledge)
+        execution = Execution(self._core, worker=self.name, pool=pool, acknowledge=acknowledge)
         capacities: dict[RunsIn, int] = {
             "loop": options.concurrency,
             "thread": options.threads,
@@ -322,22 +252,22 @@ class Worker:
             completer=completer,
             execution=execution,
             coordinator=self._coordinator(connection),
-            tasks=self._home.tasks,
+            tasks=self._core.tasks,
             slots={kind: Slots(capacity) for kind, capacity in capacities.items()},
             held=self._held,
-            lease=self._home.conf.worker_lease,
+            lease=self._core.conf.worker_lease,
             prefetch=options.prefetch,
             revoked=connection.ledger.revoked,
-            limiter=Limiter(self._home.tasks, self._home.conf.task_default_rate_limit, connection.ledger.book),
+            limiter=Limiter(self._core.tasks, self._core.conf.task_default_rate_limit, connection.ledger.book),
             seating=seating,
-            telling=TaskSignals(self, self.name, self._home.tasks, DeliveryInfo(self._home.conf)),
+            telling=TaskSignals(self, self.name, self._core.tasks, DeliveryInfo(self._core.conf)),
         )
 
-    def _coordinator(self, connection: WorkerConnection) -> Coordinator:
-        return self._home.coordinator(self.name, has_joins=connection.ledger.has_joins)
+    def _coordinator(self, connection: Connection) -> Coordinator:
+        return self._core.coordinator(self.name, has_joins=connection.ledger.has_joins)
 
     def _pool(self) -> ProcessPool:
-        return ProcessPool(self._options.processes, max_tasks_per_child=self._home.conf.worker_max_tasks_per_child)
+        return ProcessPool(self._options.processes, max_tasks_per_child=self._core.conf.worker_max_tasks_per_child)
 
     async def _end_runs(self, intake: Intake) -> None:
         """Let running tasks finish for the grace time, then cancel them; threads can't be, and are waited for."""
@@ -403,10 +333,10 @@ class Worker:
                 logger.exception("looking for tasks of dead workers failed, trying again")
             await asyncio.sleep(min(lease / 3, _RECLAIM_INTERVAL) * random.uniform(0.7, 1.3))
 
-    async def _fail_overdue(self, connection: WorkerConnection, completer: Completer) -> None:
+    async def _fail_overdue(self, connection: Connection, completer: Completer) -> None:
         """Fail joins at which nobody arrived for too long, on a timer: no workflow waits for ever."""
         coordinator = self._coordinator(connection)
-        interval = min(self._home.conf.join_timeout / 4, _OVERDUE_INTERVAL)
+        interval = min(self._core.conf.join_timeout / 4, _OVERDUE_INTERVAL)
         complaint = WarnOnce(logger, "looking for chords that wait for too long failed")
         while True:
             await asyncio.sleep(interval * random.uniform(0.7, 1.3))
@@ -450,7 +380,7 @@ class Worker:
                 run.cancel(Cancelled.REVOKED)
 
 
-async def _until(stopping: asyncio.Event, taking: asyncio.Task[None], connection: WorkerConnection) -> None:
+async def _until(stopping: asyncio.Event, taking: asyncio.Task[None], connection: Connection) -> None:
     """Return when the worker is to stop, or its intake ended.
 
     Raises:

@@ -1,0 +1,46 @@
+"""Callbacks of calls (`link`, `link_error`): whether they could be called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, cast
+
+from ..canvas.planner import firsts
+from ..canvas.signature import Canvas, Signature, as_callbacks
+from ..canvas.validation import check_arguments, check_workflow
+from ..core.values import shown
+from ..exceptions import InvalidArguments
+from .envelopes import Callee
+
+#: The options that have them.
+LINKS: Final = frozenset({"link", "link_error"})
+
+
+def check_callbacks(canvas: Canvas[Any], find: Callable[[str], Callee | None]) -> None:
+    """Raise `InvalidArguments` for callbacks that could not be called; those of tasks not known here may be."""
+    for part in canvas.parts:
+        check_callbacks(part, find)
+    if not isinstance(canvas, Signature) or canvas.options.keys().isdisjoint(LINKS):
+        return
+    call = cast("Signature[Any]", canvas)
+    for option in sorted(LINKS):
+        for callback in as_callbacks(option, call.options.get(option)):
+            check_workflow(callback, find)
+            check_callbacks(callback, find)
+            for first in firsts(callback):
+                task = find(first.task)
+                if task is None or first.immutable:
+                    given = 0
+                elif option == "link":
+                    given = 1
+                else:
+                    given = 3 if task.takes_several else 1
+                try:
+                    check_arguments(first, task or first.task, first.args, given)
+                except InvalidArguments as exc:
+                    raise InvalidArguments(f"{call.task}: {option} {shown(callback)} can't be called: {exc}") from None
+
+
+def without_links(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a call itself."""
+    return {option: given for option, given in options.items() if option not in LINKS}

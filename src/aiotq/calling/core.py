@@ -1,0 +1,343 @@
+"""What an app is made of: the parts that its own methods, its tasks, workers and handles act through."""
+
+from __future__ import annotations
+
+import os
+import socket
+import weakref
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+
+from ..canvas.planner import Planner
+from ..canvas.signature import Canvas
+from ..core.clock import Clock
+from ..core.settings import Check, Settings
+from ..core.sync import Bridge
+from ..exceptions import ResultsDisabled
+from ..results import Joined, Record
+from ..results.document import Called, DocumentCodec
+from ..results.handle import AsyncResult, Reader
+from ..results.neighbours import Neighbours
+from ..signals import connected
+from ..tasks.options import CallOptions, check_retry_policy, check_route_option
+from ..tasks.registry import TaskRegistry
+from ..tasks.request import Request
+from ..tasks.task import Task
+from ..transport.routing import Router, check_queues, check_routes, check_weights
+from ..wire.codecs import Codecs, check_secret, check_secrets
+from ..wire.message import Message
+from ..wire.serializers import SerializerRegistry
+from ..wire.signing import Signer
+from ..worker.lifespans import WorkerLifespan
+from .connection import DISABLED, Connection
+from .connections import Connections
+from .envelopes import EnvelopeBuilder
+from .middleware import MiddlewareStack
+from .pipeline import Calling
+
+if TYPE_CHECKING:
+    from ..app import AioTQ
+    from ..canvas.coordinator import Coordinator
+
+Handle = TypeVar("Handle")
+
+#: Settings whose values a room of the house checks.
+_CHECKS: Final[Mapping[str, Check]] = {
+    "security_key": check_secret,
+    "security_previous_keys": check_secrets,
+    "task_publish_retry_policy": check_retry_policy,
+    "task_queues": check_queues,
+    "task_routes": lambda given: check_routes(given, check_route_option),
+    "worker_queue_weights": check_weights,
+}
+#: Those there are, for a fork.
+_cores: Final[weakref.WeakSet[AppCore]] = weakref.WeakSet()
+
+
+class Inline(Protocol):
+    """Runs calls where they are made; few processes do, so it is loaded with the first."""
+
+    async def call_eagerly(
+        self,
+        core: AppCore,
+        task: Task[..., Any] | str,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        options: CallOptions,
+    ) -> AsyncResult[Any]:
+        """Run a call that would be sent, but for `task_always_eager`; its result has ended."""
+        ...
+
+    async def apply_workflow(
+        self, core: AppCore, canvas: Canvas[Any], *, throw: bool | None, root_id: str | None
+    ) -> Any:
+        """Run a workflow to its end; the handle of its result, which has ended."""
+        ...
+
+    async def run_surrounded(
+        self,
+        onion: MiddlewareStack,
+        task: Task[..., Any],
+        message: Message,
+        request: Request,
+        call: Callable[[Request], Awaitable[Any]],
+    ) -> Any:
+        """Run `call` with all that stands round a run in a worker."""
+        ...
+
+
+class AppCore:
+    """The parts of one app, and what they do together; `app` is what users have of it.
+
+    A part is made of settings when it is first used, and those are frozen with the first connection.
+    """
+
+    def __init__(
+        self,
+        app: AioTQ,
+        main: str | None,
+        clock: Clock,
+        *,
+        task_cls: type[Task[..., Any]] | None,
+        inline: Callable[[], Inline],
+    ) -> None:
+        self.app = app
+        self.main = main
+        self.conf = Settings(checks={**_CHECKS, "task_annotations": self._annotated})
+        self.clock = clock
+        self.inline = inline
+        self.registry = TaskRegistry(main, self.conf, task_cls, self)
+        self.tasks = self.registry.tasks
+        self.codecs = Codecs(self.conf, clock, lambda: [task.fn for task in self.tasks.values()], main)
+        self.middleware = MiddlewareStack()
+        self.lifespans: list[WorkerLifespan[Any]] = []
+        self.coordinator_class: type[Coordinator] | None = None  #: a test's own
+        self.connections = self._new_connections()
+        self.calling = Calling(self)
+        self.origin = _origin()
+        self._builder: EnvelopeBuilder | None = None
+        self._router: Router | None = None
+        self._codec: DocumentCodec | None = None
+        _cores.add(self)
+
+    @property
+    def _core(self) -> AppCore:
+        """As `core_of` it is its own."""
+        return self
+
+    def __repr__(self) -> str:
+        return f"<AioTQ {self.main or '(no name)'}>"
+
+    @property
+    def builder(self) -> EnvelopeBuilder:
+        """Makes the messages of calls, as the settings say when it is first used."""
+        if self._builder is None:
+            self._builder = EnvelopeBuilder(
+                self.conf,
+                self.serializers,
+                self.router,
+                tasks=self.tasks,
+                clock=self.clock,
+                origin=self.origin,
+                signer=self.signer,
+            )
+        return self._builder
+
+    @property
+    def codec(self) -> DocumentCodec:
+        """Encodes and decodes results, as the settings say when it is first used."""
+        if self._codec is None:
+            self._codec = DocumentCodec(
+                self.serializers,
+                serializer=self.conf.result_serializer,
+                compression=self.conf.result_compression,
+                accept=frozenset(self.conf.accept_content),
+                max_size=self.conf.result_max_size,
+                exception_types=self.conf.result_exception_types,
+                celery_compat=self.conf.celery_compat,
+                extended=self.conf.result_extended,
+            )
+        return self._codec
+
+    @property
+    def router(self) -> Router:
+        """Decides where calls go, as the settings say when it is first used."""
+        if self._router is None:
+            self._router = Router(self.conf, check_route_option)
+        return self._router
+
+    @property
+    def signer(self) -> Signer | None:
+        """Signs and verifies messages, if anything does."""
+        return self.codecs.signer
+
+    @property
+    def serializers(self) -> SerializerRegistry:
+        """The content types and compressions that are known."""
+        return self.codecs.serializers
+
+    @property
+    def bridge(self) -> Bridge:
+        """The way in for code without a loop."""
+        return self.connections.bridge
+
+    def now(self) -> float:
+        """Wall time by the app's clock."""
+        return self.clock.time()
+
+    def find_task(self, name: str) -> Task[..., Any]:
+        """Return the task called `name`; raises `NotRegistered`."""
+        return self.registry.find_task(name)
+
+    async def connection(self) -> Connection:
+        """Return the connection of the running loop, made with the first use; raises as `Connections.connection`."""
+        return await self.connections.connection()
+
+    async def reader(self) -> Reader:
+        """Return what reads results in the running loop.
+
+        Raises:
+            ResultsDisabled: none are kept.
+        """
+        connection = await self.connections.connection()
+        if not connection.keeps_results:
+            raise ResultsDisabled(f"{self!r} keeps no results (result_backend is {DISABLED!r})")
+        if connection.reader is None:
+            connection.reader = Reader(
+                connection.records, connection.ledger, connection.waiting, self.codec, self.conf.result_expires
+            )
+        return connection.reader
+
+    def call(
+        self, task: Task[..., Any] | str, args: Sequence[Any], kwargs: Mapping[str, Any], options: CallOptions
+    ) -> Coroutine[Any, Any, AsyncResult[Any]]:
+        """As `Calling.call`."""
+        return self.calling.call(task, args, kwargs, options)
+
+    def send_workflow(self, workflow: Canvas[Handle]) -> Coroutine[Any, Any, Handle]:
+        """As `Calling.send`."""
+        return self.calling.send(workflow)
+
+    async def apply_workflow(
+        self, workflow: Canvas[Handle], *, throw: bool | None, root_id: str | None = None
+    ) -> Handle:
+        """As `Calling.apply`."""
+        return await self.calling.apply(workflow, throw=throw, root_id=root_id)
+
+    async def run_eagerly(
+        self, task: Task[..., Any], message: Message, request: Request, call: Callable[[Request], Awaitable[Any]]
+    ) -> Any:
+        """Run `call` here as a run of `task`, with the signals, middleware and handlers that stand round one."""
+        if not (connected or task.handlers or self.middleware.runners):
+            return await call(request)
+        return await self.inline().run_surrounded(self.middleware, task, message, request, call)
+
+    async def joined(self, join_id: str) -> Joined | None:
+        """Return what became of a join."""
+        (found,) = await (await self.connections.connection()).ledger.joined([join_id])
+        return found
+
+    async def update_state(self, request: Request, state: str, meta: Any) -> None:
+        """Store and push the state of a running call; nothing if its result is ignored."""
+        connection = await self.connections.connection()
+        if request.id is None or request.ignore_result or not connection.keeps_results:
+            return
+        now = self.clock.time()
+        around = Neighbours(None if request.root_id == request.id else request.root_id, request.group)
+        is_told = self.codec.is_extended
+        body = self.codec.encode(
+            request.id,
+            state,
+            meta,
+            done_at=now,
+            parent_id=request.parent_id,
+            worker=request.hostname if is_told else None,
+            name=request.task,
+            neighbours=around,
+            called=Called.by(request) if is_told else None,
+        )
+        expires = now + self.conf.result_expires
+        record = Record(request.id, state, body, self.codec.content_type, expires, request.reply_to)
+        await connection.records.put([record])
+
+    def coordinator(self, worker: str, *, has_joins: bool) -> Coordinator:
+        """Return what decides, for the worker called so, what follows from an outcome."""
+        from ..canvas.coordinator import Coordinator  # noqa: PLC0415
+
+        return (self.coordinator_class or Coordinator)(
+            self.codec,
+            self.clock,
+            Planner(self.builder, has_joins=has_joins),
+            worker=worker,
+            result_expires=self.conf.result_expires,
+            keeps_results=self.conf.result_backend != DISABLED,
+        )
+
+    @contextmanager
+    def replaced(
+        self,
+        changed: Mapping[str, Any],
+        *,
+        clock: Clock,
+        memory: Mapping[tuple[str, str], Any],
+        coordinator: type[Coordinator],
+    ) -> Generator[None, None, None]:
+        """Have other settings and other parts for a while, and connections apart; what a test does to an app.
+
+        Raises:
+            SettingsError: one of the `changed` settings can't be so.
+        """
+        before = self.conf, self.clock, self.connections, self._router, self._codec, self.coordinator_class
+        conf = self.conf.copy()
+        conf.update(changed)
+        try:
+            self._act_by(conf, clock)
+            self.connections = self._new_connections(memory)
+            self._router, self._codec, self.coordinator_class = None, None, coordinator
+            yield
+        finally:
+            self._act_by(before[0], before[1])
+            _, _, self.connections, self._router, self._codec, self.coordinator_class = before
+            self.registry.annotate_tasks(self.conf.task_annotations)
+
+    def _annotated(self, given: object) -> object:
+        return self.registry.annotate_tasks(given)
+
+    def _act_by(self, conf: Settings, clock: Clock) -> None:
+        self.conf = self.registry.conf = self.codecs.conf = conf
+        self.clock = self.codecs.clock = clock
+        self._builder = None
+
+    def _new_connections(self, memory: Mapping[tuple[str, str], Any] | None = None) -> Connections:
+        return Connections(self.conf, self.clock, name=repr(self), settle=self._settle, memory=memory)
+
+    def _settle(self) -> None:
+        """Make what depends on settings, which are frozen next.
+
+        Raises:
+            SettingsError: they don't go together.
+        """
+        if not self.conf.is_frozen:
+            self._router = self._builder = None
+        _ = self.router
+        self.codecs.check_security()
+        self.codecs.check_content()
+        _ = self.codec  # imports what `result_exception_types` names
+
+    def after_fork(self) -> None:
+        """Be another process."""
+        self.origin = _origin()
+        self._builder = None
+
+
+def _origin() -> str:
+    return f"{os.getpid()}@{socket.gethostname()}"
+
+
+def _after_fork() -> None:
+    for core in _cores:
+        core.after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,337 @@
+"""The one way of all that is called, from its caller to the broker: single calls, many at once, workflows (P1, P7)."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, cast
+
+from ..canvas.handles import AnyResult, nested
+from ..canvas.planner import NOTHING, Planner, Position, firsts, frozen, with_firsts
+from ..canvas.signature import Canvas, Group, Signature
+from ..canvas.validation import check_workflow
+from ..core.values import replace, shown, value
+from ..exceptions import CallError
+from ..results import Join
+from ..results.handle import AsyncResult
+from ..results.sets import ResultSet
+from ..signals import after_task_publish, before_task_publish, connected
+from ..tasks.options import CallOptions, check_options
+from ..tasks.request import running_request
+from ..tasks.task import Task, calls_its_own_way, current_trails
+from ..wire.message import Envelope
+from .callbacks import LINKS, check_callbacks, without_links
+from .connection import Connection
+from .envelopes import Callee, Part
+from .middleware import OutgoingCall
+from .publish_signals import Call, tell_after, tell_before
+from .publisher import RetryPolicy, persistence_of_calls
+
+if TYPE_CHECKING:
+    from .core import AppCore
+
+R = TypeVar("R")
+Handle = TypeVar("Handle")
+
+#: Options that count before a message is made.
+_OF_SENDING: Final = frozenset({"publish_timeout", "retry", "retry_policy"})
+
+
+@value
+class Batch:
+    """What the broker is given in one step; `firsts` are the envelopes of the calls that were asked for, in order."""
+
+    envelopes: Sequence[Envelope]
+    firsts: Sequence[Envelope]
+    joins: tuple[Join, ...] = ()
+
+
+class Parcel(Protocol):
+    """What is sent in one step."""
+
+    @property
+    def calls(self) -> Sequence[Call]:
+        """The calls that go out now, one or more: their options are the parcel's."""
+        ...
+
+    async def batch(self, connection: Connection) -> Batch:
+        """Return what they are made into, as the receivers of `before_task_publish` leave it."""
+        ...
+
+
+class Calling:
+    """Sends what the app is asked to send: every call goes through the steps of `_publish`, once."""
+
+    def __init__(self, core: AppCore) -> None:
+        self._core = core
+
+    async def call(
+        self, task: Task[..., Any] | str, args: Sequence[Any], kwargs: Mapping[str, Any], options: CallOptions
+    ) -> AsyncResult[Any]:
+        """Send one call; what `Task.apply_async` and `send_task` do."""
+        core = self._core
+        if options and not LINKS.isdisjoint(options):
+            name = task if isinstance(task, str) else task.name
+            linked: Signature[Any] = Signature(name, tuple(args), kwargs, options, sender=core)
+            return await self._workflow(linked)
+        if connected or core.middleware.senders or core.conf.task_always_eager:
+            name = task if isinstance(task, str) else task.name
+            return (await self._calls((OutgoingCall(name, cast("tuple[Any, ...]", args), kwargs, options),)))[0]
+        # The steps of `_publish`, for what is most often sent: one call that nobody watches.
+        timeout: float | None = None
+        policy: RetryPolicy | None = None
+        if options:
+            timeout, policy = self._terms(((task if isinstance(task, str) else task.name, options),))
+        connection = await core.connections.within(timeout, options.get("task_id"), policy)
+        envelopes = core.builder.envelopes(task, args, kwargs, options, reply_to=connection.reply_to)
+        await connection.publisher.publish(envelopes, timeout, (), policy)
+        remember_child(envelopes[0].message.id, options)
+        return self._handle(envelopes[0])
+
+    async def send_many(self, signatures: Iterable[Signature[R]]) -> ResultSet[R]:
+        """Send calls in one round trip; their results in order."""
+        asked = list(signatures)
+        if all(is_plain(each) for each in asked):
+            calls = [OutgoingCall(it.task, it.args, it.kwargs, cast(CallOptions, it.options)) for it in asked]
+            return ResultSet(await self._calls(calls), self._core)
+        group: Group[R] = Group(tuple(asked))
+        results = cast("list[AsyncResult[R]]", (await self.send(group)).results)
+        return ResultSet(results, self._core)
+
+    async def send(self, workflow: Canvas[Handle]) -> Handle:
+        """Send a signature, chain, group or chord, in one round trip: its joins and first messages, or nothing.
+
+        Raises:
+            CallError: it can't be sent so.
+            PublishTimeout, OperationalError: the broker did not accept it.
+        """
+        if is_plain(workflow) and not self._core.conf.task_always_eager:
+            call = cast("Signature[Any]", workflow)
+            task, options = self._core.tasks.get(call.task, call.task), cast(CallOptions, call.options)
+            if isinstance(task, Task) and calls_its_own_way(type(task)):
+                return cast(Handle, await task.apply_async(call.args, call.kwargs, **options))
+            return cast(Handle, await self.call(task, call.args, call.kwargs, options))
+        return await self._workflow(workflow)
+
+    async def apply(self, workflow: Canvas[Handle], *, throw: bool | None, root_id: str | None = None) -> Handle:
+        """Run a workflow here, step after step; what `workflow.apply()` does."""
+        applied = await self._core.inline().apply_workflow(self._core, workflow, throw=throw, root_id=root_id)
+        return cast(Handle, applied)
+
+    async def _calls(self, calls: Sequence[OutgoingCall]) -> Sequence[AsyncResult[Any]]:
+        """Send plain calls through the middleware."""
+        if not self._core.middleware.senders:
+            return await self._accepted(calls)
+        return await self._core.middleware.send(calls, self._accepted)
+
+    async def _accepted(self, calls: Sequence[OutgoingCall]) -> Sequence[AsyncResult[Any]]:
+        """Send calls in one round trip, inside of all middleware."""
+        if not calls:
+            return []
+        if self._core.conf.task_always_eager:
+            return [await self._call_here(call) for call in calls]
+        batch = await self._publish(_Calls(self._core, calls))
+        return [self._handle(envelope) for envelope in batch.firsts]
+
+    async def _workflow(self, workflow: Canvas[Handle]) -> Handle:
+        """Send `workflow`, its ids fixed, as middleware forwards its first calls."""
+        whole = frozen(workflow)
+        deliver = self._run_here if self._core.conf.task_always_eager else self._send_workflow
+        if not self._core.middleware.senders:
+            return cast(Handle, await deliver(whole))
+        return cast(Handle, await self._through_middleware(whole, deliver))
+
+    async def _through_middleware(self, whole: Canvas[Any], deliver: Callable[[Canvas[Any]], Awaitable[Any]]) -> Any:
+        calls = [
+            OutgoingCall(first.task, first.args, first.kwargs, cast(CallOptions, without_links(first.options)))
+            for first in firsts(whole)
+        ]
+        delivered: list[Any] = []
+
+        async def innermost(given: Sequence[OutgoingCall]) -> Sequence[AsyncResult[Any]]:
+            if len(given) != len(calls):
+                raise CallError(f"middleware must forward all {len(calls)} calls that a workflow begins with")
+            changed = _changed(whole, given)
+            delivered.append(await deliver(changed))
+            return [
+                AsyncResult(first.options["task_id"], self._core, task_name=first.task) for first in firsts(changed)
+            ]
+
+        await self._core.middleware.send(calls, innermost)
+        if not delivered:
+            raise CallError(
+                f"middleware kept back what {shown(whole)} begins with: a workflow is sent, or refused by raising"
+            )
+        return delivered[-1]
+
+    async def _send_workflow(self, whole: Canvas[Any]) -> Any:
+        check_workflow(whole, self._core.builder.task)
+        check_callbacks(whole, self._core.builder.task)
+        parcel = _Workflow(self._core, whole)
+        if parcel.calls:  # an empty group is over before it began
+            await self._publish(parcel)
+        return nested(whole, self._core, partial(self._handle_in_workflow, parcel.reply_to))
+
+    async def _publish(self, parcel: Parcel) -> Batch:
+        """Have the broker accept `parcel`, in one round trip, and tell whoever wants to know."""
+        calls = parcel.calls
+        timeout, policy = self._terms([(call.task, call.options) for call in calls])
+        connection = await self._core.connections.within(timeout, calls[0].options.get("task_id"), policy)
+        batch = await parcel.batch(connection)
+        await connection.publisher.publish(batch.envelopes, timeout, batch.joins, policy)
+        if running_request.get().id is not None:
+            for call, envelope in zip(parcel.calls, batch.firsts, strict=True):
+                remember_child(envelope.message.id, call.options)
+        if after_task_publish.receivers:
+            for call, envelope in zip(parcel.calls, batch.firsts, strict=True):
+                await tell_after(call, envelope)
+        return batch
+
+    def _terms(self, calls: Sequence[tuple[str, Mapping[str, Any]]]) -> tuple[float | None, RetryPolicy | None]:
+        """Return the seconds that the broker has to accept calls with these options, and how often they are sent again.
+
+        None is as the settings say.
+
+        Raises:
+            InvalidOption: an option that says so is impossible, or they say different things.
+        """
+        special = [(name, options) for name, options in calls if not _OF_SENDING.isdisjoint(options)]
+        if not special:
+            return None, None
+        conf = self._core.conf
+        for name, options in special:
+            check_options(name, cast(CallOptions, options))
+        timeouts = [options.get("publish_timeout") for _, options in calls]
+        policy = persistence_of_calls(
+            (options for _, options in calls), conf.task_publish_retry, conf.task_publish_retry_policy
+        )
+        return max(conf.task_publish_timeout if wanted is None else wanted for wanted in timeouts), policy
+
+    async def _call_here(self, call: OutgoingCall) -> AsyncResult[Any]:
+        core = self._core
+        task = core.tasks.get(call.task, call.task)
+        result = await core.inline().call_eagerly(core, task, call.args, call.kwargs, call.options)
+        remember_child(result.id, call.options)
+        return result
+
+    async def _run_here(self, workflow: Canvas[Any]) -> Any:
+        result = await self.apply(workflow, throw=None)
+        for first in firsts(workflow):
+            remember_child(first.options["task_id"], first.options)
+        return result
+
+    def _handle(self, envelope: Envelope) -> AsyncResult[Any]:
+        message = envelope.message
+        return AsyncResult(
+            message.id,
+            self._core,
+            task_name=message.task,
+            reply_to=message.reply_to,
+            due=envelope.due,
+            ignored=message.ignore_result,
+        )
+
+    def _handle_in_workflow(
+        self, reply_to: str | None, call: Signature[Any], parent: AnyResult | None
+    ) -> AsyncResult[Any]:
+        task = self._core.tasks.get(call.task)
+        ignored = call.options.get("ignore_result")
+        if ignored is None and task is not None:
+            ignored = task.declared.ignore_result
+        return AsyncResult(
+            call.options["task_id"],
+            self._core,
+            task_name=call.task,
+            parent=parent,
+            reply_to=reply_to,
+            ignored=self._core.conf.task_ignore_result if ignored is None else ignored,
+        )
+
+
+class _Calls:
+    """Calls that are no workflow."""
+
+    def __init__(self, core: AppCore, calls: Sequence[OutgoingCall]) -> None:
+        self._core = core
+        self.calls = calls
+
+    async def batch(self, connection: Connection) -> Batch:
+        firsts: list[Envelope] = []
+        copies: list[Envelope] = []
+        build = partial(self._core.builder.envelopes, reply_to=connection.reply_to)
+        for call in self.calls:
+            task: Callee | str = self._core.tasks.get(call.task, call.task)
+            envelopes = build(task, call.args, call.kwargs, call.options)
+            if before_task_publish.receivers:
+                envelopes = await tell_before(call, envelopes, partial(build, task))
+            firsts.append(envelopes[0])
+            copies.extend(envelopes[1:])
+        return Batch([*firsts, *copies] if copies else firsts, firsts)
+
+
+class _Workflow:
+    """A workflow whose ids are fixed."""
+
+    def __init__(self, core: AppCore, whole: Canvas[Any]) -> None:
+        self._core = core
+        self._whole = whole
+        self.calls: Sequence[Signature[Any]] = firsts(whole)
+        self.reply_to: str | None = None  #: the address that its results are pushed to, when it is sent
+
+    async def batch(self, connection: Connection) -> Batch:
+        self.reply_to = connection.reply_to
+        if before_task_publish.receivers:
+            self._whole = with_firsts(self._whole, [await self._announced(call) for call in self.calls])
+            self.calls = firsts(self._whole)
+        parent = running_request.get()
+        root_id = parent.root_id or parent.id or self.calls[0].options["task_id"]
+        position = Position(parent_id=parent.id, root_id=root_id, reply_to=self.reply_to)
+        planner = Planner(self._core.builder, has_joins=connection.ledger.has_joins)
+        plan = planner.plan(self._whole, NOTHING, position)
+        by_id = {envelope.message.id: envelope for envelope in plan.envelopes}
+        return Batch(plan.envelopes, [by_id[call.options["task_id"]] for call in self.calls], plan.joins)
+
+    async def _announced(self, call: Signature[Any]) -> Signature[Any]:
+        """Return `call` as the receivers of `before_task_publish` left it."""
+        task: Callee | str = self._core.tasks.get(call.task, call.task)
+        part = Part(None, None, None, {})
+        options = without_links(call.options)
+        built = self._core.builder.envelopes(task, call.args, call.kwargs, options, reply_to=self.reply_to, part=part)
+        changed = call
+
+        def build(args: Sequence[Any], kwargs: Mapping[str, Any], left: CallOptions) -> Sequence[Envelope]:
+            nonlocal changed
+            changed = replace(call, args=tuple(args), kwargs=kwargs, options={**left, **_links_of(call)})
+            return built
+
+        await tell_before(call, built, build)
+        return changed
+
+
+def is_plain(workflow: Canvas[Any]) -> bool:
+    """Whether it is one call that nothing follows, for which no plan is needed."""
+    return (
+        isinstance(workflow, Signature)
+        and workflow.mode == "once"
+        and LINKS.isdisjoint(cast("Signature[Any]", workflow).options)
+    )
+
+
+def remember_child(task_id: str, options: Mapping[str, Any]) -> None:
+    """Note a call that was made by the task which runs here, for the `children` of its result."""
+    request = running_request.get()
+    if request.id is not None and current_trails() and options.get("add_to_parent", True):
+        request.children.append(task_id)
+
+
+def _changed(whole: Canvas[Any], given: Sequence[OutgoingCall]) -> Canvas[Any]:
+    """Return `whole` with its first calls as middleware forwards them."""
+    changed = [
+        replace(first, task=call.task, args=call.args, kwargs=call.kwargs, options={**_links_of(first), **call.options})
+        for first, call in zip(firsts(whole), given, strict=True)
+    ]
+    return with_firsts(whole, changed)
+
+
+def _links_of(call: Signature[Any]) -> Mapping[str, Any]:
+    return {option: call.options[option] for option in LINKS if option in call.options}

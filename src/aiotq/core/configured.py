@@ -1,0 +1,67 @@
+"""Where an app's settings come from: objects that it names, the environment over them, its own arguments over both."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from ..exceptions import SettingsError
+from . import settings
+from .settings import Settings
+
+
+class Sources:
+    """The sources of one app's settings, each over the one before."""
+
+    def __init__(self, conf: Settings, arguments: Mapping[str, Any]) -> None:
+        self._conf = conf
+        self._arguments = arguments
+        self._take_own()
+
+    def take(self, source: object, namespace: str) -> None:
+        """Take settings from a mapping, a module, class or object, or the import path of one.
+
+        Raises:
+            SettingsError: one of them is unknown or has a value it can't have.
+        """
+        if isinstance(source, str):
+            source = _import_object(source)
+        self._conf.update(settings.from_object(source, namespace))
+        self._take_own()
+
+    def take_named(self, variable: str, namespace: str, *, is_optional: bool) -> bool:
+        """Take settings from the module that an environment variable names; return whether it names one.
+
+        Raises:
+            SettingsError: it is not set (unless it `is_optional`), names no module, or a setting in that can't be used.
+        """
+        path = os.environ.get(variable, "").strip()
+        if not path:
+            if is_optional:
+                return False
+            raise SettingsError(f"environment variable {variable} is not set: it is to name a module of settings")
+        try:
+            found = _import_object(path)
+        except (ImportError, AttributeError) as exc:
+            raise SettingsError(f"environment variable {variable}: {path!r} can't be imported: {exc}") from exc
+        self.take(found, namespace)
+        return True
+
+    def _take_own(self) -> None:
+        self._conf.update(settings.from_environment(os.environ))
+        self._conf.update(self._arguments)
+
+
+def _import_object(path: str) -> object:
+    module, colon, attribute = path.partition(":")
+    try:
+        found: object = importlib.import_module(module)
+    except ModuleNotFoundError:
+        parent, dot, attribute = module.rpartition(".")
+        if colon or not dot:
+            raise
+        found = importlib.import_module(parent)
+        colon = ":"
+    return getattr(found, attribute) if colon else found

@@ -1,0 +1,74 @@
+"""A call in code where no event loop runs is an error at its line, which says what to write: it is not lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from aiotq import AioTQ, chain, chord, group
+from aiotq.exceptions import CallError
+
+app = AioTQ("noloop", broker="memory://")
+
+
+@app.task
+async def add(x: int, y: int) -> int:
+    return x + y
+
+
+@app.task(bind=True)
+def plain(self: Any) -> str:
+    for call in (lambda: add.delay(1, 1), lambda: self.update_state("PROGRESS")):
+        with pytest.raises(CallError, match="no event loop runs in this thread"):
+            call()
+    return str(add.sync.delay(1, 1).id)
+
+
+@pytest.mark.parametrize(
+    ("call", "instead"),
+    [
+        (lambda: add.delay(2, y=2), r"add\.sync\.delay\(2, y=2\)"),
+        (lambda: add.apply_async((2, 2)), r"add\.sync\.apply_async\(…\)"),
+        (lambda: add.options(priority=5).delay(2, 2), r"add\.options\(…\)\.sync\.delay\(…\)"),
+        (lambda: app.send_task(add.name, (2, 2)), r"app\.sync\(app\.send_task, …\)"),
+        (lambda: app.send_many([add.s(2, 2)]), r"app\.sync\(app\.send_many, …\)"),
+        (lambda: add.s(2, 2).delay(), r"\.sync"),
+        (lambda: chain(add.s(2, 2), add.s(1)).apply_async(), r"\.sync"),
+        (group(add.s(2, 2)), r"\.sync"),
+        (lambda: chord([add.s(2, 2)], add.s()).delay(), r"\.sync"),
+        (lambda: add.update_state("PROGRESS"), r"self\.sync\.update_state"),
+        (lambda: add.add_to_chord(add.s(1, 1)), r"self\.sync\.add_to_chord"),
+    ],
+)
+def test_it_is_an_error_that_says_what_to_write(call: Callable[[], object], instead: str) -> None:
+    with pytest.raises(CallError, match=rf"no event loop runs in this thread.*: write .*{instead}"):
+        call()
+
+
+async def test_so_it_is_in_a_task_that_runs_in_a_thread() -> None:
+    async with app, app.worker():
+        sent = await (await plain.delay()).get(timeout=10)
+        assert await app.AsyncResult(sent).get(timeout=10) == 2
+
+
+def test_what_the_error_says_works() -> None:
+    there = AioTQ("noloop", broker="memory://")
+
+    @there.task(name="add")
+    async def add(x: int, y: int) -> int:
+        return x + y
+
+    try:
+        assert there.sync(there.send_task, "add", (2, 2)).id
+        assert len(list(there.sync(there.send_many, [add.s(1, 1), add.s(2, 2)]))) == 2
+        assert add.options(priority=5).sync.delay(2, 2).id
+    finally:
+        there.sync(there.close)
+
+
+async def test_sync_is_not_for_code_with_a_loop() -> None:
+    with pytest.raises(CallError, match="await the call instead"):
+        app.sync(asyncio.sleep, 0)
