@@ -12,6 +12,7 @@ import asyncio
 import heapq
 import itertools
 import os
+import socket
 import sqlite3
 import time
 from collections import Counter
@@ -25,12 +26,13 @@ from pamqp.commands import Queue
 
 from aiotq.backends.amqp.address import parse as parse_amqp
 from aiotq.backends.amqp.broker import DEAD_LETTER_RETENTION, AmqpBroker
+from aiotq.backends.amqp.bus import EXCHANGE, AmqpBus
 from aiotq.backends.amqp.connection import AmqpClient, KeptChannel
 from aiotq.backends.amqp.consumer import AmqpConsumer
 from aiotq.backends.amqp.frames import Post, pack_properties
 from aiotq.backends.amqp.topology import Topology
 from aiotq.backends.memory.broker import MemoryBroker
-from aiotq.backends.memory.bus import MemoryBus
+from aiotq.backends.memory.bus import MemoryBus, MemoryHub
 from aiotq.backends.memory.commit import MemoryCommitter
 from aiotq.backends.memory.ledger import MemoryLedger
 from aiotq.backends.memory.queues import MemoryQueues
@@ -210,6 +212,33 @@ class KeptHarness(Harness, abc.ABC):
         """Return a connection that lasts as long as the test, and what is pushed to it."""
         kept = await self.stack.enter_async_context(self.connected())
         return kept, Pushes(kept)
+
+
+class BusHarness(Harness, abc.ABC):
+    """One fresh place of processes that tell each other things."""
+
+    #: Whether a hearer that does not read is known to its sender, who counts what it missed; else the hearer counts.
+    sender_counts = False
+
+    @abc.abstractmethod
+    def connected(self) -> AbstractAsyncContextManager[Bus]:
+        """Enter a bus of its own, as another process would have."""
+
+    async def connect(self) -> Bus:
+        """Return a bus that is heard as long as the test."""
+        return await self.stack.enter_async_context(self.connected())
+
+    @abc.abstractmethod
+    async def left_behind(self) -> Collection[str]:
+        """Return what there is of buses: keys, files, queues, listeners."""
+
+    async def cut(self, bus: Bus) -> bool:
+        """Cut the connection of `bus`, which is made anew; return False where there is none."""
+        return False
+
+    async def send_raw(self, bus: Bus, data: bytes) -> bool:
+        """Send bytes to `bus` as a stranger would; return False where nobody can."""
+        return False
 
 
 class CommitHarness(Harness):
@@ -660,3 +689,97 @@ class RedisCommitHarness(CommitHarness):
         assert isinstance(transport, RedisBroker)
         assert isinstance(kept.ledger, RedisLedger)
         return RedisCommitter(transport, kept.ledger)
+
+
+class MemoryBusHarness(BusHarness):
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self._hub = MemoryHub()
+
+    def connected(self) -> AbstractAsyncContextManager[Bus]:
+        return MemoryBus(self._hub)
+
+    async def left_behind(self) -> Collection[str]:
+        return ["listener"] * len(self._hub)
+
+
+class SQLiteBusHarness(BusHarness):
+    sender_counts = True
+
+    @asynccontextmanager
+    async def connected(self) -> AsyncGenerator[Bus]:
+        async with woken_only(self.directory / "aiotq.db") as database:
+            self._sockets = await self._listeners(database)
+            yield database.bus
+
+    @staticmethod
+    async def _listeners(database: Database) -> dict[str, str]:
+        return dict(await database.read(lambda file: file.execute("SELECT address, path FROM listeners").fetchall()))
+
+    async def left_behind(self) -> Collection[str]:
+        async with Database(self.directory / "aiotq.db") as database:
+            listeners = await self._listeners(database)
+            listeners.pop(database.address)
+        return [*listeners, *(path for path in self._sockets.values() if os.path.exists(path))]
+
+    async def send_raw(self, bus: Bus, data: bytes) -> bool:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as stranger:
+            stranger.sendto(data, self._sockets[bus.address])
+        return True
+
+
+class RedisBusHarness(BusHarness):
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self._server = shared("redis")
+        self.address = fresh_address(self._server)
+        self._clients: dict[str, RedisClient] = {}
+
+    @asynccontextmanager
+    async def connected(self) -> AsyncGenerator[Bus]:
+        async with RedisClient(self.address) as client:
+            self._clients[client.bus.address] = client
+            yield client.bus
+
+    async def left_behind(self) -> Collection[str]:
+        with self._server.client() as client:
+            return [*client.keys(f"{self.address.base}*"), *client.pubsub_channels(f"{self.address.base}*")]
+
+    async def cut(self, bus: Bus) -> bool:
+        pushes = self._clients[bus.address]._pushes
+        assert pushes is not None
+        pushes.abort("cut by a test")
+        return True
+
+    async def send_raw(self, bus: Bus, data: bytes) -> bool:
+        with self._server.client() as client:
+            client.publish(f"{self.address.base}:to:{bus.address}", data)
+        return True
+
+
+class AmqpBusHarness(BusHarness):
+    sender_counts = True
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self._url = shared_rabbit().vhost()
+        self._clients: dict[str, AmqpClient] = {}
+
+    @asynccontextmanager
+    async def connected(self) -> AsyncGenerator[Bus]:
+        async with AmqpClient(parse_amqp(self._url), "test") as client, AmqpBus(client) as bus:
+            self._clients[bus.address] = client
+            yield bus
+
+    async def left_behind(self) -> Collection[str]:
+        return list(shared_rabbit().queues(self._url.rsplit("/", 1)[1]))
+
+    async def cut(self, bus: Bus) -> bool:
+        self._clients[bus.address].abort("cut by a test")
+        return True
+
+    async def send_raw(self, bus: Bus, data: bytes) -> bool:
+        async with AmqpClient(parse_amqp(self._url), "stranger") as client:
+            channel = await KeptChannel(client, confirms=True).channel()
+            await channel.publish([Post(EXCHANGE, bus.address, pack_properties(message_id="1"), data)])
+        return True

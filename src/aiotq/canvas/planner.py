@@ -15,7 +15,7 @@ import orjson
 
 from ..calling.envelopes import Callee, EnvelopeBuilder, Part, wall_time
 from ..core.values import replace, shown, value
-from ..exceptions import CallError, EncodeError
+from ..exceptions import CallError, EncodeError, StoreRequired
 from ..results.ledger import Join
 from ..wire.message import Envelope, Step, new_id
 from .links import NO_LINKS, Broken, Instead, Links, Rest, Resume, embedded, steps_of
@@ -199,9 +199,9 @@ class Planner:
             given = replace(incoming, values=value) if isinstance(incoming, Awaited) else Given(value)
             return self._start(body, given, place)
         if not self._has_joins:
-            raise CallError(
+            raise StoreRequired(
                 f"the chord {shown(header)} | {shown(body)} needs a results store that all workers share, to count in: "
-                "set result_backend to redis:// or sqlite:///; chains and links work without"
+                "set result_backend to a redis:// or sqlite:// URL; chains and links work without"
             )
         join = header.id or new_id()
         told = about(shape_of(header), marks=marks)
