@@ -159,8 +159,8 @@ class MessageTooLarge(CallError):
     def __init__(self, what: str, size: int, limit: int, setting: str) -> None:
         self.size, self.limit = size, limit
         super().__init__(
-            f"{what} is {size} bytes, over the limit of {limit}: pass a reference to the data instead, "
-            f"or raise the setting {setting!r}"
+            f"{what} {'are' if what.startswith('the arguments') else 'is'} {size} bytes, over the limit of {limit}: "
+            f"pass a reference to the data instead, or raise the setting {setting!r}"
         )
 
 

@@ -38,7 +38,7 @@ from pathlib import Path
 
 from aiotq import AioTQ
 
-app = AioTQ("jobs", broker=f"sqlite:///{shell.directory}/jobs.db")
+app = AioTQ("jobs", broker="sqlite:///jobs.db")
 
 
 @app.task
@@ -398,7 +398,7 @@ def test_waiting_for_a_result_ends_at_its_timeout(shell: Shell) -> None:
 async def test_result_shows_state_value_and_traceback(shell: Shell) -> None:
     good = shell.output("call", "jobs", "jobs.add", "--args", "[2]")
     bad = shell.output("call", "jobs", "jobs.fail")
-    assert shell.output("result", "jobs", good).splitlines() == [f"id     {good}", "state  PENDING"]
+    assert shell.output("result", "jobs", good).splitlines()[:2] == [f"id     {good}", "state  PENDING"]
 
     async with shell.worker():
         shown = shell.output("result", "jobs:app", good, "--wait", "--timeout", "20")

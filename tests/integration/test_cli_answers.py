@@ -1,4 +1,4 @@
-"""What the command line answers to people who try things: JSON, whole ids, Celery's words, queues without consumers."""
+"""What the command line answers to those who try things: JSON, whole ids, Celery's words, queues without a worker."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -100,7 +101,7 @@ async def test_reloading_without_the_library_says_what_to_install(shell: Shell) 
 # Logs for machines.
 
 
-def parsed(command: Command) -> list[dict[str, str]]:
+def parsed(command: Command) -> list[dict[str, Any]]:
     return [json.loads(line) for line in command.text.splitlines()]
 
 

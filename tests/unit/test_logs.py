@@ -127,7 +127,7 @@ def test_no_value_can_pretend_to_be_a_verb() -> None:
 def test_a_line_of_a_task_that_ended_has_its_state_and_asks_for_its_times() -> None:
     asked: list[str | None] = []
 
-    def about(state: str | None) -> dict[str, object]:
+    def about(state: str | None) -> Mapping[str, Any]:
         asked.append(state)
         return {"duration": 0.5}
 
