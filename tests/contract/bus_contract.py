@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 import pytest
 
@@ -26,6 +27,10 @@ class Heard:
     def _missed(self) -> None:
         self.gaps += 1
 
+    def has(self, count: int) -> bool:
+        """Whether so many have come."""
+        return len(self.payloads) >= count
+
     async def came(self, *payloads: bytes) -> None:
         """Return when these came, and nothing else."""
         await wait_until(lambda: len(self.payloads) >= len(payloads), f"{len(payloads)} messages came")
@@ -35,8 +40,7 @@ class Heard:
 async def marked(sender: Bus, *hearers: Heard) -> None:
     """Send a last message to all, and return when all have it: what was sent before has come, or won't."""
     await sender.tell_all(TOPIC, b"the last")
-    for heard in hearers:
-        await wait_until(lambda heard=heard: b"the last" in heard.payloads, "the last message came")
+    await wait_until(lambda: all(b"the last" in heard.payloads for heard in hearers), "the last message came")
 
 
 class BusContract:
@@ -98,7 +102,7 @@ class BusContract:
 
         for at, number in enumerate(numbers):
             await (sender.tell_all(TOPIC, number) if at % 2 else sender.tell(hearer.address, TOPIC, number))
-            await wait_until(lambda at=at: len(heard.payloads) > at - 5, "the hearer keeps up")
+            await wait_until(partial(heard.has, at - 4), "the hearer keeps up")
 
         await heard.came(*numbers)
 
