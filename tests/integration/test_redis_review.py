@@ -110,7 +110,7 @@ async def test_a_consumer_that_leaves_has_another_one_look_for_what_it_was_chose
         async with one.transport.consumer("leaves", ["q"], lease=15) as leaves:
             read = reading(leaves)
             await begun(prefix, "q", 1)
-            one.client.unhear(b"w", leaves._woken)  # it is chosen, and ends before it looks
+            leaves._stop_hearing[0]()  # it is chosen, and ends before it looks
             await other.transport.send([envelope("a")])
             waiting = reading(idle)
             read.cancel()

@@ -1,7 +1,7 @@
 """The broker in a RabbitMQ: quorum queues, publisher confirms, delays on a ladder (see `_amqp.ladder`).
 
 RabbitMQ knows connections and no leases, and no message by its id. So this transport fences nothing: what comes twice,
-or runs elsewhere, is told apart by claims in the results store (`commit/ordered`), which count deaths as well.
+or runs elsewhere, is told apart by claims in the ledger (`commit/ordered`), which count deaths as well.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One worker's hold on some queues of a RabbitMQ: what is pushed, kept until it can start, handed back (P2, P5, P7).
 
 The broker pushes at most what the worker's slots can start, to each queue's consumer. It stands on a `Prefetched` until
-a read takes it, or goes back when nobody reads for a moment. The right to run it is its claim in the results store: a
+a read takes it, or goes back when nobody reads for a moment. The right to run it is its claim in the ledger: a
 delivery whose channel is gone is settled by whoever gets it next and finds that claim.
 """
 

@@ -1,1 +1,1 @@
-"""The memory of this process as broker and results store: what tests run on, and the executable specification."""
+"""The memory of this process: broker, records, ledger, bus and commit. Tests run on it; it is the specification."""

@@ -1,1 +1,1 @@
-"""Redis and Valkey as broker, results store and atomic commit."""
+"""Redis and Valkey: broker, records, ledger, bus and atomic commit."""

@@ -1,1 +1,1 @@
-"""One SQLite file, shared by the processes of one machine, as broker, results store and atomic commit."""
+"""One SQLite file, shared by the processes of one machine: broker, records, ledger, bus and atomic commit."""
