@@ -66,7 +66,7 @@ async def with_a_dead_letter(shell: Shell) -> str:
         file.write(REFUSING)
     task_id = shell.output("call", "jobs", "shop.orders.send_confirmation")
     async with shell.worker() as worker:
-        await worker.line("goes to the dead letters")
+        await worker.line("becomes a dead letter")
         shell.run("result", "jobs", task_id, "--wait", "--timeout", "20")
     return task_id
 

@@ -109,7 +109,7 @@ def task_line(text: str, *values: object, name: str = "aiotq.task") -> logging.L
         ("Task %s[%s] runs again in %g s", "RETRY"),
         ("Task %s[%s] expired", "REVOKED"),
         ("Task %s[%s] was revoked while it ran", "REVOKED"),
-        ("Task %s[%s] goes to the dead letters (%s): %s", "REJECTED"),
+        ("Task %s[%s] becomes a dead letter (%s): %s", "REJECTED"),
         ("Task %s[%s] was interrupted by the stop and is handed back", "PENDING"),
         ("Task %s[%s] runs in a thread: its time_limit can't be kept", None),
         ("Task proj.add is what I wrote myself: it failed", None),

@@ -89,7 +89,7 @@ def test_each_name_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
             tasks.delay(delivery(str(n)))
             tasks.delay(delivery(str(n), task="proj.other"))
 
-    assert [record.getMessage().partition(" here")[0] for record in caplog.records] == [
+    assert [record.getMessage().partition(" in this worker")[0] for record in caplog.records] == [
         "no task is registered as 'proj.new'",
         "no task is registered as 'proj.other'",
     ]
