@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 
 _FSYNCS = 50
-_PACKAGES = ("aiotq", "anyio", "orjson", "msgpack", "redis", "hiredis", "pamqp", "aiormq", "uvloop")
+_PACKAGES = ("aiotq", "anyio", "orjson", "msgpack", "redis", "hiredis", "aio-pika", "aiormq", "pamqp", "uvloop")
 
 
 def describe(directory: Path) -> dict[str, str]:

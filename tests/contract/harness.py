@@ -22,14 +22,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar, cast
 
-from pamqp.commands import Queue
-
 from aiotq.backends.amqp.address import parse as parse_amqp
 from aiotq.backends.amqp.broker import DEAD_LETTER_RETENTION, AmqpBroker
 from aiotq.backends.amqp.bus import EXCHANGE, AmqpBus
 from aiotq.backends.amqp.connection import AmqpClient, KeptChannel
 from aiotq.backends.amqp.consumer import AmqpConsumer
-from aiotq.backends.amqp.frames import Post, pack_properties
+from aiotq.backends.amqp.frames import Post
+from aiotq.backends.amqp.properties import pack_properties
 from aiotq.backends.amqp.topology import Topology
 from aiotq.backends.memory.broker import MemoryBroker
 from aiotq.backends.memory.bus import MemoryBus, MemoryHub
@@ -568,7 +567,7 @@ class AmqpTransportHarness(RawTransportHarness):
         async with AmqpClient(parse_amqp(self.url), "test") as client:
             if self.lets_go and not self._has_ladder:  # what is parked for a lease should not take longer to get there
                 self._has_ladder = True
-                await Topology(client, self.kind, DEAD_LETTER_RETENTION).ladder(round(self.lease * 1000))
+                await Topology(client, self.kind, DEAD_LETTER_RETENTION).ladder([round(self.lease * 1000)])
             yield AmqpBroker(client, kind=self.kind, names=("q", "other"))
 
     async def consumer(
@@ -612,7 +611,7 @@ class Mortal(Consumer):
     async def receive(self, limit: int, *, suspect: bool, wait: float) -> Sequence[Delivery]:
         received = await self._consumer.receive(limit, suspect=suspect, wait=wait)
         if self._broker.lets_go:
-            self._consumer.pause()
+            await self._consumer.pause()
             await self.synchronized()
         self._used_at = time.monotonic()
         return received
@@ -638,7 +637,7 @@ class Mortal(Consumer):
         channel = self._consumer.channel
         if channel is not None and channel.is_open:
             with suppress(ConnectionLost):
-                await channel.request(Queue.Declare(queue="q", passive=True))
+                await channel.count("q")
 
     async def die(self) -> int:
         """Cut the connection; return how many messages were held, which somebody else gets now."""

@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 from aiotq import AioTQ
 from aiotq.backends.amqp.address import parse
 from aiotq.backends.amqp.connection import AmqpClient, KeptChannel
-from aiotq.backends.amqp.frames import Post, pack_properties
+from aiotq.backends.amqp.frames import Post
+from aiotq.backends.amqp.properties import pack_properties
 
 from ..servers import shared
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import orjson
 import pytest
 
 from aiotq.backends.amqp.address import parse
+from aiotq.backends.amqp.channel import Channel
 from aiotq.backends.amqp.connection import AmqpClient, KeptChannel
-from aiotq.backends.amqp.frames import pamqp
 from aiotq.exceptions import OperationalError
 
 from ..servers import shared_rabbit
@@ -23,9 +25,10 @@ def vhost() -> str:
     return shared_rabbit().vhost()
 
 
-async def ask(url: str, frame: Any) -> None:
+@asynccontextmanager
+async def operator(url: str) -> AsyncGenerator[Channel]:
     async with AmqpClient(parse(url), "operator") as client:
-        await KeptChannel(client).ask(frame)
+        yield await KeptChannel(client).channel()
 
 
 JSON = {"content_type": "application/json", "content_encoding": "utf-8"}
@@ -76,7 +79,8 @@ async def test_calls_of_celerys_protocols_run(vhost: str) -> None:
 
 
 async def test_a_queue_that_exists_with_other_arguments_is_named_with_what_differs(vhost: str) -> None:
-    await ask(vhost, pamqp("commands").Queue.Declare(queue="default", durable=True, arguments={"x-max-length": 5}))
+    async with operator(vhost) as channel:
+        await channel.declare_queue("default", {"x-max-length": 5})
     work = Work(vhost)
 
     async with work.app:
@@ -92,7 +96,8 @@ async def test_a_queue_deleted_under_a_worker_is_declared_again(vhost: str) -> N
     work = Work(vhost)
     async with work.app, work.app.worker():
         await work.works()
-        await ask(vhost, pamqp("commands").Queue.Delete(queue="default"))
+        async with operator(vhost) as channel:
+            await channel.delete_queue("default")
         await work.works()
 
 

@@ -10,9 +10,10 @@ import pytest
 
 from aiotq.backends.amqp.address import parse
 from aiotq.backends.amqp.broker import AmqpBroker
-from aiotq.backends.amqp.channel import Channel, Published
+from aiotq.backends.amqp.channel import Published
 from aiotq.backends.amqp.connection import AmqpClient, KeptChannel
 from aiotq.backends.amqp.frames import Post
+from aiotq.backends.amqp.lane import Lane
 from aiotq.backends.amqp.messages import outgoing
 from aiotq.exceptions import ConnectionLost, NotConnected
 from aiotq.wire.message import Envelope, Message, new_id
@@ -95,10 +96,10 @@ async def test_a_connection_lost_between_parts_of_a_delayed_batch_is_no_nothing_
 ) -> None:
     """Or its caller would hear that none of it is in the broker."""
     batch = [Envelope(Message(new_id(), "x.note", b"[[1],{},{}]"), "default", due=time.time() + 60) for _ in range(500)]
-    publish = Channel.publish
+    publish = Lane.publish
     sent: list[int] = []
 
-    async def at_most_once(channel: Channel, posts: Sequence[Post]) -> Published:
+    async def at_most_once(channel: Lane, posts: Sequence[Post]) -> Published:
         if sent:
             raise NotConnected("it was cut")
         sent.append(len(posts))
@@ -106,7 +107,7 @@ async def test_a_connection_lost_between_parts_of_a_delayed_batch_is_no_nothing_
 
     async with AmqpClient(parse(vhost), "test") as client:
         transport = AmqpBroker(client)
-        monkeypatch.setattr(Channel, "publish", at_most_once)
+        monkeypatch.setattr(Lane, "publish", at_most_once)
         with pytest.raises(ConnectionLost, match="it was cut") as raised:
             await transport.send(batch)
         stats = await transport.stats()

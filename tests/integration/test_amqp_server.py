@@ -6,14 +6,14 @@ import asyncio
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from aiotq.backends.amqp.address import parse
 from aiotq.backends.amqp.connection import AmqpClient, KeptChannel
-from aiotq.backends.amqp.frames import Post, pack_properties, pamqp
+from aiotq.backends.amqp.frames import Post
 from aiotq.backends.amqp.messages import outgoing
+from aiotq.backends.amqp.properties import pack_properties
 from aiotq.core.inside import core_of
 from aiotq.exceptions import NotConnected, OperationalError, PublishTimeout
 from aiotq.wire.message import Message, new_id
@@ -112,7 +112,7 @@ async def test_what_becomes_due_for_a_queue_that_is_gone_is_a_dead_letter_and_bl
     async with work.app:
         await work.double.apply_async((1,), countdown=1.5, queue="gone")
         async with AmqpClient(parse(vhost), "operator") as client:
-            await KeptChannel(client).ask(pamqp("commands").Queue.Delete(queue="gone"))
+            await (await KeptChannel(client).channel()).delete_queue("gone")
         await work.double.apply_async((2,), countdown=1.6)
 
         (letter,) = await wait_until(work.app.admin.dead_letters, "it is a dead letter")
@@ -126,7 +126,6 @@ async def test_what_the_ladder_of_an_older_version_holds_still_arrives(server: R
     """A level of it as that version declared it: a queue, and the exchange by which one enters it."""
     vhost = server.vhost()
     work = Work(vhost)
-    commands = pamqp("commands")
     due = time.time() + 1.0
     old = outgoing(Message(new_id(), work.double.name, b"[[1],{},{}]"), "default", 4, due, due - 1.0)
     async with work.app:
@@ -134,11 +133,10 @@ async def test_what_the_ladder_of_an_older_version_holds_still_arrives(server: R
         async with AmqpClient(parse(vhost), "older") as client:
             lane = KeptChannel(client, confirms=True)
             kept = {"x-message-ttl": 2**9, "x-dead-letter-exchange": "aiotq.deliver"}
-            level: dict[str, Any] = {"exchange": "aiotq.delay.9", "routing_key": "*.1"}
-            await lane.ask(commands.Exchange.Declare(exchange="aiotq.delay.9", exchange_type="topic", durable=True))
-            await lane.ask(commands.Queue.Declare(queue="aiotq.delay.9", durable=True, arguments=kept))
-            await lane.ask(commands.Queue.Bind(queue="aiotq.delay.9", **level))
             channel = await lane.channel()
+            await channel.declare_exchange("aiotq.delay.9", "topic")
+            await channel.declare_queue("aiotq.delay.9", kept)
+            await channel.bind_queue("aiotq.delay.9", "aiotq.delay.9", "*.1")
             post = Post("aiotq.delay.9", "0.1", pack_properties(message_id="1", **old.properties), old.body)
             assert not (await channel.publish([post])).returned
 

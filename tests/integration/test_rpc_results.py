@@ -11,7 +11,8 @@ import pytest
 from aiotq import AioTQ, chain, chord, group
 from aiotq.backends.amqp.bus import EXCHANGE
 from aiotq.backends.amqp.connection import KeptChannel
-from aiotq.backends.amqp.frames import Post, pack_properties
+from aiotq.backends.amqp.frames import Post
+from aiotq.backends.amqp.properties import pack_properties
 from aiotq.backends.amqp.records import RpcRecords
 from aiotq.exceptions import InvalidSetting, OperationalError, StoreRequired, TaskRevokedError
 from aiotq.results import Booking, Claimed, Closing, HeldElsewhere, Join

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiotq.backends.amqp.frames import pack_properties, properties_of
+from aiotq.backends.amqp.properties import pack_properties, properties_of
 
 from .test_message import text
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from aiotq.backends.amqp.frames import pack_properties, properties_of
+from aiotq.backends.amqp.properties import pack_properties, properties_of
 from aiotq.exceptions import MalformedMessage
 from aiotq.wire.celery_protocol import OURS, Wire, from_wire, to_wire
 from aiotq.wire.message import MAX_USER_HEADERS, Message, Step

@@ -25,7 +25,19 @@ from .words import Json
 #: What aiotq needs, then what it uses if it is there.
 _LIBRARIES: Final = (
     *("anyio", "msgpack", "orjson", "rich", "typer"),
-    *("redis", "hiredis", "pamqp", "uvloop", "cryptography", "PyYAML", "brotli", "zstandard", "pydantic"),
+    *(
+        "redis",
+        "hiredis",
+        "aio-pika",
+        "aiormq",
+        "pamqp",
+        "uvloop",
+        "cryptography",
+        "PyYAML",
+        "brotli",
+        "zstandard",
+        "pydantic",
+    ),
     *("watchfiles", "fastapi", "starlette", "uvicorn", "pytest", "pytest-asyncio"),
 )
 

@@ -7,7 +7,9 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
+
+from yarl import URL
 
 from ...exceptions import OperationalError
 
@@ -20,7 +22,11 @@ _TLS_OPTIONS: Final = (
     *("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_password"),
     *("ssl_cert_reqs", "ssl_check_hostname"),
 )
-_OPTIONS: Final = ("heartbeat", "connect_timeout", "reply_timeout", *_TLS_OPTIONS)
+_OPTIONS: Final = ("heartbeat", "connect_timeout", "reply_timeout", "auth", *_TLS_OPTIONS)
+#: The ways to log in that aiormq knows.
+_LOGINS: Final = ("plain", "external")
+#: Bytes of a virtual host's name that pamqp sends; AMQP allows 255.
+_LONGEST_VHOST: Final = 127
 _YES: Final = ("true", "1", "yes")
 _NO: Final = ("false", "0", "no")
 
@@ -45,7 +51,8 @@ class Address:
         amqp://user:password@host1/vhost;amqp://user:password@host2/vhost
 
     Without a path, and with `/`, `//` or `/%2F`, the virtual host is `/`. With TLS: `ssl_ca_certs`, `ssl_certfile`,
-    `ssl_keyfile`, `ssl_password`, `ssl_cert_reqs` (required, none), `ssl_check_hostname`.
+    `ssl_keyfile`, `ssl_password`, `ssl_cert_reqs` (required, none), `ssl_check_hostname`. `auth` is plain, or external:
+    the user is who the certificate says.
     """
 
     shown: str = field(compare=False)
@@ -54,9 +61,18 @@ class Address:
     username: str = "guest"
     password: str = field(default="guest", repr=False)
     tls: Mapping[str, str] | None = field(default=None, hash=False)
+    login: str = "plain"
     heartbeat: int = DEFAULT_HEARTBEAT
     connect_timeout: float = 5.0
     reply_timeout: float = 10.0
+
+    def url(self, endpoint: Endpoint) -> URL:
+        """Return the URL of one server as aio-pika reads it."""
+        host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
+        user, password, vhost = (quote(each, safe="") for each in (self.username, self.password, self.vhost))
+        scheme = "amqp" if self.tls is None else "amqps"
+        options = f"heartbeat={self.heartbeat}&auth={self.login}"
+        return URL(f"{scheme}://{user}:{password}@{host}:{endpoint.port}/{vhost}?{options}", encoded=True)
 
     def ssl_context(self) -> ssl.SSLContext | None:
         """Return what TLS is done with; None without TLS. Reads files.
@@ -88,8 +104,8 @@ def parse(url: str) -> Address:
     """
     first, *others = [_parse_one(each) for each in url.split(";") if each]
     for other in others:
-        if (other.vhost, other.username, other.password, other.tls) != (
-            *(first.vhost, first.username, first.password, first.tls),
+        if (other.vhost, other.username, other.password, other.tls, other.login) != (
+            *(first.vhost, first.username, first.password, first.tls, first.login),
         ):
             raise ValueError("several servers have one user, password, virtual host and one set of options")
     endpoints = dict.fromkeys(endpoint for each in (first, *others) for endpoint in each.endpoints)
@@ -100,6 +116,7 @@ def parse(url: str) -> Address:
         username=first.username,
         password=first.password,
         tls=first.tls,
+        login=first.login,
         heartbeat=first.heartbeat,
         connect_timeout=first.connect_timeout,
         reply_timeout=first.reply_timeout,
@@ -122,10 +139,11 @@ def _parse_one(url: str) -> Address:
     return Address(
         shown=f"{scheme}://{shown_user}{hosts}" + (f"/{path}" if path else ""),
         endpoints=tuple(_endpoint(each, scheme) for each in hosts.split(",")),
-        vhost=unquote(path) or "/",
+        vhost=_vhost(unquote(path) or "/"),
         username=unquote(username) or "guest",
         password=unquote(password) if credentials else "guest",
         tls={name: given for name, given in options.items() if name in _TLS_OPTIONS} if scheme == "amqps" else None,
+        login=options.get("auth", "plain").lower(),
         heartbeat=_heartbeat(options.get("heartbeat", str(DEFAULT_HEARTBEAT))),
         connect_timeout=_seconds("connect_timeout", options.get("connect_timeout", "5")),
         reply_timeout=_seconds("reply_timeout", options.get("reply_timeout", "10")),
@@ -140,11 +158,21 @@ def _options(query: str, scheme: str) -> dict[str, str]:
             raise ValueError(f"there is no option {name!r}" + (f", did you mean {near[0]!r}?" if near else ""))
         if name in _TLS_OPTIONS and scheme != "amqps":
             raise ValueError(f"{name} needs an encrypted scheme (amqps://)")
+    if options.get("auth", "plain").lower() not in _LOGINS:
+        raise ValueError(f"auth must be one of {', '.join(_LOGINS)}, not {options['auth']!r}")
     if options.get("ssl_cert_reqs", "none") not in {"required", "none"}:
         raise ValueError(f"ssl_cert_reqs must be one of required, none, not {options['ssl_cert_reqs']!r}")
     if options.get("ssl_check_hostname", "yes").lower() not in {*_YES, *_NO}:
         raise ValueError(f"ssl_check_hostname must be yes or no, not {options['ssl_check_hostname']!r}")
     return options
+
+
+def _vhost(name: str) -> str:
+    if "%2F" in name:
+        raise ValueError("aio-pika can't name a virtual host with '%2F' in its name (a / in it is written %2F)")
+    if len(name.encode()) > _LONGEST_VHOST:
+        raise ValueError(f"a virtual host's name has at most {_LONGEST_VHOST} bytes here")
+    return name
 
 
 def _endpoint(host: str, scheme: str) -> Endpoint:

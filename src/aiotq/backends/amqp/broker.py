@@ -7,6 +7,7 @@ or runs elsewhere, is told apart by claims in the ledger (`commit/ordered`), whi
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter
 from collections.abc import AsyncGenerator, Collection, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -41,6 +42,8 @@ DEAD_LETTER_RETENTION: Final = 30 * 86_400.0
 PARK_AFTER: Final = 900.0
 #: Delayed messages that are published together: the delay of each counts from when the server has read it.
 _LATER_AT_ONCE: Final = 200
+#: What aio-pika's own library lets a name consist of; AMQP allows more.
+_NAME: Final = re.compile(r"[a-zA-Z0-9-_.:@#,/+ ]+")
 #: The name under which `stats` counts what is delayed: it is known for all queues together only.
 DELAYED: Final = "aiotq.delay"
 
@@ -92,8 +95,14 @@ class AmqpBroker(Broker):
         now = self._clock.time()
         for name in {envelope.queue for envelope in batch} - self._names:
             _check_name(name)
+        in_order = sorted(
+            batch, key=lambda each: each.due or 0.0
+        )  # what is due before it is sent comes as if it had waited
         await self.publish(
-            [outgoing(each.message, each.queue, each.priority, each.due, now, is_flat=self._is_flat) for each in batch]
+            [
+                outgoing(each.message, each.queue, each.priority, each.due, now, is_flat=self._is_flat)
+                for each in in_order
+            ]
         )
         self._names.update(envelope.queue for envelope in batch)
 
@@ -116,8 +125,8 @@ class AmqpBroker(Broker):
         for attempt in range(2):
             with _others_sent(attempt):
                 now = self._clock.time()
-                if longest := max(each.delay(now) for each in left):
-                    await self._topology.ladder(longest)
+                if delays := {each.delay(now) for each in left} - {0}:
+                    await self._topology.ladder(delays)
                 await self._topology.queues({each.queue for each in left})
                 returned = await self._sent(left)
             if not returned:
@@ -180,7 +189,7 @@ class AmqpBroker(Broker):
             )
         consumer = AmqpConsumer(
             self,
-            AmqpClient(self.client.address, name),
+            self.client.another(name),
             name,
             queues,
             lease=lease,
@@ -313,6 +322,10 @@ def _others_sent(count: int) -> Generator[None]:
 
 
 def _check_name(name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise OperationalError(
+            f"queue {name!r}: on RabbitMQ the name of a queue has letters (a to z), digits, spaces and -_.:@#,/+ alone"
+        )
     if len(name.encode()) > LONGEST_NAME:
         raise OperationalError(f"queue {name[:LONGEST_NAME]!r}…: on RabbitMQ a name has at most {LONGEST_NAME} bytes")
     if name.startswith(("aiotq.", "amq.")):

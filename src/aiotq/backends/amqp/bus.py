@@ -15,7 +15,7 @@ from typing import Final, Self
 from ...control.bus import Bus, frame
 from .channel import Channel
 from .connection import AmqpClient, KeptChannel
-from .frames import Delivered, pamqp
+from .frames import Delivered
 from .subscription import Subscription, numbered_posts
 
 logger = logging.getLogger("aiotq.bus")
@@ -77,14 +77,13 @@ class AmqpBus(Bus):
         self.dropped += len(published.nacked) + len(published.returned)
 
     async def _declare(self, channel: Channel) -> Sequence[str]:
-        commands = pamqp("commands")
-        await channel.request(commands.Exchange.Declare(exchange=EXCHANGE, exchange_type="direct", durable=True))
+        await channel.declare_exchange(EXCHANGE, "direct")
         # Named by us: rights on our names are enough. Anew: a connection that is gone may still lock the last.
         queue = f"{EXCHANGE}.{os.urandom(12).hex()}"
         bounds = {"x-max-length": MOST_WAITING, "x-max-length-bytes": MOST_BYTES, "x-overflow": "reject-publish"}
-        await channel.request(commands.Queue.Declare(queue=queue, exclusive=True, auto_delete=True, arguments=bounds))
+        await channel.declare_queue(queue, bounds, durable=False, exclusive=True, auto_delete=True)
         for key in (self._address, _ALL):
-            await channel.request(commands.Queue.Bind(queue=queue, exchange=EXCHANGE, routing_key=key))
+            await channel.bind_queue(queue, EXCHANGE, key)
         return (queue,)
 
     def _arrived(self, arrival: Delivered) -> None:

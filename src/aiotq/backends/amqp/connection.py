@@ -7,13 +7,13 @@ import logging
 import random
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any, Final, Self
+from typing import Final, Self
 
 from ...core.aio import Service
 from ...exceptions import ConnectionLost, NotConnected, OperationalError
 from .address import Address, Endpoint
 from .channel import Channel
-from .wire import Wire
+from .wire import Connect, Wire
 
 logger = logging.getLogger("aiotq.amqp")
 
@@ -21,7 +21,7 @@ _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 2.0
 #: Seconds after which a connection is thought to be of use.
 _SETTLED: Final = 3.0
-#: Seconds between looks at a connection: heartbeats, replies overdue.
+#: Seconds between looks at a connection: silence, replies overdue.
 _CHECK: Final = 1.0
 #: Seconds that whoever needs the connection waits for it to be there again before it fails.
 _PATIENCE: Final = 1.0
@@ -30,10 +30,14 @@ _OLDEST: Final = (3, 10)
 
 
 class AmqpClient:
-    """One connection, kept open; an async context manager. `title` names it in RabbitMQ's management page."""
+    """One connection, kept open; an async context manager. `title` names it in RabbitMQ's management page.
 
-    def __init__(self, address: Address, title: str) -> None:
+    `connect` makes it, each time that one is needed, in place of the address.
+    """
+
+    def __init__(self, address: Address, title: str, connect: Connect | None = None) -> None:
         self.address = address
+        self._connect_to = connect
         self.title = title
         self._wire: Wire | None = None
         self._is_up = asyncio.Event()
@@ -55,6 +59,10 @@ class AmqpClient:
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self._service.stop()
+
+    def another(self, title: str) -> AmqpClient:
+        """Return a client for a connection of its own to the same place."""
+        return AmqpClient(self.address, title, self._connect_to)
 
     async def wire(self) -> Wire:
         """Return the connection, waiting a moment for it.
@@ -85,22 +93,23 @@ class AmqpClient:
 
     async def _connect(self) -> None:
         """Try each server once, beginning with the one after the last that was tried."""
-        for left in reversed(range(len(self.address.endpoints))):
-            try:
-                wire = await Wire.open(self.address, next(self._endpoints), self.title)
-            except NotConnected:
-                if not left:
-                    raise
-                continue
-            if wire.version and wire.version < _OLDEST:
-                version = wire.server.get("version")
-                wire.abort("too old")
-                raise OperationalError(f"{wire.name} is RabbitMQ {version}: aiotq needs 3.10 or newer")
-            self._wire = wire
-            self._is_up.set()
-            for callback in tuple(self.on_connected):
-                callback()
-            return
+        wire = await self._made()
+        if wire.version and wire.version < _OLDEST:
+            version = wire.server.get("version")
+            await wire.close()
+            raise OperationalError(f"{wire.name} is RabbitMQ {version}: aiotq needs 3.10 or newer")
+        self._wire = wire
+        self._is_up.set()
+        for callback in tuple(self.on_connected):
+            callback()
+
+    async def _made(self) -> Wire:
+        if self._connect_to is not None:
+            return await Wire.made(self.address, self._connect_to)
+        for _ in self.address.endpoints[1:]:
+            with suppress(NotConnected):
+                return await Wire.open(self.address, next(self._endpoints), self.title)
+        return await Wire.open(self.address, next(self._endpoints), self.title)
 
     async def _main(self, ready: Callable[[None], None], stopping: asyncio.Event) -> None:
         try:
@@ -129,6 +138,7 @@ class AmqpClient:
             if wire is not None and wire.is_open:
                 began = loop.time()
                 await _watch(wire)
+                await wire.close()
                 if loop.time() - began > _SETTLED:
                     pause = _FIRST_PAUSE
                     said.clear()
@@ -158,7 +168,7 @@ def _tell(said: set[str], message: str, reason: object) -> bool:
 
 
 async def _watch(wire: Wire) -> None:
-    """Return when `wire` is closed; keep its heartbeats until then."""
+    """Return when `wire` is closed; see that its server is heard of until then."""
     while True:
         with suppress(TimeoutError):
             async with asyncio.timeout(_CHECK):
@@ -195,12 +205,3 @@ class KeptChannel:
                     raise NotConnected(str(exc)) from exc
                 self.generation += 1
         return self._channel
-
-    async def ask(self, frame: Any) -> Any:
-        """Send a method and return its reply.
-
-        Raises:
-            ConnectionLost: no reply came.
-            Refused: the server did not do it.
-        """
-        return await (await self.channel()).request(frame)

@@ -15,16 +15,17 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Final, Protocol
 
-from ...core.aio import Service
+from ...core.aio import Service, finish
 from ...core.clock import Clock
 from ...exceptions import MalformedMessage, OperationalError
 from ...transport.broker import FAIR_EVERY, Consumer, DeadLetter, Delivery, QueueOrder, Turns
 from ...wire.message import Message, new_id
 from .channel import Channel, Refused
 from .connection import AmqpClient
-from .frames import Delivered, pamqp, properties_of
+from .frames import Delivered
 from .messages import Counts, Outgoing, default_of, taken_from
 from .prefetched import DOWNWARDS, UPWARDS, Entry, Held, NearlyDue, Prefetched, Source, Unreadable
+from .properties import properties_of
 
 logger = logging.getLogger("aiotq.transport.amqp")
 
@@ -43,6 +44,8 @@ _PARKED_FOR: Final = 10.0
 #: A prefetch so many times too large is made smaller.
 _TOO_LARGE: Final = 4
 _MOST: Final = 65_535
+#: Seconds that a change of consumers may take to its end when whoever reads has been cancelled.
+_LAST_WORDS: Final = 1.0
 
 
 class ConsumerBroker(Protocol):
@@ -100,7 +103,7 @@ class AmqpConsumer(Consumer):
         self._junk: list[Unreadable] = []
         self.channel: Channel | None = None
         self._opening = asyncio.Lock()
-        self._changing: list[asyncio.Future[Any]] = []  #: replies to the last change of consumers
+        self._changing = asyncio.Lock()  #: held while consumers change
         self._tidying = asyncio.Lock()
         self._news = asyncio.Event()
         self._chores = asyncio.Event()
@@ -198,32 +201,43 @@ class AmqpConsumer(Consumer):
     async def _consume(self, channel: Channel, limit: int) -> bool:
         """Have the broker push what `limit` and the slots that are taken allow; whether that is something new."""
         prefetch = min(len(self.held) + self._room_for_early() + limit, _MOST)
+        if not self._unfit(prefetch, limit):
+            return False
+        async with self._changing:
+            unfit = self._unfit(prefetch, limit)
+            await self._broker.declare([source.queue for source in unfit])
+            await finish(self._changed(channel, unfit, prefetch), _LAST_WORDS, once_cancelled=True)
+        return True
+
+    def _unfit(self, prefetch: int, limit: int) -> list[Source]:
+        """Return the sources of which something else is to be pushed than is."""
         is_short = sum(map(len, self._shelves.values())) < limit
-        changed = [
+        return [
             source
             for source in self._sources
             if not source.tag
             or (source.prefetch < prefetch and is_short)
             or source.prefetch >= max(_TOO_LARGE * prefetch, 2 * _TOO_LARGE)
         ]
-        if not changed:
-            return False
-        await self._broker.declare([source.queue for source in changed])
-        # One change at a time: RabbitMQ 3.10 falls over a consumer that is cancelled before it was confirmed.
-        await _all(self._changing)
-        basic = pamqp("commands").Basic
-        replies = self._changing = list[asyncio.Future[Any]]()
-        for source in changed:
-            if source.tag:
-                replies.append(channel.request(basic.Cancel(consumer_tag=source.tag)))
+
+    async def _changed(self, channel: Channel, sources: Sequence[Source], prefetch: int) -> None:
+        """Have the broker push from `sources` with another prefetch, each to a new consumer."""
+        await self._stop(channel, sources)
+        await channel.prefetch(prefetch)
+        for source in sources:
             self._numbers += 1
-            source.tag = f"{self._name}.{self._numbers}"
+            source.tag = tag = f"{self._name}.{self._numbers}"
             source.prefetch = prefetch
-            self._by_tag[source.tag] = source
-        replies.append(channel.request(basic.Qos(prefetch_count=prefetch)))
-        replies += [channel.request(basic.Consume(queue=each.queue, consumer_tag=each.tag)) for each in changed]
-        await _all(replies)
-        return True
+            self._by_tag[tag] = source
+            await channel.consume(source.queue, tag)
+
+    async def _stop(self, channel: Channel, sources: Sequence[Source]) -> None:
+        """Have the broker push nothing from `sources`. What it has pushed before is here then."""
+        for source in sources:
+            if tag := source.tag:
+                source.tag = ""
+                await channel.cancel(tag)
+                self._by_tag.pop(tag, None)
 
     def _room_for_early(self) -> int:
         """Return for how many that can't start yet there must be room: in steps, since the server must be told."""
@@ -232,20 +246,19 @@ class AmqpConsumer(Consumer):
 
     async def _look(self, channel: Channel, limit: int) -> None:
         """Ask each queue for a message until they have none or there is enough: what was pushed before is here then."""
-        get = pamqp("commands").Basic.Get
         sources = self._sources
         for _ in range(limit + _MOST_EARLY):
-            replies = [channel.request(get(queue=source.queue)) for source in sources]
-            for source, reply in zip(sources, replies, strict=True):
-                reply.add_done_callback(partial(self._got, source, channel))
-            answers = await _all(replies)
-            sources = [source for source, answer in zip(sources, answers, strict=True) if isinstance(answer, Delivered)]
+            answers = [channel.get(source.queue) for source in sources]
+            for source, answer in zip(sources, answers, strict=True):
+                answer.add_done_callback(partial(self._got, source, channel))
+            await asyncio.wait(answers)
+            sources = [source for source, answer in zip(sources, answers, strict=True) if answer.result() is not None]
             if not sources or sum(map(len, self._shelves.values())) >= limit:
                 return
 
-    def _got(self, source: Source, channel: Channel, reply: asyncio.Future[Any]) -> None:
-        if not reply.cancelled() and reply.exception() is None and isinstance(reply.result(), Delivered):
-            self._put(source, channel, reply.result())
+    def _got(self, source: Source, channel: Channel, answer: asyncio.Future[Delivered | None]) -> None:
+        if not answer.cancelled() and answer.exception() is None and (arrival := answer.result()) is not None:
+            self._put(source, channel, arrival)
 
     def _arrived(self, arrival: Delivered) -> None:
         source = self._by_tag.get(arrival.consumer)
@@ -277,7 +290,7 @@ class AmqpConsumer(Consumer):
         source = self._by_tag.pop(tag, None)
         if source is not None:
             logger.warning("queue %r was deleted and its messages are gone: declaring it again", source.queue)
-            source.tag = ""
+            source.tag = "" if source.tag == tag else source.tag
             self._broker.forget([source.queue])
         self._news.set()
 
@@ -291,7 +304,6 @@ class AmqpConsumer(Consumer):
         self._by_tag.clear()
         for source in self._sources:
             source.tag = ""
-        self._changing = []
         self._news.set()
 
     def _take(self, limit: int, suspect: bool) -> list[Delivery]:
@@ -376,7 +388,7 @@ class AmqpConsumer(Consumer):
                 self._reminder.cancel()
                 self._reminder = None
             try:
-                self._let_go()
+                await self._let_go()
                 await self._park_long()
                 await self._tidy()
             except OperationalError as exc:
@@ -386,30 +398,32 @@ class AmqpConsumer(Consumer):
                 logger.exception("%s: checking pushed messages failed, trying again", self._name)
                 self._remind(_SUSPECT_PATIENCE)
 
-    def _let_go(self) -> None:
+    async def _let_go(self) -> None:
         """Give back what was pushed and can't start: nobody reads, and nothing came for a moment."""
         entries = [entry for shelf in self._shelves.values() for entry in shelf.all()]
         if self._readers or not entries:
             return
         now = self._loop.time()
-        if now - max(entry.came_at for entry in entries) < _HOARD / 2 or not self.pause():
+        if now - max(entry.came_at for entry in entries) < _HOARD / 2 or not await self.pause():
             self._remind(_HOARD / 2)
 
-    def pause(self) -> bool:
+    async def pause(self) -> bool:
         """Have nothing pushed until the next read, and give back what stands here; False: not possible now."""
         channel = self.channel
-        if channel is None or not channel.is_open or not all(reply.done() for reply in self._changing):
+        if channel is None or not channel.is_open or self._changing.locked():
             return False
-        cancel = pamqp("commands").Basic.Cancel
-        for source in self._sources:
-            if source.tag:
-                channel.request(cancel(consumer_tag=source.tag)).add_done_callback(_retrieve)
-                source.tag = ""
+        async with self._changing:
+            await finish(self._paused(channel), _LAST_WORDS, once_cancelled=True)
+        return True
+
+    async def _paused(self, channel: Channel) -> None:
+        await self._stop(channel, self._sources)
+        if self._readers:  # somebody came meanwhile, and has it pushed again
+            return
         entries = [entry for shelf in self._shelves.values() for entry in shelf.all()]
         for shelf in self._shelves.values():
             shelf.clear()
         channel.give_back([entry.tag for entry in entries])
-        return True
 
     async def _park_long(self) -> None:
         """Put aside the messages of long tasks, before the broker's `consumer_timeout` closes the channel."""
@@ -498,19 +512,3 @@ def _properties(arrival: Delivered) -> dict[str, Any]:
         return properties_of(arrival.properties)
     except MalformedMessage:
         return {}
-
-
-async def _all(replies: Sequence[asyncio.Future[Any]]) -> list[Any]:
-    """Wait for `replies`, which all come or all fail; cancelled, they still come.
-
-    Raises:
-        OperationalError: the channel was closed meanwhile.
-    """
-    if replies:
-        await asyncio.wait(replies)
-    return [reply.result() for reply in replies]
-
-
-def _retrieve(reply: asyncio.Future[Any]) -> None:
-    if not reply.cancelled():
-        reply.exception()

@@ -19,7 +19,7 @@ from ...transport.broker import DeadLetter
 from ...wire.message import Message
 from .channel import Channel, Refused
 from .connection import AmqpClient
-from .frames import Delivered, pamqp
+from .frames import Delivered
 from .messages import Outgoing, dead_letter_from
 from .topology import DEAD, Topology
 
@@ -111,12 +111,11 @@ class DeadLetters:
         Raises:
             OperationalError: somebody else looked for too long.
         """
-        queue = pamqp("commands").Queue
         deadline = asyncio.get_running_loop().time() + _PATIENCE
         while True:
             channel = await (await self._client.wire()).channel()
             try:
-                await channel.request(queue.Declare(queue=_LOCK, exclusive=True, auto_delete=True, arguments={}))
+                await channel.declare_queue(_LOCK, durable=False, exclusive=True, auto_delete=True)
             except Refused as exc:
                 if not exc.is_locked:
                     raise
@@ -131,11 +130,10 @@ class DeadLetters:
             with suppress(OperationalError):
                 # A quorum queue hears late of a channel's end: who looks next would find less.
                 channel.give_back_all()
-                unlock = pamqp("commands").Queue.Delete(queue=_LOCK)
                 wire = await self._client.wire()
                 await channel.close()
                 other = await wire.channel()
-                await other.request(unlock)
+                await other.delete_queue(_LOCK)
                 await other.close()
 
 
@@ -144,13 +142,12 @@ async def _read(channel: Channel) -> list[Delivered]:
 
     How many there are is not asked: of a quorum queue that may be told before what was given back is counted.
     """
-    get = pamqp("commands").Basic.Get
     found: list[Delivered] = []
     at_once = 1
     while True:
-        replies = [channel.request(get(queue=DEAD)) for _ in range(at_once)]
+        replies = [channel.get(DEAD) for _ in range(at_once)]
         await asyncio.wait(replies)
-        arrivals = [answer for reply in replies if isinstance(answer := reply.result(), Delivered)]
+        arrivals = [answer for reply in replies if (answer := reply.result()) is not None]
         found += arrivals
         if len(arrivals) < at_once:
             return found

@@ -54,6 +54,15 @@ def ladder_queues(digit: int) -> Mapping[str, tuple[str, int]]:
     }
 
 
+def ladder_path(delay: int) -> Mapping[str, int]:
+    """Return the queues that a delay's message passes, the last first, each with its digit."""
+    return {
+        f"aiotq.delay.{part}ms": digit
+        for digit, (shift, width) in enumerate(zip(_SHIFTS, WIDTHS, strict=True))
+        if (part := delay & ((1 << width) - 1) << shift)
+    }
+
+
 def ladder_key(delay: int) -> str:
     """Return the routing key of a delay: its digits, the highest first."""
     return ".".join(

@@ -1,52 +1,61 @@
-"""AMQP 0-9-1 as bytes: the frames of the hot path by hand, all others by pamqp."""
+"""AMQP 0-9-1 as bytes: the frames of the hot path, and those of which the tap takes notice. All others are aiormq's."""
 
 from __future__ import annotations
 
-import importlib
 import struct
-from typing import Any, Final
+from typing import Final
 
 from ...core.values import value
-from ...exceptions import MalformedMessage, MissingLibrary
-from .properties import packed
 
 METHOD: Final = 1
 HEADER: Final = 2
 BODY: Final = 3
 HEARTBEAT: Final = 8
-END: Final = b"\xce"
-PROTOCOL: Final = b"AMQP\x00\x00\x09\x01"
+END: Final = 0xCE
 HEARTBEAT_FRAME: Final = b"\x08\x00\x00\x00\x00\x00\x00\xce"
 
 FRAME: Final = struct.Struct(">BHI")
+#: What a frame takes beside its payload.
+OVERHEAD: Final = FRAME.size + 1
+#: The size of a content's body, which stands behind four other bytes of its header; properties follow.
+BODY_SIZE: Final = struct.Struct(">Q")
+PROPERTIES: Final = 12
 _METHOD: Final = struct.Struct(">BHIHH")
 _ACK: Final = struct.Struct(">BHIHHQBc")
 _CONTENT: Final = struct.Struct(">BHIHHQ")
+_CLOSE_OK: Final = struct.Struct(">BHIHHc")
+_WHICH: Final = struct.Struct(">I")
 _SHORT: Final = struct.Struct(">H")
 _TAG: Final = struct.Struct(">QB")
+_END: Final = bytes((END,))
+_CONNECTION: Final = 10
+_CLOSE_OK_OF: Final = 51
 _BASIC: Final = 60
-#: (class, method) of what is read by hand.
-DELIVER: Final = (_BASIC, 60)
-RETURN: Final = (_BASIC, 50)
-GET_OK: Final = (_BASIC, 71)
-ACK: Final = (_BASIC, 80)
-NACK: Final = (_BASIC, 120)
 _PUBLISH: Final = 40
-_NOT_A_FLAG: Final = 1
+_GET: Final = 70
+_ACKED: Final = 80
+_NACKED: Final = 120
 
 
-def pamqp(module: str) -> Any:
-    """Return a module of pamqp.
+def _named(of: int, method: int) -> int:
+    return of << 16 | method
 
-    Raises:
-        MissingLibrary: it is not installed.
-    """
-    try:
-        return importlib.import_module(f"pamqp.{module}")
-    except ImportError as exc:
-        raise MissingLibrary(
-            f"an amqp:// URL needs pamqp, and there is no {exc.name}: pip install 'aiotq[amqp]'"
-        ) from exc
+
+#: Class and method of what is read here.
+CONNECTION_CLOSE: Final = _named(_CONNECTION, 50)
+BLOCKED: Final = _named(_CONNECTION, 60)
+UNBLOCKED: Final = _named(_CONNECTION, 61)
+CHANNEL_CLOSE: Final = _named(20, 40)
+CHANNEL_CLOSE_OK: Final = _named(20, 41)
+CANCEL: Final = _named(_BASIC, 30)
+RETURN: Final = _named(_BASIC, 50)
+DELIVER: Final = _named(_BASIC, 60)
+GET_OK: Final = _named(_BASIC, 71)
+GET_EMPTY: Final = _named(_BASIC, 72)
+ACK: Final = _named(_BASIC, _ACKED)
+NACK: Final = _named(_BASIC, _NACKED)
+
+CLOSE_OK_FRAME: Final = _CLOSE_OK.pack(METHOD, 0, 4, _CONNECTION, _CLOSE_OK_OF, _END)
 
 
 @value
@@ -72,6 +81,11 @@ class Delivered:
     body: bytes
 
 
+def header_size(properties: bytes) -> int:
+    """Return the size of the frame in which these properties travel."""
+    return OVERHEAD + PROPERTIES + len(properties)
+
+
 def publish_frames(channel: int, post: Post, frame_max: int) -> bytes:
     """Return basic.publish, mandatory, with its content."""
     exchange, key = post.exchange.encode(), post.routing_key.encode()
@@ -85,98 +99,84 @@ def publish_frames(channel: int, post: Post, frame_max: int) -> bytes:
         bytes((len(key),)),
         key,
         b"\x01\xce",  # the bit is `mandatory`
-        _CONTENT.pack(HEADER, channel, 12 + len(post.properties), _BASIC, 0, len(body)),
+        _CONTENT.pack(HEADER, channel, PROPERTIES + len(post.properties), _BASIC, 0, len(body)),
         post.properties,
-        END,
+        _END,
     ]
-    room = frame_max - 8
+    room = frame_max - OVERHEAD
     for start in range(0, len(body), room):
         part = body[start : start + room] if len(body) > room else body
-        parts += (FRAME.pack(BODY, channel, len(part)), part, END)
+        parts += (FRAME.pack(BODY, channel, len(part)), part, _END)
     return b"".join(parts)
+
+
+def get_frame(channel: int, queue: str) -> bytes:
+    """Return basic.get of what will be acknowledged."""
+    name = queue.encode()
+    head = _METHOD.pack(METHOD, channel, 4 + 2 + 1 + len(name) + 1, _BASIC, _GET)
+    return b"".join((head, b"\x00\x00", bytes((len(name),)), name, b"\x00\xce"))
 
 
 def ack_frame(channel: int, tag: int, *, multiple: bool = False) -> bytes:
     """Return basic.ack."""
-    return _ACK.pack(METHOD, channel, 13, _BASIC, 80, tag, multiple, END)
+    return _ACK.pack(METHOD, channel, 13, _BASIC, _ACKED, tag, multiple, _END)
 
 
 def nack_frame(channel: int, tag: int, *, multiple: bool = False) -> bytes:
     """Return basic.nack of what is to be queued again; the tag 0 with `multiple`: all of it."""
-    return _ACK.pack(METHOD, channel, 13, _BASIC, 120, tag, 2 | multiple, END)
+    return _ACK.pack(METHOD, channel, 13, _BASIC, _NACKED, tag, 2 | multiple, _END)
 
 
-def method_of(payload: bytes) -> tuple[int, int]:
-    return _SHORT.unpack_from(payload)[0], _SHORT.unpack_from(payload, 2)[0]
+# What is read stands in `frames`, the payload of a method from `at` on: nothing is copied that is not kept.
 
 
-def tag_of(payload: bytes) -> tuple[int, int]:
+def method_of(frames: bytes, at: int) -> int:
+    which: int = _WHICH.unpack_from(frames, at)[0]
+    return which
+
+
+def tag_of(frames: bytes, at: int) -> tuple[int, int]:
     """Return the delivery tag and the bits of basic.ack or basic.nack."""
-    tag, bits = _TAG.unpack_from(payload, 4)
+    tag, bits = _TAG.unpack_from(frames, at + 4)
     return tag, bits
 
 
-def deliver_of(payload: bytes) -> tuple[str, int, bool, str, str]:
+def deliver_of(frames: bytes, at: int) -> tuple[str, int, bool, str, str]:
     """Return consumer, tag, redelivered, exchange and routing key of basic.deliver."""
-    consumer, at = _short_string(payload, 4)
-    tag, bits = _TAG.unpack_from(payload, at)
-    exchange, at = _short_string(payload, at + 9)
-    key, _ = _short_string(payload, at)
+    consumer, at = _short_string(frames, at + 4)
+    tag, bits = _TAG.unpack_from(frames, at)
+    exchange, at = _short_string(frames, at + 9)
+    key, _ = _short_string(frames, at)
     return consumer, tag, bool(bits & 1), exchange, key
 
 
-def get_ok_of(payload: bytes) -> tuple[int, bool, str, str]:
-    """Return tag, redelivered, exchange and routing key of basic.get-ok."""
-    tag, bits = _TAG.unpack_from(payload, 4)
-    exchange, at = _short_string(payload, 13)
-    key, _ = _short_string(payload, at)
-    return tag, bool(bits & 1), exchange, key
+def get_ok_of(frames: bytes, at: int) -> tuple[str, int, bool, str, str]:
+    """Return no consumer, tag, redelivered, exchange and routing key of basic.get-ok."""
+    tag, bits = _TAG.unpack_from(frames, at + 4)
+    exchange, at = _short_string(frames, at + 13)
+    key, _ = _short_string(frames, at)
+    return "", tag, bool(bits & 1), exchange, key
 
 
-def return_of(payload: bytes) -> tuple[int, str, str, str]:
-    """Return code, text, exchange and routing key of basic.return."""
-    code: int = _SHORT.unpack_from(payload, 4)[0]
-    text, at = _short_string(payload, 6)
-    exchange, at = _short_string(payload, at)
-    key, _ = _short_string(payload, at)
-    return code, text, exchange, key
+def return_of(frames: bytes, at: int) -> tuple[str, str, str]:
+    """Return text, exchange and routing key of basic.return."""
+    text, at = _short_string(frames, at + 6)
+    exchange, at = _short_string(frames, at)
+    key, _ = _short_string(frames, at)
+    return text, exchange, key
 
 
-def _short_string(payload: bytes, at: int) -> tuple[str, int]:
-    end = at + 1 + payload[at]
-    return payload[at + 1 : end].decode("utf-8", "replace"), end
+def text_of(frames: bytes, at: int) -> str:
+    """Return the consumer of basic.cancel, or the reason of connection.blocked."""
+    return _short_string(frames, at + 4)[0]
 
 
-def properties_of(encoded: bytes) -> dict[str, Any]:
-    """Return the properties that are set, by their names in pamqp.
-
-    Raises:
-        MalformedMessage: they are no properties.
-    """
-    properties = pamqp("commands").Basic.Properties()
-    try:
-        flags, at = 0, 0
-        for word in range(2):
-            (some,) = _SHORT.unpack_from(encoded, at)
-            flags |= some << (16 * word)
-            at += 2
-            if not some & _NOT_A_FLAG:
-                break
-        properties.unmarshal(flags, encoded[at:])
-    except (ValueError, struct.error, OverflowError, KeyError, IndexError, TypeError) as exc:
-        raise MalformedMessage(f"its properties can't be read: {exc}") from exc
-    return {name: given for name, given in properties if given is not None and name != "cluster_id"}
+def close_of(frames: bytes, at: int) -> tuple[int, str]:
+    """Return code and text of connection.close or channel.close."""
+    code: int = _SHORT.unpack_from(frames, at + 4)[0]
+    return code, _short_string(frames, at + 6)[0]
 
 
-def pack_properties(**properties: Any) -> bytes:
-    """Return properties as they travel; those that are None are not set.
-
-    Raises:
-        TypeError, ValueError: one of them can't be sent.
-    """
-    return packed(properties, _encode_other)
-
-
-def _encode_other(given: Any) -> bytes:
-    encoded: bytes = pamqp("encode").encode_table_value(given)
-    return encoded
+def _short_string(frames: bytes, at: int) -> tuple[str, int]:
+    end = at + 1 + frames[at]
+    return frames[at + 1 : end].decode("utf-8", "replace"), end

@@ -16,7 +16,8 @@ from ...transport.broker import HIGHEST_PRIORITY, LOWEST_PRIORITY, DeadLetter
 from ...wire.celery_protocol import from_wire, to_wire
 from ...wire.message import Message, pack
 from .delays import LONGEST_DELAY, highest_digit, ladder_delay, ladder_exchange, ladder_key
-from .frames import Delivered, Post, pack_properties, properties_of
+from .frames import Delivered, Post
+from .properties import pack_properties, properties_of
 from .topology import DEAD, TO, class_of, name_of, queue_of
 
 #: Microseconds of wall time: what the message waits for.

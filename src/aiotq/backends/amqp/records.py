@@ -22,7 +22,8 @@ from ...results.records import Record, RecordStore
 from ...states import is_ready
 from .channel import Channel
 from .connection import AmqpClient, KeptChannel
-from .frames import Delivered, pamqp, properties_of
+from .frames import Delivered
+from .properties import properties_of
 from .subscription import Subscription, numbered_posts
 
 logger = logging.getLogger("aiotq.results")
@@ -76,7 +77,7 @@ class RpcRecords(RecordStore):
         await self._subscription.stop()
         with suppress(OperationalError, TimeoutError):  # it expires
             async with asyncio.timeout(_GOODBYE):
-                await self._lane.ask(pamqp("commands").Queue.Delete(queue=self._queue))
+                await (await self._lane.channel()).delete_queue(self._queue)
 
     async def get(self, ids: Sequence[str]) -> Sequence[Record | None]:
         return [self._kept.get(task_id) for task_id in ids]
@@ -120,9 +121,7 @@ class RpcRecords(RecordStore):
     async def _declare(self, channel: Channel) -> Sequence[str]:
         """Declare the queue of replies, which outlives its connection: what came meanwhile is in it."""
         kept = min(round(max(self._expires, _LEAST_KEPT) * 1000), _LONGEST)
-        await channel.request(
-            pamqp("commands").Queue.Declare(queue=self._queue, durable=True, arguments={"x-expires": kept})
-        )
+        await channel.declare_queue(self._queue, {"x-expires": kept})
         return (self._queue,)
 
     def _arrived(self, arrival: Delivered) -> None:

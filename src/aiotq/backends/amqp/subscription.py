@@ -14,7 +14,8 @@ from ...core.logs import WarnOnce
 from ...exceptions import OperationalError
 from .channel import Channel
 from .connection import AmqpClient
-from .frames import Delivered, Post, pack_properties, pamqp
+from .frames import Delivered, Post
+from .properties import pack_properties
 
 #: Seconds that leaving waits for the broker.
 _GOODBYE: Final = 2.0
@@ -92,7 +93,6 @@ class Subscription:
                     self._again()
 
     async def _consume(self) -> None:
-        basic = pamqp("commands").Basic
         if self._channel is not None:
             await self._channel.close()
         wire = await self._client.wire()
@@ -102,10 +102,10 @@ class Subscription:
             self._tags = []
             queues = await self._declare(channel)
             if self._prefetch:
-                await channel.request(basic.Qos(prefetch_count=self._prefetch))
+                await channel.prefetch(self._prefetch)
             channel.on_arrival = self._arrived
             for queue in queues:
-                await channel.request(basic.Consume(queue=queue, consumer_tag=queue))
+                await channel.consume(queue, queue)
         except BaseException:
             gone.set()
             raise

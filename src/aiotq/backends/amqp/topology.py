@@ -9,14 +9,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from math import inf
 from typing import Any, Final
 
 from ...exceptions import OperationalError
 from .channel import Refused
 from .connection import AmqpClient, KeptChannel
-from .delays import LONGEST_DELAY, WIDTHS, highest_digit, ladder_exchange, ladder_mark, ladder_pattern, ladder_queues
-from .frames import pamqp
+from .delays import (
+    LONGEST_DELAY,
+    WIDTHS,
+    ladder_exchange,
+    ladder_mark,
+    ladder_path,
+    ladder_pattern,
+    ladder_queues,
+)
 
 logger = logging.getLogger("aiotq.amqp")
 
@@ -29,6 +37,8 @@ TO: Final = "aiotq-to"
 #: Where Celery's own ladder ends. We declare this exchange and none of its queues.
 CELERY_DELIVER: Final = "celery_delayed_delivery"
 LONGEST_NAME: Final = 255 - len(":0")
+#: Seconds for which a queue of the ladder is believed to be there.
+_TRUSTED: Final = 5.0
 #: Arguments that are the operator's business once a queue exists.
 _TOLERATED: Final = ("x-delivery-limit", "x-message-ttl")
 
@@ -69,6 +79,7 @@ class Topology:
         self._declaring = asyncio.Lock()
         self._declared: set[str] = set()
         self._digits = 0  #: for how many digits of delays, the lowest first, the ladder is there
+        self._seen_at: dict[str, float] = {}  #: loop time at which each of its queues was there
         client.on_connected.append(self.forget)
 
     def forget(self, queues: Iterable[str] | None = None) -> None:
@@ -76,6 +87,7 @@ class Topology:
         if queues is None:
             self._declared.clear()
             self._digits = 0
+            self._seen_at.clear()
         else:
             self._declared.difference_update(queues)
 
@@ -95,17 +107,36 @@ class Topology:
                     await self._queue(queue)
                     self._declared.add(queue)
 
-    async def ladder(self, delay: int) -> None:
-        """See that the ladder is there for `delay`, as `ladder_delay` returns it; not 0."""
-        digit = highest_digit(delay)
-        if digit < self._digits:
+    async def ladder(self, delays: Iterable[int]) -> None:
+        """See that the ladder is there for `delays`, each as `ladder_delay` returns it; not 0.
+
+        What it stands on is looked at again now and then: nobody tells us of a queue that is deleted, and what comes
+        where one was is a dead letter.
+        """
+        now = asyncio.get_running_loop().time()
+        path = {queue: digit for delay in delays for queue, digit in ladder_path(delay).items()}
+        if all(self._seen_at.get(queue, -inf) + _TRUSTED > now for queue in path):
             return
         async with self._declaring:
             await self._base()
-            if not await self._exists(ladder_mark(digit)):
-                for each in range(self._digits, digit + 1):
-                    await self._digit(each)
-            self._digits = max(self._digits, digit + 1)
+            await self._digits_through(max(path.values()))
+            for queue, digit in path.items():
+                if self._seen_at.get(queue, -inf) + _TRUSTED > now:
+                    continue
+                if await self.ready(queue) is None:
+                    logger.warning("queue %r was deleted, what was delayed in it is gone: declaring it again", queue)
+                    await self._digit(digit)
+                self._seen_at[queue] = now
+
+    async def _digits_through(self, digit: int) -> None:
+        """See that the digits up to this one are there."""
+        if digit < self._digits:
+            return
+        if not await self._exists(ladder_mark(digit)):
+            for each in range(self._digits, digit + 1):
+                await self._digit(each)
+                self._seen_at |= dict.fromkeys(ladder_queues(each), asyncio.get_running_loop().time())
+        self._digits = digit + 1
 
     async def dead(self) -> None:
         """See that there is a place for dead letters."""
@@ -136,23 +167,19 @@ class Topology:
 
     async def _digit(self, digit: int) -> None:
         """Declare a digit's queues and the exchange above them; its mark is last, so that what has one is whole."""
-        commands = pamqp("commands")
         entry = ladder_exchange(digit)
         below = ladder_exchange(digit - 1) if digit else DELIVER
-        topic = {"exchange": entry, "exchange_type": "topic", "durable": True}
-        mark = {"exchange": ladder_mark(digit), "exchange_type": "fanout", "durable": True}
         arguments: dict[str, Any] = {**self._type(), "x-dead-letter-exchange": below}
         if self._kind == "quorum":
             arguments |= {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}
-        frames = [commands.Exchange.Declare(**topic, arguments={"alternate-exchange": DEAD})]
-        for queue, (pattern, kept) in ladder_queues(digit).items():
-            keeping = arguments | {"x-message-ttl": kept}
-            frames.append(commands.Queue.Declare(queue=queue, durable=True, arguments=keeping))
-            frames.append(commands.Queue.Bind(queue=queue, exchange=entry, routing_key=pattern))
-        frames.append(commands.Exchange.Bind(destination=below, source=entry, routing_key=ladder_pattern(digit, 0)))
-        frames.append(commands.Exchange.Declare(**mark))
         try:
-            await self._ask_together(frames)
+            channel = await self._lane.channel()
+            await channel.declare_exchange(entry, "topic", {"alternate-exchange": DEAD})
+            for queue, (pattern, kept) in ladder_queues(digit).items():
+                await channel.declare_queue(queue, arguments | {"x-message-ttl": kept})
+                await channel.bind_queue(queue, entry, pattern)
+            await channel.bind_exchange(below, entry, ladder_pattern(digit, 0))
+            await channel.declare_exchange(ladder_mark(digit), "fanout")
         except Refused as exc:
             raise _explained("a part of the ladder", entry, exc) from exc
 
@@ -163,7 +190,7 @@ class Topology:
 
     async def _exists(self, exchange: str) -> bool:
         try:
-            await self._ask(pamqp("commands").Exchange.Declare(exchange=exchange, passive=True))
+            await (await self._lane.channel()).find_exchange(exchange)
         except Refused as exc:
             if exc.is_missing:
                 return False
@@ -171,70 +198,54 @@ class Topology:
         return True
 
     async def _exchange(self, name: str, kind: str, arguments: dict[str, Any]) -> None:
-        declare = pamqp("commands").Exchange.Declare
         try:
-            await self._ask(declare(exchange=name, exchange_type=kind, durable=True, arguments=arguments))
+            await (await self._lane.channel()).declare_exchange(name, kind, arguments)
         except Refused as exc:
             raise _explained("exchange", name, exc) from exc
 
     async def _declare(self, queue: str, arguments: dict[str, Any]) -> None:
-        declare = pamqp("commands").Queue.Declare
         wire = await self._client.wire()
         is_quorum = arguments.get("x-queue-type") == "quorum"
         if is_quorum and wire.version >= (4, 0) and "x-dead-letter-strategy" not in arguments:
             # From 4.0 on the broker drops what came back 20 times: it also counts what was only prefetched.
             arguments = {**arguments, "x-delivery-limit": -1}
         try:
-            await self._ask(declare(queue=queue, durable=True, arguments=arguments))
+            await (await self._lane.channel()).declare_queue(queue, arguments)
         except Refused as exc:
             if not (exc.differs and any(name in exc.text for name in _TOLERATED)):
                 raise _explained("queue", queue, exc) from exc
             logger.warning("queue %r is used as it is: %s", queue, exc.text)
 
     async def _bind(self, queue: str, exchange: str, key: str, arguments: dict[str, Any] | None = None) -> None:
-        bind = pamqp("commands").Queue.Bind
-        await self._ask(bind(queue=queue, exchange=exchange, routing_key=key, arguments=arguments or {}))
-
-    async def _ask(self, frame: Any) -> Any:
-        return await self._lane.ask(frame)
-
-    async def _ask_together(self, frames: Sequence[Any]) -> list[Any]:
-        """Send methods without waiting for one reply before the next is sent; return the replies."""
-        channel = await self._lane.channel()
-        replies = [channel.request(frame) for frame in frames]
-        await asyncio.wait(replies)
-        return [reply.result() for reply in replies]
+        await (await self._lane.channel()).bind_queue(queue, exchange, key, arguments)
 
     async def delayed(self) -> int:
         """Return how many messages are on the ladder."""
-        declare = pamqp("commands").Queue.Declare
         count = 0
         for digit in range(len(WIDTHS)):
             if not await self._exists(ladder_mark(digit)):
                 break
-            asked = [declare(queue=queue, passive=True) for queue in ladder_queues(digit)]
-            count += sum(reply.message_count for reply in await self._ask_together(asked))
+            for queue in ladder_queues(digit):
+                count += await self.ready(queue) or 0
         return count
 
     async def ready(self, queue: str) -> int | None:
         """Return how many messages are ready in `queue`; None if there is no such queue."""
         try:
-            reply = await self._lane.ask(pamqp("commands").Queue.Declare(queue=queue, passive=True))
+            return await (await self._lane.channel()).count(queue)
         except Refused as exc:
             if exc.is_missing:
                 return None
             raise
-        return int(reply.message_count)
 
     async def purge(self, queue: str) -> int:
         """Delete what is ready in `queue`, if there is one; return how many."""
         try:
-            reply = await self._lane.ask(pamqp("commands").Queue.Purge(queue=queue))
+            return await (await self._lane.channel()).purge_queue(queue)
         except Refused as exc:
             if exc.is_missing:
                 return 0
             raise
-        return int(reply.message_count)
 
 
 def _explained(what: str, name: str, refused: Refused) -> OperationalError:
