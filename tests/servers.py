@@ -11,7 +11,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final, Protocol, Self
@@ -237,6 +237,7 @@ class RabbitServer:
     `settings` are lines of rabbitmq.conf; `rabbit` are parameters of the Erlang application, as Erlang writes them:
     rabbitmq.conf has no name for some (`{"channel_tick_interval": 1000}`). With `certificates` (a directory, see
     `make_certificates`) it listens for TLS as well; `clients_need_one`: and wants certificates of its clients.
+    `plugins` of its own are enabled.
     """
 
     PROGRAM: Final = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")  # the one on the PATH changes to a user of its own
@@ -248,6 +249,7 @@ class RabbitServer:
         rabbit: Mapping[str, object] | None = None,
         certificates: Path | None = None,
         clients_need_one: bool = False,
+        plugins: Sequence[str] = (),
     ) -> None:
         self._temporary = tempfile.TemporaryDirectory(prefix="aiotq-rabbit-", dir=_quick_directory())
         self.directory = Path(self._temporary.name)
@@ -266,6 +268,7 @@ class RabbitServer:
                 "ssl_options.fail_if_no_peer_cert": str(clients_need_one).lower(),
             }
         self._rabbit = dict(rabbit or {})
+        self._plugins = tuple(plugins)
         self._epmd: subprocess.Popen[bytes] | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -312,6 +315,7 @@ class RabbitServer:
                 "".join(f"{name} = {value}\n" for name, value in self._settings.items())
             )
             rabbit = ", ".join(f"{{{name}, {value}}}" for name, value in self._rabbit.items())
+            (self.directory / "enabled_plugins").write_text(f"[{','.join(self._plugins)}].\n")
             (self.directory / "advanced.config").write_text(f"[{{rabbit, [{rabbit}]}}].\n")
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(

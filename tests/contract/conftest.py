@@ -95,6 +95,7 @@ RAW_TRANSPORTS: dict[str, Callable[[Path], RawTransportHarness]] = {
     "sqlite": SQLiteTransportHarness,
     **{kind: partial(RedisTransportHarness, kind=kind) for kind in REDIS},
     "rabbitmq-quorum": AmqpTransportHarness,
+    "rabbitmq-ordinary": partial(AmqpTransportHarness, is_ordinary=True),
 }
 TRANSPORTS: dict[str, Callable[[Path], TransportHarness]] = {"memory": _memory_transport, **RAW_TRANSPORTS}
 #: For laws that need a fresh broker for every example: where RabbitMQ has classic queues, it takes less long. What is

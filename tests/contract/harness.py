@@ -22,6 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar, cast
 
+import aio_pika
+from aio_pika.abc import AbstractConnection
+
 from aiotq.backends.amqp.address import parse as parse_amqp
 from aiotq.backends.amqp.broker import DEAD_LETTER_RETENTION, AmqpBroker
 from aiotq.backends.amqp.bus import EXCHANGE, AmqpBus
@@ -548,34 +551,48 @@ class RedisTransportHarness(RawTransportHarness):
 
 
 class AmqpTransportHarness(RawTransportHarness):
-    """On the test process's RabbitMQ, in a virtual host of its own, with queues of a `kind`."""
+    """On the test process's RabbitMQ, in a virtual host of its own, with queues of a `kind`.
+
+    `is_ordinary`: over connections of aio-pika's that have no tap.
+    """
 
     is_fencing = False
     hands_back_later = True  # a quorum queue does, under load
 
-    def __init__(self, directory: Path, kind: str = "quorum") -> None:
+    def __init__(self, directory: Path, kind: str = "quorum", *, is_ordinary: bool = False) -> None:
         super().__init__(directory)
         self.kind = kind
+        self.is_ordinary = is_ordinary
         self.url = shared_rabbit().vhost()
         self.mortals: list[Mortal] = []
         #: Whether consumers let go at once of what they did not read, as they do after a moment.
         self.lets_go = False
         self._has_ladder = False
+        self._made = 0
 
     @asynccontextmanager
     async def connected(self) -> AsyncGenerator[AmqpBroker]:
-        async with AmqpClient(parse_amqp(self.url), "test") as client:
+        async with AmqpClient(parse_amqp(self.url), "test", self.ordinary if self.is_ordinary else None) as client:
             if self.lets_go and not self._has_ladder:  # what is parked for a lease should not take longer to get there
                 self._has_ladder = True
                 await Topology(client, self.kind, DEAD_LETTER_RETENTION).ladder([round(self.lease * 1000)])
             yield AmqpBroker(client, kind=self.kind, names=("q", "other"))
+
+    async def ordinary(self) -> AbstractConnection:
+        self._made += 1
+        return await aio_pika.connect(self.url, client_properties={"connection_name": self.last_made})
+
+    @property
+    def last_made(self) -> str:
+        """The name of the ordinary connection that was made last."""
+        return f"ordinary-{self._made}."
 
     async def consumer(
         self, transport: Broker, name: str = "worker", *queues: str, order: QueueOrder = FAIR
     ) -> Consumer:
         consumer = await super().consumer(transport, f"{name}-{len(self.mortals)}.", *queues, order=order)
         assert isinstance(consumer, AmqpConsumer)
-        mortal = Mortal(self, consumer)
+        mortal = Mortal(self, consumer, self.last_made if self.is_ordinary else consumer.client.title)
         self.mortals.append(mortal)
         return mortal
 
@@ -603,8 +620,9 @@ class AmqpTransportHarness(RawTransportHarness):
 class Mortal(Consumer):
     """A consumer that dies as its process would, its connection cut, when it was not used for a lease."""
 
-    def __init__(self, broker: AmqpTransportHarness, consumer: AmqpConsumer) -> None:
+    def __init__(self, broker: AmqpTransportHarness, consumer: AmqpConsumer, connection: str) -> None:
         self._broker = broker
+        self._connection = connection  #: its name
         self._consumer = consumer
         self._used_at = time.monotonic()
 
@@ -643,10 +661,9 @@ class Mortal(Consumer):
         """Cut the connection; return how many messages were held, which somebody else gets now."""
         found = self.holds
         if found:
-            client = self._consumer.client
-            name = client.title
+            name = self._connection
             await wait_until(lambda: name in self._broker.connections(), "the server knows the connection")
-            client.abort("its process was killed")
+            self._consumer.client.abort("its process was killed")
             await wait_until(lambda: name not in self._broker.connections(), "the server sees that it is gone")
         return found
 

@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 import pytest
 
+from aiotq.backends.amqp import topology
 from aiotq.backends.amqp.address import parse
 from aiotq.backends.amqp.channel import Channel
 from aiotq.backends.amqp.connection import AmqpClient, KeptChannel
@@ -137,3 +138,64 @@ async def test_those_who_look_at_dead_letters_at_the_same_time_see_all_of_them(v
         assert [len(letters) for letters in seen] == [5, 5, 5]
         assert await works[1].app.admin.purge_dead() == 5
         assert not await works[2].app.admin.dead_letters()
+
+
+async def test_headers_that_rabbitmq_made_larger_than_a_frame_are_buried_and_cut_nobody_off(vhost: str) -> None:
+    """It adds x-death without looking; in the dead letters' queue as well."""
+    work = Work(vhost)
+    async with work.app, work.app.worker():
+        await work.works()
+        async with operator(vhost) as channel:
+            leads_to = {"x-dead-letter-exchange": "", "x-message-ttl": 1}
+            for source, target in (("one", "default"), ("other", "aiotq.dead")):
+                await channel.declare_queue(source, {**leads_to, "x-dead-letter-routing-key": target})
+                for text in (130_500, 130_850):
+                    headers = {**CALLED, "padding": "x" * text}
+                    await publish(vhost, source, CALL, **JSON, headers=headers)
+
+        async def four() -> bool:
+            return len(await work.app.admin.dead_letters()) == 4 - work.began[1]
+
+        await wait_until(four, "what can't be carried is buried")
+        await work.works()
+        reasons = {letter.reason for letter in await work.app.admin.dead_letters()}
+        assert reasons <= {"malformed", "expired"}
+        assert "malformed" in reasons
+        assert await work.app.admin.purge_dead()
+    assert not await _left(vhost)
+
+
+async def _left(vhost: str) -> int:
+    async with operator(vhost) as channel:
+        return await channel.count("default") + await channel.count("aiotq.dead")
+
+
+async def test_dead_letters_that_rabbitmq_made_keep_their_key_and_are_as_old_as_they_are(vhost: str) -> None:
+    work = Work(vhost, amqp_queue_type="quorum")
+    async with work.app:
+        await work.double.delay(5)  # declares all
+        async with operator(vhost) as channel:
+            await channel.purge_queue("default")
+        await publish(vhost, "aiotq.dead", CALL, **JSON, headers=CALLED)
+
+        keys = [[letter.key for letter in await work.app.admin.dead_letters()] for _ in range(3)]
+        assert keys[0] == keys[1] == keys[2] != []
+        assert await work.app.admin.purge_dead(older_than=60) == 0
+        async with work.app.worker():
+            assert await work.app.admin.replay(keys[0]) == 1
+            await wait_until(lambda: work.began[1] == 1, "it ran")
+
+
+async def test_a_delay_queue_that_was_deleted_is_declared_again(
+    vhost: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(topology, "_TRUSTED", 0.0)
+    work = Work(vhost)
+    async with work.app, work.app.worker():
+        await (await work.double.apply_async((1,), countdown=0.4)).get(timeout=10)
+        async with operator(vhost) as channel:
+            for milliseconds in (128, 256, 384):
+                await channel.delete_queue(f"aiotq.delay.{milliseconds}ms")
+
+        assert await (await work.double.apply_async((2,), countdown=0.4)).get(timeout=10) == 4
+    assert "was deleted, what was delayed in it is gone: declaring it again" in caplog.text

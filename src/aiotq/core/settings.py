@@ -162,6 +162,8 @@ class _Values:
     "RabbitMQ: the type of new queues, `quorum` or `classic`. Existing queues keep theirs."
     amqp_park_after: float = 900.0
     "RabbitMQ: seconds after which the message of a running task is parked. Keep it below half of `consumer_timeout`."
+    amqp_connect: Any = None
+    "RabbitMQ: a coroutine function that makes each connection (aio-pika's), in place of the URL."
 
 
 _TYPES: Final[dict[str, Any]] = typing.get_type_hints(_Values)
@@ -180,6 +182,8 @@ _POSITIVE: Final = frozenset(
 ) | {"task_max_deliveries", "task_message_max_size", "task_publish_pending", "result_max_size"}
 #: Characters of a queue's name.
 _LONGEST_NAME: Final = 255
+#: Settings that may be functions, which others of an object's attributes are not taken for.
+_FUNCTIONS: Final = ("task_routes", "task_annotations", "amqp_connect")
 #: Settings that are not to be shown.
 SECRETS: Final = frozenset({"security_key", "security_previous_keys"})
 _MAY_BE_ZERO: Final = frozenset({"worker_prefetch", "worker_grace", "worker_unknown_task_timeout"})
@@ -348,7 +352,7 @@ def from_object(source: object, namespace: str = "") -> dict[str, Any]:
             for name in dir(source)
             if not name.startswith("_")
             and not isinstance(getattr(source, name), types.ModuleType)
-            and (not callable(getattr(source, name)) or name.lower().endswith(("task_routes", "task_annotations")))
+            and (not callable(getattr(source, name)) or name.lower().endswith(_FUNCTIONS))
             and type(getattr(source, name)).__module__ != "__future__"  # from __future__ import annotations
         }
     if namespace:
@@ -365,6 +369,8 @@ def from_object(source: object, namespace: str = "") -> dict[str, Any]:
 def _checked(name: str, given: Any) -> Any:
     shown: object = given
     expected = _TYPES[name]
+    if name == "amqp_connect" and given is not None and not callable(given):
+        raise InvalidSetting(name, given, "a coroutine function that returns a connection of aio-pika's")
     if isinstance(given, timedelta) and expected in (float, float | None):  # as Celery's `result_expires` may be
         given = given.total_seconds()
     if expected is Any or typing.get_origin(expected) is Mapping:

@@ -21,7 +21,7 @@ class AmqpBackend(Backend):
 
     def __init__(self, url: str, context: BackendContext) -> None:
         conf = context.conf
-        self._client = AmqpClient(parse(url), "aiotq")
+        self._client = AmqpClient(parse(url), "aiotq", conf.amqp_connect)
         self.broker = AmqpBroker(
             self._client,
             clock=context.clock,

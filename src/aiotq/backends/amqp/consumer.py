@@ -22,7 +22,7 @@ from ...transport.broker import FAIR_EVERY, Consumer, DeadLetter, Delivery, Queu
 from ...wire.message import Message, new_id
 from .channel import Channel, Refused
 from .connection import AmqpClient
-from .frames import Delivered
+from .frames import Delivered, header_size
 from .messages import Counts, Outgoing, default_of, taken_from
 from .prefetched import DOWNWARDS, UPWARDS, Entry, Held, NearlyDue, Prefetched, Source, Unreadable
 from .properties import properties_of
@@ -267,6 +267,10 @@ class AmqpConsumer(Consumer):
 
     def _put(self, source: Source, channel: Channel, arrival: Delivered) -> None:
         try:
+            if (size := header_size(arrival.properties)) > channel.line.frame_max:
+                raise MalformedMessage(
+                    f"its headers have {size} bytes, more than a frame may have: RabbitMQ itself added x-death"
+                )
             taken = taken_from(arrival, source.lowest)
         except MalformedMessage as exc:
             self._junk.append(Unreadable(source, channel, arrival, str(exc)))

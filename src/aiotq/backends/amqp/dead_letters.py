@@ -100,7 +100,7 @@ class DeadLetters:
         async with self._looking:
             channel = await self._locked()
             try:
-                yield channel, [(dead_letter_from(each), each.tag) for each in await _read(channel)]
+                yield channel, [(dead_letter_from(each, self._clock.time()), each.tag) for each in await _read(channel)]
             finally:
                 with suppress(OperationalError, TimeoutError):
                     await finish(self._let_go(channel), _LAST_WORDS)

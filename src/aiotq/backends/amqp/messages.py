@@ -29,6 +29,10 @@ _CHARGES: Final = "aiotq-charges"
 _LETTER: Final = "aiotq-dead"
 #: Every header a message has while it is under way here; what is sent again has none that RabbitMQ wrote.
 _OURS: Final = frozenset({TO, _DUE, _RETURNS, _DEATHS, _CHARGES, _LETTER})
+#: Bytes of the properties of what could not be read that are kept with it.
+_MOST_HEADERS: Final = 64 * 1024
+#: Headers that RabbitMQ changes whenever somebody looks at a message.
+_COUNTED: Final = frozenset({"x-delivery-count", "x-acquired-count"})
 _PERSISTENT: Final = 2
 _DEFAULT_PRIORITY: Final = 4
 
@@ -175,12 +179,16 @@ def burial(letter: DeadLetter, retention: float, came_with: Mapping[str, Any] | 
         properties["headers"] = {
             name: each for name, each in given.items() if name not in _OURS and not name.startswith("x-")
         }
+        if len(pack_properties(**properties)) > _MOST_HEADERS:
+            properties["headers"] = {}
     properties["headers"][_LETTER] = orjson.dumps(told).decode()
     return Outgoing(DEAD, None, properties | {"delivery_mode": _PERSISTENT, "expiration": expiration}, body)
 
 
-def dead_letter_from(arrival: Delivered) -> DeadLetter:
-    """Return the dead letter that came, ours or one that the broker put there itself."""
+def dead_letter_from(arrival: Delivered, now: float) -> DeadLetter:
+    """Return the dead letter that came, ours or one that the broker put there itself; not older than `now`, if it does
+    not say when it died.
+    """
     try:
         properties = properties_of(arrival.properties)
     except MalformedMessage:
@@ -196,7 +204,7 @@ def dead_letter_from(arrival: Delivered) -> DeadLetter:
         key, queue, priority, reason, detail, died_at, deaths = orjson.loads(headers.get(_LETTER, b""))
         return DeadLetter(key, queue, priority, message, raw, reason, detail, died_at, deaths)
     except (ValueError, TypeError):
-        return _by_the_broker(arrival, properties, headers, message, raw)
+        return _by_the_broker(arrival, properties, headers, message, raw, now)
 
 
 def _by_the_broker(
@@ -205,9 +213,9 @@ def _by_the_broker(
     headers: Mapping[str, Any],
     message: Message | None,
     raw: bytes,
+    now: float,
 ) -> DeadLetter:
     """Return a letter for what the broker itself would not keep: its queue is gone, or a policy said so."""
-    key = hashlib.sha256(arrival.properties + arrival.body).hexdigest()[:32]
     deaths: Any = headers.get("x-death")
     first = cast("Mapping[str, Any]", deaths[0] if deaths and isinstance(deaths, list) else {})
     if headers.get(TO):
@@ -219,12 +227,19 @@ def _by_the_broker(
     when = first.get("time")
     given = properties.get("priority")
     return DeadLetter(
-        key,
+        _key_of(properties, headers, arrival),
         name_of(place),
         given if isinstance(given, int) and given <= HIGHEST_PRIORITY else _DEFAULT_PRIORITY,
         message,
         raw,
         reason,
         detail,
-        when.timestamp() if isinstance(when, datetime) else 0.0,
+        when.timestamp() if isinstance(when, datetime) else now,
     )
+
+
+def _key_of(properties: Mapping[str, Any], headers: Mapping[str, Any], arrival: Delivered) -> str:
+    """Return the same key each time that it is looked at, though RabbitMQ counts in its headers how often that was."""
+    lasting = {name: each for name, each in headers.items() if name not in _COUNTED}
+    packed = pack_properties(**{**properties, "headers": lasting}) if properties else arrival.properties
+    return hashlib.sha256(packed + arrival.body).hexdigest()[:32]

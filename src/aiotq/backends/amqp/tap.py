@@ -178,6 +178,8 @@ class Tap(asyncio.StreamReader):
             return
         self.is_lost = True
         if self.keeper is not None:  # who closes it; told by this reader, aiormq logs a traceback each time
+            if self.transport is not None and not self.transport.is_closing():
+                self.transport.abort()  # the server's half of it is closed
             self.keeper.gone()
         elif isinstance(exc, Exception):
             super().set_exception(exc)
