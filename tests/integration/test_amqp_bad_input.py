@@ -14,6 +14,8 @@ from aiotq.backends.amqp import topology
 from aiotq.backends.amqp.address import parse
 from aiotq.backends.amqp.channel import Channel
 from aiotq.backends.amqp.connection import AmqpClient, KeptChannel
+from aiotq.backends.amqp.frames import Post
+from aiotq.backends.amqp.properties import pack_properties
 from aiotq.exceptions import OperationalError
 
 from ..servers import shared_rabbit
@@ -29,7 +31,7 @@ def vhost() -> str:
 @asynccontextmanager
 async def operator(url: str) -> AsyncGenerator[Channel]:
     async with AmqpClient(parse(url), "operator") as client:
-        yield await KeptChannel(client).channel()
+        yield await KeptChannel(client, confirms=True).channel()
 
 
 JSON = {"content_type": "application/json", "content_encoding": "utf-8"}
@@ -176,7 +178,8 @@ async def test_dead_letters_that_rabbitmq_made_keep_their_key_and_are_as_old_as_
         await work.double.delay(5)  # declares all
         async with operator(vhost) as channel:
             await channel.purge_queue("default")
-        await publish(vhost, "aiotq.dead", CALL, **JSON, headers=CALLED)
+            properties = pack_properties(message_id="1", headers=CALLED, **JSON)
+            await channel.publish([Post("aiotq.dead", "default", properties, CALL)])
 
         keys = [[letter.key for letter in await work.app.admin.dead_letters()] for _ in range(3)]
         assert keys[0] == keys[1] == keys[2] != []

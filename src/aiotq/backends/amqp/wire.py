@@ -89,7 +89,11 @@ class Wire:
                 await connection.connect()
         except TimeoutError as exc:
             raise NotConnected(f"{name} did not answer within {address.connect_timeout:g} s") from exc
-        except (*LIBRARY_ERRORS, OSError) as exc:
+        except (
+            *LIBRARY_ERRORS,
+            OSError,
+            StopAsyncIteration,
+        ) as exc:  # the last: aiormq, of a connection that has ended
             if taps.tap is None:
                 raise NotConnected(f"{name} can't be reached: {exc}") from exc
             raise _why_it_closed(name, address, taps.tap.refusal, taps.tap.reason, exc) from exc
@@ -112,7 +116,7 @@ class Wire:
                 return cls(name, address, await connect())
         except aiormq.exceptions.ProbableAuthenticationError as exc:
             raise OperationalError(f"{name} refused the user: {exc}") from exc
-        except (*LIBRARY_ERRORS, OSError, TimeoutError) as exc:
+        except (*LIBRARY_ERRORS, OSError, TimeoutError, StopAsyncIteration) as exc:
             raise NotConnected(f"{name} can't be connected: {exc!r}") from exc
 
     @property
