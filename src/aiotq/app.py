@@ -165,10 +165,15 @@ class AioTQ:
         task = self._core.tasks.get(name, name)
         return self._core.calling.call(task, *given_arguments(name, args, kwargs), said(options))
 
-    def send_many(self, signatures: Iterable[Signature[R]]) -> Coroutine[Any, Any, ResultSet[R]]:
+    def send_many(self, signatures: Iterable[Canvas[AsyncResult[R]]]) -> Coroutine[Any, Any, ResultSet[R]]:
         """Send many calls in one round trip, all or none; their results in order.
 
         `values = await (await app.send_many(add.s(i, i) for i in range(1000)))`
+
+        Chains and chords can be among them. Groups can't: they have no single result.
+
+        Raises:
+            CallError: one of them can't be sent like this; none was sent.
         """
         expect_loop("app.sync(app.send_many, …)")
         return self._core.calling.send_many(signatures)

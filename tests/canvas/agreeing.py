@@ -261,5 +261,5 @@ def _smaller_specs(spec: Any) -> Iterator[Any]:
                     yield replace(spec, **{each.name: smaller})
         elif each.name.startswith("is_") and value is True:
             yield replace(spec, **{each.name: False})
-        elif each.name in ("kind", "on_failure", "does") and value != each.default and value[:4] != "told":
+        elif each.name in ("kind", "allow_failure", "does") and value != each.default and value[:4] != "told":
             yield replace(spec, **{each.name: each.default})

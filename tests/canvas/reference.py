@@ -7,8 +7,8 @@ value. Chains are associative. 3. What follows a group is called once, with its 
 follows is called with the value. 5. What follows a chord is part of its body. 6. The value of a chain or chord is that
 of its last step. 7. An empty chain in a chain is nothing; what follows an empty group is called with []. 8. A failed
 step ends its chain: later steps end as it did and don't run. 9. The first failed member of a header ends the chord: its
-body ends with ChordError. 10. `on_failure`. 11. Links. 12. A replacement stands where its task stood. 13. Members that
-were added come after the others. 14. Retries and snoozes change nothing.
+body ends with ChordError. 10. `allow_failure`. 11. Links. 12. A replacement stands where its task stood. 13. Members
+that were added come after the others. 14. Retries and snoozes change nothing.
 """
 
 from __future__ import annotations
@@ -182,16 +182,16 @@ class _Interpreter:
                 raise TypeError(spec)
 
     def member(self, spec: Spec, incoming: Incoming, join: list[Result] | None) -> Result:
-        found = self.step(replace(spec, on_failure="fail"), incoming, join, is_followed=False)
+        found = self.step(replace(spec, allow_failure="fail"), incoming, join, is_followed=False)
         match found:
             case Skipped():
                 return Ok(None)
             case Stopped(error):
                 return _filled(spec, Ok(error))
-            case Bad() if spec.on_failure != "fail":
-                return _filled(spec, _tolerant(found, spec.on_failure))
+            case Bad() if spec.allow_failure != "fail":
+                return _filled(spec, _tolerant(found, spec.allow_failure))
             case _:
-                return _tolerant(found, spec.on_failure)
+                return _tolerant(found, spec.allow_failure)
 
     def chain(
         self, steps: Sequence[Spec], incoming: Incoming, join: list[Result] | None, *, is_followed: bool
@@ -202,7 +202,7 @@ class _Interpreter:
             if isinstance(spec, Group) and is_nothing(spec) and isinstance(current, Unmet):
                 continue  # what follows it is the body
             found = self.step(spec, current, join, is_followed=more)
-            found = self.after(found, spec.on_failure, current)
+            found = self.after(found, spec.allow_failure, current)
             if isinstance(found, Bad):  # law 8
                 for never in steps[at + 1 :]:
                     self.prevented(never, found)
@@ -214,13 +214,13 @@ class _Interpreter:
         assert found is not None
         return found
 
-    def after(self, found: Result, on_failure: WhenFailed, given: Incoming) -> Result:
+    def after(self, found: Result, allow_failure: WhenFailed, given: Incoming) -> Result:
         """Law 10 of a step in a chain."""
         if isinstance(found, Many):
-            return replace(found, continues=True) if on_failure == "continue" else found
-        if not isinstance(found, Bad) or on_failure == "fail":
+            return replace(found, continues=True) if allow_failure == "continue" else found
+        if not isinstance(found, Bad) or allow_failure == "fail":
             return found
-        if on_failure == "continue":
+        if allow_failure == "continue":
             return Stopped(found.error)
         if not isinstance(given, Given) or not given.values:
             return Skipped()
@@ -252,7 +252,11 @@ class _Interpreter:
             case Fails():
                 return self.ended(spec, Bad(Error("ValueError", spec.label), source))
             case Replaces(by):
-                if spec.on_failure == "skip" and isinstance(incoming, Given) and any(map(_has_error, incoming.values)):
+                if (
+                    spec.allow_failure == "skip"
+                    and isinstance(incoming, Given)
+                    and any(map(_has_error, incoming.values))
+                ):
                     return self.ended(spec, Bad(Error("EncodeError"), source))  # it can't be kept for what follows
                 whole = _ending_as(_linked(_error_linked(_single(plain(by)), spec.errlinks), spec.links), spec.key)
                 whole = _with_ends(whole)
@@ -316,7 +320,7 @@ class _Interpreter:
             case Chain(steps):
                 return self.value(steps[-1])
             case Group(members):
-                values = [_tolerated(self.value(member), member.on_failure) for member in members]
+                values = [_tolerated(self.value(member), member.allow_failure) for member in members]
                 return [value for value in values if not isinstance(value, LeftOut)]
             case _:
                 raise TypeError(spec)
@@ -353,24 +357,24 @@ def _has_error(value: Any) -> bool:
     return isinstance(value, Error) or (isinstance(value, list) and any(map(_has_error, value)))
 
 
-def _tolerant(found: Result, on_failure: WhenFailed) -> Result:
+def _tolerant(found: Result, allow_failure: WhenFailed) -> Result:
     """Law 10 of a member: in its place, or in each of its places."""
     match found:
         case Bad(error):
-            return Ok(error) if on_failure == "continue" else LeftOut() if on_failure == "skip" else found
+            return Ok(error) if allow_failure == "continue" else LeftOut() if allow_failure == "skip" else found
         case Many(items, continues):
-            own: WhenFailed = "continue" if continues else on_failure
+            own: WhenFailed = "continue" if continues else allow_failure
             return Many(tuple(_tolerant(item, own) for item in items))
         case _:
             return found
 
 
-def _tolerated(value: Any, on_failure: WhenFailed) -> Any:
+def _tolerated(value: Any, allow_failure: WhenFailed) -> Any:
     """The same of what the handles of a member give."""
     if isinstance(value, list):
-        values = [_tolerated(each, on_failure) for each in value]
+        values = [_tolerated(each, allow_failure) for each in value]
         return [each for each in values if not isinstance(each, LeftOut)]
-    return _tolerant(value, on_failure) if isinstance(value, Bad) else value
+    return _tolerant(value, allow_failure) if isinstance(value, Bad) else value
 
 
 def _joined(header: Many) -> Incoming:
@@ -406,38 +410,40 @@ def plain(spec: Spec) -> Spec:
         case Call() | Mapped():
             return spec
         case Chunked():
-            return plain(Group(tuple(chunks_of(spec)), spec.on_failure, spec.errlinks))
+            return plain(Group(tuple(chunks_of(spec)), spec.allow_failure, spec.errlinks))
         case Group():
             members = tuple(_error_linked(plain(member), spec.errlinks) for member in spec.members)
-            return _tolerating(Group(members), spec.on_failure)
+            return _tolerating(Group(members), spec.allow_failure)
         case Chord(header, body):  # law 5
             end = _linked(_error_linked(plain(body), spec.errlinks), spec.links)
             start = plain(header)
             if headers_have_errlinks.get():
                 start = _error_linked(start, spec.errlinks)
-            return Chain((start, *_flat(end)), on_failure=spec.on_failure)
+            return Chain((start, *_flat(end)), allow_failure=spec.allow_failure)
         case Chain():
             steps = tuple(flat for step in spec.steps for flat in _flat(plain(step)))
             whole = _linked(_error_linked(Chain(steps), spec.errlinks), spec.links)
             assert isinstance(whole, Chain)
             if len(whole.steps) == 1:
-                return _tolerating(whole.steps[0], spec.on_failure)
-            return _tolerating(whole, spec.on_failure)
+                return _tolerating(whole.steps[0], spec.allow_failure)
+            return _tolerating(whole, spec.allow_failure)
 
 
-def _tolerating(spec: Spec, on_failure: WhenFailed) -> Spec:
-    if on_failure == "fail":
+def _tolerating(spec: Spec, allow_failure: WhenFailed) -> Spec:
+    if allow_failure == "fail":
         return spec
     if not isinstance(spec, Group):
-        return replace(spec, on_failure=on_failure)
+        return replace(spec, allow_failure=allow_failure)
     return Group(
-        tuple(member if member.on_failure != "fail" else _tolerating(member, on_failure) for member in spec.members)
+        tuple(
+            member if member.allow_failure != "fail" else _tolerating(member, allow_failure) for member in spec.members
+        )
     )
 
 
 def _flat(spec: Spec) -> tuple[Spec, ...]:
     """Law 2: chains are associative, but for those that say something of their own failure."""
-    return spec.steps if isinstance(spec, Chain) and spec.on_failure == "fail" else (spec,)
+    return spec.steps if isinstance(spec, Chain) and spec.allow_failure == "fail" else (spec,)
 
 
 def _linked(spec: Spec, links: Sequence[Spec]) -> Spec:
@@ -482,7 +488,9 @@ def _single(spec: Spec) -> Spec:
     """Law 12: a group is collected into a list."""
     if not is_plural(spec):
         return spec
-    return Chain((*_flat(replace(spec, on_failure="fail")), Call(_COLLECT, id=NO_ID)), on_failure=spec.on_failure)
+    return Chain(
+        (*_flat(replace(spec, allow_failure="fail")), Call(_COLLECT, id=NO_ID)), allow_failure=spec.allow_failure
+    )
 
 
 def _with_ends(spec: Spec) -> Spec:

@@ -60,7 +60,7 @@ class Call:
     does: Does = Returns()  # a frozen value
     before: tuple[Again, ...] = ()
     kind: Kind = "coroutine"
-    on_failure: WhenFailed = "fail"
+    allow_failure: WhenFailed = "fail"
     links: tuple[Spec, ...] = ()
     errlinks: tuple[Spec, ...] = ()
     id: str = ""
@@ -81,7 +81,7 @@ class Mapped:
     fails_at: int | None = None
     is_star: bool = False
     has_id: bool = True
-    on_failure: WhenFailed = "fail"
+    allow_failure: WhenFailed = "fail"
     links: tuple[Spec, ...] = ()
     errlinks: tuple[Spec, ...] = ()
     first: int = 0
@@ -101,7 +101,7 @@ class Chunked:
     size: int
     each: int
     fails_at: int | None = None
-    on_failure: WhenFailed = "fail"
+    allow_failure: WhenFailed = "fail"
     errlinks: tuple[Spec, ...] = ()
 
 
@@ -111,7 +111,7 @@ class Chain:
 
     steps: tuple[Spec, ...]
     is_piped: bool = False
-    on_failure: WhenFailed = "fail"
+    allow_failure: WhenFailed = "fail"
     links: tuple[Spec, ...] = ()
     errlinks: tuple[Spec, ...] = ()
 
@@ -119,7 +119,7 @@ class Chain:
 @dataclass(frozen=True)
 class Group:
     members: tuple[Spec, ...]
-    on_failure: WhenFailed = "fail"
+    allow_failure: WhenFailed = "fail"
     errlinks: tuple[Spec, ...] = ()
 
 
@@ -130,7 +130,7 @@ class Chord:
     header: Group
     body: Spec
     is_piped: bool = False
-    on_failure: WhenFailed = "fail"
+    allow_failure: WhenFailed = "fail"
     links: tuple[Spec, ...] = ()
     errlinks: tuple[Spec, ...] = ()
 

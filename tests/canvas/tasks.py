@@ -96,8 +96,8 @@ class Tasks:
     def built(self, spec: Spec, story: Story, fixed: bool = True) -> Canvas[Any]:
         """Return the canvas that `spec` describes; `fixed`: its calls have their labels as ids."""
         canvas = self._composed(spec, story, fixed)
-        if spec.on_failure != "fail":
-            canvas = canvas.on_failure(spec.on_failure)
+        if spec.allow_failure != "fail":
+            canvas = canvas.allow_failure(spec.allow_failure)
         if not isinstance(spec, (Group, Chunked)) and spec.links:
             canvas = canvas.link(*(self.built(link, story, fixed=False) for link in spec.links))
         if spec.errlinks:

@@ -43,9 +43,9 @@ SHAPES: Final[dict[str, Spec]] = {
     ),
     "goes on after failures": Chain(
         (
-            Group((Call("a", does=Fails(), on_failure="continue"), Call("b", does=Fails(), on_failure="skip"))),
-            Call("c", does=Fails(), on_failure="skip"),
-            Call("d", does=Fails(), on_failure="continue", errlinks=told("e")),
+            Group((Call("a", does=Fails(), allow_failure="continue"), Call("b", does=Fails(), allow_failure="skip"))),
+            Call("c", does=Fails(), allow_failure="skip"),
+            Call("d", does=Fails(), allow_failure="continue", errlinks=told("e")),
             Call("f"),
         )
     ),
@@ -73,7 +73,7 @@ async def test_a_workflow_reaches_its_end_wherever_its_worker_dies(
     shape: str, pair: str, inline: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("aiotq.canvas.planner.INLINE", inline)
-    monkeypatch.setattr("aiotq.canvas.following.INLINE", inline)
+    monkeypatch.setattr("aiotq.canvas.continuation.INLINE", inline)
     clock = JumpingClock()
     broker, backend = PAIRS[pair](tmp_path)
     app = AioTQ("canvas", broker=broker, backend=backend, clock=clock)

@@ -29,8 +29,8 @@ def _quiet() -> Iterator[None]:
     logging.disable(logging.NOTSET)
 
 
-def fails(label: str, on_failure: Any = "fail", **more: Any) -> Call:
-    return Call(label, does=Fails(), on_failure=on_failure, **more)
+def fails(label: str, allow_failure: Any = "fail", **more: Any) -> Call:
+    return Call(label, does=Fails(), allow_failure=allow_failure, **more)
 
 
 def told(label: str) -> tuple[Spec, ...]:
@@ -51,10 +51,10 @@ EXAMPLES: Final[dict[str, Spec]] = {
     "so it does behind a group": Chain((Group((Call("a"),)), fails("b", "skip", is_immutable=True), Call("c"))),
     "a first step that is skipped gives the next one nothing": Chain((fails("a", "skip"), Call("b"))),
     "a replaced step that is skipped passes on what it was given itself": Chain(
-        (Call("a"), Call("b", does=Replaces(Chain((Call("c"), fails("d")))), on_failure="skip"), Call("f"))
+        (Call("a"), Call("b", does=Replaces(Chain((Call("c"), fails("d")))), allow_failure="skip"), Call("f"))
     ),
     "its replacement may fail anywhere": Chain(
-        (Call("a"), Call("b", does=Replaces(Chain((fails("c"), Call("d")))), on_failure="skip"), Call("f"))
+        (Call("a"), Call("b", does=Replaces(Chain((fails("c"), Call("d")))), allow_failure="skip"), Call("f"))
     ),
     "a chord behind a failed step is prevented and fails nobody": Chain(
         (
@@ -64,29 +64,34 @@ EXAMPLES: Final[dict[str, Spec]] = {
         )
     ),
     "members that are prevented with their header are not gone on without": Chain(
-        (fails("a"), Group((Call("b", on_failure="continue"), Call("c", on_failure="skip"))), Call("d"), Call("f"))
+        (
+            fails("a"),
+            Group((Call("b", allow_failure="continue"), Call("c", allow_failure="skip"))),
+            Call("d"),
+            Call("f"),
+        )
     ),
     "what is said of a prevented chain does not count and of the chain it is in does": Chain(
         (
             Chain(
                 (
                     fails("a"),
-                    Chain((Call("b"), Group((Call("c"), Call("d")))), on_failure="continue"),
+                    Chain((Call("b"), Group((Call("c"), Call("d")))), allow_failure="continue"),
                     Call("f"),
                 ),
-                on_failure="continue",
+                allow_failure="continue",
             ),
             Call("g"),
         )
     ),
     "a chain that goes on gives the next step the exception of its group": Chain(
-        (Chain((Call("a"), Group((fails("b"), Call("c")))), on_failure="continue"), Call("d"))
+        (Chain((Call("a"), Group((fails("b"), Call("c")))), allow_failure="continue"), Call("d"))
     ),
     "of a member that ends with a group each place has the exception": Chord(
-        Group((Chain((fails("a"), Group((Call("b"), Call("c")))), on_failure="continue"), Call("d"))), Call("f")
+        Group((Chain((fails("a"), Group((Call("b"), Call("c")))), allow_failure="continue"), Call("d"))), Call("f")
     ),
     "a member that ends with a group is left out by its places": Group(
-        (Chain((Call("a"), Group((fails("b"), Call("c")))), on_failure="skip"), Call("d"))
+        (Chain((Call("a"), Group((fails("b"), Call("c")))), allow_failure="skip"), Call("d"))
     ),
     "a chord error names the step that failed and not one behind it": Chord(
         Group((Chain((fails("a"), Call("b"), Call("c"))), Call("d"))), Call("f")
@@ -95,7 +100,7 @@ EXAMPLES: Final[dict[str, Spec]] = {
         Group((Call("a", does=Adds(fails("b", "skip"))), Call("c"))), Call("d")
     ),
     "an added chain that may be skipped is left out": Chord(
-        Group((Call("a", does=Adds(Chain((Call("b"), fails("c")), on_failure="skip"))), Call("d"))), Call("f")
+        Group((Call("a", does=Adds(Chain((Call("b"), fails("c")), allow_failure="skip"))), Call("d"))), Call("f")
     ),
     "a member is added to the chord from the first step of a chain": Chord(
         Group((Chain((Call("a", does=Adds(Call("b"))), Call("c"))), Call("d", does=Adds(Call("f"))))), Call("g")
@@ -115,7 +120,7 @@ EXAMPLES: Final[dict[str, Spec]] = {
         errlinks=told("e"),
     ),
     "chunks and maps are members like others": Chord(
-        Group((Chunked("k", 5, 2), Mapped("m", 3), Mapped("n", 2, fails_at=1, on_failure="continue"))), Call("a")
+        Group((Chunked("k", 5, 2), Mapped("m", 3), Mapped("n", 2, fails_at=1, allow_failure="continue"))), Call("a")
     ),
     "nine chords behind one another": Chain(
         tuple(step for n in range(9) for step in (Group((Call(f"a{n}"), Call(f"b{n}"))), Call(f"c{n}")))
@@ -138,7 +143,7 @@ async def test_examples_come_to_what_the_laws_say(
 ) -> None:
     """Wherever the rest of a chain waits; all of them at once, the report names those that came to something else."""
     monkeypatch.setattr("aiotq.canvas.planner.INLINE", inline)
-    monkeypatch.setattr("aiotq.canvas.following.INLINE", inline)
+    monkeypatch.setattr("aiotq.canvas.continuation.INLINE", inline)
     app = make_app()
     tasks = Tasks(app)
     sent = {name: Workflow(spec) for name, spec in EXAMPLES.items()}
@@ -156,10 +161,10 @@ async def test_examples_come_to_what_the_laws_say(
 async def test_a_chain_that_is_a_step_can_not_be_skipped(make_app: MakeApp) -> None:
     app = make_app()
     tasks = Tasks(app)
-    spec = Chain((Chain((Call("a"), Call("b")), on_failure="skip"), Call("c")))
+    spec = Chain((Chain((Call("a"), Call("b")), allow_failure="skip"), Call("c")))
 
     async with app:
-        with pytest.raises(CallError, match="can be left by on_failure"):
+        with pytest.raises(CallError, match="can be left by allow_failure"):
             await tasks.built(spec, tasks.story("w")).delay()
 
 
@@ -178,7 +183,7 @@ async def test_an_exception_that_a_task_returns_is_no_value(make_app: MakeApp) -
 async def test_a_task_outside_of_a_header_adds_to_no_chord(make_app: MakeApp, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not even where its chain goes on behind a join, which is no chord's."""
     monkeypatch.setattr("aiotq.canvas.planner.INLINE", 0)
-    monkeypatch.setattr("aiotq.canvas.following.INLINE", 0)
+    monkeypatch.setattr("aiotq.canvas.continuation.INLINE", 0)
     app = make_app()
     tasks = Tasks(app)
     spec = Chain((Call("a", does=Adds(Call("b"))), Call("c")))

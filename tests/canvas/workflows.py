@@ -85,7 +85,7 @@ class _Growing:
             self.does(depth, adders if kind == "coroutine" else []),
             self.again(),
             kind,
-            self.on_failure(role),
+            self.allow_failure(role),
             self.links(depth, 8),
             self.errlinks(depth, 4),
             is_late=self.chance(12),
@@ -108,7 +108,7 @@ class _Growing:
         again: tuple[Again, ...] = ("retry", "autoretry", "snooze")
         return tuple(self.of(*again) for _ in range(self.count(1, 2)))
 
-    def on_failure(self, role: Role, *, can_skip: bool = True) -> WhenFailed:
+    def allow_failure(self, role: Role, *, can_skip: bool = True) -> WhenFailed:
         if role not in ("step", "member") or not self.chance(4):
             return "fail"
         return self.of("continue", "skip") if can_skip else "continue"
@@ -134,16 +134,16 @@ class _Growing:
         size = self.count(0, 4)
         fails_at = self.count(0, 3) if self.chance(4) else None
         if self.chance(3):
-            on_failure: WhenFailed = self.of(*_WHEN_FAILED) if self.chance(4) else "fail"
+            allow_failure: WhenFailed = self.of(*_WHEN_FAILED) if self.chance(4) else "fail"
             if size == 0 and role != "member":
                 size = 1
-            return Chunked(self.label("k"), size, self.count(1, 3), fails_at, on_failure, self.errlinks(0, 6))
+            return Chunked(self.label("k"), size, self.count(1, 3), fails_at, allow_failure, self.errlinks(0, 6))
         return Mapped(
             self.label("m"),
             size,
             fails_at,
             self.chance(2),
-            on_failure=self.on_failure(role),
+            allow_failure=self.allow_failure(role),
             links=self.links(0, 8),
             errlinks=self.errlinks(0, 6),
         )
@@ -163,8 +163,8 @@ class _Growing:
         is_one = sum(step != Chain(()) for step in steps) == 1
         can_skip = role == "member" and not is_one
         links = self.links(depth, 8) if not is_plural(Chain(tuple(steps))) else ()
-        on_failure = self.on_failure(role, can_skip=can_skip)
-        return Chain(tuple(steps), self.chance(2), on_failure, links, self.errlinks(depth, 6))
+        allow_failure = self.allow_failure(role, can_skip=can_skip)
+        return Chain(tuple(steps), self.chance(2), allow_failure, links, self.errlinks(depth, 6))
 
     def step(self, depth: int, adders: list[None]) -> Spec:
         """Return a step; a group has its own adders, since it is a header if anything follows it."""
@@ -177,8 +177,8 @@ class _Growing:
             Group(()) if self.chance(12) else self.spec(depth - 1, "member", list(adders))
             for _ in range(self.count(0 if is_header or role == "member" else 1, 3))
         )
-        on_failure: WhenFailed = self.of(*_WHEN_FAILED) if self.chance(5) else "fail"
-        return Group(members, on_failure, self.errlinks(depth, 6))
+        allow_failure: WhenFailed = self.of(*_WHEN_FAILED) if self.chance(5) else "fail"
+        return Group(members, allow_failure, self.errlinks(depth, 6))
 
     def chord(self, depth: int, role: Role, adders: list[None]) -> Spec:
         header = self.group(depth, "whole", [None], is_header=True)
@@ -187,8 +187,8 @@ class _Growing:
             body = self.call(0, "step", adders)
         links = self.links(depth, 8) if not is_plural(body) else ()
         can_skip = role == "member"
-        on_failure = self.on_failure(role, can_skip=can_skip)
-        return Chord(header, body, self.chance(2), on_failure, links, self.errlinks(depth, 6))
+        allow_failure = self.allow_failure(role, can_skip=can_skip)
+        return Chord(header, body, self.chance(2), allow_failure, links, self.errlinks(depth, 6))
 
 
 def _workflow(growing: _Growing, depth: int) -> Workflow:

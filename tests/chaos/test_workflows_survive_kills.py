@@ -37,7 +37,7 @@ SHAPES: Final[tuple[Spec, ...]] = (
         Chain((Call("h"), Group((Call("i"), Call("j"))), Call("k"))),
     ),
     Chain((Group((Call("a"), replaced("b"))), Call("c"), Group((Call("d"), Call("f"))), Call("g"))),
-    Chain((Group((Call("a", does=Fails(), on_failure="continue"), Call("b"))), Call("c"), Call("d"))),
+    Chain((Group((Call("a", does=Fails(), allow_failure="continue"), Call("b"))), Call("c"), Call("d"))),
 )
 
 
@@ -49,7 +49,7 @@ def built(client: AioTQ, spec: Spec, number: int) -> Canvas[Any]:
             how = "fails" if isinstance(does, Fails) else "is replaced" if isinstance(does, Replaces) else "returns"
             kwargs = {"label": label, "of": number, "does": how, "seconds": 0.005 * (number % 7)}
             call = client.signature(workflow_apps.cell.name, kwargs=kwargs, task_id=f"{number}.{label}")
-            return call.on_failure(spec.on_failure).link_error(client.signature(workflow_apps.told.name))
+            return call.allow_failure(spec.allow_failure).link_error(client.signature(workflow_apps.told.name))
         case Chain(steps):
             return chain(*map(inner, steps))
         case Group(members):

@@ -13,7 +13,7 @@ async def test_steps_in_child_processes_take_part_in_workflows() -> None:
     async with app, app.worker(processes=1):
         whole = await chord([grow.s(1, 10, 20), become.s(2, 2), add.s(5, 5) | halve.s()], collect.s()).delay()
         mapped = await (halve.map([2, 4, 6]) | collect.s()).delay()
-        tolerant = await (group(fail.s(3).on_failure("skip"), halve.s(8)) | collect.s()).delay()
+        tolerant = await (group(fail.s(3).allow_failure("skip"), halve.s(8)) | collect.s()).delay()
         failed = await chord([fail.s(3)], collect.s()).delay()
 
         assert await whole.get(timeout=30) == [1, [4, 4], 5, 20, 40]

@@ -83,16 +83,16 @@ EXAMPLES: Final[dict[str, Callable[[Kit], tuple[Any, ...]]]] = {
     "a partial chord": lambda k: (group(k.add.s(1), k.add.s(2)) | k.xsum.s(), 23, 10),
     "retries and snoozes": lambda k: (group(k.flaky.s(1), k.dozy.s(2) | k.add.s(1)) | k.xsum.s(), 4),
     # failures that are dealt with
-    "a member that is skipped": lambda k: (group(k.add.s(1, 1), k.fail.s().on_failure("skip")) | k.echo.s(), [[2]]),
-    "all members skipped": lambda k: (group(k.fail.s(), k.fail.s()).on_failure("skip") | k.echo.s(), [[]]),
-    "a step that is skipped": lambda k: (k.add.s(1, 1) | k.fail.s().on_failure("skip") | k.add.s(1), 3),
-    "a first step that is skipped": lambda k: (k.fail.s().on_failure("skip") | k.echo.s(1), [1]),
+    "a member that is skipped": lambda k: (group(k.add.s(1, 1), k.fail.s().allow_failure("skip")) | k.echo.s(), [[2]]),
+    "all members skipped": lambda k: (group(k.fail.s(), k.fail.s()).allow_failure("skip") | k.echo.s(), [[]]),
+    "a step that is skipped": lambda k: (k.add.s(1, 1) | k.fail.s().allow_failure("skip") | k.add.s(1), 3),
+    "a first step that is skipped": lambda k: (k.fail.s().allow_failure("skip") | k.echo.s(1), [1]),
     "a group as a skipped member": lambda k: (
-        group(k.add.s(1, 1), group(k.add.s(2, 2), k.fail.s().on_failure("skip"))) | k.echo.s(),
+        group(k.add.s(1, 1), group(k.add.s(2, 2), k.fail.s().allow_failure("skip"))) | k.echo.s(),
         [[2, [4]]],
     ),
     "a chain as a skipped member": lambda k: (
-        group(k.add.s(1, 1), (k.fail.s() | k.add.s(1)).on_failure("skip")) | k.echo.s(),
+        group(k.add.s(1, 1), (k.fail.s() | k.add.s(1)).allow_failure("skip")) | k.echo.s(),
         [[2]],
     ),
 }
@@ -186,9 +186,9 @@ async def test_a_callback_that_cannot_be_sent_is_nobody_elses_concern(
         (lambda k: group(k.add.s(1, 1)) | k.add.s(1).set(priority=10), InvalidOption, "option priority must be"),
         (lambda k: group(k.add.s(1, 1).set(task_id="x"), k.add.s(1, 1).set(task_id="x")), CallError, "have the id x"),
         (
-            lambda k: chain(k.add.s(1, 1), chord([k.add.s(1)], k.xsum.s()).on_failure("skip"), k.add.s(1)),
+            lambda k: chain(k.add.s(1, 1), chord([k.add.s(1)], k.xsum.s()).allow_failure("skip"), k.add.s(1)),
             CallError,
-            'on_failure("skip") is for single tasks and for members of groups',
+            'allow_failure("skip") is for single tasks and for members of groups',
         ),
     ],
 )

@@ -101,7 +101,7 @@ async def test_error_callbacks_of_a_chord_are_its_bodys_and_its_headers_if_a_set
 
 
 async def test_exceptions_stand_where_a_group_goes_on_without_values(kit: Kit, run: Run) -> None:
-    member = kit.fail.s(3).on_failure("continue").on_error(kit.old_broken.s())
+    member = kit.fail.s(3).allow_failure("continue").on_error(kit.old_broken.s())
     result: Any = await (group(kit.add.s(1, 1), member) | kit.note_task.s()).delay()
 
     await result.get(timeout=10)
@@ -115,17 +115,17 @@ async def test_exceptions_stand_where_a_group_goes_on_without_values(kit: Kit, r
 
 
 async def test_a_chain_goes_on_with_the_exception_of_a_step(kit: Kit, run: Run) -> None:
-    two = chain(kit.fail.s(), kit.add.s(1)).on_failure("continue")
-    whole = chord([kit.fail.s()], kit.xsum.s()).on_failure("continue")
+    two = chain(kit.fail.s(), kit.add.s(1)).allow_failure("continue")
+    whole = chord([kit.fail.s()], kit.xsum.s()).allow_failure("continue")
 
-    for canvas in (kit.fail.s().on_failure("continue"), two, whole):
+    for canvas in (kit.fail.s().allow_failure("continue"), two, whole):
         await run(canvas | kit.note_task.s())
 
     assert [type(error) for (error,) in kit.noted] == [ValueError, ValueError, ChordError]
 
 
 async def test_a_group_fails_with_its_first_failure_and_gives_all_of_them_if_asked(kit: Kit, run: Run) -> None:
-    result: Any = await group(kit.add.s(1, 1), kit.fail.s(), kit.fail.s().on_failure("skip")).delay()
+    result: Any = await group(kit.add.s(1, 1), kit.fail.s(), kit.fail.s().allow_failure("skip")).delay()
 
     with pytest.raises(ValueError, match="no luck"):
         await result.get(timeout=10)
@@ -178,7 +178,7 @@ async def test_however_a_member_ends_its_chord_ends_with_it(make_app: MakeApp, w
     async with app:
         fatal: Any = await chord([kit.add.s(1, 1), make(kit)], kit.xsum.s()).delay()
         chained: Any = await chord([kit.add.s(1, 1), make(kit) | kit.add.si(1, 1)], kit.xsum.s()).delay()
-        tolerated: Any = await (group(kit.add.s(1, 1), make(kit).on_failure("continue")) | kit.note_task.s()).delay()
+        tolerated: Any = await (group(kit.add.s(1, 1), make(kit).allow_failure("continue")) | kit.note_task.s()).delay()
         for first in (fatal.parent[1], chained.parent[1].parent, tolerated.parent[1]):
             await do(app, first)
         async with app.worker():

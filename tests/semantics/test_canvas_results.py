@@ -147,7 +147,7 @@ async def test_a_group_is_forgotten_as_a_whole(kit: Kit, run: Run, app: AioTQ) -
 
 
 async def test_a_saved_group_is_restored_with_its_nesting_and_its_parents(kit: Kit, run: Run, app: AioTQ) -> None:
-    canvas: Canvas[Any] = kit.add.s(1, 1) | group(kit.add.s(1), group(kit.add.s(2), kit.fail.s()).on_failure("skip"))
+    canvas: Canvas[Any] = kit.add.s(1, 1) | group(kit.add.s(1), group(kit.add.s(2), kit.fail.s()).allow_failure("skip"))
     result: Any = await canvas.delay()
     await result.save()
 
@@ -175,7 +175,7 @@ async def test_the_handle_of_a_member_that_keeps_no_result_gives_none(kit: Kit, 
 
 
 async def test_a_body_that_keeps_no_result_runs_and_passes_its_value_on(kit: Kit, run: Run) -> None:
-    header = [kit.add.s(1, 1).set(ignore_result=True), kit.fail.s().set(ignore_result=True).on_failure("skip")]
+    header = [kit.add.s(1, 1).set(ignore_result=True), kit.fail.s().set(ignore_result=True).allow_failure("skip")]
     silent: Any = await chord(header, kit.xsum.s().set(ignore_result=True) | kit.note_task.s("got")).delay()
 
     await silent.get(timeout=10)

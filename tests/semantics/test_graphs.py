@@ -11,7 +11,10 @@ from typing import Any, Final
 import pytest
 
 from aiotq import AioTQ, AsyncResult, Canvas, GroupResult, Task, chain, chord, group, states
+from aiotq.canvas import as_form
+from aiotq.core.inside import core_of
 from aiotq.graph.graph import Graph
+from aiotq.results.lineage import plan_id
 from aiotq.results.progress import Progress
 
 from .canvas_tasks import Kit
@@ -56,7 +59,9 @@ async def settled(result: AsyncResult[Any]) -> Graph:
         while True:
             graph = await result.graph()
             pending = [
-                AsyncResult[Any](node.id, result._readers) for node in graph.nodes if node.state == states.PENDING
+                AsyncResult[Any](node.id, result._readers)
+                for node in graph.nodes
+                if node.kind == "task" and node.state == states.PENDING
             ]
             if not pending:
                 return graph
@@ -98,7 +103,9 @@ async def test_a_workflow_that_has_not_begun_is_pending(app: AioTQ, kit: Kit) ->
 
         assert {node.state for node in graph.nodes} == {states.PENDING}
         assert [node.task for node in graph.nodes] == [None, "add", "add", "xsum"]
-        assert len(await app.AsyncResult(result.id).graph()) == 1
+        parent: Any = result.parent
+        first = parent.results[0].id
+        assert (await app.AsyncResult(first).graph()).text() == graph.text()
 
 
 async def test_calls_that_a_task_makes_hang_on_it(app: AioTQ, kit: Kit) -> None:
@@ -117,7 +124,7 @@ async def test_calls_that_a_task_makes_hang_on_it(app: AioTQ, kit: Kit) -> None:
     assert {edge.kind for edge in graph.edges} == {"child", "member", "body"}
 
 
-async def test_a_step_that_runs_is_drawn_with_what_went_before_it(app: AioTQ, kit: Kit) -> None:
+async def test_a_step_that_runs_is_drawn_with_what_went_before_it_and_what_comes_after(app: AioTQ, kit: Kit) -> None:
     ends = asyncio.Event()
 
     @app.task(name="runner", track_started=True)
@@ -139,6 +146,7 @@ async def test_a_step_that_runs_is_drawn_with_what_went_before_it(app: AioTQ, ki
     assert [line.split()[:-1] for line in graph.text().splitlines()] == [
         ["add", states.SUCCESS],
         ["→", "runner", states.STARTED],
+        ["→", "add", states.PENDING],
     ]
 
 
@@ -166,6 +174,61 @@ async def test_a_task_that_was_replaced_stands_where_it_stood(app: AioTQ, kit: K
         graph = await result.graph()
 
     assert [node.state for node in graph.nodes] == [states.SUCCESS, states.SUCCESS]
+
+
+async def test_a_task_that_is_replaced_by_a_workflow_stands_behind_its_first_steps(app: AioTQ, kit: Kit) -> None:
+    flow = kit.add.s(1, 1) | group(kit.add.s(1), kit.add.s(2)) | kit.xsum.s()
+    async with app, app.worker():
+        result = await chord([kit.replaced.s(as_form(flow)), kit.add.s(1, 1)], kit.xsum.s()).apply_async()
+        assert await result.get(timeout=10) == 9
+
+        graph = await result.graph()
+
+        assert shape(graph).splitlines() == [
+            "group of 2",
+            "  ├─ add",
+            "  │  → group of 2",
+            "  │    ├─ add",
+            "  │    └─ add",
+            "  │  → xsum",
+            "  └─ add",
+            "→ xsum",
+        ]
+        assert {node.state for node in graph.nodes} == {states.SUCCESS}
+        assert (await app.AsyncResult(graph.nodes[1].id).graph()).text() == graph.text()
+
+
+async def test_of_a_large_group_a_part_is_stored_and_the_rest_counted(app: AioTQ, kit: Kit) -> None:
+    async with app:
+        result: Any = await group(kit.add.s(i, i) for i in range(1000)).apply_async()
+
+        graph = await app.AsyncResult(result.results[0].id).graph()
+        of_handle = await result.graph()
+
+    assert [node.count for node in graph.nodes if node.kind != "task"] == [1000, 900]
+    assert graph.text().splitlines()[-1].split() == ["└─", "…", "900", "more"]
+    assert len(of_handle) == 1001
+
+
+async def test_callbacks_that_are_to_come_are_shown_until_their_task_has_ended(app: AioTQ, kit: Kit) -> None:
+    canvas = kit.add.s(1, 1).link(kit.note_task.s()).link_error(kit.old_broken.s()) | kit.add.s(1)
+    async with app:
+        result = await canvas.apply_async()
+        planned = await result.graph()
+        async with app.worker():
+            await result.get(timeout=10)
+            graph = await settled(result)
+
+    assert shape(planned).splitlines() == ["add", "  ├─ link: note", "  └─ link_error: old_broken", "→ add"]
+    assert shape(graph).splitlines() == ["add", "  └─ link: note", "→ add"]
+
+
+async def test_a_single_call_stores_no_plan(app: AioTQ, kit: Kit) -> None:
+    async with app:
+        result = await kit.add.s(1, 1).link(kit.note_task.s()).apply_async()
+
+        reader = await core_of(app).reader()
+        assert await reader.records.get([plan_id(result.id)]) == [None]
 
 
 async def test_a_group_that_is_restored_can_be_drawn(app: AioTQ, kit: Kit) -> None:

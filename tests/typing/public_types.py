@@ -273,8 +273,8 @@ async def a_chord_is_what_its_body_is() -> None:
 
 
 async def a_canvas_stays_what_it_is_when_something_is_said_of_it() -> None:
-    assert_type(add.s(1).link(bound.s()).on_error(bound.s()).on_failure("skip"), Signature[int])
-    assert_type(group(add.s(1)).on_failure("continue"), Group[int])
+    assert_type(add.s(1).link(bound.s()).on_error(bound.s()).allow_failure("skip"), Signature[int])
+    assert_type(group(add.s(1)).allow_failure("continue"), Group[int])
     assert_type(chord([add.s(1)], bound.s()).set(queue="hi").link(add.s()), Chord[AsyncResult[str]])
     assert_type(add.map([1, 2]), Signature[list[int]])
     assert_type(add.starmap([(1, 2)]), Signature[list[int]])
@@ -282,7 +282,7 @@ async def a_canvas_stays_what_it_is_when_something_is_said_of_it() -> None:
     assert_type(add.chunks([(1, 2)], 1).group(), Group[list[int]])
     assert_type(signature("other.task"), Canvas[Any])
 
-    add.s(1).on_failure("ignore")  # type: ignore[arg-type]
+    add.s(1).allow_failure("ignore")  # type: ignore[arg-type]
     add.s(1) | 5  # type: ignore[operator]
     add.s(1).delay()  # type: ignore[unused-coroutine]
 

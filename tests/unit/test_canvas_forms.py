@@ -43,9 +43,9 @@ CANVASES: Final[dict[str, Canvas[Any]]] = {
     "chord with a chain": group(add.s(1, 1), add.s(2, 2)) | xsum.s() | add.s(1),
     "chord with a group": group(add.s(1, 1)) | group(xsum.s(), xsum.s()),
     "policies": chain(
-        add.s(1, 1).on_failure("skip"),
-        chain(add.s(1), add.s(2)).on_failure("continue"),
-        chord([add.s(1).on_failure("continue")], xsum.s()).on_failure("continue"),
+        add.s(1, 1).allow_failure("skip"),
+        chain(add.s(1), add.s(2)).allow_failure("continue"),
+        chord([add.s(1).allow_failure("continue")], xsum.s()).allow_failure("continue"),
         add.s(3),
     ),
     "nested": group(group(add.s(1, 1), group([])), chord([chord([add.s(1, 1)], xsum.s())], xsum.s() | add.s(1))),
@@ -156,7 +156,7 @@ def test_what_we_write_has_celerys_names() -> None:
         (celerys_form("map", task=celerys("add"), it=5), "a signature's it are a list, not a int"),
         (celerys_form("chunks", task=celerys("add"), it=[], n=None), "chunks hold a whole number of items"),
         (celerys_form("spiral"), "a signature of kind 'spiral' is not known"),
-        ({**as_form(add.s(1)), "on_failure": "explode"}, "on_failure must be one of"),
+        ({**as_form(add.s(1)), "allow_failure": "explode"}, "allow_failure must be one of"),
     ],
 )
 def test_what_describes_no_canvas_is_refused(form: Any, words: str) -> None:

@@ -10,8 +10,8 @@ import pytest
 from aiotq import AioTQ, Canvas, Signature, chain, chord, group
 from aiotq.backends.memory.broker import MemoryBroker
 from aiotq.backends.memory.commit import MemoryCommitter
-from aiotq.canvas.links import signatures_of
-from aiotq.canvas.planner import INLINE, NOTHING, Plan, Planner, Position, frozen
+from aiotq.canvas.planner import INLINE, NOTHING, Plan, Planner, Position
+from aiotq.canvas.structure import frozen, signatures_of
 from aiotq.commit import Finish
 from aiotq.core.inside import core_of
 from aiotq.exceptions import CallError, InvalidArguments
@@ -122,7 +122,7 @@ def in_groups(depth: int) -> Canvas[Any]:
 def in_chains(depth: int) -> Canvas[Any]:
     canvas: Canvas[Any] = xsum.s()
     for _ in range(depth):
-        canvas = chain(xsum.s(), chain(canvas, xsum.s()).on_failure("continue"), xsum.s())
+        canvas = chain(xsum.s(), chain(canvas, xsum.s()).allow_failure("continue"), xsum.s())
     return canvas.clone((1,))
 
 

@@ -98,7 +98,7 @@ async def test_workflows_run_at_once_where_calls_do(eager: Proj) -> None:
 
 
 async def test_a_group_that_ran_here_is_used_as_any_other(proj: Proj) -> None:
-    result: Any = await group(proj.add.s(1, 1), group(proj.fail.s()), proj.fail.s().on_failure("skip")).apply()
+    result: Any = await group(proj.add.s(1, 1), group(proj.fail.s()), proj.fail.s().allow_failure("skip")).apply()
 
     assert isinstance(result, GroupResult)
     assert (await result.ready(), await result.waiting(), await result.completed_count()) == (True, False, 1)
@@ -136,7 +136,7 @@ async def test_what_a_workflow_ends_with_is_raised_if_asked_when_all_of_it_has_r
         await chord([proj.fail.s()], proj.xsum.s()).apply(throw=True)
     with pytest.raises(ValueError, match="no luck"):
         await group(proj.add.s(1, 1), proj.fail.s()).apply(throw=True)
-    dealt_with = await (proj.fail.s().on_failure("continue") | proj.note.s()).apply(throw=True)
+    dealt_with = await (proj.fail.s().allow_failure("continue") | proj.note.s()).apply(throw=True)
     assert await dealt_with.successful()
 
     propagating = Proj(task_always_eager=True, task_eager_propagates=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
@@ -14,13 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiotq import AioTQ, AsyncResult, Canvas, chain, chord, group, states
-from aiotq.canvas.links import Links, embedded, links_of
+from aiotq.canvas.plan_data import MAX_CALLS, plan_to_store
+from aiotq.canvas.structure import frozen
 from aiotq.core.inside import core_of
-from aiotq.exceptions import MalformedMessage
-from aiotq.graph.graph import Edge, Graph, GraphBuilder, Node
+from aiotq.graph.builder import GraphBuilder, Place, calls_in_plan
+from aiotq.graph.graph import Edge, Graph, Node
 from aiotq.results import Record
 from aiotq.results.drawn import graph_of
-from aiotq.results.neighbours import MOST, NO_NEIGHBOURS, Neighbours, neighbours_of
+from aiotq.results.lineage import MOST, NO_LINEAGE, PLAN, Lineage, lineage_of, plan_id
 
 app: Final = AioTQ("drawn", broker="memory://")
 SVG: Final = "{http://www.w3.org/2000/svg}"
@@ -164,7 +166,7 @@ def test_what_is_left_out_is_told_by_state() -> None:
     sketch = GraphBuilder()
     sketch.group("g")
     for number in range(300):
-        sketch.call(str(number), "add", inside="g")
+        sketch.call(str(number), "add", Place("g"))
         sketch.tell(str(number), states.SUCCESS if number < 290 else states.PENDING, None)
 
     assert "… 280 more: 270 SUCCESS, 10 PENDING" in sketch.graph().text()
@@ -211,9 +213,9 @@ def test_a_circle_in_stored_records_is_drawn_once() -> None:
 def test_a_group_is_as_its_members_are(members: Sequence[str], state: str) -> None:
     sketch = GraphBuilder()
     sketch.group("outer")
-    sketch.group("inner", inside="outer")
+    sketch.group("inner", Place("outer"))
     for number, each in enumerate(members):
-        sketch.call(str(number), inside="inner")
+        sketch.call(str(number), None, Place("inner"))
         sketch.tell(str(number), each, None)
 
     graph = sketch.graph()
@@ -321,67 +323,107 @@ def test_dot_leads_from_the_last_calls_of_members_to_the_body() -> None:
     ]
 
 
-# What records say of each other.
+# What is stored of a workflow.
 
 
-def test_neighbours_come_back_from_their_plain_form() -> None:
-    around = Neighbours("r", "g", 3, "w", "b", ("m", "n"), ("x",), "j", ("y",), ("c",), ("e",), ("p", "q"))
+def test_a_plan_of_a_large_workflow_is_bounded_and_shares_its_room_out() -> None:
+    canvas = frozen(chain(group(chain(add.si(i, j) for i in range(50)) for j in range(1000)), total.s(), add.s(1)))
 
-    assert neighbours_of(around.plain()) == around
-    assert NO_NEIGHBOURS.plain() == {}
-    assert neighbours_of(None) is NO_NEIGHBOURS
+    plan = plan_to_store(canvas)
+
+    assert len(list(calls_in_plan(plan))) <= MAX_CALLS
+    assert len(json.dumps(plan)) < 40_000
+    builder = GraphBuilder()
+    builder.draw(plan, Place())
+    graph = builder.graph()
+    assert graph.nodes[0].label == "group of 1,000"
+    assert {node.label for node in graph.nodes if node.kind == "more"} >= {"… 900 more", "… 48 more"}
+    assert [node.task for node in graph.nodes if node.kind == "task"][-2:] == ["total", "add"]
+
+
+def test_a_plan_of_a_long_chain_counts_the_steps_that_it_leaves_out() -> None:
+    builder = GraphBuilder()
+    builder.draw(plan_to_store(frozen(chain(add.si(i, i) for i in range(1000)))), Place())
+
+    graph = builder.graph()
+
+    assert graph.nodes[-1].label == "… 600 more"
+    assert graph.text().splitlines()[-1] == "→ … 600 more"
+
+
+def test_a_call_alone_has_no_plan() -> None:
+    assert plan_to_store(frozen(add.s(1, 1).link(add.s(1)))) is None
 
 
 @pytest.mark.parametrize(
-    "given", [7, "text", [1], {"next": 5, "group_id": ["a"], "index": "1", "members": [1, "a", None]}]
+    "plan",
+    [
+        None,
+        7,
+        [],
+        {"plan": [[], 3]},
+        {"tasks": 5, "plan": {"steps": [["a", 0], 7, {"members": [["b"], [None, -1], "x"], "size": "y", "id": 3}]}},
+        {"tasks": [None], "plan": {"steps": {"a": 1}, "more": True}},
+        {"tasks": ["add"], "plan": ["a", 0, "bc", [{"steps": [["a", 0]]}], 5]},
+    ],
 )
-def test_garbage_among_neighbours_is_left_out(given: object) -> None:
-    found = neighbours_of(given)
+def test_garbage_in_a_plan_is_left_out(plan: object) -> None:
+    builder = GraphBuilder()
 
-    assert found.next == ()
-    assert found.group_id is None
-    assert found.index is None
-    assert set(found.members) <= {"a"}
+    builder.draw(plan, Place())
 
-
-def test_what_a_message_says_of_its_neighbours_comes_back() -> None:
-    links = Links(then=("a", "b"), is_gated=True, is_first=True, begins="g")
-
-    assert links_of(embedded(links)) == links
-    assert links_of(embedded(Links(is_first=True))) == Links(is_first=True)
+    assert isinstance(builder.graph().text(), str)
+    assert set(calls_in_plan(plan)) <= {"a", "b"}
 
 
-@pytest.mark.parametrize("then", [7, ["a"], [["a"], True, 3], [7, True]])
-def test_garbage_in_a_message_is_refused(then: object) -> None:
-    with pytest.raises(MalformedMessage, match="the workflow that it carries can't be read"):
-        links_of({"then": then})
+# What records say.
 
 
-def test_records_name_no_more_neighbours_than_can_be_looked_at() -> None:
-    around = Neighbours(next=tuple(map(str, range(5000))))
+def test_lineage_comes_back_from_its_plain_form() -> None:
+    lineage = Lineage("r", 2, ("c",), ("e",), ("a", "b"))
 
-    assert len(around.plain()["next"]) == MOST
-    assert len(neighbours_of({"next": list(map(str, range(5000)))}).next) == MOST
+    assert lineage_of(lineage.plain()) == lineage
+    assert NO_LINEAGE.plain() == {}
+    assert lineage_of(None) is NO_LINEAGE
+
+
+@pytest.mark.parametrize(
+    "given", [7, "text", [1], {"callbacks": 5, "root_id": ["a"], "replacements": "1", "added": [1, "a", None]}]
+)
+def test_garbage_in_a_lineage_is_left_out(given: object) -> None:
+    found = lineage_of(given)
+
+    assert (found.root_id, found.replacements, found.callbacks) == (None, 0, ())
+    assert set(found.added) <= {"a"}
+
+
+def test_records_name_no_more_calls_than_can_be_looked_at() -> None:
+    lineage = Lineage(callbacks=tuple(map(str, range(5000))))
+
+    assert len(lineage.plain()["callbacks"]) == MOST
+    assert len(lineage_of({"added": list(map(str, range(5000)))}).added) == MOST
 
 
 # From records, whatever they say.
 
 IDS: Final = st.sampled_from(["root", "a", "b", "c", "d", "g", "h"])
 AROUND: Final = st.builds(
-    Neighbours,
+    Lineage,
     root_id=st.none() | IDS,
-    group_id=st.none() | IDS,
-    index=st.none() | st.integers(0, 3),
-    awaits=st.none() | IDS,
-    begins=st.none() | IDS,
-    members=st.lists(IDS).map(tuple),
-    next=st.lists(IDS).map(tuple),
-    join=st.none() | IDS,
-    body=st.lists(IDS).map(tuple),
+    replacements=st.integers(0, 2),
     callbacks=st.lists(IDS).map(tuple),
     errbacks=st.lists(IDS).map(tuple),
-    prevented=st.lists(IDS).map(tuple),
+    added=st.lists(IDS).map(tuple),
 )
+PARTS: Final = st.recursive(
+    st.tuples(IDS, st.integers(0, 1)).map(list),
+    lambda parts: st.one_of(
+        st.builds(lambda steps, more: {"steps": steps, "more": more}, st.lists(parts), st.integers(0, 2)),
+        st.builds(lambda at, some: {"id": at, "size": len(some), "members": some}, IDS, st.lists(parts)),
+    ),
+    max_leaves=8,
+)
+PLANS: Final = st.dictionaries(st.builds(plan_id, IDS, st.integers(0, 2)), PARTS)
 
 
 async def drawn_from(records: Mapping[str, Record | None], start: AsyncResult[Any]) -> Graph:
@@ -390,22 +432,25 @@ async def drawn_from(records: Mapping[str, Record | None], start: AsyncResult[An
             return [records.get(each) for each in ids]
 
     async def connect() -> Any:
-        return SimpleNamespace(store=Store(), codec=core_of(app).codec)
+        return SimpleNamespace(records=Store(), codec=core_of(app).codec)
 
     return await graph_of(start, connect)
 
 
-def record_of(task_id: str, around: Neighbours = NO_NEIGHBOURS, **more: Any) -> Record:
-    body = core_of(app).codec.encode(task_id, states.SUCCESS, None, done_at=0.0, name="add", neighbours=around, **more)
+def record_of(task_id: str, around: Lineage = NO_LINEAGE, **more: Any) -> Record:
+    body = core_of(app).codec.encode(task_id, states.SUCCESS, None, done_at=0.0, name="add", lineage=around, **more)
     return Record(task_id, states.SUCCESS, body, core_of(app).codec.content_type, 1e12)
 
 
-@given(st.dictionaries(IDS, st.tuples(AROUND, st.lists(IDS), st.none() | IDS)))
-def test_records_that_contradict_each_other_are_drawn_all_the_same(told: dict[str, Any]) -> None:
-    records = {
+@given(st.dictionaries(IDS, st.tuples(AROUND, st.lists(IDS), st.none() | IDS)), PLANS)
+def test_records_that_contradict_each_other_are_drawn_all_the_same(told: dict[str, Any], plans: dict[str, Any]) -> None:
+    records: dict[str, Record | None] = {
         each: record_of(each, around, children=children, parent_id=parent)
         for each, (around, children, parent) in told.items()
     }
+    for key, part in plans.items():
+        body = core_of(app).codec.encode(key, PLAN, {"tasks": ["add", "total"], "plan": part}, done_at=0.0)
+        records[key] = Record(key, PLAN, body, core_of(app).codec.content_type, 1e12)
 
     graph = asyncio.run(drawn_from(records, AsyncResult[Any]("root", app)))
 

@@ -45,6 +45,7 @@ FLOOR: Final = {room: floor for floor, rooms in enumerate(FLOORS) for room in ro
 
 _FEW_CALL_HERE: Final = "calls that run where they are made are for tests and scripts; they run as a worker's"
 _FEW_DRAW: Final = "few processes look at workflows"
+_MADE_OF_SIGNATURES: Final = "it knows signatures and what is composed of them; a signature's method leads there"
 _FEW_WORK: Final = "most processes send calls and run none"
 _APP: Final = "the type of what users know as the app: what they get from it is checked; it runs nothing"
 #: Imports in functions, and those for type checkers that lead upward: from one module to another, and why. All others
@@ -64,8 +65,11 @@ LATE: Final[Mapping[tuple[str, str], str]] = {
     ("calling.core", "app"): _APP,
     ("calling.core", "canvas.coordinator"): _FEW_WORK,
     ("canvas.signature", "app"): _APP,
+    ("canvas.signature", "canvas.composites"): _MADE_OF_SIGNATURES,
     ("canvas.signature", "canvas.drawn"): _FEW_DRAW,
+    ("canvas.signature", "canvas.serialized"): _MADE_OF_SIGNATURES,
     ("canvas.signature", "canvas.stamping"): "few workflows are stamped",
+    ("canvas.signature", "canvas.structure"): _MADE_OF_SIGNATURES,
     ("graph.graph", "graph.drawing"): "a graph is data: few are drawn",
     ("results.handle", "results.drawn"): _FEW_DRAW,
     ("results.handle", "results.progress"): "few processes follow a workflow",

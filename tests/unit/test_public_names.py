@@ -27,9 +27,9 @@ INSIDE: Final = {
     "AioTQ": set[str](),
     "Task": {
         *("be_one_of", "check", "declare", "declared", "fn", "handlers", "of", "parameter", "run_here", "running"),
-        *("runs_in", "shared", "takes_several"),
+        *("runs_in", "shared", "room_for"),
     },
-    "Signature": {"form", "sender", "when_failed"},
+    "Signature": {"as_part", "called_with", "fields", "sender", "text", "when_failed"},
     "AsyncResult": {"document", "elsewhere", "reply_to", "see", "seen"},
 }
 THERE: Final[dict[str, Any]] = {

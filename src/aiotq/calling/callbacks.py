@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final, cast
 
-from ..canvas.planner import firsts
+from ..canvas.planner import takes_exceptions
 from ..canvas.signature import Canvas, Signature, as_callbacks
+from ..canvas.structure import first_calls
 from ..canvas.validation import check_arguments, check_workflow
 from ..core.values import shown
 from ..exceptions import InvalidArguments
@@ -14,6 +15,8 @@ from .envelopes import Callee
 
 #: The options that have them.
 LINKS: Final = frozenset({"link", "link_error"})
+#: Options of a signature that are not those of its call, which middleware and signals see.
+_OF_SIGNATURE: Final = LINKS | {"attempt"}
 
 
 def check_callbacks(canvas: Canvas[Any], find: Callable[[str], Callee | None]) -> None:
@@ -27,20 +30,25 @@ def check_callbacks(canvas: Canvas[Any], find: Callable[[str], Callee | None]) -
         for callback in as_callbacks(option, call.options.get(option)):
             check_workflow(callback, find)
             check_callbacks(callback, find)
-            for first in firsts(callback):
+            for first in first_calls(callback):
                 task = find(first.task)
                 if task is None or first.immutable:
                     given = 0
                 elif option == "link":
                     given = 1
                 else:
-                    given = 3 if task.takes_several else 1
+                    given = 3 if takes_exceptions(task, first) else 1
                 try:
                     check_arguments(first, task or first.task, first.args, given)
                 except InvalidArguments as exc:
                     raise InvalidArguments(f"{call.task}: {option} {shown(callback)} can't be called: {exc}") from None
 
 
-def without_links(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of a call itself."""
-    return {option: given for option, given in options.items() if option not in LINKS}
+def call_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of the call itself, of all that a signature has."""
+    return {option: given for option, given in options.items() if option not in _OF_SIGNATURE}
+
+
+def signature_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the other options of a signature: its callbacks, and the attempt that its call begins at."""
+    return {option: given for option, given in options.items() if option in _OF_SIGNATURE}

@@ -18,7 +18,7 @@ from ..exceptions import ResultsDisabled
 from ..results import Joined, Record
 from ..results.document import Called, DocumentCodec
 from ..results.handle import AsyncResult, Reader
-from ..results.neighbours import Neighbours
+from ..results.lineage import Lineage
 from ..signals import connected
 from ..tasks.options import CallOptions, check_retry_policy, check_route_option
 from ..tasks.registry import TaskRegistry
@@ -35,6 +35,7 @@ from .connections import Connections
 from .envelopes import EnvelopeBuilder
 from .middleware import MiddlewareStack
 from .pipeline import Calling
+from .wire_values import forms_of
 
 if TYPE_CHECKING:
     from ..app import AioTQ
@@ -110,6 +111,7 @@ class AppCore:
         self.registry = TaskRegistry(main, self.conf, task_cls, self)
         self.tasks = self.registry.tasks
         self.codecs = Codecs(self.conf, clock, lambda: [task.fn for task in self.tasks.values()], main)
+        self.codecs.add_forms(forms_of(self, self))
         self.middleware = MiddlewareStack()
         self.lifespans: list[WorkerLifespan[Any]] = []
         self.coordinator_class: type[Coordinator] | None = None  #: a test's own
@@ -244,7 +246,6 @@ class AppCore:
         if request.id is None or request.ignore_result or not connection.keeps_results:
             return
         now = self.clock.time()
-        around = Neighbours(None if request.root_id == request.id else request.root_id, request.group)
         is_told = self.codec.is_extended
         body = self.codec.encode(
             request.id,
@@ -254,7 +255,7 @@ class AppCore:
             parent_id=request.parent_id,
             worker=request.hostname if is_told else None,
             name=request.task,
-            neighbours=around,
+            lineage=Lineage(None if request.root_id == request.id else request.root_id),
             called=Called.by(request) if is_told else None,
         )
         expires = now + self.conf.result_expires

@@ -43,8 +43,7 @@ class Callee(Protocol):
 
     def parameter(self, index: int) -> str: ...
 
-    @property
-    def takes_several(self) -> bool: ...
+    def room_for(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> float: ...
 
 
 class Parent(Protocol):
@@ -98,10 +97,9 @@ class ArgumentCheck:
         except TypeError as exc:
             raise InvalidArguments(f"{self._name}{self._signature}: {exc}") from None
 
-    @property
-    def takes_several(self) -> bool:
-        """Whether it can be called with more than one positional argument."""
-        return self._positional > 1
+    def room_for(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> float:
+        """Return with how many positional arguments it can be called beside these."""
+        return self._positional - len(args) - sum(name in self._names for name in kwargs)
 
     def name_of(self, index: int) -> str:
         return self._names[index] if index < len(self._names) else f"#{index}"

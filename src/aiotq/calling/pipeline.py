@@ -6,21 +6,25 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, cast
 
+from ..canvas.composites import Group
 from ..canvas.handles import AnyResult, nested
-from ..canvas.planner import NOTHING, Planner, Position, firsts, frozen, with_firsts
-from ..canvas.signature import Canvas, Group, Signature
+from ..canvas.plan_data import plan_record
+from ..canvas.planner import NOTHING, Planner, Position
+from ..canvas.signature import Canvas, Signature
+from ..canvas.structure import first_calls, frozen, shape_of, told_apart, with_first_calls
 from ..canvas.validation import check_workflow
 from ..core.values import replace, shown, value
 from ..exceptions import CallError
-from ..results import Join
+from ..results import Join, Record
 from ..results.handle import AsyncResult
+from ..results.lineage import plan_id
 from ..results.sets import ResultSet
 from ..signals import after_task_publish, before_task_publish, connected
 from ..tasks.options import CallOptions, check_options
 from ..tasks.request import running_request
 from ..tasks.task import Task, calls_its_own_way, current_trails
 from ..wire.message import Envelope
-from .callbacks import LINKS, check_callbacks, without_links
+from .callbacks import LINKS, call_options, check_callbacks, signature_options
 from .connection import Connection
 from .envelopes import Callee, Part
 from .middleware import OutgoingCall
@@ -44,6 +48,7 @@ class Batch:
     envelopes: Sequence[Envelope]
     firsts: Sequence[Envelope]
     joins: tuple[Join, ...] = ()
+    records: tuple[Record, ...] = ()
 
 
 class Parcel(Protocol):
@@ -88,14 +93,23 @@ class Calling:
         remember_child(envelopes[0].message.id, options)
         return self._handle(envelopes[0])
 
-    async def send_many(self, signatures: Iterable[Signature[R]]) -> ResultSet[R]:
-        """Send calls in one round trip; their results in order."""
+    async def send_many(self, signatures: Iterable[Canvas[AsyncResult[R]]]) -> ResultSet[R]:
+        """Send calls, chains and chords in one round trip; their results in order.
+
+        Raises:
+            CallError: one of them has no single result, or can't be sent for another reason; none was sent.
+        """
         asked = list(signatures)
         if all(is_plain(each) for each in asked):
-            calls = [OutgoingCall(it.task, it.args, it.kwargs, cast(CallOptions, it.options)) for it in asked]
+            plain = cast("list[Signature[R]]", asked)
+            calls = [OutgoingCall(it.task, it.args, it.kwargs, cast(CallOptions, it.options)) for it in plain]
             return ResultSet(await self._calls(calls), self._core)
-        group: Group[R] = Group(tuple(asked))
-        results = cast("list[AsyncResult[R]]", (await self.send(group)).results)
+        apart = [told_apart(each) for each in asked]
+        for each in apart:
+            if shape_of(each) is not None or not first_calls(each):
+                raise CallError(f"{shown(each)} has no single result: send it alone, or let a task follow it")
+        group: Group[R] = Group(tuple(apart))
+        results = cast("list[AsyncResult[R]]", (await self._frozen_workflow(frozen(group))).results)
         return ResultSet(results, self._core)
 
     async def send(self, workflow: Canvas[Handle]) -> Handle:
@@ -134,17 +148,19 @@ class Calling:
         return [self._handle(envelope) for envelope in batch.firsts]
 
     async def _workflow(self, workflow: Canvas[Handle]) -> Handle:
-        """Send `workflow`, its ids fixed, as middleware forwards its first calls."""
-        whole = frozen(workflow)
+        return cast(Handle, await self._frozen_workflow(frozen(told_apart(workflow))))
+
+    async def _frozen_workflow(self, whole: Canvas[Any]) -> Any:
+        """Send `whole`, whose ids are fixed, as middleware forwards its first calls."""
         deliver = self._run_here if self._core.conf.task_always_eager else self._send_workflow
         if not self._core.middleware.senders:
-            return cast(Handle, await deliver(whole))
-        return cast(Handle, await self._through_middleware(whole, deliver))
+            return await deliver(whole)
+        return await self._through_middleware(whole, deliver)
 
     async def _through_middleware(self, whole: Canvas[Any], deliver: Callable[[Canvas[Any]], Awaitable[Any]]) -> Any:
         calls = [
-            OutgoingCall(first.task, first.args, first.kwargs, cast(CallOptions, without_links(first.options)))
-            for first in firsts(whole)
+            OutgoingCall(first.task, first.args, first.kwargs, cast(CallOptions, call_options(first.options)))
+            for first in first_calls(whole)
         ]
         delivered: list[Any] = []
 
@@ -154,7 +170,8 @@ class Calling:
             changed = _changed(whole, given)
             delivered.append(await deliver(changed))
             return [
-                AsyncResult(first.options["task_id"], self._core, task_name=first.task) for first in firsts(changed)
+                AsyncResult(first.options["task_id"], self._core, task_name=first.task)
+                for first in first_calls(changed)
             ]
 
         await self._core.middleware.send(calls, innermost)
@@ -178,7 +195,7 @@ class Calling:
         timeout, policy = self._terms([(call.task, call.options) for call in calls])
         connection = await self._core.connections.within(timeout, calls[0].options.get("task_id"), policy)
         batch = await parcel.batch(connection)
-        await connection.publisher.publish(batch.envelopes, timeout, batch.joins, policy)
+        await connection.publisher.publish(batch.envelopes, timeout, batch.joins, policy, batch.records)
         if running_request.get().id is not None:
             for call, envelope in zip(parcel.calls, batch.firsts, strict=True):
                 remember_child(envelope.message.id, call.options)
@@ -200,7 +217,7 @@ class Calling:
             return None, None
         conf = self._core.conf
         for name, options in special:
-            check_options(name, cast(CallOptions, options))
+            check_options(name, cast(CallOptions, call_options(options)))
         timeouts = [options.get("publish_timeout") for _, options in calls]
         policy = persistence_of_calls(
             (options for _, options in calls), conf.task_publish_retry, conf.task_publish_retry_policy
@@ -216,7 +233,7 @@ class Calling:
 
     async def _run_here(self, workflow: Canvas[Any]) -> Any:
         result = await self.apply(workflow, throw=None)
-        for first in firsts(workflow):
+        for first in first_calls(workflow):
             remember_child(first.options["task_id"], first.options)
         return result
 
@@ -275,33 +292,49 @@ class _Workflow:
     def __init__(self, core: AppCore, whole: Canvas[Any]) -> None:
         self._core = core
         self._whole = whole
-        self.calls: Sequence[Signature[Any]] = firsts(whole)
+        self.calls: Sequence[Signature[Any]] = first_calls(whole)
         self.reply_to: str | None = None  #: the address that its results are pushed to, when it is sent
 
     async def batch(self, connection: Connection) -> Batch:
         self.reply_to = connection.reply_to
         if before_task_publish.receivers:
-            self._whole = with_firsts(self._whole, [await self._announced(call) for call in self.calls])
-            self.calls = firsts(self._whole)
+            self._whole = with_first_calls(self._whole, [await self._announced(call) for call in self.calls])
+            self.calls = first_calls(self._whole)
         parent = running_request.get()
         root_id = parent.root_id or parent.id or self.calls[0].options["task_id"]
         position = Position(parent_id=parent.id, root_id=root_id, reply_to=self.reply_to)
         planner = Planner(self._core.builder, has_joins=connection.ledger.has_joins)
         plan = planner.plan(self._whole, NOTHING, position)
         by_id = {envelope.message.id: envelope for envelope in plan.envelopes}
-        return Batch(plan.envelopes, [by_id[call.options["task_id"]] for call in self.calls], plan.joins)
+        return Batch(
+            plan.envelopes,
+            [by_id[call.options["task_id"]] for call in self.calls],
+            plan.joins,
+            self._records(connection),
+        )
+
+    def _records(self, connection: Connection) -> tuple[Record, ...]:
+        """Return the plan to store, from which the workflow is drawn by an id: none where no results are kept."""
+        conf = self._core.conf
+        if not (connection.keeps_results and connection.ledger.has_joins) or conf.task_ignore_result:
+            return ()
+        key = plan_id(self.calls[0].options["task_id"])
+        plan = plan_record(self._whole, key, self._core.codec, self._core.now(), conf.result_expires)
+        return () if plan is None else (plan,)
 
     async def _announced(self, call: Signature[Any]) -> Signature[Any]:
         """Return `call` as the receivers of `before_task_publish` left it."""
         task: Callee | str = self._core.tasks.get(call.task, call.task)
         part = Part(None, None, None, {})
-        options = without_links(call.options)
+        options = call_options(call.options)
         built = self._core.builder.envelopes(task, call.args, call.kwargs, options, reply_to=self.reply_to, part=part)
         changed = call
 
         def build(args: Sequence[Any], kwargs: Mapping[str, Any], left: CallOptions) -> Sequence[Envelope]:
             nonlocal changed
-            changed = replace(call, args=tuple(args), kwargs=kwargs, options={**left, **_links_of(call)})
+            changed = replace(
+                call, args=tuple(args), kwargs=kwargs, options={**left, **signature_options(call.options)}
+            )
             return built
 
         await tell_before(call, built, build)
@@ -327,11 +360,13 @@ def remember_child(task_id: str, options: Mapping[str, Any]) -> None:
 def _changed(whole: Canvas[Any], given: Sequence[OutgoingCall]) -> Canvas[Any]:
     """Return `whole` with its first calls as middleware forwards them."""
     changed = [
-        replace(first, task=call.task, args=call.args, kwargs=call.kwargs, options={**_links_of(first), **call.options})
-        for first, call in zip(firsts(whole), given, strict=True)
+        replace(
+            first,
+            task=call.task,
+            args=call.args,
+            kwargs=call.kwargs,
+            options={**signature_options(first.options), **call.options},
+        )
+        for first, call in zip(first_calls(whole), given, strict=True)
     ]
-    return with_firsts(whole, changed)
-
-
-def _links_of(call: Signature[Any]) -> Mapping[str, Any]:
-    return {option: call.options[option] for option in LINKS if option in call.options}
+    return with_first_calls(whole, changed)

@@ -16,7 +16,7 @@ from ..commit import Committer, Finish
 from ..core.aio import Batcher
 from ..core.values import value
 from ..exceptions import ConnectionLost, InvalidOption, NotConnected, OperationalError, PublishFailed, PublishTimeout
-from ..results import Join, JoinChanges
+from ..results import NO_JOIN_CHANGES, Join, JoinChanges, Record
 from ..wire.message import Envelope
 
 logger = logging.getLogger("aiotq.publisher")
@@ -125,15 +125,20 @@ class _Call:
         accepted: asyncio.Future[None],
         joins: tuple[Join, ...] = (),
         persistence: RetryPolicy | None = None,
+        records: tuple[Record, ...] = (),
     ) -> None:
         self.envelopes = envelopes
-        self.finish = Finish(None, envelopes=tuple(envelopes), joining=JoinChanges(opened=joins)) if joins else None
+        self.finish: Finish | None = None
+        if joins or records:
+            joining = JoinChanges(opened=joins) if joins else NO_JOIN_CHANGES
+            self.finish = Finish(None, envelopes=tuple(envelopes), joining=joining, further=records)
         self.seconds = seconds
         self.deadline = deadline
         self.accepted = accepted
         self.weight = sum(_BASE_WEIGHT + len(envelope.message.body) for envelope in envelopes)
         for join in joins:
             self.weight += sum(_BASE_WEIGHT + len(envelope.message.body) for envelope in join.then)
+        self.weight += sum(len(record.body) for record in records)
         self.maybe_sent = False
         self.persistence = persistence
         self.attempts = 0
@@ -191,11 +196,12 @@ class Publisher:
         timeout: float | None = None,
         joins: tuple[Join, ...] = (),
         persistence: RetryPolicy | None = None,
+        records: tuple[Record, ...] = (),
     ) -> None:
-        """Return when the broker has accepted all of `envelopes` (P1), and `joins` are open.
+        """Return when the broker has accepted all of `envelopes` (P1), `joins` are open, and `records` are stored.
 
-        What is asked for in the same turn of the loop shares a round trip; what comes with joins is one step, however
-        large. Cancelled, the envelopes may be sent.
+        What is asked for in the same turn of the loop shares a round trip; what comes with joins or records is one
+        step, however large. Cancelled, the envelopes may be sent.
 
         `persistence` None: as the settings say.
 
@@ -209,7 +215,7 @@ class Publisher:
         deadline = loop.time() + seconds
         waiting: list[asyncio.Future[None]] = []
         try:
-            most = max(len(envelopes), 1) if joins else MAX_GROUP
+            most = max(len(envelopes), 1) if joins or records else MAX_GROUP
             for start in range(0, len(envelopes), most):
                 part = envelopes if len(envelopes) <= most else envelopes[start : start + most]
                 if self._pending >= self._max_pending and not await self._room(deadline):
@@ -218,7 +224,8 @@ class Publisher:
                     raise OperationalError(
                         f"the app's connection was closed: {'not all' if waiting else 'nothing'} was sent"
                     )
-                call = _Call(part, seconds, deadline, loop.create_future(), joins, persistence or self._persistence)
+                accepted = loop.create_future()
+                call = _Call(part, seconds, deadline, accepted, joins, persistence or self._persistence, records)
                 self._calls.add(call)
                 self._pending += len(part)
                 waiting.append(call.accepted)

@@ -1,8 +1,9 @@
 """Describing workflows, planning them, and what follows from their outcomes."""
 
 from .compose import chain, chord, group
+from .composites import Chain, Chord, Chunks, Group
 from .serialized import as_canvas, as_form, signature
-from .signature import Canvas, Chain, Chord, Chunks, Group, Signature
+from .signature import Canvas, Signature
 
 __all__ = [
     "Canvas",

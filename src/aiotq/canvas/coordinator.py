@@ -13,11 +13,11 @@ from ..core.clock import Clock
 from ..exceptions import AioTQError, CallError, DeadLettered, EncodeError, JoinLost, TaskError, TaskRevokedError
 from ..results import NO_JOIN_CHANGES, Arrival, JoinChanges, JoinExtension, Record
 from ..results.document import Called, DocumentCodec, format_traceback
-from ..results.neighbours import Neighbours
+from ..results.lineage import Lineage
 from ..tasks.request import running_request
 from ..transport import ACK, Delivery, GiveUp, HandBack, Settlement
 from ..wire.message import Envelope, Message
-from .following import Continuation, NeverRan, neighbours_of_message
+from .continuation import Continuation, NeverRan, lineage_of_message
 from .links import NO_LINKS, Links
 from .outcome import (
     UNTRUSTED,
@@ -34,6 +34,7 @@ from .outcome import (
     Skipped,
     Success,
 )
+from .plan_data import plan_record
 from .planner import Planner
 
 logger = logging.getLogger("aiotq.task")
@@ -128,12 +129,13 @@ class Coordinator:
 
     def _replaced(self, outcome: Replaced) -> Finish:
         delivery = outcome.delivery
-        following = Continuation(self._planner, delivery.message, self._codec, outcome.links)
+        following = Continuation(self._planner, delivery.message, self._codec)
         try:
             following.replace(outcome.canvas, outcome.links)
         except AioTQError as exc:
             return self._failed(delivery, exc, outcome.policy, outcome.links)
-        return Finish(delivery, ACK, None, tuple(following.envelopes), following.joining(None, 0.0))
+        plans = self._plans(following)
+        return Finish(delivery, ACK, None, tuple(following.envelopes), following.joining(None, 0.0), plans)
 
     def _rejected(self, outcome: Rejected) -> Finish:
         delivery, settlement = outcome.delivery, GiveUp(outcome.reason, outcome.detail)
@@ -192,7 +194,7 @@ class Coordinator:
         if links is NO_LINKS and step is None:
             record = self._made(delivery, state, result, trace, children) if is_kept else None
             return Finish(delivery, settlement, record)
-        following = Continuation(self._planner, message, self._codec, links)
+        following = Continuation(self._planner, message, self._codec)
         if state == states.SUCCESS:
             following.succeed(result, links)
             following.add(added)
@@ -203,7 +205,7 @@ class Coordinator:
         record = None
         if is_kept or following.needs_record:
             sent = [*children, *following.children]
-            record = self._made(delivery, state, result, trace, sent, following.neighbours())
+            record = self._made(delivery, state, result, trace, sent, following.lineage())
         further = [self._further(message, ended) for ended in following.prevented] if self._keeps_results else []
         return Finish(
             delivery,
@@ -211,8 +213,16 @@ class Coordinator:
             record if is_kept else None,
             tuple(following.envelopes),
             following.joining(None if is_kept else record, self._clock.time() + self._result_expires),
-            tuple(further),
+            (*further, *self._plans(following)),
         )
+
+    def _plans(self, following: Continuation) -> tuple[Record, ...]:
+        """Return the records that keep the plans of workflows which begin with this finish."""
+        if not (self._keeps_results and following.begun):
+            return ()
+        now = self._clock.time()
+        plans = (plan_record(whole, key, self._codec, now, self._result_expires) for key, whole in following.begun)
+        return tuple(plan for plan in plans if plan is not None)
 
     def _record(
         self,
@@ -236,7 +246,7 @@ class Coordinator:
         result: object,
         trace: str | None,
         children: Sequence[str],
-        neighbours: Neighbours | None = None,
+        lineage: Lineage | None = None,
     ) -> Record:
         message = delivery.message
         now = self._clock.time()
@@ -250,7 +260,7 @@ class Coordinator:
             worker=self._worker,
             children=children,
             name=message.task,
-            neighbours=neighbours_of_message(message, NO_LINKS) if neighbours is None else neighbours,
+            lineage=lineage_of_message(message) if lineage is None else lineage,
             called=_called(delivery) if self._codec.is_extended else None,
         )
         return Record(message.id, state, body, self._codec.content_type, now + self._result_expires, message.reply_to)
@@ -266,7 +276,7 @@ class Coordinator:
             parent_id=message.id,
             worker=self._worker,
             name=ended.task or None,
-            neighbours=Neighbours(message.root_id or message.id),
+            lineage=Lineage(message.root_id or message.id),
         )
         return Record(
             ended.id, ended.state, body, self._codec.content_type, now + self._result_expires, message.reply_to

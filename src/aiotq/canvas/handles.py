@@ -7,7 +7,8 @@ from typing import Any, cast
 
 from ..results.handle import AsyncResult, Readers
 from ..results.sets import GroupResult
-from .signature import Canvas, Chain, Chord, Group, Signature
+from .composites import Chain, Chord, Group
+from .signature import Canvas, Signature
 
 AnyResult = AsyncResult[Any] | GroupResult[Any]
 

@@ -12,8 +12,7 @@ from ..core.values import value
 from ..exceptions import ChordError, MalformedMessage
 from ..results import Joined, Record
 from ..results.document import DocumentCodec
-from ..results.neighbours import MOST
-from .following import LEFT_OUT
+from .continuation import LEFT_OUT
 
 
 @value
@@ -21,8 +20,7 @@ class JoinResult:
     """The values of a join's members, nested as its group; or, if `error` is not None, why there are none.
 
     If `is_passed_on`, that is how an earlier step ended, in `state`, and this one only never ran, nor what is in
-    `scope` behind it (see `Links`); `cause` is its record. If `is_nothing`, the next is given no value. `members` are
-    ids of those members, the first ones if they are many; of a gate, which has only one, none.
+    `scope` behind it (see `Links`); `cause` is its record. If `is_nothing`, the next is given no value.
     """
 
     value: Any = None
@@ -32,7 +30,6 @@ class JoinResult:
     scope: int = 0
     cause: Record | None = None
     is_nothing: bool = False
-    members: tuple[str, ...] = ()
 
 
 def gather(joined: Joined, codec: DocumentCodec) -> JoinResult:
@@ -56,9 +53,9 @@ def gather(joined: Joined, codec: DocumentCodec) -> JoinResult:
             if scope < marks:  # one of them is not part of what is prevented
                 return JoinResult(error)
             return JoinResult(error=error, state=record.state, is_passed_on=True, scope=scope - marks, cause=record)
-        error = ChordError(f"Dependency {record.id} raised {error!r}")
-        failed = (record.id,)
-        return JoinResult(error, members=failed) if marks else JoinResult(error=error, members=failed)
+        failed, error = error, ChordError(f"Dependency {record.id} raised {error!r}")
+        error.__cause__ = failed
+        return JoinResult(error) if marks else JoinResult(error=error)
 
     def read(record: Record) -> Any:
         return codec.decode(record).result
@@ -71,8 +68,7 @@ def gather(joined: Joined, codec: DocumentCodec) -> JoinResult:
     for name in sorted(name for name in members if name.startswith("+")):
         if members[name].state != LEFT_OUT:
             values.append(read(members[name]))
-    named = [members[name].id for name in map(str, range(MOST)) if name in members]
-    return JoinResult(values, members=tuple(named))
+    return JoinResult(values)
 
 
 def _nested(

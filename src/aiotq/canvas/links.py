@@ -13,7 +13,7 @@ from ..core.values import value
 from ..exceptions import CallError, MalformedMessage
 from ..tasks.options import CALL_OPTIONS
 from .serialized import as_canvas, as_form, with_stamps
-from .signature import Canvas, Mode, Signature
+from .signature import Canvas, Mode
 
 #: What a failure is turned into where a chain says so.
 Instead = Literal["skip", "continue", "leave_out"]
@@ -66,14 +66,9 @@ class Links:
     broken: Broken | None = None
     is_given: bool = False
     given: tuple[Any, ...] = ()
-    then: tuple[str, ...] = ()  #: the first tasks behind the join it arrives at; only the first member is told
-    is_gated: bool = False  #: that join is a gate, and they are the next step of its chain
-    is_first: bool = False  #: it is the first task behind the join it awaits ...
-    begins: str | None = None  #: ... where this group comes, if it is one
     #: Of one that awaits a join: marks and joins behind it, the nearest first, that are part of what that join starts.
     #: If none of that runs they do not count.
     scope: int = 0
-    awaited: tuple[str, ...] = ()  #: when it runs: the tasks whose values that gave, if it is the first
     called_with: tuple[Sequence[Any], Mapping[str, Any]] = ((), MappingProxyType({}))
 
 
@@ -97,10 +92,6 @@ def embedded(links: Links) -> dict[str, Any]:
         embed["is_given"] = True
     elif links.given and links.rest[:1] == (Resume("skip"),):
         embed["given"] = list(links.given)
-    if links.then:
-        embed["then"] = [list(links.then), links.is_gated]
-    if links.is_first:
-        embed["is_first"] = links.begins or True
     if links.scope:
         embed["scope"] = links.scope
     return embed
@@ -124,7 +115,6 @@ def links_of(embed: object) -> Links:
     if mode not in ("once", "map", "starmap"):
         raise MalformedMessage(f"its task can't be called as {mode!r}")
     try:
-        then, is_gated = given.get("then") or ((), False)
         return Links(
             tuple(map(_embedded_canvas, _list(given, "callbacks"))),
             tuple(map(_embedded_canvas, _list(given, "errbacks"))),
@@ -133,10 +123,6 @@ def links_of(embed: object) -> Links:
             None if broken is None else Broken(*broken),
             bool(given.get("is_given")),
             tuple(_list(given, "given")),
-            then=tuple(each for each in then if isinstance(each, str)) if then else (),
-            is_gated=bool(is_gated),
-            is_first=bool(given.get("is_first")),
-            begins=begins if isinstance(begins := given.get("is_first"), str) else None,
             scope=int(given.get("scope") or 0),
         )
     except (CallError, TypeError, ValueError) as exc:
@@ -207,10 +193,3 @@ def _list(embed: Mapping[str, Any], name: str) -> Sequence[Any]:
 def steps_of(rest: Rest) -> tuple[Canvas[Any], ...]:
     """Return the steps in `rest`."""
     return tuple(each for each in rest if not isinstance(each, Resume))
-
-
-def signatures_of(canvas: Canvas[Any]) -> Sequence[Signature[Any]]:
-    """Return all signatures in `canvas`, those of callbacks not counted."""
-    if isinstance(canvas, Signature):
-        return [cast("Signature[Any]", canvas)]
-    return [signature for part in canvas.parts for signature in signatures_of(part)]

@@ -1,18 +1,38 @@
-"""How a run ended, as a value. Whatever a task does becomes one of these; nothing leaves execution as an exception."""
+"""How a run ended, as a value. Whatever a task does becomes one of these; nothing leaves execution as an exception.
+
+And what a task raises to be replaced, which becomes one.
+"""
 
 from __future__ import annotations
 
 from typing import Any, Final
 
 from ..core.values import value
+from ..exceptions import TaskPredicate
 from ..results import Record
 from ..transport.broker import Delivery
 from ..wire.message import Envelope
 from .links import NO_LINKS, Links
+from .serialized import as_canvas, as_form
 from .signature import Canvas
 
 #: Reasons of a dead letter whose workflow is not followed: anybody may have written it.
 UNTRUSTED: Final = frozenset({"unsigned", "bad_signature"})
+
+
+class Replace(TaskPredicate):
+    """The task is to go on as `canvas`, in its place; made by `self.replace(...)`."""
+
+    def __init__(self, canvas: Canvas[Any]) -> None:
+        self.canvas = canvas
+        super().__init__(f"replaced by {canvas!r}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _of_form, (as_form(self.canvas),)
+
+
+def _of_form(form: dict[str, Any]) -> Replace:
+    return Replace(as_canvas(form))
 
 
 @value

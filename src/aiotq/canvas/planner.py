@@ -18,15 +18,15 @@ from ..core.values import replace, shown, value
 from ..exceptions import CallError, EncodeError, StoreRequired
 from ..results.ledger import Join
 from ..wire.message import Envelope, Step, new_id
+from .composites import Chain, Chord, Group
 from .links import NO_LINKS, Broken, Instead, Links, Rest, Resume, embedded, steps_of
 from .serialized import as_form
-from .signature import Canvas, Chain, Chord, Group, Signature, WhenFailed, as_callbacks, chained
-from .validation import check_arguments, check_depth, check_workflow, refuse_skip
+from .signature import Canvas, Signature, WhenFailed, as_callbacks
+from .structure import count_results, final_calls, first_calls, shape_of
+from .validation import check_arguments, check_workflow, refuse_skip
 
 #: Bytes of a chain's rest that travel in a message; what is longer waits behind a join.
 INLINE: Final = 4096
-#: Celery's name of the task that returns what it is called with.
-ACCUMULATE: Final = "celery.accumulate"
 _SIZE_OF_MARK: Final = 50
 #: The first member of every join.
 _FIRST: Final = "0"
@@ -43,14 +43,9 @@ class Given:
 
 @value
 class Awaited:
-    """They are called with the values that the members of a join arrived with, or then with `values`.
-
-    `first` is the first of them; `begins` the group that all of them are in.
-    """
+    """They are called with the values that the members of a join arrived with, or then with `values`."""
 
     join: str
-    first: str | None = None
-    begins: str | None = None
     values: tuple[Any, ...] | None = None
 
 
@@ -66,7 +61,6 @@ class Position:
     is_short: bool = False  #: known to be short enough for a message
     join: str | None = None
     members: tuple[str, ...] = ()
-    then: tuple[str, ...] = ()  #: the first tasks behind that join; only its first member is told
     is_gated: bool = False  #: that join is a gate ...
     chord: tuple[str, ...] = ()  #: ... behind which is this join, for this member
     scope: int = 0  #: see `Links`
@@ -141,8 +135,7 @@ class Planner:
         patience = self._builder.conf.join_timeout
         while self._openings:
             opening = self._openings.popleft()
-            first = next(iter(_first_ids(opening.canvas, 1)), None)
-            then = self._start(opening.canvas, Awaited(opening.id, first), replace(opening.place, scope=0))
+            then = self._start(opening.canvas, Awaited(opening.id), replace(opening.place, scope=0))
             joins.append(Join(opening.id, opening.size, tuple(then), patience, opening.about, opening.until))
         return tuple(joins)
 
@@ -178,22 +171,19 @@ class Planner:
             marks, rest = place.rest[:following], place.rest[following + 1 :]
             return self._chord(group, body, incoming, replace(place, rest=rest), marks=len(marks))
         group_id = group.id or new_id()
-        incoming = _beginning(incoming, group_id)
         members = iter(place.members)
         envelopes: list[Envelope] = []
         for index, member in enumerate(group.tasks):
             there = replace(place, group_id=group_id, group_index=index)
             if place.join is not None:
-                there = replace(there, members=tuple(next(members) for _ in range(leaves(member))))
-                if _FIRST not in there.members:
-                    there = replace(there, then=())
+                there = replace(there, members=tuple(next(members) for _ in range(count_results(member))))
             envelopes += self._start(*as_member(member, incoming, there))
         return envelopes
 
     def _chord(
         self, header: Group[Any], body: Canvas[Any], incoming: Incoming, place: Position, *, marks: int = 0
     ) -> Sequence[Envelope]:
-        size = leaves(header)
+        size = count_results(header)
         if size == 0:  # nobody would arrive
             value = (shape_of(header),)
             given = replace(incoming, values=value) if isinstance(incoming, Awaited) else Given(value)
@@ -207,14 +197,12 @@ class Planner:
         told = about(shape_of(header), marks=marks)
         self._openings.append(_Opening(join, size, body, place, told, self._until(header)))
         inside = replace(place, rest=(), join=join, group_id=join, is_gated=False, chord=(), scope=place.scope + 1)
-        then = _first_ids(body)
-        incoming = _beginning(incoming, join)
         envelopes: list[Envelope] = []
         first = 0
         for index, member in enumerate(header.tasks):
-            count = leaves(member)
+            count = count_results(member)
             members = tuple(map(str, range(first, first + count)))
-            there = replace(inside, group_index=index, members=members, then=then if _FIRST in members else ())
+            there = replace(inside, group_index=index, members=members)
             first += count
             envelopes += self._start(*as_member(member, incoming, there))
         return envelopes
@@ -227,7 +215,7 @@ class Planner:
         options.setdefault("task_id", new_id())
         counts: tuple[int, int] = (options.pop("attempt", 0), options.pop("replacements", 0))
         task = self._builder.task(call.task) or call.task
-        links = Links(callbacks, errbacks, rest, call.mode, then=place.then, is_gated=place.is_gated)
+        links = Links(callbacks, errbacks, rest, call.mode)
         step = Step(
             place.group_id,
             place.group_index,
@@ -239,13 +227,12 @@ class Planner:
         args = call.args
         if isinstance(incoming, Awaited):
             declared = None if isinstance(task, str) else task.declared.expires
-            links = replace(links, is_first=options["task_id"] == incoming.first, scope=place.scope)
-            links = replace(links, begins=incoming.begins)
+            links = replace(links, scope=place.scope)
             is_immutable = call.immutable or incoming.values is not None
             step, options = _of_awaiting(step, incoming.join, is_immutable, options, declared)
             args, links = _given_to(call, incoming.values or (), links)
         elif isinstance(incoming, Broken):
-            if not call.immutable and takes_exceptions(task):
+            if not call.immutable and takes_exceptions(task, call):
                 links = replace(links, broken=incoming)
             elif not call.immutable:
                 args = (incoming.request["id"], *args)
@@ -279,11 +266,11 @@ class Planner:
         rest = links.rest
         if carried < len(rest):
             before = steps_of(rest[:carried])
-            parent_id = lasts(before[-1])[0].id if before else options["task_id"]
+            parent_id = final_calls(before[-1])[0].id if before else options["task_id"]
             first, *others = rest[carried:]
             gate = self._open_gate(cast("Canvas[Any]", first), replace(place, rest=tuple(others), parent_id=parent_id))
             step = replace(step, join=gate, members=(_FIRST,), is_gated=True, chord=step.seat or ())
-            links = replace(links, rest=rest[:carried], then=_first_ids(cast("Canvas[Any]", first)), is_gated=True)
+            links = replace(links, rest=rest[:carried])
         if links.rest:
             step = replace(step, ends=_ends(links.rest)[:_MOST_ENDS])
         part = Part(
@@ -318,7 +305,7 @@ class Planner:
         conf = self._builder.conf
         latest = 0.0
         for member in header.tasks:
-            for first in firsts(member):
+            for first in first_calls(member):
                 if (countdown := first.options.get("countdown")) is not None:
                     latest = max(latest, now + countdown)
                 elif (due := wall_time("eta", first.options.get("eta"), now, conf)) is not None:
@@ -329,141 +316,12 @@ class Planner:
 _NO_STEP: Final = Step()
 
 
-def frozen(canvas: Canvas[Any]) -> Canvas[Any]:
-    """Return `canvas` with the ids of all its calls and groups fixed; those of callbacks are given when they are sent.
+def takes_exceptions(task: Callee | str, call: Signature[Any]) -> bool:
+    """Whether an error callback takes request, exception and traceback; the others, and unknown ones, take an id.
 
-    Raises:
-        CallError: two calls in it have the same id, or it is nested too deep.
+    Arguments that it has already don't count.
     """
-    if canvas.form == "call" and "task_id" in cast("Signature[Any]", canvas).options:
-        return canvas
-    check_depth(canvas)
-    return _frozen(canvas, set())
-
-
-def _frozen(canvas: Canvas[Any], seen: set[str]) -> Canvas[Any]:
-    match canvas:
-        case Signature():
-            call = cast("Signature[Any]", canvas)
-            task_id = call.options.get("task_id")
-            if task_id is None:
-                task_id = new_id()
-                call = replace(call, options={**call.options, "task_id": task_id})
-            if task_id in seen:
-                raise CallError(f"two calls of one workflow have the id {task_id}: {call!r}")
-            seen.add(task_id)
-            return call
-        case Chain():
-            return replace(canvas, tasks=_with_end(tuple(_frozen(step, seen) for step in canvas.tasks)))
-        case Group():
-            group = cast("Group[Any]", canvas)
-            return replace(group, tasks=tuple(_frozen(task, seen) for task in group.tasks), id=group.id or new_id())
-        case Chord():
-            header, body = _with_end((_frozen(canvas.header, seen), _frozen(canvas.body, seen)))
-            return replace(canvas, header=cast("Group[Any]", header), body=body)
-        case _:
-            raise CallError(f"{canvas!r} can't be sent")
-
-
-def _with_end(steps: tuple[Canvas[Any], ...]) -> tuple[Canvas[Any], ...]:
-    """Return `steps` with a call at their end: without one, nobody would know when an empty group's turn has come."""
-    if len(steps) < 2 or firsts(steps[-1]):
-        return steps
-    value = shape_of(steps[-1])
-    end: Signature[Any] = Signature(ACCUMULATE, (value,), {"index": 0}, {"task_id": new_id()}, immutable=True)
-    return *steps[:-1], end
-
-
-def firsts(canvas: Canvas[Any]) -> Sequence[Signature[Any]]:
-    """Return the calls that start `canvas`."""
-    match canvas:
-        case Signature():
-            return [cast("Signature[Any]", canvas)]
-        case Chain(tasks):
-            return firsts(tasks[0]) if tasks else []
-        case Chord(header, body):
-            return firsts(header) if leaves(header) else firsts(body)
-        case _:
-            return [first for member in canvas.parts for first in firsts(member)]
-
-
-def _beginning(incoming: Incoming, group_id: str) -> Incoming:
-    """Return `incoming` of a group for its members."""
-    if isinstance(incoming, Awaited) and incoming.begins is None:
-        return replace(incoming, begins=group_id)
-    return incoming
-
-
-def _first_ids(canvas: Canvas[Any], most: int = 8) -> tuple[str, ...]:
-    """Return the ids of the calls that start `canvas`, so many of them as are told to others."""
-    return tuple(first.options["task_id"] for first in firsts(canvas)[:most] if "task_id" in first.options)
-
-
-def with_firsts(canvas: Canvas[Any], changed: Sequence[Signature[Any]]) -> Canvas[Any]:
-    """Return `canvas` with `changed` in the place of its `firsts`, in that order."""
-    left = iter(changed)
-
-    def put(each: Canvas[Any]) -> Canvas[Any]:
-        match each:
-            case Signature():
-                return next(left)
-            case Chain(tasks):
-                return replace(each, tasks=(put(tasks[0]), *tasks[1:])) if tasks else each
-            case Group(tasks):
-                return replace(cast("Group[Any]", each), tasks=tuple(map(put, tasks)))
-            case Chord(header, body):
-                if leaves(header):
-                    return replace(each, header=cast("Group[Any]", put(header)))
-                return replace(each, body=put(body))
-            case _:
-                return each
-
-    return put(canvas)
-
-
-def lasts(canvas: Canvas[Any]) -> Sequence[Signature[Any]]:
-    """Return the calls whose values are that of `canvas`."""
-    match canvas:
-        case Signature():
-            return [cast("Signature[Any]", canvas)]
-        case Chain(tasks):
-            return lasts(tasks[-1]) if tasks else []
-        case Chord(_, body):
-            return lasts(body)
-        case _:
-            return [last for member in canvas.parts for last in lasts(member)]
-
-
-def leaves(canvas: Canvas[Any]) -> int:
-    """Return how many calls the value of `canvas` is made of."""
-    match canvas:
-        case Signature():
-            return 1
-        case Chain(tasks):
-            return leaves(tasks[-1]) if tasks else 0
-        case Chord(_, body):
-            return leaves(body)
-        case _:
-            return sum(map(leaves, canvas.parts))
-
-
-def shape_of(canvas: Canvas[Any]) -> Any:
-    """Return how the value of `canvas` nests: None for a call's; a number of calls or a list of such for a group's."""
-    match canvas:
-        case Signature():
-            return None
-        case Chain(tasks):
-            return shape_of(tasks[-1]) if tasks else None
-        case Chord(_, body):
-            return shape_of(body)
-        case _:
-            shapes = [shape_of(member) for member in canvas.parts]
-            return len(shapes) if shapes and all(shape is None for shape in shapes) else shapes
-
-
-def takes_exceptions(task: Callee | str) -> bool:
-    """Whether an error callback takes request, exception and traceback; the others, and unknown ones, take an id."""
-    return not isinstance(task, str) and task.takes_several
+    return not isinstance(task, str) and task.room_for(call.args, call.kwargs) > 1
 
 
 def as_member(member: Canvas[Any], incoming: Incoming, place: Position) -> tuple[Canvas[Any], Incoming, Position]:
@@ -526,30 +384,8 @@ def _length(given: Any) -> int:
 def _ends(rest: Rest) -> tuple[str, ...]:
     for each in reversed(rest):
         if not isinstance(each, Resume):
-            return tuple(last.options["task_id"] for last in lasts(each) if "task_id" in last.options)
+            return tuple(last.options["task_id"] for last in final_calls(each) if "task_id" in last.options)
     return ()
-
-
-def of_last(canvas: Canvas[Any], **options: Any) -> Canvas[Any]:
-    """Return `canvas` with options for the one call that it ends with."""
-    match canvas:
-        case Chain(tasks):
-            return replace(canvas, tasks=(*tasks[:-1], of_last(tasks[-1], **options)))
-        case Chord(_, body):
-            return replace(canvas, body=of_last(body, **options))
-        case _:
-            return canvas.clone(**options)
-
-
-def single(canvas: Canvas[Any]) -> Canvas[Any]:
-    """Return `canvas` such that it ends with one call: a group's values are collected by one more."""
-    if shape_of(canvas) is None:
-        return canvas
-    when_failed = canvas.when_failed
-    plain = canvas if when_failed == "fail" else canvas.on_failure("fail")
-    collecting: Signature[Any] = Signature(ACCUMULATE, kwargs={"index": 0})
-    whole = chained((plain, collecting))
-    return whole if when_failed == "fail" else whole.on_failure(when_failed)
 
 
 def _of_awaiting(

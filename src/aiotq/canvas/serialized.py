@@ -13,12 +13,13 @@ from ..core.values import replace
 from ..exceptions import CallError
 from ..tasks.options import CALL_OPTIONS, stamps_of
 from ..wire.message import is_name
-from .signature import Canvas, Chain, Chord, Chunks, Group, Mode, Sender, Signature, WhenFailed, chained
+from .composites import Chain, Chord, Chunks, Group, chained
+from .signature import Canvas, Mode, Sender, Signature, WhenFailed
 
 #: Forms in forms that are read; nobody's workflow is so deep, and Python's stack ends somewhere.
 _MAX_DEPTH: Final = 200
 #: Our own key beside Celery's; its workers don't know it.
-_WHEN_FAILED: Final = "on_failure"
+_WHEN_FAILED: Final = "allow_failure"
 #: Celery's option that names those of the others which are stamps.
 _STAMPED: Final = "stamped_headers"
 
@@ -98,11 +99,11 @@ def _canvas(form: object, sender: Sender | None, depth: int) -> Canvas[Any]:
         raise CallError(f"a signature's args are a list, not a {type(args).__name__}")
 
     def inner(each: object) -> Canvas[Any]:
-        return _canvas(each, sender, depth + 1)
+        return _canvas(each, sender, depth + 1).as_part()
 
     canvas = _made(kind, given, tuple(cast("Sequence[Any]", args)), kwargs, options, inner, sender)
     when_failed = given.get(_WHEN_FAILED, "fail")
-    return canvas if when_failed == canvas.when_failed else canvas.on_failure(cast(WhenFailed, when_failed))
+    return canvas if when_failed == canvas.when_failed else canvas.allow_failure(cast(WhenFailed, when_failed))
 
 
 def _made(
@@ -129,7 +130,8 @@ def _made(
             changed = cast("Signature[Any]", called)
             return replace(changed, args=items, options=options, mode=cast(Mode, kind), immutable=True)
         case "chain":
-            return chained([inner(step) for step in _list(kwargs, "tasks")]).clone(args, **options)
+            steps = [inner(step) for step in _list(kwargs, "tasks")]
+            return chained(steps, is_called=True).clone(args, **options)
         case "group":
             members: Group[Any] = Group(tuple(inner(task) for task in _list(kwargs, "tasks")))
             return members.clone(args, **options)

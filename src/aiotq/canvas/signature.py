@@ -1,30 +1,26 @@
-"""Signatures, chains, groups and chords: descriptions of calls, as values that are never changed, only replaced.
-
-Options of a composite are passed on at once to the signatures that they apply to, so only signatures have options.
-"""
+"""Signatures, and what they have in common with what is made of them: values that are never changed, only replaced."""
 
 from __future__ import annotations
 
 import abc
+import copy
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import field
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Literal, Protocol, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Protocol, Self, TypeVar, cast
 
-from ..core.inside import core_of
+from ..core.inside import App, core_of
 from ..core.settings import Settings
 from ..core.sync import Bridge, expect_loop
 from ..core.values import replace, shown, value
 from ..exceptions import CallError, InvalidOption
 from ..results.handle import AsyncResult
-from ..results.sets import GroupResult
-from ..tasks.options import check_options_here
+from ..tasks.options import check_options_here, said
 from ..tasks.request import running_request
 from .sync import SyncCanvas
 
 if TYPE_CHECKING:
     from ..app import AioTQ
     from ..graph.graph import Graph
-    from .drawn import Form
     from .stamping import StampingVisitor
 
 R = TypeVar("R")
@@ -38,9 +34,8 @@ WhenFailed = Literal["fail", "skip", "continue"]
 _WHEN_FAILED: Final = ("fail", "skip", "continue")
 #: How a task is called: once; or once for each item of an iterable, one after the other.
 Mode = Literal["once", "map", "starmap"]
-#: Options of a chord that apply to its header only, and to its body only; all others apply to both.
-_OF_HEADER: Final = frozenset({"countdown", "eta"})
-_OF_LAST: Final = frozenset({"task_id", "link"})
+#: Levels that a canvas is shown in; what is deeper can't be read.
+MAX_SHOWN_DEPTH: Final = 40
 
 
 class Sender(Protocol):
@@ -91,7 +86,6 @@ class Canvas(abc.ABC, Generic[Handle_co]):
     """A signature, chain, group or chord: it can be sent, and composed with others."""
 
     __slots__ = ()
-    form: ClassVar[Form]
 
     when_failed: WhenFailed
 
@@ -100,6 +94,11 @@ class Canvas(abc.ABC, Generic[Handle_co]):
         """The app that sends it; None if it was made from names alone."""
         sender = sender_of(self)
         return None if sender is None else sender.app
+
+    @property
+    @abc.abstractmethod
+    def id(self) -> str | None:
+        """The id of the call or group that its value comes from, if it is fixed already."""
 
     @property
     @abc.abstractmethod
@@ -121,28 +120,105 @@ class Canvas(abc.ABC, Generic[Handle_co]):
         If the callback's task takes a single argument, it is called with the id of the task that failed.
         """
 
+    @abc.abstractmethod
+    def set_immutable(self, immutable: bool) -> Self:
+        """Return a copy that takes no value from the step before it, or takes one; of a chord it is the body."""
+
+    @abc.abstractmethod
+    def text(self, depth: int = 0) -> str:
+        """Return it as text; levels below `MAX_SHOWN_DEPTH` are left out."""
+
+    def __repr__(self) -> str:
+        return self.text()
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Canvas):
+            return NotImplemented
+        left: list[tuple[Canvas[Any], Canvas[Any]]] = [(self, cast("Canvas[Any]", other))]
+        while left:  # no recursion: they may be nested too deep to be sent
+            a, b = left.pop()
+            if a is not b and (type(a) is not type(b) or a.fields != b.fields or len(a.parts) != len(b.parts)):
+                return False
+            if a is not b:
+                left += zip(a.parts, b.parts, strict=True)
+        return True
+
+    def __hash__(self) -> int:
+        return hash((type(self), len(self.parts)))
+
+    def as_part(self) -> Canvas[Any]:
+        """Return the canvas that takes its place when it becomes part of another."""
+        return self
+
+    @property
+    def fields(self) -> tuple[Any, ...]:
+        """All that two canvases must have equal, except their parts."""
+        return (self.when_failed,)
+
     def __or__(self, other: Canvas[Handle]) -> Canvas[Handle]:
         """Return the chain of both. After a group `other` is a chord's body; after a chord it extends the body."""
-        if not isinstance(cast(object, other), Canvas):
+        following = part_or_none(other)
+        if following is None:
             return NotImplemented
-        return cast("Canvas[Handle]", chained((self, other)))
+        from .composites import chained  # noqa: PLC0415
 
-    def set(self, **options: Any) -> Self:
-        """Return a copy with further options of the call."""
-        return self.clone(**options)
+        return chained((self, following))
+
+    def __invert__(self) -> Coroutine[Any, Any, Any]:
+        """Send it and wait for its value: `await (~add.s(2, 2))`."""
+        expect_loop("canvas.sync.delay().get()")
+
+        async def value() -> Any:
+            return await cast(Any, await self.apply_async())
+
+        return value()
+
+    def __getitem__(self, name: str) -> Any:
+        """Return what a signature of Celery's, which is a dict, has under this name; `dict(canvas)` has all of it."""
+        from .serialized import as_form  # noqa: PLC0415
+
+        return as_form(self)[name]
+
+    def keys(self) -> Iterable[str]:
+        """Return the names in `dict(canvas)`, from which `signature` makes an equal canvas."""
+        from .serialized import as_form  # noqa: PLC0415
+
+        return as_form(self).keys()
+
+    @staticmethod
+    def from_dict(form: Mapping[str, Any], app: App[Sender] | None = None) -> Canvas[Any]:
+        """Return the canvas that `dict(canvas)` was made from; like `signature`."""
+        from .serialized import as_canvas  # noqa: PLC0415
+
+        return as_canvas(form, app)
+
+    def freeze(self) -> Self:
+        """Return a copy with the ids of all its calls and groups fixed, so that they are known before it is sent.
+
+        Raises:
+            CallError: two calls in it have the same id, or it is nested too deep.
+        """
+        from .structure import frozen  # noqa: PLC0415
+
+        return cast(Self, frozen(self))
+
+    def set(self, *, immutable: bool | None = None, **options: Any) -> Self:
+        """Return a copy with further options of the call. None leaves an option as it is; callbacks are added."""
+        changed = self.clone(**options)
+        return changed if immutable is None else changed.set_immutable(immutable)
 
     def on_error(self, callback: Canvas[Any]) -> Self:
         """Like `link_error`, with one callback."""
         return self.link_error(callback)
 
-    def on_failure(self, what: WhenFailed) -> Self:
+    def allow_failure(self, what: WhenFailed) -> Self:
         """Return a copy that sets the effect of its failure on its group or chain.
 
         "fail" (the default): the group or chain fails too. "continue": the exception takes the place of the value.
         "skip": the step is left out. The group's list is shorter; the chain goes on with the previous step's value.
         """
         if what not in _WHEN_FAILED:
-            raise InvalidOption(f"on_failure must be one of {', '.join(map(repr, _WHEN_FAILED))}, not {what!r}")
+            raise InvalidOption(f"allow_failure must be one of {', '.join(map(repr, _WHEN_FAILED))}, not {what!r}")
         return cast(Self, replace(cast(Any, self), when_failed=what))
 
     def stamp(self, visitor: StampingVisitor | None = None, append_stamps: bool = False, **stamps: Any) -> Self:
@@ -217,7 +293,7 @@ class Canvas(abc.ABC, Generic[Handle_co]):
         return sender
 
 
-@value
+@value(eq=False)
 class Signature(Canvas[AsyncResult[R_co]]):
     """Describes one call: a task's name with arguments and options.
 
@@ -237,14 +313,35 @@ class Signature(Canvas[AsyncResult[R_co]]):
     mode: Mode = "once"
     when_failed: WhenFailed = "fail"
     sender: Sender | None = field(default=None, compare=False, repr=False)
-    form: ClassVar[Form] = "call"
 
     def __repr__(self) -> str:
+        return self.text()
+
+    def text(self, depth: int = 0) -> str:
         if self.mode != "once":
             return f"[{self.task}({'*' * (self.mode == 'starmap')}x) for x in {', '.join(map(repr, self.args))}]"
-        arguments = [repr(argument) for argument in self.args]
-        arguments += [f"{name}={argument!r}" for name, argument in self.kwargs.items()]
+        return self.called_with([repr(argument) for argument in self.args])
+
+    def called_with(self, args: Iterable[str]) -> str:
+        """Return the text of a call with these arguments and its own keyword arguments."""
+        arguments = [*args, *(f"{name}={argument!r}" for name, argument in self.kwargs.items())]
         return f"{self.task}({', '.join(arguments)})"
+
+    @property
+    def fields(self) -> tuple[Any, ...]:
+        return (self.task, self.args, self.kwargs, self.options, self.immutable, self.mode, self.when_failed)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Leave the app out: an unpickled signature belongs to the app of the process that unpickles it."""
+        return type(self), self.fields
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return replace(
+            self,
+            args=copy.deepcopy(self.args, memo),
+            kwargs=copy.deepcopy(self.kwargs, memo),
+            options=copy.deepcopy(self.options, memo),
+        )
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Call the task in this process, with further arguments."""
@@ -263,10 +360,11 @@ class Signature(Canvas[AsyncResult[R_co]]):
         return self.options.get("task_id")
 
     def clone(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Self:
+        options = said(options)
         merged = {**self.options, **options} if options else self.options
         for option in ("link", "link_error"):
             if option in options:
-                merged = {**merged, option: as_callbacks(option, options[option])}
+                merged = {**merged, option: self._with_callbacks(option, as_callbacks(option, options[option]))}
         if self.immutable or not (args or kwargs):
             return self if merged is self.options else replace(self, options=merged)
         return replace(self, args=(*args, *self.args), kwargs={**self.kwargs, **(kwargs or {})}, options=merged)
@@ -277,179 +375,16 @@ class Signature(Canvas[AsyncResult[R_co]]):
     def link_error(self, *callbacks: Canvas[Any]) -> Self:
         return self._linked("link_error", callbacks)
 
+    def set_immutable(self, immutable: bool) -> Self:
+        return replace(self, immutable=immutable)
+
     def _linked(self, option: str, callbacks: Sequence[Canvas[Any]]) -> Self:
+        added = self._with_callbacks(option, as_callbacks(option, callbacks))
+        return replace(self, options={**self.options, option: added})
+
+    def _with_callbacks(self, option: str, callbacks: Sequence[Canvas[Any]]) -> list[Canvas[Any]]:
         before = as_callbacks(option, self.options.get(option))
-        new = [callback for callback in as_callbacks(option, callbacks) if callback not in before]
-        return replace(self, options={**self.options, option: [*before, *new]})
-
-
-@value
-class Chain(Canvas[Handle_co]):
-    """Steps, each called with the value of the step before; made by `chain` and `|`.
-
-    `tasks` has no chains (except those with an `on_failure` of their own), and no step after a group: that is a chord.
-    """
-
-    form: ClassVar[Form] = "chain"
-    tasks: tuple[Canvas[Any], ...]
-    when_failed: WhenFailed = "fail"
-
-    def __repr__(self) -> str:
-        text = " | ".join(map(repr, self.tasks)) or "chain()"
-        return text if self.when_failed == "fail" else f"({text})"
-
-    @property
-    def parts(self) -> Sequence[Canvas[Any]]:
-        return self.tasks
-
-    def clone(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Self:
-        """Return a copy with arguments and options for its first task; `task_id` and `link` go to the last one."""
-        if not (args or kwargs or options):
-            return self
-        self._refuse_empty()
-        of_last = {option: options.pop(option) for option in _OF_LAST if option in options}
-        errbacks = options.pop("link_error", None)
-        first, *others = self.tasks
-        steps = [first.clone(args, kwargs, **options), *others]
-        if of_last:
-            steps[-1] = steps[-1].clone(**of_last)
-        changed = replace(self, tasks=tuple(steps))
-        return changed if errbacks is None else changed.link_error(*as_callbacks("link_error", errbacks))
-
-    def link(self, *callbacks: Canvas[Any]) -> Self:
-        self._refuse_empty()
-        return replace(self, tasks=(*self.tasks[:-1], self.tasks[-1].link(*callbacks)))
-
-    def link_error(self, *callbacks: Canvas[Any]) -> Self:
-        return replace(self, tasks=tuple(step.link_error(*callbacks) for step in self.tasks))
-
-    def _refuse_empty(self) -> None:
-        if not self.tasks:
-            raise CallError("an empty chain has nothing to call: leave it out")
-
-
-@value
-class Group(Canvas[GroupResult[R_co]]):
-    """Tasks and workflows that run at the same time; made by `group`. Its value is the list of their values."""
-
-    form: ClassVar[Form] = "group"
-    tasks: tuple[Canvas[Any], ...]
-    id: str | None = None
-    when_failed: WhenFailed = "fail"  #: always: a group passes `on_failure` on to its tasks
-
-    def __repr__(self) -> str:
-        return f"group({list(self.tasks)!r})"
-
-    def __len__(self) -> int:
-        return len(self.tasks)
-
-    @property
-    def parts(self) -> Sequence[Canvas[Any]]:
-        return self.tasks
-
-    def clone(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Self:
-        """Return a copy with arguments and options for each of its tasks; `task_id` is the group's own id."""
-        if not (args or kwargs or options):
-            return self
-        group_id = options.pop("task_id", self.id)
-        if "link" in options:
-            self.link()
-        return replace(self, tasks=tuple(task.clone(args, kwargs, **options) for task in self.tasks), id=group_id)
-
-    def on_failure(self, what: WhenFailed) -> Self:
-        """Return a copy with this for each of its tasks without an `on_failure` of its own."""
-        return replace(
-            self, tasks=tuple(task if task.when_failed != "fail" else task.on_failure(what) for task in self.tasks)
-        )
-
-    def link(self, *callbacks: Canvas[Any]) -> Self:
-        """Refuse: a group has no single end.
-
-        Raises:
-            CallError: always.
-        """
-        raise CallError(f"{self!r} has no single end to link to: use group | task, or link its tasks")
-
-    def link_error(self, *callbacks: Canvas[Any]) -> Self:
-        return replace(self, tasks=tuple(task.link_error(*callbacks) for task in self.tasks))
-
-
-@value
-class Chunks(Group[R_co]):
-    """Many calls of a task, several in each message; made by `Task.chunks`."""
-
-    def __repr__(self) -> str:
-        return f"group({list(self.tasks)!r})"
-
-    def group(self) -> Group[R_co]:
-        """Return it as a plain group."""
-        return Group(self.tasks, self.id)
-
-
-@value
-class Chord(Canvas[Handle_co]):
-    """A group (the header), and a body that is called once with the list of its values; made by `chord` and `|`."""
-
-    form: ClassVar[Form] = "chord"
-    header: Group[Any]
-    body: Canvas[Handle_co]
-    when_failed: WhenFailed = "fail"
-
-    def __repr__(self) -> str:
-        first, rest = (self.body.tasks[0], self.body.tasks[1:]) if isinstance(self.body, Chain) else (self.body, ())
-        if isinstance(first, Signature):
-            called = cast("Signature[Any]", first)
-            text = f"%{replace(called, args=(list(self.header.tasks), *called.args))!r}"
-        else:
-            text = f"{self.header!r} | {first!r}"
-        return " | ".join([text, *map(repr, rest)])
-
-    @property
-    def tasks(self) -> tuple[Canvas[Any], ...]:
-        """The tasks of the header."""
-        return self.header.tasks
-
-    @property
-    def parts(self) -> Sequence[Canvas[Any]]:
-        return self.header, self.body
-
-    def clone(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Self:
-        """Return a copy with arguments for each task of its header.
-
-        `task_id` and `link` go to the body, `countdown` and `eta` to the header, other options to both. `link_error`
-        goes to the body, and to the header too if the setting `task_allow_error_cb_on_chord_header` is True.
-        """
-        if not (args or kwargs or options):
-            return self
-        errbacks = options.pop("link_error", None)
-        of_header = {option: given for option, given in options.items() if option not in _OF_LAST}
-        of_body = {option: given for option, given in options.items() if option not in _OF_HEADER}
-        changed = replace(self, header=self.header.clone(args, kwargs, **of_header), body=self.body.clone(**of_body))
-        return changed if errbacks is None else changed.link_error(*as_callbacks("link_error", errbacks))
-
-    def link(self, *callbacks: Canvas[Any]) -> Self:
-        return replace(self, body=self.body.link(*callbacks))
-
-    def link_error(self, *callbacks: Canvas[Any]) -> Self:
-        sender = sender_of(self)
-        both = sender is not None and sender.conf.task_allow_error_cb_on_chord_header
-        header = self.header.link_error(*callbacks) if both else self.header
-        return replace(self, header=header, body=self.body.link_error(*callbacks))
-
-
-def chained(steps: Iterable[Canvas[Any]]) -> Canvas[Any]:
-    """Return the chain of `steps`; a single step is returned as it is."""
-    flat: list[Canvas[Any]] = []
-    for given in steps:
-        for step in given.tasks if isinstance(given, Chain) and given.when_failed == "fail" else (given,):
-            last = flat[-1] if flat else None
-            if isinstance(last, Group):
-                flat[-1] = Chord(cast("Group[Any]", last), step)
-            elif isinstance(last, Chord) and last.when_failed == "fail":
-                flat[-1] = replace(last, body=chained((last.body, step)))
-            else:
-                flat.append(step)
-    return flat[0] if len(flat) == 1 else Chain(tuple(flat))
+        return [*before, *(callback for callback in callbacks if callback not in before)]
 
 
 def as_callbacks(option: str, given: object) -> list[Canvas[Any]]:
@@ -461,17 +396,35 @@ def as_callbacks(option: str, given: object) -> list[Canvas[Any]]:
     if given is None:
         return []
     callbacks: list[Any] = list(cast("list[Any]", given)) if isinstance(given, (list, tuple)) else [given]
+    found: list[Canvas[Any]] = []
     for callback in callbacks:
-        if not isinstance(callback, Canvas):
+        part = part_or_none(callback)
+        if part is None:
             raise InvalidOption(f"option {option} must be a signature or a list of them, not {callback!r}")
-    return callbacks
+        found.append(part)
+    return found
+
+
+def part_or_none(given: object) -> Canvas[Any] | None:
+    """Return `given` as a canvas: one, the dict of one, or a task, which is called without arguments; None if not."""
+    if isinstance(given, Canvas):
+        return cast("Canvas[Any]", given).as_part()
+    if isinstance(given, (dict, Mapping)):
+        return Canvas.from_dict(cast("Mapping[str, Any]", given))
+    make: Any = getattr(given, "s", None)
+    made: object = make() if callable(make) and hasattr(given, "apply_async") else None
+    return cast("Canvas[Any]", made) if isinstance(made, Canvas) else None
 
 
 def sender_of(canvas: Canvas[Any]) -> Sender | None:
     """Return what sends `canvas`, if it was not made of names alone."""
-    if isinstance(canvas, Signature):
-        return cast("Signature[Any]", canvas).sender
-    return next((sender for part in canvas.parts if (sender := sender_of(part)) is not None), None)
+    left: list[Canvas[Any]] = [canvas]
+    while left:  # no recursion: the canvas may be nested too deep to be sent
+        part = left.pop()
+        if isinstance(part, Signature) and (sender := cast("Signature[Any]", part).sender) is not None:
+            return sender
+        left += reversed(part.parts)
+    return None
 
 
 def _running_sender() -> Sender | None:

@@ -11,7 +11,8 @@ from typing import Any, Final, TypeVar, cast
 from ..core.values import replace, value
 from ..exceptions import InvalidOption
 from ..tasks.options import CALL_OPTIONS, stamps_of
-from .signature import Canvas, Chain, Chord, Group, Signature, as_callbacks
+from .composites import Chain, Chord, Group
+from .signature import Canvas, Signature, as_callbacks
 from .validation import check_depth
 
 C = TypeVar("C", bound=Canvas[Any])

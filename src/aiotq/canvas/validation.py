@@ -9,7 +9,8 @@ from ..calling.envelopes import Callee
 from ..core.values import replace
 from ..exceptions import CallError
 from ..tasks.options import CallOptions, check_options
-from .signature import Canvas, Chain, Chord, Group, Signature
+from .composites import Chain, Chord, Group
+from .signature import Canvas, Signature
 
 #: What a signature has beside the options of its call.
 _NOT_OPTIONS: Final = frozenset({"link", "link_error", "attempt", "replacements"})
@@ -88,6 +89,6 @@ def check_arguments(call: Signature[Any], task: Callee | str, args: Sequence[Any
 def refuse_skip() -> None:
     """Refuse to go on behind a chain or chord as though it had not been there: what it was given is gone by then."""
     raise CallError(
-        'on_failure("skip") is for single tasks and for members of groups: a chain or chord that is a step of a '
-        'chain can be left by on_failure("continue")'
+        'allow_failure("skip") is for single tasks and for members of groups: a chain or chord that is a step of a '
+        'chain can be left by allow_failure("continue")'
     )

@@ -50,7 +50,7 @@ def graph(
 
     An expression such as "add.s(2, 2) | mul.s(8)" is evaluated as Python, with the names of the app's module, its
     tasks by the last part of their names, and chain, group, chord, signature: don't give one that you would not run.
-    An id is that of a task that has begun or ended, or of a group that was saved.
+    An id is that of a workflow's first call, of a task that has begun or ended, or of a group that was saved.
     """
     form = _form({"svg": svg, "dot": dot, "text": text, "json": as_json}, output)
     app = target.load()

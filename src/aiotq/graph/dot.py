@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from .graph import HANGING, EdgeKind
 from .layout import Item, Line, items_in
-from .nodes import HANGING, EdgeKind
-from .palette import colours_of
-from .text import printable
+from .text import colours_of, printable
 
 _STYLES: Final[dict[EdgeKind, str]] = {
     "member": "arrowhead=none",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .dot import as_dot
+from .graph import Edge, Node
 from .layout import outline
-from .nodes import Edge, Node
 from .svg import as_svg
 from .text import as_text
 

@@ -8,7 +8,8 @@ from dataclasses import field, replace
 from typing import Final
 
 from ..core.values import value
-from .nodes import HANGING, Edge, EdgeKind, Node
+from .builder import left_out_node
+from .graph import HANGING, Edge, EdgeKind, Node
 
 #: Groups in groups that are drawn.
 _MAX_DEPTH: Final = 60
@@ -73,7 +74,7 @@ class _Reading:
     def _line(self, start: str, depth: int) -> Line:
         if depth > _MAX_DEPTH:
             self._seen.add(start)
-            return [Item(more(start, [self._nodes[start]]))]
+            return [Item(more(start, [[Item(self._nodes[start])]]))]
         line: Line = []
         at: str | None = start
         while at is not None and at not in self._seen:
@@ -95,7 +96,7 @@ class _Reading:
                 item.hanging.append((edge.kind, self._line(edge.target, depth + 1)))
             elif following is None:
                 following = edge.target
-            else:  # records tell of several first tasks of a step before they tell of its group
+            else:  # two steps follow it, as contradicting records may say
                 item.hanging.append((edge.kind, self._line(edge.target, depth + 1)))
         return item, following
 
@@ -104,19 +105,17 @@ def _shortened(line: Line, most: int) -> Line:
     kept = line
     if len(line) > 2 * most + 2:
         left_out = line[most:-most]
-        kept = [*line[:most], Item(more(line[most].node.id, _nodes_in(left_out), steps=len(left_out))), *line[-most:]]
+        kept = [*line[:most], Item(more(line[most].node.id, [[step] for step in left_out])), *line[-most:]]
     return [_shortened_item(item, most) for item in kept]
 
 
 def _shortened_item(item: Item, most: int) -> Item:
     members, hanging = item.members, item.hanging
     if len(members) > most + 1:
-        left_out = [node for line in members[most:] for node in _nodes_in(line)]
-        rest = more(f"{item.node.id}+members", left_out, steps=len(members) - most)
+        rest = more(f"{item.node.id}+members", members[most:])
         members = [*members[:most], [Item(rest)]]
     if len(hanging) > most + 1:
-        left_out = [node for _, line in hanging[most:] for node in _nodes_in(line)]
-        rest = more(f"{item.node.id}+more", left_out, steps=len(hanging) - most)
+        rest = more(f"{item.node.id}+more", [line for _, line in hanging[most:]])
         hanging = [*hanging[:most], (hanging[most][0], [Item(rest)])]
     return replace(
         item,
@@ -129,11 +128,10 @@ def _nodes_in(line: Line) -> list[Node]:
     return [item.node for item in items_in(line)]
 
 
-def more(node_id: str, left_out: Sequence[Node], *, steps: int | None = None) -> Node:
-    """Return the node that stands for those `left_out`, which are `steps` steps or members."""
-    tally = tallied(left_out)
-    label = f"… {len(left_out) if steps is None else steps:,} more{f': {tally}' if tally else ''}"
-    return Node(f"{node_id}…", "more", label=label, count=len(left_out))
+def more(node_id: str, left_out: Sequence[Line]) -> Node:
+    """Return the node that stands for so many lines; one that only counts itself stands for what it counts."""
+    count = sum(line[0].node.count if line[0].node.kind == "more" else 1 for line in left_out)
+    return left_out_node(node_id, count, tallied([node for line in left_out for node in _nodes_in(line)]))
 
 
 def tallied(nodes: Sequence[Node]) -> str:

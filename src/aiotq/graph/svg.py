@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from html import escape
 from typing import Final
 
+from .graph import Node
 from .layout import Item, Line, items_in
-from .nodes import Node
-from .palette import colours_of
-from .text import WORDS, printable
+from .text import WORDS, colours_of, printable
 
 #: Pixels: of a letter in a monospaced face of 12 (of 10), of a box with one line (two), between boxes.
 _LETTER: Final = 7.25

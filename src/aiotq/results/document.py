@@ -24,7 +24,7 @@ from ..exceptions import CallError, DecodeError, EncodeError, MessageTooLarge, R
 from ..tasks.request import Request
 from ..wire.serializers import Serializer, SerializerRegistry
 from . import celery_records
-from .neighbours import NO_NEIGHBOURS, Neighbours, neighbours_of
+from .lineage import NO_LINEAGE, Lineage, lineage_of
 from .records import Record
 
 #: A traceback longer than this says nothing more, and recursion errors would fill the store.
@@ -113,8 +113,9 @@ class Document:
         return _text(self.said.get("name"))
 
     @property
-    def neighbours(self) -> Neighbours:
-        return neighbours_of(self.said.get("workflow"))
+    def lineage(self) -> Lineage:
+        """What it says of its workflow."""
+        return lineage_of(self.said.get("workflow"))
 
     @property
     def called(self) -> Called:
@@ -184,7 +185,7 @@ class DocumentCodec:
         worker: str | None = None,
         children: Sequence[str] = (),
         name: str | None = None,
-        neighbours: Neighbours = NO_NEIGHBOURS,
+        lineage: Lineage = NO_LINEAGE,
         called: Called | None = None,
     ) -> bytes:
         """Return the document's bytes.
@@ -210,8 +211,8 @@ class DocumentCodec:
             document["children"] = list(children)
         if name is not None:
             document["name"] = name
-        if neighbours is not NO_NEIGHBOURS:
-            document["workflow"] = neighbours.plain()
+        if lineage is not NO_LINEAGE:
+            document["workflow"] = lineage.plain()
         if called is not None:
             with suppress(CallError):  # should the value be the reason, it is said again
                 body = self._encoded({**document, **called.plain()}, result)
@@ -268,7 +269,9 @@ class DocumentCodec:
         kind = self._find_exception(module, name)
         error = _remade(kind, arguments) if kind is not None else None
         if error is not None:
-            if trace:
+            if isinstance(error, exceptions.ChordError) and (cause := fields.get("exc_cause")) is not None:
+                error.__cause__ = self.decode_exception(cause, trace)
+            elif trace:
                 error.__cause__ = RemoteTraceback(trace)
             return error
         text = ", ".join(str(argument) for argument in arguments)
@@ -297,7 +300,19 @@ def encode_exception(error: BaseException) -> dict[str, Any]:
     if not arguments:
         with suppress(Exception):  # the type's own __str__
             arguments = [_plain(str(error))] if str(error) else []
-    return {"exc_type": kind.__qualname__, "exc_message": arguments, "exc_module": kind.__module__}
+    encoded: dict[str, Any] = {"exc_type": kind.__qualname__, "exc_message": arguments, "exc_module": kind.__module__}
+    if isinstance(error, exceptions.ChordError) and error.__cause__ is not None:  # the member's own
+        encoded["exc_cause"] = encode_exception(_own_cause(error.__cause__))
+    return encoded
+
+
+def _own_cause(error: BaseException) -> BaseException:
+    """Return an exception as it was raised: a chord in a chord fails by the innermost member, told once."""
+    seen: set[int] = set()
+    while isinstance(error, exceptions.ChordError) and error.__cause__ is not None and id(error) not in seen:
+        seen.add(id(error))
+        error = error.__cause__
+    return error
 
 
 def format_traceback(error: BaseException) -> str:

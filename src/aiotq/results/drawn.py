@@ -1,16 +1,17 @@
-"""Finding out who stands around a task: from the handles that one holds, and from what records say of each other."""
+"""Workflows drawn from what is stored of them: their plans, what records say of further ones, and their states."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Final, Protocol, runtime_checkable
+from typing import Any, ClassVar, Final, Protocol, runtime_checkable
 
 from .. import states
 from ..exceptions import AioTQError
-from ..graph.graph import Graph, GraphBuilder
-from ..graph.nodes import EdgeKind
+from ..graph.builder import GraphBuilder, Place, calls_in_plan
+from ..graph.graph import EdgeKind, Graph
 from .document import Document, DocumentCodec
+from .lineage import NO_LINEAGE, plan_id
 from .records import Record, RecordStore
 
 #: Records read at once, and tasks found by way of records (a task may have sent any number of others).
@@ -20,6 +21,8 @@ _MOST_FOUND: Final = 1000
 
 class Call(Protocol):
     """The handle of a call, as drawing it needs it."""
+
+    is_eager: ClassVar[bool]
 
     @property
     def id(self) -> str: ...
@@ -87,35 +90,42 @@ def calls_in(handle: Handle) -> Iterator[Call]:
 
 
 async def graph_of(handle: Handle, connect: Callable[[], Awaitable[Source]]) -> Graph:
-    """Return the workflow of `handle`: what its handles say, and what the records of its calls say of further ones."""
-    sketch = GraphBuilder()
-    seen = {call.id: call.document for step in steps_to(handle) for call in calls_in(step)}
+    """Return the workflow of `handle`: its plan, what its handles say, and what records say of further ones."""
+    steps = steps_to(handle)
+    calls = [call for step in steps for call in calls_in(step)]
     is_alone = not isinstance(handle, Members) and handle.parent is None and handle.task_name is None
-    if not is_alone:
-        _draw(handle, sketch, None, None)
-    walk = _Walk(sketch, tuple(seen), goes_up=is_alone)
-    unread = walk.take({each: document for each, document in seen.items() if document is not None})
-    unread += [each for each, document in seen.items() if document is None]
-    while unread:
+    read = _Reading(goes_up=is_alone)
+    for call in calls:
+        read.want(call.id, begins=call is calls[0], document=call.document)
+    while (ids := read.unread()) and not all(call.is_eager for call in calls):
         source = await connect()
-        batch, unread = unread[:_AT_ONCE], unread[_AT_ONCE:]
-        records = await source.records.get(batch)
-        found = {each: _decoded(source.codec, record) for each, record in zip(batch, records, strict=True)}
-        unread += walk.take(found)
+        records = await source.records.get(ids)
+        read.take({each: _decoded(source.codec, record) for each, record in zip(ids, records, strict=True)})
         await asyncio.sleep(0)  # decoding is work
-    walk.finish()
-    return sketch.graph()
+    drawing = _Drawing(read)
+    if is_alone:
+        for each in (*read.roots, *reversed(read.above), handle.id):
+            drawing.draw(each, Place())
+            drawing.draw_further()
+    else:
+        if calls:
+            drawing.draw(calls[0].id, Place(), only_plan=True)
+        _draw(handle, drawing.builder, None, None)
+        drawing.draw_further()
+    return drawing.graph()
 
 
-def _draw(handle: Handle, sketch: GraphBuilder, inside: str | None, until: Handle | None) -> None:
+def _draw(handle: Handle, builder: GraphBuilder, inside: str | None, until: Handle | None) -> None:
+    """Draw what the handles say."""
     after: str | None = None
     for step in steps_to(handle, until):
+        place = Place(inside, after)
         if not isinstance(step, Members):
-            after = sketch.call(step.id, step.task_name, inside=inside, after=after)
+            after = builder.call(step.id, step.task_name, place)
             continue
-        after = sketch.group(step.id or sketch.unused_id(), inside=inside, after=after)
+        after = builder.group(step.id or builder.unused_id(), place)
         for member in step.results:
-            _draw(member, sketch, after, step.parent)
+            _draw(member, builder, after, step.parent)
 
 
 def _decoded(codec: DocumentCodec, record: Record | None) -> Document | None:
@@ -128,198 +138,160 @@ def _decoded(codec: DocumentCodec, record: Record | None) -> Document | None:
         return Document(record.id, record.state, None, {})
 
 
-class _Walk:
-    """Takes what records say, and puts those that were found by it into the sketch once all is read."""
+class _Reading:
+    """What has been read of a workflow, and what is to be read next."""
 
-    def __init__(self, sketch: GraphBuilder, calls: Sequence[str], *, goes_up: bool) -> None:
-        self._sketch = sketch
-        self._drawn = frozenset(sketch.calls)
+    def __init__(self, *, goes_up: bool) -> None:
         self._goes_up = goes_up
-        self._documents: dict[str, Document | None] = {}
-        self._asked: dict[str, None] = dict.fromkeys(calls)
         self._left = _MOST_FOUND
+        self._asked: dict[str, None] = {}
+        self._unread: list[str] = []
+        self._plans: dict[str, tuple[str, int]] = {}  #: ids of plans, with the calls they are of
+        self._documents: dict[str, Document] = {}
+        self.roots: list[str] = []  #: of the call that is asked about ...
+        self.above: list[str] = []  #: ... and the calls that sent it, the nearest first
 
-    def take(self, found: Mapping[str, Document | None]) -> list[str]:
-        """Take documents of tasks, None for those that there are none of; return ids of tasks that they name."""
-        self._documents.update(found)
-        named: list[str] = []
-        for document in found.values():
+    def knows_of(self, call_id: str) -> bool:
+        """Whether a call was to be read: of very many it is only the first."""
+        return call_id in self._asked
+
+    def document(self, call_id: str) -> Document | None:
+        return self._documents.get(call_id)
+
+    def plan(self, call_id: str, replacement: int = 0) -> Any:
+        """Return the plan of what begins with a call, or has replaced it; None if there is none."""
+        found = self._documents.get(plan_id(call_id, replacement))
+        return None if found is None else found.result
+
+    def has_ended(self, call_id: str) -> bool:
+        document = self._documents.get(call_id)
+        return document is not None and states.is_ready(document.state)
+
+    def want(self, call_id: str, *, begins: bool, document: Document | None = None) -> None:
+        """Have a call read, and the plan of what begins with it."""
+        if begins:
+            self._want_plan(call_id, 0)
+        if call_id in self._asked:
+            return
+        self._asked[call_id] = None
+        if document is None:
+            self._unread.append(call_id)
+        else:
+            self.take({call_id: document})
+
+    def _want_plan(self, call_id: str, replacement: int) -> None:
+        key = plan_id(call_id, replacement)
+        if key not in self._plans:
+            self._plans[key] = (call_id, replacement)
+            self._unread.append(key)
+
+    def unread(self) -> list[str]:
+        """Return the ids of records that are to be read now."""
+        batch, self._unread = self._unread[:_AT_ONCE], self._unread[_AT_ONCE:]
+        return batch
+
+    def take(self, found: Mapping[str, Document | None]) -> None:
+        """Take what was read, and see what else there is to read."""
+        for each, document in found.items():
             if document is not None:
-                named += [each for each in self._named(document) if self._wants(each)]
-        return named
+                self._documents[each] = document
+            if each in self._plans:
+                self._take_plan(*self._plans[each], document)
+            else:
+                self._take_call(each, document)
 
-    def _named(self, document: Document) -> Iterator[str]:
-        around = document.neighbours
+    def _take_plan(self, call_id: str, replacement: int, document: Document | None) -> None:
+        if document is None:
+            return
+        for call in calls_in_plan(document.result):
+            self.want(call, begins=False)
+        if replacement:
+            self._want_plan(call_id, replacement + 1)
+
+    def _take_call(self, call_id: str, document: Document | None) -> None:
+        lineage = NO_LINEAGE if document is None else document.lineage
+        if document is None or lineage.replacements or not states.is_ready(document.state):
+            self._want_plan(call_id, 1)
+        if document is None:
+            return
         if self._goes_up:
-            yield from (each for each in (around.root_id, document.parent_id) if each is not None)
-        if document.task_id not in self._drawn:
-            yield from (each for each in around.members if each != around.awaits)
-            yield from around.body
-        yield from around.next
-        yield from around.prevented
-        yield from around.callbacks
-        yield from around.errbacks
-        yield from document.children
+            for each, line in ((lineage.root_id, self.roots), (document.parent_id, self.above)):
+                if each is not None and self._finds(each):
+                    line.append(each)
+                    self.want(each, begins=True)
+        for each in (*lineage.callbacks, *lineage.errbacks, *lineage.added, *document.children):
+            if self._finds(each):
+                self.want(each, begins=True)
 
-    def _wants(self, task_id: str) -> bool:
-        if task_id in self._asked or self._left <= 0:
+    def _finds(self, call_id: str) -> bool:
+        """Whether a call is to be read that a record tells of: they may tell of any number."""
+        if call_id in self._asked or self._left <= 0:
             return False
         self._left -= 1
-        self._asked[task_id] = None
         return True
-
-    def finish(self) -> None:
-        """Draw what was found, and say how all calls are."""
-        _Drawing(self._sketch, self._documents, self._drawn).draw(self._asked)
-        for call in self._sketch.calls:
-            document = self._documents.get(call)
-            if document is None:
-                self._sketch.tell(call, states.PENDING, None)
-            else:
-                self._sketch.tell(call, document.state, document.name)
 
 
 class _Drawing:
-    """Draws tasks as their records say that they stand to each other."""
+    """Draws what has been read."""
 
-    def __init__(self, sketch: GraphBuilder, documents: Mapping[str, Document | None], drawn: frozenset[str]) -> None:
-        self._sketch = sketch
-        self._documents = documents
-        self._drawn = drawn
-        #: Of each task the step before it; of each group the call after which it comes, and the group it is in.
-        self._after: dict[str, str] = {}
-        self._hangs: dict[str, tuple[str, EdgeKind]] = {}
-        self._inside = {call: group for call in drawn if (group := sketch.group_of(call)) is not None}
-        self._groups: dict[str, None] = {}
-        #: Which member of its group each of them is part of.
-        self._places: dict[str, int] = {}
+    def __init__(self, read: _Reading) -> None:
+        self.builder = GraphBuilder()
+        self._read = read
+        self._done: set[str] = set()
 
-    def draw(self, tasks: Iterable[str]) -> None:
-        told = [document for document in self._documents.values() if document is not None]
-        self._places = {document.task_id: document.neighbours.index or 0 for document in told}
-        for document in told:
-            self._of_groups(document)
-        for document in told:
-            self._of_awaited(document)
-        for document in told:
-            self._of_followers(document)
-        for document in told:
-            self._of_parent(document)
-        found = self._in_order(tasks)
-        for element in sorted(found, key=lambda each: self._places.get(each, 0)):
-            self._put(element, is_group=element in self._groups)
-
-    def _in_order(self, tasks: Iterable[str]) -> list[str]:
-        """Return `tasks` as they were found, and before each the groups that begin with it."""
-        found: dict[str, None] = {}
-        for task in tasks:
-            element: str | None = task
-            around: list[str] = []
-            while element is not None and element not in found and element not in around:
-                around.append(element)
-                element = self._inside.get(element)
-            found.update(dict.fromkeys(reversed(around)))
-        return [*found, *(group for group in self._groups if group not in found)]
-
-    def _of_groups(self, document: Document) -> None:
-        """See which groups there are, which calls are in them, and which get their values."""
-        around, task = document.neighbours, document.task_id
-        if task in self._drawn:
+    def draw(self, first_id: str, place: Place, *, only_plan: bool = False) -> None:
+        """Draw the workflow that begins with a call, unless that is drawn already."""
+        if first_id in self.builder or not self._read.knows_of(first_id):
             return
-        self._groups.update(dict.fromkeys(each for each in (around.group_id, around.awaits, around.join) if each))
-        if around.group_id is not None:
-            self._inside[task] = around.group_id
-            if around.join is not None and around.join != around.group_id:
-                self._inside.setdefault(around.group_id, around.join)
-                place = self._places.get(task, 0)
-                self._places[around.group_id] = min(place, self._places.get(around.group_id, place))
-        if around.awaits is not None:
-            self._places[around.awaits] = self._places.get(task, 0) if around.begins is None else 0
-            if around.group_id is not None and around.begins is None:
-                self._inside[around.awaits] = around.group_id
+        plan = self._read.plan(first_id)
+        if plan is not None:
+            self.builder.draw(plan, place, links=self._is_planned)
+        if not only_plan and first_id not in self.builder:  # one call, or a plan that is no plan
+            self.builder.call(first_id, None, place)
 
-    def _of_awaited(self, document: Document) -> None:
-        """See what comes after which group."""
-        around, task = document.neighbours, document.task_id
-        if around.awaits is not None:
-            if around.begins is not None and (outer := self._inside.get(around.begins)) is not None:
-                self._inside.setdefault(around.awaits, outer)
-            self._lead(around.awaits, task, self._inside.get(around.awaits))
-        if around.join is not None:
-            for each in around.body:
-                self._lead(around.join, each, self._inside.get(around.join))
+    def draw_further(self) -> None:
+        """Draw what has taken the place of calls, and what they have sent."""
+        while calls := [call for call in self.builder.calls if call not in self._done]:
+            self._done.update(calls)
+            for call in calls:
+                self._draw_replacements(call)
+            for call in calls:
+                self._draw_sent(call)
 
-    def _of_followers(self, document: Document) -> None:
-        """See what each task sent, or had sent."""
-        around, task = document.neighbours, document.task_id
-        before = task
-        for each in around.next:
-            self._lead(task, each, self._inside.get(task))
-            before = each
-        for each in around.prevented:
-            if each != before:
-                self._lead(before, each, self._inside.get(task))
-                before = each
-        for kind, ids in _hanging(document):
+    def graph(self) -> Graph:
+        """Return what is drawn, with the states of all calls."""
+        for call in self.builder.calls:
+            document = self._read.document(call)
+            if document is not None:
+                self.builder.tell(call, document.state, document.name)
+            elif not call.startswith("#"):
+                self.builder.tell(call, states.PENDING, None)
+        return self.builder.graph()
+
+    def _is_planned(self, call: str) -> bool:
+        """Whether the callbacks of a call are still to come."""
+        return not self._read.has_ended(call)
+
+    def _draw_replacements(self, call: str) -> None:
+        replacement = 1
+        while (plan := self._read.plan(call, replacement)) is not None:
+            self.builder.put_before(call, plan, links=self._is_planned)
+            replacement += 1
+
+    def _draw_sent(self, call: str) -> None:
+        document = self._read.document(call)
+        if document is None:
+            return
+        lineage = document.lineage
+        sent: tuple[tuple[EdgeKind, Iterable[str]], ...] = (
+            ("callback", lineage.callbacks),
+            ("errback", lineage.errbacks),
+        )
+        for kind, ids in sent:
             for each in ids:
-                if each not in self._drawn and (
-                    each not in self._inside or self._inside[each] != self._inside.get(task)
-                ):
-                    self._hangs.setdefault(self._outermost(each, None), (task, kind))
-
-    def _of_parent(self, document: Document) -> None:
-        """See to those whom nobody named but they themselves: of a longer list, or put in a task's place."""
-        task, before = document.task_id, self._documents.get(document.parent_id or "")
-        if before is None or task in self._drawn:
-            return
-        parent = before.task_id
-        first = self._outermost(task, self._inside.get(parent))
-        if first == parent or first in self._after or first in self._hangs or self._inside.get(first) in self._groups:
-            return
-        if before.neighbours.next and all(self._after.get(each) != parent for each in before.neighbours.next):
-            self._after[first] = parent
-        else:
-            self._hangs[first] = (parent, "child")
-
-    def _lead(self, before: str, task: str, inside: str | None) -> None:
-        """Have `task` come after `before`, or the outermost group that begins with it there."""
-        parent = self._parent_of(task)
-        if task in self._drawn or (parent not in (None, before) and task in self._next_of(parent)):
-            return
-        first = self._outermost(task, inside)
-        self._after.setdefault(first, before)
-        if inside is not None:
-            self._inside.setdefault(first, inside)
-
-    def _parent_of(self, task: str) -> str | None:
-        document = self._documents.get(task)
-        return None if document is None else document.parent_id
-
-    def _next_of(self, task: str | None) -> Sequence[str]:
-        document = self._documents.get(task or "")
-        return () if document is None else document.neighbours.next
-
-    def _outermost(self, element: str, within: str | None) -> str:
-        """Return the outermost group within `within` that `element` is in, or `element`."""
-        seen = {element}
-        while (group := self._inside.get(element)) is not None and group != within and group not in seen:
-            seen.add(group)
-            element = group
-        return element
-
-    def _put(self, element: str, *, is_group: bool) -> None:
-        after = self._after.get(element)
-        inside = self._inside.get(element)
-        on = self._hangs.get(element)
-        if is_group:
-            self._sketch.group(element, inside=inside, after=after, on=on)
-        else:
-            self._sketch.call(element, inside=inside, after=after, on=on)
-
-
-def _hanging(document: Document) -> Iterator[tuple[EdgeKind, Sequence[str]]]:
-    around = document.neighbours
-    yield "callback", around.callbacks
-    yield "errback", around.errbacks
-    named = {*around.next, *around.callbacks, *around.errbacks}
-    yield "child", [each for each in document.children if each not in named]
+                self.draw(each, Place(on=(call, kind)))
+        group = self.builder.group_of(call)
+        for each in lineage.added:
+            self.draw(each, Place(on=(call, "child")) if group is None else Place(inside=group))
+        for each in document.children:
+            self.draw(each, Place(group, call) if self.builder.goes_on(call) else Place(on=(call, "child")))

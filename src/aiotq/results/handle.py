@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import inspect
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Literal, Protocol, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Literal, Protocol, Self, TypeVar, cast, overload
 
 from .. import states
 from ..core.inside import App, core_of
 from ..core.sync import Bridge
 from ..core.values import value
-from ..exceptions import ResultTimeout
+from ..exceptions import CallError, ResultTimeout
 from ..tasks.request import running_request
 from .document import Document, DocumentCodec
 from .ledger import Ledger
@@ -126,6 +127,18 @@ class AsyncResult(Generic[R_co]):
 
     def __hash__(self) -> int:
         return hash(self.id)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Leave the app out: an unpickled result belongs to the app of the process that unpickles it."""
+        return _unpickled, (self.id, self.task_name, self.parent)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Return a copy that belongs to the same app."""
+        return copy.copy(self)
+
+    def as_tuple(self) -> tuple[Any, ...]:
+        """Return the ids in Celery's form: `((id, parent), None)`; `parent` has the same form or is None."""
+        return (self.id, None if self.parent is None else self.parent.as_tuple()), None
 
     @property
     def is_known(self) -> bool:
@@ -372,6 +385,30 @@ class AsyncResult(Generic[R_co]):
                 if states.is_ready(document.state):
                     self._document = document
                     return document
+
+
+_default_readers: list[Readers] = []
+
+
+def set_default_readers(readers: Readers) -> None:
+    """Make `readers` the app of results that are unpickled where no task runs."""
+    _default_readers[:] = [readers]
+
+
+def default_readers() -> Readers:
+    """Return the core of the app of results that are unpickled here: that of the running task, or the default."""
+    task: Any = running_request.get().runner
+    if task is not None:
+        return cast(Readers, core_of(task))
+    if not _default_readers:
+        raise CallError("a result belongs to an app: create an AioTQ first")
+    return _default_readers[0]
+
+
+def _unpickled(
+    task_id: str, task_name: str | None, parent: AsyncResult[Any] | GroupResult[Any] | None
+) -> AsyncResult[Any]:
+    return AsyncResult(task_id, default_readers(), task_name=task_name, parent=parent)
 
 
 async def seen_graph(handle: Handle, readers: Readers) -> Graph:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Generator, Iterable, Iterator, Sequence
+import copy
+from collections.abc import AsyncGenerator, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Self, TypeVar, cast, overload
 
@@ -12,7 +13,7 @@ from ..core.inside import App, core_of
 from ..core.sync import Bridge
 from ..exceptions import CallError, ResultTimeout
 from ..tasks.request import running_request
-from .handle import AsyncResult, Readers, SyncResult, progress_in_task, seen_graph
+from .handle import AsyncResult, Readers, SyncResult, default_readers, progress_in_task, seen_graph
 from .records import Record
 
 if TYPE_CHECKING:
@@ -225,6 +226,21 @@ class GroupResult(Generic[R_co]):
     def __hash__(self) -> int:
         return hash(self.id)
 
+    def as_tuple(self) -> tuple[Any, ...]:
+        """Return ids and nesting in Celery's form: `((id, parent), [members])`."""
+        parent = None if self.parent is None else self.parent.as_tuple()
+        return (self.id, parent), [each.as_tuple() for each in self.results]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Leave the app out: an unpickled result belongs to the app of the process that unpickles it."""
+        return _unpickled, (shape_of_result(self),)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Return a copy that belongs to the same app."""
+        copied = copy.copy(self)
+        copied.results = list(self.results)
+        return copied
+
     @property
     def sync(self) -> SyncGroupResult[R_co]:
         """This result for code without a loop."""
@@ -308,7 +324,7 @@ class GroupResult(Generic[R_co]):
         reader = await self._readers.reader()
         now = self._readers.now()
         expires = now + max(reader.result_expires, _SHAPE_KEPT)
-        body = reader.codec.encode(self.id, states.SUCCESS, _shape(self), done_at=now)
+        body = reader.codec.encode(self.id, states.SUCCESS, shape_of_result(self), done_at=now)
         await reader.records.put([Record(self.id, states.SUCCESS, body, reader.codec.content_type, expires)])
 
     @classmethod
@@ -322,7 +338,7 @@ class GroupResult(Generic[R_co]):
         shape = reader.codec.decode(record).result
         if not is_shape(shape):
             raise CallError(f"{group_id} is the id of a task, not of a group that was saved")
-        return cast(Self, _of_shape(cast("dict[str, Any]", shape), readers))
+        return cast(Self, result_of_shape(cast("dict[str, Any]", shape), readers))
 
     def _leaves(self) -> Iterator[AsyncResult[Any]]:
         for result in self.results:
@@ -351,6 +367,10 @@ class GroupResult(Generic[R_co]):
             elif when_failed != "skip" or await result.successful():
                 values.append(await result.get(propagate=False))
         return values
+
+
+def _unpickled(shape: Mapping[str, Any]) -> AsyncResult[Any] | GroupResult[Any]:
+    return result_of_shape(shape, default_readers())
 
 
 class SyncGroupResult(Generic[R_co]):
@@ -425,25 +445,31 @@ class SyncGroupResult(Generic[R_co]):
 
 def is_shape(given: object) -> bool:
     """Whether `given` has the form in which `GroupResult.save` stores a group."""
-    return isinstance(given, dict) and {"id", "parent", "results", "on_failure"} == set(cast("dict[str, Any]", given))
+    return isinstance(given, dict) and {"id", "parent", "results", "allow_failure"} == set(
+        cast("dict[str, Any]", given)
+    )
 
 
-def _shape(result: AsyncResult[Any] | GroupResult[Any]) -> Any:
+def shape_of_result(result: AsyncResult[Any] | GroupResult[Any]) -> Any:
     """Return ids and nesting of `result` as plain values."""
-    parent = None if result.parent is None else _shape(result.parent)
+    if isinstance(result, AsyncResult) and result.is_eager:
+        raise CallError(f"{result!r} has ended, and nobody else can look for it: give its value")
+    parent = None if result.parent is None else shape_of_result(result.parent)
     if not isinstance(result, GroupResult):
-        return {"id": result.id, "parent": parent}
+        return {"id": result.id, "parent": parent, **({"task": result.task_name} if result.task_name else {})}
     return {
         "id": result.id,
         "parent": parent,
-        "results": [_shape(each) for each in result.results],
-        "on_failure": list(result.when_failed),
+        "results": [shape_of_result(each) for each in result.results],
+        "allow_failure": list(result.when_failed),
     }
 
 
-def _of_shape(shape: dict[str, Any], readers: Readers) -> AsyncResult[Any] | GroupResult[Any]:
-    parent = None if shape.get("parent") is None else _of_shape(shape["parent"], readers)
+def result_of_shape(shape: Mapping[str, Any], readers: Readers) -> AsyncResult[Any] | GroupResult[Any]:
+    """Return the handle that `shape_of_result` was made of."""
+    parent = None if shape.get("parent") is None else result_of_shape(shape["parent"], readers)
     if "results" not in shape:
-        return AsyncResult(str(shape["id"]), readers, parent=parent)
-    results = [_of_shape(each, readers) for each in shape["results"]]
-    return GroupResult(str(shape["id"]), results, readers, parent=parent, when_failed=shape.get("on_failure", ()))
+        name = shape.get("task")
+        return AsyncResult(str(shape["id"]), readers, task_name=name if isinstance(name, str) else None, parent=parent)
+    results = [result_of_shape(each, readers) for each in shape["results"]]
+    return GroupResult(str(shape["id"]), results, readers, parent=parent, when_failed=shape.get("allow_failure", ()))

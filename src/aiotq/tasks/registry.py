@@ -24,7 +24,7 @@ from typing import (
     overload,
 )
 
-from ..canvas.planner import ACCUMULATE
+from ..canvas.structure import ACCUMULATE
 from ..core.settings import Settings
 from ..exceptions import InvalidOption, NotRegistered
 from ..wire.known_types import home_module

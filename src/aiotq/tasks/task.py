@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, ParamSpec, Prot
 
 from .. import exceptions, states
 from ..calling.envelopes import ArgumentCheck, EnvelopeBuilder, given_arguments
-from ..canvas.dynamic import Replace
-from ..canvas.planner import frozen, lasts, of_last, single
+from ..canvas.composites import Chunks
+from ..canvas.outcome import Replace
 from ..canvas.serialized import chunked
-from ..canvas.signature import Canvas, Chunks, Sender, Signature, set_default_sender
+from ..canvas.signature import Canvas, Sender, Signature, set_default_sender
+from ..canvas.structure import ending_in_one_call, final_calls, frozen, with_final_options
 from ..core.settings import Settings
 from ..core.sync import expect_loop, no_loop
 from ..core.values import shown
@@ -90,6 +91,7 @@ def set_default_app(core: TaskCore) -> None:
     """Make the app of `core` that of shared tasks and signatures by name where no task of another app runs."""
     _default_core[:] = [core]
     set_default_sender(core)
+    handle.set_default_readers(core)
 
 
 def current_trails() -> bool:
@@ -293,7 +295,9 @@ class Task(Declared, Handlers, Generic[P, R]):
         try:
             value, _ = await self.run_here(message, got_args, got_kwargs)
         except Replace as exc:
-            instead = of_last(single(exc.canvas), task_id=message.id, attempt=message.attempt + 1)
+            instead = with_final_options(
+                ending_in_one_call(exc.canvas), task_id=message.id, attempt=message.attempt + 1
+            )
             root_id = message.root_id or message.id
             return cast("EagerResult[R]", await home.apply_workflow(instead, throw=throw, root_id=root_id))
         except Exception as exc:
@@ -415,9 +419,11 @@ class Task(Declared, Handlers, Generic[P, R]):
         request = running_request.get()
         if request.step is None or request.step.seat is None:
             raise CallError(f"{self.name}.add_to_chord: the running task is not in the header of a chord")
-        whole = frozen(single(canvas))
+        whole = frozen(ending_in_one_call(canvas))
         request.added.append(whole)
-        return handle.AsyncResult(lasts(whole)[0].options["task_id"], self._core, task_name=canvas.__class__.__name__)
+        return handle.AsyncResult(
+            final_calls(whole)[0].options["task_id"], self._core, task_name=canvas.__class__.__name__
+        )
 
     def update_state(self, state: str, meta: Any = None, *, task_id: str | None = None) -> Coroutine[Any, Any, None]:
         """Store a state of this call with `meta` as its info, and push it to callers that follow the call.
@@ -509,10 +515,9 @@ class Task(Declared, Handlers, Generic[P, R]):
         """Return the name of the parameter that the positional argument `index` goes to."""
         return self._arguments.name_of(index)
 
-    @property
-    def takes_several(self) -> bool:
-        """Whether it can be called with more than one positional argument."""
-        return self._arguments.takes_several
+    def room_for(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> float:
+        """Return with how many positional arguments it can be called beside these."""
+        return self._arguments.room_for(args, kwargs)
 
     def running(self, request: Request) -> Running:
         """Make this task the running one of this context, for `request` and `current_task`."""

@@ -33,7 +33,7 @@ from ..canvas.outcome import (
 from ..commit import Finish
 from ..core.inside import core_of
 from ..exceptions import DeadLettered, MessageError, TaskRevokedError
-from ..wire.message import Envelope, Message
+from ..wire.message import ATTEMPTS_APART, Envelope, Message
 from ..worker.worker import Worker
 from .broker import WatchedQueues
 from .clock import SAME, SteppingClock
@@ -282,7 +282,7 @@ class TestWorker:
         return Watching
 
     def _note_sent(self, envelope: Envelope, now: float) -> None:
-        if envelope.message.attempt == 0:
+        if envelope.message.attempt % ATTEMPTS_APART == 0:
             self.sent.append(self._as_sent(envelope, now))
 
     def _note_change(self) -> None:

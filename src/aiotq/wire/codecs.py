@@ -12,7 +12,7 @@ from ..exceptions import InvalidOption, InvalidSetting, SecurityError
 from .certificates import CertificateSigner
 from .compression import Compression
 from .content_types import standard_registry
-from .known_types import KnownTypes
+from .known_types import KnownTypes, ValueForm
 from .serializers import Serializer, SerializerRegistry
 from .signing import SharedKey, Signer
 
@@ -30,6 +30,10 @@ class Codecs:
         self._types = KnownTypes(functions, main=main)
         self.serializers: SerializerRegistry = standard_registry(self._types, lambda: self.conf.celery_compat)
         self._signer: Signer | None = None
+
+    def add_forms(self, forms: Iterable[ValueForm]) -> None:
+        """Let values of further classes travel."""
+        self._types.add_forms(forms)
 
     def register_serializer(self, serializer: Serializer) -> None:
         """Make another content type known; to be decoded it must also be in `accept_content`."""

@@ -11,13 +11,23 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from enum import Enum
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 from ..exceptions import DecodeError, InvalidOption
 
 Kind = Literal["enum", "dataclass", "pydantic"]
 #: A name in a message may be of any length; one in an error is not.
 _MAX_SHOWN: Final = 255
+
+
+class ValueForm(NamedTuple):
+    """How instances of a class, and of those derived from it, travel: `tag` stands beside what `plain` makes of one."""
+
+    tag: str
+    kind: type[Any]
+    plain: Callable[[Any], Any]
+    made: Callable[[Any], Any]  #: raises if what it gets is not what it must be
+    is_shared: bool = False  #: others, who don't know the tag, read the plain form alone
 
 
 class KnownTypes:
@@ -35,6 +45,23 @@ class KnownTypes:
         self._registered: dict[str, type[Any]] = {}
         self._annotated: dict[str, type[Any]] = {}
         self._read: set[Callable[..., Any]] = set()
+        self._forms: list[ValueForm] = []
+        self._forms_of: dict[type[Any], ValueForm | None] = {}
+
+    def add_forms(self, forms: Iterable[ValueForm]) -> None:
+        """Let values of further classes travel; forms with the same tag revive alike."""
+        self._forms += forms
+
+    def form_of(self, cls: type[Any]) -> ValueForm | None:
+        """Return how instances of `cls` travel, if that was added."""
+        if cls not in self._forms_of:
+            found = (form for form in self._forms if issubclass(cls, form.kind))
+            self._forms_of[cls] = next(found, None)
+        return self._forms_of[cls]
+
+    def form_with(self, tag: object) -> ValueForm | None:
+        """Return the form that a tag stands for, if there is one."""
+        return next((form for form in self._forms if form.tag == tag), None)
 
     def register(self, cls: type[Any]) -> None:
         """Make `cls`, and the classes in the annotations of its fields, known.

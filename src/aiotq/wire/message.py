@@ -34,6 +34,8 @@ END_OF_TIME: Final = 253_402_300_800.0
 #: Seconds that a limit may be: ten years; clocks and operating systems refuse to wait for much longer.
 LONGEST_LIMIT: Final = 315_360_000.0
 _MAX_COUNT: Final = 2**31
+#: Calls of one id in several workflows begin with attempts so far apart (see `canvas.structure.told_apart`).
+ATTEMPTS_APART: Final = 1024
 
 
 @value

@@ -1,7 +1,8 @@
 """Values beyond what a format has: each becomes `{"__type__": tag, "__value__": plain}` and comes back as what it was.
 
 Tags and forms are kombu's where it has one (datetime, date, time, decimal, uuid, bytes, base64), so that Celery's
-workers read them. The rest (timedelta, tuple, set, frozenset, enum, dataclass, pydantic, dict) is ours.
+workers read them. The rest (timedelta, tuple, set, frozenset, enum, dataclass, pydantic, dict) is ours, and so are
+those that upper rooms add (`KnownTypes.add_forms`).
 
 Source: kombu, `kombu.utils.json`.
 """
@@ -92,6 +93,8 @@ class Tagger:
             return _tag("enum", [self._types.name_of(kind), member])
         if is_model(kind):
             return _tag("pydantic", [self._types.name_of(kind), _dumped(value)])
+        if (form := self._types.form_of(kind)) is not None:
+            return _tag(form.tag, self.tagged(form.plain(value), depth + 2))
         if dataclasses.is_dataclass(kind) and not isinstance(value, _BUILTINS):
             _check_constructor(kind)
             fields = {each.name: self.tagged(getattr(value, each.name), depth + 3) for each in dataclasses.fields(kind)}
@@ -103,6 +106,8 @@ class Tagger:
     def _tagged_for_others(self, value: Any, kind: type[Any], depth: int) -> Any:
         if kind is tuple:
             return [self.tagged(each, depth + 1) for each in value]
+        if (form := self._types.form_of(kind)) is not None and form.is_shared:
+            return self.tagged(form.plain(value), depth + 1)
         tag = _standard_tags().get(kind)
         tagged = tag(value) if tag is not None else None
         if tagged is None or tagged[TYPE] not in self._shared:
@@ -167,6 +172,8 @@ class Tagger:
                 return _validated(self._types.find(name, "pydantic"), orjson.dumps(fields))
             case str() if (revive := _standard_revivers().get(tag)) is not None:
                 return revive(value)
+            case _ if (form := self._types.form_with(tag)) is not None:
+                return form.made(self.revived(value, depth + 2))
             case _:
                 raise DecodeError(f"tag {shown(tag)} is not known here")
 

@@ -15,7 +15,6 @@ import anyio
 from .. import states
 from ..calling.core import AppCore
 from ..canvas.coordinator import describe
-from ..canvas.dynamic import Replace
 from ..canvas.links import NO_LINKS, Links, embedded, links_of
 from ..canvas.outcome import (
     UNTRUSTED,
@@ -24,6 +23,7 @@ from ..canvas.outcome import (
     Outcome,
     Policy,
     Rejected,
+    Replace,
     Replaced,
     Retried,
     Returned,

@@ -7,8 +7,7 @@ from typing import Any, Final, cast
 
 from ..calling.core import AppCore
 from ..calling.middleware import MiddlewareStack, RunningCall
-from ..canvas.dynamic import Replace
-from ..canvas.outcome import Failure, Ignored, Outcome, Policy, Rejected, Replaced, Retried, Success
+from ..canvas.outcome import Failure, Ignored, Outcome, Policy, Rejected, Replace, Replaced, Retried, Success
 from ..exceptions import Ignore, Reject, Retry
 from ..results import Record
 from ..results.handle import EagerResult

@@ -18,12 +18,12 @@ from ..calling.callbacks import check_callbacks
 from ..calling.core import AppCore
 from ..calling.envelopes import Callee, EnvelopeBuilder, Part
 from ..canvas.coordinator import Coordinator, describe
-from ..canvas.dynamic import Replace
 from ..canvas.handles import AnyResult, nested
-from ..canvas.links import NO_LINKS, Links, links_of, signatures_of
-from ..canvas.outcome import Failure, Ignored, Outcome, Policy, Rejected, Replaced, Success
-from ..canvas.planner import NOTHING, Planner, Position, firsts, frozen
+from ..canvas.links import NO_LINKS, Links, links_of
+from ..canvas.outcome import Failure, Ignored, Outcome, Policy, Rejected, Replace, Replaced, Success
+from ..canvas.planner import NOTHING, Planner, Position
 from ..canvas.signature import Canvas, Signature
+from ..canvas.structure import first_calls, frozen, signatures_of
 from ..commit import Finish
 from ..core.clock import Clock
 from ..core.values import replace, shown
@@ -87,7 +87,7 @@ def _planned(core: AppCore, whole: Canvas[Any], root_id: str | None) -> Finish:
     planner.check(whole)
     check_callbacks(whole, builder.task)
     parent = running_request.get()
-    root_id = root_id or parent.root_id or parent.id or next((first.id for first in firsts(whole)), None)
+    root_id = root_id or parent.root_id or parent.id or next((first.id for first in first_calls(whole)), None)
     plan = planner.plan(whole, NOTHING, Position(parent_id=parent.id, root_id=root_id))
     return Finish(None, envelopes=plan.envelopes, joining=JoinChanges(opened=plan.joins))
 

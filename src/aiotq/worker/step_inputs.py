@@ -63,7 +63,6 @@ class Steps:
             found = await self._awaited(delivery, step, step.awaits, replace(links, called_with=(args, kwargs)), policy)
             if not isinstance(found, JoinResult):
                 return args, links, found
-            links = _knowing(links, found)
             values = () if found.is_nothing else (found.value,)
             if not step.immutable:
                 args = (*values, *args)
@@ -95,7 +94,7 @@ class Steps:
                 return Skipped(delivery, gathered.error, gathered.state, policy, links, gathered.cause)
             links = replace(links, given=())
             logger.error("Task %s[%s] does not run: %s", message.task, message.id, why)
-            return Failure(delivery, gathered.error, policy, _knowing(links, gathered))
+            return Failure(delivery, gathered.error, policy, links)
         now = self._core.clock.time()
         if step.lifetime is not None and joined.ended_at + step.lifetime <= now:
             logger.info("Task %s[%s] expired", message.task, message.id)
@@ -109,8 +108,3 @@ class Steps:
         """Return what an error callback is called with: the failed call, its exception, its traceback."""
         error = self._core.codec.decode_exception(broken.error, broken.traceback)
         return failed_request(broken.request), error, broken.traceback
-
-
-def _knowing(links: Links, gathered: JoinResult) -> Links:
-    """Return `links` with whose values those are, for the record of the first that gets them."""
-    return replace(links, awaited=gathered.members) if links.is_first else links

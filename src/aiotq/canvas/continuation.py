@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Final, cast
 
 from .. import states
@@ -11,17 +12,17 @@ from ..core.values import replace, shown, value
 from ..exceptions import AioTQError, EncodeError, MessageTooLarge
 from ..results import NO_JOIN_CHANGES, Arrival, Join, JoinChanges, JoinGrowth, Record
 from ..results.document import DocumentCodec, encode_exception
-from ..results.neighbours import MOST, NO_NEIGHBOURS, Neighbours
+from ..results.lineage import MOST, NO_LINEAGE, Lineage, plan_id
 from ..wire.message import Envelope, Message, Step, new_id
-from .links import Broken, Links, Rest, Resume, signatures_of, steps_of
-from .planner import INLINE, NOTHING, Given, Incoming, Plan, Planner, Position, as_member, frozen, of_last, single
-from .signature import Canvas, Group
+from .composites import Group
+from .links import Broken, Links, Rest, Resume, steps_of
+from .planner import INLINE, NOTHING, Given, Incoming, Plan, Planner, Position, as_member
+from .signature import Canvas
 from .stamping import stamped
+from .structure import ending_in_one_call, first_calls, frozen, signatures_of, with_final_options
 
 logger = logging.getLogger("aiotq.task")
 
-#: Where members stand that were added.
-_LAST: Final = 2**31
 #: The state of a member whose group goes on without it, as its join keeps it.
 LEFT_OUT: Final = "LEFT_OUT"
 
@@ -39,9 +40,8 @@ class NeverRan:
 class Continuation:
     """Collects what follows the end of the step that `message` is."""
 
-    def __init__(self, planner: Planner, message: Message, codec: DocumentCodec, links: Links) -> None:
+    def __init__(self, planner: Planner, message: Message, codec: DocumentCodec) -> None:
         self._planner = planner
-        self._links = links
         self._message = message
         self._codec = codec
         self._step = message.step or Step()
@@ -51,8 +51,8 @@ class Continuation:
         self._callbacks: list[str] = []
         self._errbacks: list[str] = []
         self._added: list[str] = []
-        #: Single steps that won't run, up to the first that is more than one call.
-        self._not_run: list[str] = []
+        #: Workflows that begin here, by the ids that their plans are stored under.
+        self.begun: list[tuple[str, Canvas[Any]]] = []
         self._opened: list[Join] = []
         self._grown: JoinGrowth | None = None
         #: Join, member, what is kept in it (None: the step's own record), whether that fails it.
@@ -81,24 +81,10 @@ class Continuation:
         """Ids of what it sent."""
         return [*self._callbacks, *self._errbacks, *self._next, *self._added][:MOST]
 
-    def neighbours(self) -> Neighbours:
-        """Return what the record of the step says of those around it."""
-        links, around = self._links, neighbours_of_message(self._message, self._links)
-        behind = () if not links.then or steps_of(links.rest) else links.then
-        return Neighbours(
-            around.root_id,
-            around.group_id,
-            around.index,
-            around.awaits,
-            around.begins,
-            around.members,
-            (*self._next[:MOST], *(behind if links.is_gated else ())),
-            self._step.join if behind and not links.is_gated else around.join,
-            () if links.is_gated else behind,
-            tuple(self._callbacks[:MOST]),
-            tuple(self._errbacks[:MOST]),
-            tuple(self._not_run[:MOST]),
-        )
+    def lineage(self) -> Lineage:
+        """Return what the record of the step says of its workflow."""
+        sent = (self._callbacks, self._errbacks, self._added)
+        return lineage_of_message(self._message, *(tuple(each[:MOST]) for each in sent))
 
     def succeed(self, result: Any, links: Links) -> None:
         """Go on with the value `result`."""
@@ -120,11 +106,11 @@ class Continuation:
         for callback in links.errbacks:
             broken = Broken(self._request(links, whole=True), encode_exception(error), trace)
             try:
-                self._take(self._planner.plan(frozen(callback), broken, self._beside()), self._errbacks)
+                self._begin(frozen(callback), broken, self._beside(), self._errbacks)
             except (EncodeError, MessageTooLarge):  # what the task was called with can't be sent to the callback
                 self._try(callback, replace(broken, request=self._request(links, whole=False)), self._errbacks)
             except AioTQError as exc:
-                self._complain(callback, exc)
+                self._cannot_call(callback, exc, self._errbacks)
 
     def add(self, added: Sequence[Canvas[Any]]) -> None:
         """Let `added` be members of the chord too; sorted by name they are in the order of those who added them."""
@@ -137,7 +123,8 @@ class Continuation:
             self._planner.check(Group[Any]((canvas,)))
             name = f"{begin}.{when}.{at:08}"
             place = replace(self._beside(), join=join, members=(name,), group_id=self._step.group_id)
-            self._take(self._planner.plan(*as_member(canvas, NOTHING, place)), self._added)
+            plain, incoming, place = as_member(frozen(canvas), NOTHING, place)
+            self._begin(plain, incoming, place, self._added)
         self._grown = JoinGrowth(join, len(added))
 
     def replace(self, canvas: Canvas[Any], links: Links) -> None:
@@ -147,7 +134,7 @@ class Continuation:
             AioTQError: it can't be sent.
         """
         message = self._message
-        whole = single(canvas)
+        whole = ending_in_one_call(canvas)
         if message.stamps:
             whole = stamped(whole, None, message.stamps, append=True)
         if links.errbacks:
@@ -156,12 +143,13 @@ class Continuation:
             whole = whole.link(*links.callbacks)
         self._planner.check(whole)
         counts = {"attempt": message.attempt + 1, "replacements": message.replacements + 1}
-        whole = frozen(of_last(whole, task_id=message.id, **counts))
+        whole = frozen(with_final_options(whole, task_id=message.id, **counts))
         rest = links.rest
         if rest and rest[0] == Resume("skip"):
             rest = (Resume("skip", links.given), *rest[1:])
         place = replace(self._inside(rest), is_short=False, parent_id=message.parent_id)
         self._take(self._planner.plan(whole, NOTHING, place), self._next)
+        self.begun.append((plan_id(message.id, message.replacements + 1), whole))
 
     def _go_on(self, rest: Rest, incoming: Given, cause: Record | None = None) -> None:
         """Start the next step with `incoming`; if there is none, arrive at the join with `cause`.
@@ -220,8 +208,6 @@ class Continuation:
 
     def _prevented(self, canvas: Canvas[Any], state: str, error: BaseException) -> None:
         calls = [call for call in signatures_of(canvas) if call.id is not None]
-        if len(calls) == 1 and len(self._not_run) == len(self.prevented):
-            self._not_run.append(cast(str, calls[0].id))
         self.prevented += [NeverRan(cast(str, call.id), state, error, call.task) for call in calls]
 
     def _resume(self, mark: Resume, rest: Rest, given: tuple[Any, ...], cause: Record | None) -> None:
@@ -235,7 +221,7 @@ class Continuation:
                 self._arrive(Record(self._message.id, LEFT_OUT, b"", "", 0.0))
             case "skip":
                 given = given if mark.given is None else mark.given
-                if not given and not steps_of(rest) and self._links.is_gated:
+                if not given and not steps_of(rest) and self._step.is_gated:
                     self._arrive(Record(self._message.id, LEFT_OUT, b"", "", 0.0))
                     return
                 try:
@@ -257,7 +243,7 @@ class Continuation:
         step = self._step
         if step.join is None:
             return
-        if self._links.is_gated:
+        if self._step.is_gated:
             members = (passed_on(scope),) if scope else step.members
         else:
             members = (passed_on(scope - 1),) if scope else step.members[:1]
@@ -269,15 +255,28 @@ class Continuation:
         return Record(self._message.id, state, body, self._codec.content_type, 0.0)
 
     def _try(self, callback: Canvas[Any], incoming: Incoming, sent: list[str]) -> None:
-        """Send a callback; one that can't be sent is told in the log, and nobody else's concern."""
+        """Send a callback; one that can't be sent has failed by that, and nobody else has."""
         try:
-            self._take(self._planner.plan(frozen(callback), incoming, self._beside()), sent)
+            self._begin(frozen(callback), incoming, self._beside(), sent)
         except AioTQError as exc:
-            self._complain(callback, exc)
+            self._cannot_call(callback, exc, sent)
 
-    def _complain(self, callback: Canvas[Any], error: AioTQError) -> None:
+    def _cannot_call(self, callback: Canvas[Any], error: AioTQError, sent: list[str]) -> None:
+        """Say in the log that a callback can't be sent, and let its calls have failed as children of the step."""
         message = self._message
         logger.error("Task %s[%s]: callback %s can't be sent: %s", message.task, message.id, shown(callback), error)
+        with suppress(AioTQError):  # nested too deep to have ids
+            whole = frozen(callback)
+            self.prevented += [
+                NeverRan(str(call.id), states.FAILURE, error, call.task) for call in signatures_of(whole)
+            ]
+            sent += [str(first.id) for first in first_calls(whole)]
+
+    def _begin(self, whole: Canvas[Any], incoming: Incoming, place: Position, sent: list[str]) -> None:
+        """Send a workflow of its own."""
+        self._take(self._planner.plan(whole, incoming, place), sent)
+        if starts := first_calls(whole):
+            self.begun.append((plan_id(starts[0].options["task_id"]), whole))
 
     def _take(self, plan: Plan, sent: list[str]) -> None:
         self.envelopes += plan.envelopes
@@ -300,8 +299,7 @@ class Continuation:
             reply_to=message.reply_to,
             join=step.join,
             members=step.members,
-            then=self._links.then,
-            is_gated=self._links.is_gated,
+            is_gated=step.is_gated,
             chord=step.chord,
             group_id=step.group_id,
             group_index=step.group_index,
@@ -337,27 +335,17 @@ def passed_on(scope: int) -> str:
     return f"-{scope}"
 
 
-def neighbours_of_message(message: Message, links: Links) -> Neighbours:
-    """Return what a message says of those around it."""
-    step = message.step
+def lineage_of_message(
+    message: Message,
+    callbacks: tuple[str, ...] = (),
+    errbacks: tuple[str, ...] = (),
+    added: tuple[str, ...] = (),
+) -> Lineage:
+    """Return what the record of the task of `message` says of its workflow, when its end has sent these."""
     root_id = None if message.root_id == message.id else message.root_id
-    if step is None:
-        return NO_NEIGHBOURS if root_id is None else Neighbours(root_id)
-    is_nested = step.join != step.group_id and not links.is_gated
-    return Neighbours(
-        root_id,
-        step.group_id,
-        step.group_index if links.is_gated or not step.members else _number(step.members[0]),
-        step.awaits if links.awaited else None,
-        links.begins,
-        links.awaited,
-        join=step.join if is_nested else None,
-    )
-
-
-def _number(member: str) -> int:
-    """Return where a member stands; those that were added stand last."""
-    return int(member) if member.isdecimal() else _LAST
+    if root_id is None and not (message.replacements or callbacks or errbacks or added):
+        return NO_LINEAGE
+    return Lineage(root_id, message.replacements, callbacks, errbacks, added)
 
 
 def _next(rest: Rest) -> tuple[Canvas[Any], Rest]:
