@@ -40,8 +40,9 @@ from .exceptions import (
     WorkerLifespanError,
 )
 from .lookup import find_app
-from .results.handle import AsyncResult, EagerResult, SyncResult, Update
+from .results.handle import AsyncResult, EagerResult, Update
 from .results.sets import GroupResult, ResultSet, SyncGroupResult
+from .results.sync_result import SyncResult
 from .tasks.handlers import ExceptionInfo
 from .tasks.options import CallOptions
 from .tasks.registry import shared_task

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from aiotq import AioTQ, AsyncResult, ChordError, Task, chain, chord, group, signature, states
-from aiotq.exceptions import CallError
+from aiotq.exceptions import CallError, InvalidOption
 
 from .canvas_tasks import Kit
 
@@ -126,3 +126,23 @@ async def test_chains_and_chords_are_sent_with_many_others(app: AioTQ, kit: Kit)
 
 def anything(given: Any) -> Any:
     return given
+
+
+@pytest.mark.parametrize(
+    "option", ["interval", "on_interval", "no_ack", "follow_parents", "callback", "disable_sync_subtasks"]
+)
+async def test_options_of_celerys_get_are_refused_with_what_to_do_instead(app: AioTQ, kit: Kit, option: str) -> None:
+    option_of_celery: Any = {option: None}
+    async with app, app.worker():
+        one: Any = await kit.add.delay(1, 1)
+        many: Any = await group(kit.add.s(1, 1)).delay()
+
+        for handle in (one, many, many.members):
+            with pytest.raises(InvalidOption, match=f"no option '{option}': "):
+                await handle.get(**option_of_celery)
+        for handle in (one.sync, many.sync):
+            with pytest.raises(InvalidOption, match=f"no option '{option}': "):
+                handle.get(**option_of_celery)
+        with pytest.raises(TypeError, match="unexpected keyword argument 'unheard'"):
+            await one.get(unheard=1)
+        assert await one.get() == 2

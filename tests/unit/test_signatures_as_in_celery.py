@@ -74,7 +74,9 @@ def test_a_deep_copy_shares_no_arguments() -> None:
 def test_canvases_travel_as_what_they_are(name: str, serializer: str) -> None:
     canvas = CANVASES[name]()
 
-    body = core_of(app).serializers.encode(core_of(app).serializers.get(serializer), [[canvas], {"by": {"name": canvas}}, {}], "it")
+    body = core_of(app).serializers.encode(
+        core_of(app).serializers.get(serializer), [[canvas], {"by": {"name": canvas}}, {}], "it"
+    )
     content_type = core_of(app).serializers.get(serializer).content_type
     args, kwargs, _ = core_of(app).serializers.decode(content_type, body, frozenset({serializer}))
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from ..core.sync import Bridge
-from ..results.handle import AsyncResult, SyncResult
+from ..results.handle import AsyncResult
 from ..results.sets import GroupResult, SyncGroupResult
+from ..results.sync_result import SyncResult
 
 if TYPE_CHECKING:
     from .signature import Canvas

@@ -1,4 +1,4 @@
-"""The results of single calls: `AsyncResult`, `SyncResult` for code without a loop, and `EagerResult`."""
+"""The results of single calls: `AsyncResult`, and `EagerResult` of a call that ran in the calling process."""
 
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ from ..core.values import value
 from ..exceptions import CallError, ResultTimeout
 from ..tasks.request import running_request
 from .document import Document, DocumentCodec
+from .get_options import refuse_options
 from .ledger import Ledger
 from .records import Record, RecordStore
+from .sync_result import SyncResult
 from .waiting import Waiting
 
 if TYPE_CHECKING:
     from ..graph.graph import Graph
     from .drawn import Call, Handle
     from .progress import Progress, Pushed
-    from .sets import GroupResult, SyncGroupResult
+    from .sets import GroupResult
 
 R_co = TypeVar("R_co", covariant=True)
 
@@ -169,6 +171,7 @@ class AsyncResult(Generic[R_co]):
         *,
         propagate: bool = True,
         on_message: OnMessage | None = None,
+        **celery_options: object,
     ) -> R_co | BaseException:
         """Return the task's value, waiting up to `timeout` seconds (None: without a limit).
 
@@ -179,8 +182,10 @@ class AsyncResult(Generic[R_co]):
 
         Raises:
             ResultTimeout: the task did not end in time; it goes on.
+            InvalidOption: an option of Celery's that has no meaning here; the text says what to do instead.
             Exception: the task's exception; a `RemoteError` if its class is not loaded in this process.
         """
+        refuse_options(celery_options)
         document = self._document
         if not self.is_known:
             slot = running_request.get().slot
@@ -472,90 +477,3 @@ class EagerResult(AsyncResult[R_co]):
 
     async def revoke(self, *, terminate: bool = False) -> None:
         """Do nothing: the task has run."""
-
-
-class SyncResult(Generic[R_co]):
-    """An `AsyncResult` for code without a loop: the same methods, as plain functions."""
-
-    def __init__(self, result: AsyncResult[R_co], bridge: Bridge) -> None:
-        self._result = result
-        self._bridge = bridge
-        self.id = result.id
-
-    def __repr__(self) -> str:
-        return f"<SyncResult: {self.id}>"
-
-    @property
-    def parent(self) -> SyncResult[Any] | SyncGroupResult[Any] | None:
-        """The result of the step before it in its chain."""
-        parent = self._result.parent
-        return None if parent is None else parent.sync
-
-    @overload
-    def get(
-        self, timeout: float | None = ..., *, propagate: Literal[True] = ..., on_message: OnMessage | None = ...
-    ) -> R_co: ...
-    @overload
-    def get(
-        self, timeout: float | None = ..., *, propagate: bool, on_message: OnMessage | None = ...
-    ) -> R_co | BaseException: ...
-    def get(
-        self, timeout: float | None = None, *, propagate: bool = True, on_message: OnMessage | None = None
-    ) -> R_co | BaseException:
-        """Like `AsyncResult.get`."""
-
-        async def get() -> R_co | BaseException:
-            return await self._result.get(timeout, propagate=propagate, on_message=on_message)
-
-        return self._bridge.run(get)
-
-    def graph(self) -> Graph:
-        return self._bridge.run(self._result.graph)
-
-    def state(self) -> str:
-        return self._bridge.run(self._result.state)
-
-    def ready(self) -> bool:
-        return self._bridge.run(self._result.ready)
-
-    def successful(self) -> bool:
-        return self._bridge.run(self._result.successful)
-
-    def failed(self) -> bool:
-        return self._bridge.run(self._result.failed)
-
-    def info(self) -> Any:
-        return self._bridge.run(self._result.info)
-
-    def traceback(self) -> str | None:
-        return self._bridge.run(self._result.traceback)
-
-    def name(self) -> str | None:
-        return self._bridge.run(self._result.name)
-
-    def worker(self) -> str | None:
-        return self._bridge.run(self._result.worker)
-
-    def args(self) -> tuple[Any, ...] | None:
-        return self._bridge.run(self._result.args)
-
-    def kwargs(self) -> Mapping[str, Any] | None:
-        return self._bridge.run(self._result.kwargs)
-
-    def retries(self) -> int | None:
-        return self._bridge.run(self._result.retries)
-
-    def queue(self) -> str | None:
-        return self._bridge.run(self._result.queue)
-
-    def stamps(self) -> Mapping[str, Sequence[Any]] | None:
-        return self._bridge.run(self._result.stamps)
-
-    def forget(self) -> None:
-        self._bridge.run(self._result.forget)
-
-    def revoke(self, *, terminate: bool = False) -> None:
-        async def revoke() -> None:
-            await self._result.revoke(terminate=terminate)
-
-        self._bridge.run(revoke)

@@ -13,8 +13,10 @@ from ..core.inside import App, core_of
 from ..core.sync import Bridge
 from ..exceptions import CallError, ResultTimeout
 from ..tasks.request import running_request
-from .handle import AsyncResult, Readers, SyncResult, default_readers, progress_in_task, seen_graph
+from .get_options import refuse_options
+from .handle import AsyncResult, Readers, default_readers, progress_in_task, seen_graph
 from .records import Record
+from .sync_result import SyncResult
 
 if TYPE_CHECKING:
     from ..graph.graph import Graph
@@ -64,7 +66,7 @@ class ResultSet(Sequence[AsyncResult[R_co]]):
     @overload
     async def get(self, timeout: float | None = ..., *, propagate: bool) -> list[R_co | BaseException]: ...
     async def get(
-        self, timeout: float | None = None, *, propagate: bool = True
+        self, timeout: float | None = None, *, propagate: bool = True, **celery_options: object
     ) -> list[R_co] | list[R_co | BaseException]:
         """Return all values in order, waiting up to `timeout` seconds for the last.
 
@@ -72,7 +74,9 @@ class ResultSet(Sequence[AsyncResult[R_co]]):
 
         Raises:
             ResultTimeout: not all came in time; the tasks go on.
+            InvalidOption: an option of Celery's that has no meaning here; the text says what to do instead.
         """
+        refuse_options(celery_options)
         await self.wait(timeout, propagate=propagate)
         return [result.seen(propagate=propagate) for result in self]
 
@@ -261,7 +265,7 @@ class GroupResult(Generic[R_co]):
     @overload
     async def get(self, timeout: float | None = ..., *, propagate: bool) -> list[R_co | BaseException]: ...
     async def get(
-        self, timeout: float | None = None, *, propagate: bool = True
+        self, timeout: float | None = None, *, propagate: bool = True, **celery_options: object
     ) -> list[R_co] | list[R_co | BaseException]:
         """Return the values in order, waiting up to `timeout` seconds for the last.
 
@@ -269,7 +273,9 @@ class GroupResult(Generic[R_co]):
 
         Raises:
             ResultTimeout: not all came in time; the tasks go on.
+            InvalidOption: an option of Celery's that has no meaning here; the text says what to do instead.
         """
+        refuse_options(celery_options)
         await self.members.wait(timeout, propagate=propagate, tolerated=frozenset(self._tolerated()))
         return cast("list[R_co]", await self._values("fail" if propagate else "continue"))
 
@@ -402,8 +408,11 @@ class SyncGroupResult(Generic[R_co]):
     def get(self, timeout: float | None = ..., *, propagate: Literal[True] = ...) -> list[R_co]: ...
     @overload
     def get(self, timeout: float | None = ..., *, propagate: bool) -> list[R_co | BaseException]: ...
-    def get(self, timeout: float | None = None, *, propagate: bool = True) -> list[R_co] | list[R_co | BaseException]:
+    def get(
+        self, timeout: float | None = None, *, propagate: bool = True, **celery_options: object
+    ) -> list[R_co] | list[R_co | BaseException]:
         """Like `GroupResult.get`."""
+        refuse_options(celery_options)
 
         async def get() -> list[R_co] | list[R_co | BaseException]:
             return await self._result.get(timeout, propagate=propagate)

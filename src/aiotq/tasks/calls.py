@@ -11,7 +11,7 @@ from ..canvas.signature import Canvas, Signature
 from ..core.inside import core_of
 from ..core.sync import expect_loop
 from ..results import handle
-from ..results.handle import SyncResult
+from ..results.sync_result import SyncResult
 from .options import CallOptions, said
 
 if TYPE_CHECKING:
