@@ -47,7 +47,8 @@ from .tasks.handlers import ExceptionInfo
 from .tasks.options import CallOptions
 from .tasks.registry import shared_task
 from .tasks.request import Request
-from .tasks.task import CurrentTask, Task
+from .tasks.running import CurrentTask
+from .tasks.task import Task
 from .transport.routing import Binding, Exchange, Queue
 from .worker.lifespans import WorkerLifespan
 

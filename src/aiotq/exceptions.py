@@ -10,6 +10,7 @@ AioTQError
 ├── AppNotFound
 ├── ScheduleError                 also a ValueError
 ├── CallError                     the call is impossible; no message was sent
+│   ├── NoCurrentTask             also an AttributeError
 │   ├── NotRegistered
 │   ├── InvalidOption
 │   │   └── QueueNotFound
@@ -129,6 +130,10 @@ class NotRegistered(CallError):
         self.name, self.suggestion = name, suggestion
         hint = f": did you mean {suggestion!r}?" if suggestion else ""
         super().__init__(f"no task is registered as {name!r}{hint}")
+
+
+class NoCurrentTask(CallError, AttributeError):
+    """Raised by `current_task.x` where no task runs; an AttributeError too, for code that only looks (`hasattr`)."""
 
 
 class InvalidOption(CallError):

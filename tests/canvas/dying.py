@@ -18,6 +18,7 @@ from aiotq.core.inside import core_of
 from aiotq.results import Ledger, RecordStore
 from aiotq.transport import Broker
 from aiotq.worker.execution import Execution
+from aiotq.worker.observers import Observer, Observers
 from aiotq.worker.run import Run, Slots
 
 from .tasks import Story
@@ -78,7 +79,13 @@ class Mortal:
         self._name = name
         self._committer = self._made_committer(app)
         core = cast(Any, Watched(life, core_of(app), "joined"))
-        self._execution = Execution(core, worker=name, pool=cast(Any, None), acknowledge=cast(Any, None))
+        self._execution = Execution(
+            core,
+            worker=name,
+            pool=cast(Any, "no process tasks here"),
+            observers=Observers(Observer(), Observer()),
+            acknowledge=cast(Any, None),
+        )
         self._coordinator = core_of(app).coordinator(name, has_joins=True)
         #: What it has called since its last commit.
         self.uncommitted: Counter[tuple[str, str]] = Counter()

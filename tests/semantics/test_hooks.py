@@ -13,7 +13,7 @@ import pytest
 from aiotq import AioTQ, Ignore, Reject, Snooze, Task, signals
 from aiotq.exceptions import DeadLettered, EncodeError, NotRegistered
 from aiotq.signals import Signal
-from aiotq.worker import task_signals
+from aiotq.worker import observers, task_signals
 
 from ..waiting import wait_until
 from . import hook_tasks
@@ -364,6 +364,7 @@ async def test_a_receiver_that_hangs_does_not_keep_a_worker_from_stopping(
     app: AioTQ, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(task_signals, "_LAST_WORDS", 0.05)
+    monkeypatch.setattr(observers, "_LAST_WORDS", 0.05)
     running = asyncio.Event()
 
     @app.task
@@ -386,4 +387,4 @@ async def test_a_receiver_that_hangs_does_not_keep_a_worker_from_stopping(
             signal.disconnect(hang)
     assert "receivers of signal worker_shutting_down took more than" in caplog.text
     assert "receivers of signal worker_shutdown took more than" in caplog.text
-    assert "receivers of its signals were cancelled" in caplog.text
+    assert "its signal receivers were cancelled" in caplog.text

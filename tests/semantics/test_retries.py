@@ -339,3 +339,37 @@ async def test_a_task_whose_process_died_runs_again_as_often_as_it_may_be_delive
         with pytest.raises(DeadLettered, match="its process died 3 times"):
             await poison.get(timeout=60)
     assert (tmp_path / "poison").read_text() == "xxx"
+
+
+async def test_a_delay_beyond_the_calendar_ends_the_task(app: AioTQ) -> None:
+    """Milliseconds taken for seconds."""
+
+    @app.task(bind=True)
+    async def later(self: Task[..., Any]) -> None:
+        raise self.retry(countdown=1.8e12)
+
+    async with app, app.worker():
+        result = await later.delay()
+        with pytest.raises(InvalidOption, match="beyond the end of the calendar"):
+            await result.get(timeout=10)
+
+
+async def test_arguments_of_a_retry_change_those_they_name_and_leave_the_others(app: AioTQ) -> None:
+    """Given by name in the call and by place in the retry, or the reverse, it is one argument."""
+
+    @app.task(bind=True)
+    async def by_place(self: Task[..., Any], foo: int, bar: int, label: str | None = None) -> list[Any]:
+        if not self.request.retries:
+            raise self.retry(args=(foo + 1, bar + 1), countdown=0)
+        return [foo, bar, label]
+
+    @app.task(bind=True)
+    async def by_name(self: Task[..., Any], foo: int, bar: int) -> list[Any]:
+        if not self.request.retries:
+            raise self.retry(kwargs={"bar": bar + 1}, countdown=0)
+        return [foo, bar]
+
+    async with app, app.worker():
+        assert await (await by_place.delay(foo=1, bar=2, label="kept")).get(timeout=10) == [2, 3, "kept"]
+        assert await (await by_place.delay(1, bar=2)).get(timeout=10) == [2, 3, None]
+        assert await (await by_name.delay(1, 2)).get(timeout=10) == [1, 3]

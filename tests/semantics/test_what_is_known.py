@@ -162,6 +162,7 @@ async def test_a_request_has_the_fields_that_celery_documents(app: AioTQ) -> Non
     assert (first.id, first.root_id, first.parent_id, first.correlation_id) == (first.id, first.id, None, first.id)
     assert (first.task, first.args, first.kwargs, first.retries) == ("step", (1,), {"x": 2}, 0)
     assert (first.headers, first.timelimit, first.hostname) == ({"a": 1}, (60, None), worker.name)
+    assert (first.time_limit, first.soft_time_limit) == (60, None)
     assert (first.eta, first.expires, first.utc, first.is_eager, first.called_directly) == (
         None,
         None,

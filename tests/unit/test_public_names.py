@@ -26,8 +26,8 @@ async def add(x: int, y: int) -> int:
 INSIDE: Final = {
     "AioTQ": set[str](),
     "Task": {
-        *("be_one_of", "check", "declare", "declared", "fn", "handlers", "of", "parameter", "run_here", "running"),
-        *("runs_in", "shared", "room_for"),
+        *("be_one_of", "check", "declare", "declared", "fn", "handlers", "of", "parameter", "running"),
+        *("called", "is_coroutine", "runs_in", "shared", "room_for"),
     },
     "Signature": {"as_part", "called_with", "fields", "sender", "text", "when_failed"},
     "AsyncResult": {"document", "elsewhere", "reply_to", "see", "seen"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -226,7 +227,9 @@ def test_two_tasks_from_one_factory_need_two_names(app: AioTQ) -> None:
     assert make("another").name == "another"
 
 
-def test_a_wrapped_function_keeps_its_name_and_signature(app: AioTQ) -> None:
+def test_a_wrapped_function_keeps_its_name_and_takes_what_its_wrapper_does(app: AioTQ) -> None:
+    """A decorator may give arguments; one that gives none can say so by `__signature__`."""
+
     def logged(fn: Any) -> Any:
         @functools.wraps(fn)
         async def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -234,11 +237,15 @@ def test_a_wrapped_function_keeps_its_name_and_signature(app: AioTQ) -> None:
 
         return wrapper
 
-    task: Any = app.task(logged(add))
+    wrapped = logged(add)
+    task: Any = app.task(wrapped)
+    wrapped.__signature__ = inspect.signature(add)
+    told: Any = app.task(name="told")(wrapped)
 
     assert task.name == f"{__name__}.add"
+    task.check((1,), {})
     with pytest.raises(TypeError, match="missing a required argument: 'y'"):
-        task.check((1,), {})
+        told.check((1,), {})
 
 
 def test_a_task_is_found_or_the_nearest_is_named(app: AioTQ) -> None:

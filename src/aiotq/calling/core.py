@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
@@ -17,16 +17,14 @@ from ..core.sync import Bridge
 from ..exceptions import ResultsDisabled
 from ..results import Joined, Record
 from ..results.document import Called, DocumentCodec
-from ..results.handle import AsyncResult, Reader
+from ..results.handle import AsyncResult, EagerResult, Reader
 from ..results.lineage import Lineage
-from ..signals import connected
 from ..tasks.options import CallOptions, check_retry_policy, check_route_option
 from ..tasks.registry import TaskRegistry
 from ..tasks.request import Request
 from ..tasks.task import Task
 from ..transport.routing import Router, check_queues, check_routes, check_weights
 from ..wire.codecs import Codecs, check_secret, check_secrets
-from ..wire.message import Message
 from ..wire.serializers import SerializerRegistry
 from ..wire.signing import Signer
 from ..worker.lifespans import WorkerLifespan
@@ -76,15 +74,18 @@ class Inline(Protocol):
         """Run a workflow to its end; the handle of its result, which has ended."""
         ...
 
-    async def run_surrounded(
+    async def apply_call(
         self,
-        onion: MiddlewareStack,
+        core: AppCore,
         task: Task[..., Any],
-        message: Message,
-        request: Request,
-        call: Callable[[Request], Awaitable[Any]],
-    ) -> Any:
-        """Run `call` with all that stands round a run in a worker."""
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        options: CallOptions,
+        *,
+        throw: bool | None,
+        retries: int,
+    ) -> EagerResult[Any]:
+        """Run a call whose options were checked, as if it had been retried `retries` times; its result has ended."""
         ...
 
 
@@ -114,7 +115,6 @@ class AppCore:
         self.codecs.add_forms(forms_of(self, self))
         self.middleware = MiddlewareStack()
         self.lifespans: list[WorkerLifespan[Any]] = []
-        self.coordinator_class: type[Coordinator] | None = None  #: a test's own
         self.connections = self._new_connections()
         self.calling = Calling(self)
         self.origin = _origin()
@@ -227,13 +227,18 @@ class AppCore:
         """As `Calling.apply`."""
         return await self.calling.apply(workflow, throw=throw, root_id=root_id)
 
-    async def run_eagerly(
-        self, task: Task[..., Any], message: Message, request: Request, call: Callable[[Request], Awaitable[Any]]
-    ) -> Any:
-        """Run `call` here as a run of `task`, with the signals, middleware and handlers that stand round one."""
-        if not (connected or task.handlers or self.middleware.runners):
-            return await call(request)
-        return await self.inline().run_surrounded(self.middleware, task, message, request, call)
+    async def apply_call(
+        self,
+        task: Task[..., Any],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        options: CallOptions,
+        *,
+        throw: bool | None,
+        retries: int,
+    ) -> EagerResult[Any]:
+        """Run a call in this process; what `Task.apply` does."""
+        return await self.inline().apply_call(self, task, args, kwargs, options, throw=throw, retries=retries)
 
     async def joined(self, join_id: str) -> Joined | None:
         """Return what became of a join."""
@@ -266,7 +271,7 @@ class AppCore:
         """Return what decides, for the worker called so, what follows from an outcome."""
         from ..canvas.coordinator import Coordinator  # noqa: PLC0415
 
-        return (self.coordinator_class or Coordinator)(
+        return Coordinator(
             self.codec,
             self.clock,
             Planner(self.builder, has_joins=has_joins),
@@ -282,24 +287,23 @@ class AppCore:
         *,
         clock: Clock,
         memory: Mapping[tuple[str, str], Any],
-        coordinator: type[Coordinator],
     ) -> Generator[None, None, None]:
         """Have other settings and other parts for a while, and connections apart; what a test does to an app.
 
         Raises:
             SettingsError: one of the `changed` settings can't be so.
         """
-        before = self.conf, self.clock, self.connections, self._router, self._codec, self.coordinator_class
+        before = self.conf, self.clock, self.connections, self._router, self._codec
         conf = self.conf.copy()
         conf.update(changed)
         try:
             self._act_by(conf, clock)
             self.connections = self._new_connections(memory)
-            self._router, self._codec, self.coordinator_class = None, None, coordinator
+            self._router = self._codec = None
             yield
         finally:
             self._act_by(before[0], before[1])
-            _, _, self.connections, self._router, self._codec, self.coordinator_class = before
+            _, _, self.connections, self._router, self._codec = before
             self.registry.annotate_tasks(self.conf.task_annotations)
 
     def _annotated(self, given: object) -> object:

@@ -75,8 +75,9 @@ class ArgumentCheck:
     """Whether arguments fit a signature, decided quickly; the slow way words the error."""
 
     def __init__(self, fn: Callable[..., Any], name: str, *, skip_first: bool) -> None:
-        parameters = list(inspect.signature(fn).parameters.values())
-        if skip_first:
+        # A decorator may give arguments, or take them: what is called is the wrapper.
+        parameters = list(inspect.signature(fn, follow_wrapped=False).parameters.values())
+        if skip_first and not (parameters and parameters[0].kind is inspect.Parameter.VAR_POSITIONAL):
             if not parameters:
                 raise InvalidOption(f"task {name}: bind=True needs a first parameter for the task itself (self)")
             parameters = parameters[1:]

@@ -22,7 +22,8 @@ from ..results.sets import ResultSet
 from ..signals import after_task_publish, before_task_publish, connected
 from ..tasks.options import CallOptions, check_options
 from ..tasks.request import running_request
-from ..tasks.task import Task, calls_its_own_way, current_trails
+from ..tasks.running import current_trails
+from ..tasks.task import Task, calls_its_own_way
 from ..wire.message import Envelope
 from .callbacks import LINKS, call_options, check_callbacks, signature_options
 from .connection import Connection

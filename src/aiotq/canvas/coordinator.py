@@ -10,7 +10,8 @@ from typing import Any
 from .. import states
 from ..commit import Finish
 from ..core.clock import Clock
-from ..exceptions import AioTQError, CallError, DeadLettered, EncodeError, JoinLost, TaskError, TaskRevokedError
+from ..core.tracebacks import described, text_of
+from ..exceptions import AioTQError, CallError, DeadLettered, EncodeError, JoinLost, TaskError
 from ..results import NO_JOIN_CHANGES, Arrival, JoinChanges, JoinExtension, Record
 from ..results.document import Called, DocumentCodec, format_traceback
 from ..results.lineage import Lineage
@@ -78,12 +79,19 @@ class Coordinator:
                 return Finish(delivery, ACK, None, (again,), _later(again))
             case Replaced():
                 return self._replaced(outcome)
-            case Revoked(delivery, reason, policy, links):
-                return self._ended(delivery, states.REVOKED, TaskRevokedError(reason), policy, links)
+            case Revoked(delivery, _, policy, links):
+                return self._ended(delivery, states.REVOKED, outcome.error, policy, links)
             case Rejected():
                 return self._rejected(outcome)
             case Returned(delivery, delay):
                 return Finish(delivery, HandBack(delay))
+
+    def as_kept(self, outcome: Outcome, finish: Finish) -> Outcome:
+        """Return `outcome` as its `finish` has it: a success whose value can't be kept is a failure."""
+        if isinstance(outcome, Success) and finish.record is not None and finish.record.state == states.FAILURE:
+            error = self._codec.decode(finish.record).result
+            return Failure(outcome.delivery, error, outcome.policy, outcome.links)
+        return outcome
 
     def broke(self, delivery: Delivery, error: Exception) -> Finish:
         """Return what follows when this library itself failed with `error` on a delivery: an end, and no second try.
@@ -139,7 +147,7 @@ class Coordinator:
 
     def _rejected(self, outcome: Rejected) -> Finish:
         delivery, settlement = outcome.delivery, GiveUp(outcome.reason, outcome.detail)
-        error = DeadLettered(f"{outcome.reason}: {outcome.detail}")
+        error = outcome.error
         policy = Policy(delivery.message.ignore_result)
         if outcome.reason in UNTRUSTED:
             return Finish(delivery, settlement, self._record(delivery, states.FAILURE, error, policy))
@@ -302,8 +310,4 @@ def _later(again: Envelope) -> JoinChanges:
 
 def describe(error: BaseException) -> str:
     """Return `error` as one line of a log: our own errors by their text, others with their type."""
-    try:
-        text = str(error)
-    except Exception:  # the type's own __str__
-        text = "<its text can't be had>"
-    return text if isinstance(error, AioTQError) else f"{type(error).__name__}: {text}"
+    return text_of(error) if isinstance(error, AioTQError) else described(error)

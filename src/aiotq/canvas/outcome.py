@@ -1,14 +1,17 @@
 """How a run ended, as a value. Whatever a task does becomes one of these; nothing leaves execution as an exception.
 
-And what a task raises to be replaced, which becomes one.
+`Replace`, which a task raises to be replaced, stands here too. Each outcome has the `state` of the call after it; the
+`error` that a caller gets; `retval`, the value that the task returned or raised; `is_reported`: whether observers hear
+of it as an end (not of a task that was skipped, or that comes again without having run).
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
+from .. import states
 from ..core.values import value
-from ..exceptions import TaskPredicate
+from ..exceptions import DeadLettered, TaskPredicate, TaskRevokedError
 from ..results import Record
 from ..transport.broker import Delivery
 from ..wire.message import Envelope
@@ -18,6 +21,11 @@ from .signature import Canvas
 
 #: Reasons of a dead letter whose workflow is not followed: anybody may have written it.
 UNTRUSTED: Final = frozenset({"unsigned", "bad_signature"})
+
+#: States of which no caller ever hears: only hooks and tests do.
+IGNORED: Final = "IGNORED"
+REJECTED: Final = "REJECTED"
+REPLACED: Final = "REPLACED"
 
 
 class Replace(TaskPredicate):
@@ -47,6 +55,9 @@ class Policy:
 class Success:
     """The task returned `value`."""
 
+    state: ClassVar[str] = states.SUCCESS
+    is_reported: ClassVar[bool] = True
+    error: ClassVar[None] = None
     delivery: Delivery
     value: Any
     policy: Policy
@@ -54,21 +65,35 @@ class Success:
     links: Links = NO_LINKS
     added: tuple[Canvas[Any], ...] = ()  #: members that it added to the join it belongs to
 
+    @property
+    def retval(self) -> Any:
+        return self.value
+
 
 @value
 class Retried:
     """The task is to run again: as `again`, the same id with the next attempt. `error` is why."""
 
+    state: ClassVar[str] = states.RETRY
+    is_reported: ClassVar[bool] = True
     delivery: Delivery
     error: BaseException
     again: Envelope
     policy: Policy
+
+    @property
+    def retval(self) -> Any:
+        return self.error
 
 
 @value
 class Ignored:
     """The task wants nothing to be known of this run."""
 
+    state: ClassVar[str] = IGNORED
+    is_reported: ClassVar[bool] = True
+    error: ClassVar[None] = None
+    retval: ClassVar[Any] = None
     delivery: Delivery
     links: Links = NO_LINKS
 
@@ -77,10 +102,16 @@ class Ignored:
 class Failure:
     """The task raised `error`, or could not be run to its end because of it."""
 
+    state: ClassVar[str] = states.FAILURE
+    is_reported: ClassVar[bool] = True
     delivery: Delivery
     error: BaseException
     policy: Policy
     links: Links = NO_LINKS
+
+    @property
+    def retval(self) -> Any:
+        return self.error
 
 
 @value
@@ -90,6 +121,7 @@ class Skipped:
     `cause` is the record of the task that failed.
     """
 
+    is_reported: ClassVar[bool] = False
     delivery: Delivery
     error: BaseException
     state: str
@@ -97,11 +129,19 @@ class Skipped:
     links: Links = NO_LINKS
     cause: Record | None = None
 
+    @property
+    def retval(self) -> Any:
+        return self.error
+
 
 @value
 class Postponed:
     """The task is to start later than its message came: as `again`."""
 
+    state: ClassVar[str] = states.PENDING
+    is_reported: ClassVar[bool] = False
+    error: ClassVar[None] = None
+    retval: ClassVar[Any] = None
     delivery: Delivery
     again: Envelope
 
@@ -110,6 +150,10 @@ class Postponed:
 class Replaced:
     """The task is to go on as `canvas`, in its place."""
 
+    state: ClassVar[str] = REPLACED
+    is_reported: ClassVar[bool] = True
+    error: ClassVar[None] = None
+    retval: ClassVar[Any] = None
     delivery: Delivery
     canvas: Canvas[Any]
     policy: Policy
@@ -120,26 +164,46 @@ class Replaced:
 class Revoked:
     """The task was not to be run (any more)."""
 
+    state: ClassVar[str] = states.REVOKED
+    is_reported: ClassVar[bool] = True
+    retval: ClassVar[Any] = None
     delivery: Delivery
     reason: str
     policy: Policy
     links: Links = NO_LINKS
+
+    @property
+    def error(self) -> TaskRevokedError:
+        """What whoever awaits it gets."""
+        return TaskRevokedError(self.reason)
 
 
 @value
 class Rejected:
     """The message can't be run by anybody: to the dead letters, and whoever waits is told."""
 
+    state: ClassVar[str] = REJECTED
+    is_reported: ClassVar[bool] = True
+    retval: ClassVar[Any] = None
     delivery: Delivery
     reason: str
     detail: str
     links: Links = NO_LINKS
+
+    @property
+    def error(self) -> DeadLettered:
+        """What whoever awaits it gets."""
+        return DeadLettered(f"{self.reason}: {self.detail}")
 
 
 @value
 class Returned:
     """The task was not run to its end and may be run again by anybody, `delay` seconds from now."""
 
+    state: ClassVar[str] = states.PENDING
+    is_reported: ClassVar[bool] = False
+    error: ClassVar[None] = None
+    retval: ClassVar[Any] = None
     delivery: Delivery
     delay: float = 0.0
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import importlib
 import math
 import sys
-import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -19,6 +18,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, cast
 
 from .. import exceptions, states
+from ..core.tracebacks import arguments_of, formatted, text_of
 from ..core.values import value
 from ..exceptions import CallError, DecodeError, EncodeError, MessageTooLarge, RemoteError
 from ..tasks.request import Request
@@ -294,12 +294,9 @@ def encode_exception(error: BaseException) -> dict[str, Any]:
     # Who awaits the result is not to be cancelled.
     is_interrupt = isinstance(error, exceptions.SoftTimeLimitInterrupt)
     kind = exceptions.SoftTimeLimitExceeded if is_interrupt else type(error)
-    # An OSError keeps its file names beside its `args`.
-    told = error.__reduce__()[1] if isinstance(error, OSError) else error.args
-    arguments = [_plain(argument) for argument in cast("tuple[Any, ...]", told)[:_MAX_ARGUMENTS]]
-    if not arguments:
-        with suppress(Exception):  # the type's own __str__
-            arguments = [_plain(str(error))] if str(error) else []
+    arguments = [_plain(argument) for argument in arguments_of(error)[:_MAX_ARGUMENTS]]
+    if not arguments and (text := text_of(error)):
+        arguments = [_plain(text)]
     encoded: dict[str, Any] = {"exc_type": kind.__qualname__, "exc_message": arguments, "exc_module": kind.__module__}
     if isinstance(error, exceptions.ChordError) and error.__cause__ is not None:  # the member's own
         encoded["exc_cause"] = encode_exception(_own_cause(error.__cause__))
@@ -317,7 +314,7 @@ def _own_cause(error: BaseException) -> BaseException:
 
 def format_traceback(error: BaseException) -> str:
     """Return the traceback of `error` as text, the middle of a very long one left out."""
-    text = "".join(traceback.format_exception(error))
+    text = formatted(error)
     if len(text) > MAX_TRACEBACK:
         half = MAX_TRACEBACK // 2
         text = f"{text[:half]}\n... {len(text) - MAX_TRACEBACK} characters left out ...\n{text[-half:]}"

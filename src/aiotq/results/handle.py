@@ -192,13 +192,13 @@ class AsyncResult(Generic[R_co]):
             if slot is None:
                 document = await self._terminal(timeout, on_message)
             else:
-                slot.lend()
+                slot.lend(self.id)
                 try:
                     document = await self._terminal(timeout, on_message)
                 except BaseException:
-                    slot.take_back_now()
+                    slot.take_back_now(self.id)
                     raise
-                await slot.take_back()
+                await slot.take_back(self.id)
         return self._told(document, propagate)
 
     wait = get

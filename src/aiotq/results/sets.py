@@ -120,9 +120,9 @@ class ResultSet(Sequence[AsyncResult[R_co]]):
             return
         reader = await self._readers.reader()
         elsewhere = [found for result in self for found in result.elsewhere(reader) if found in pending]
-        slot = running_request.get().slot
+        slot, waited = running_request.get().slot, tuple(pending)
         if slot is not None:
-            slot.lend()
+            slot.lend(*waited)
         try:
             async with reader.waiting.records(tuple(pending), elsewhere=elsewhere) as records:
                 while pending:
@@ -135,7 +135,7 @@ class ResultSet(Sequence[AsyncResult[R_co]]):
                     yield ended
         finally:
             if slot is not None:
-                slot.take_back_now()
+                slot.take_back_now(*waited)
 
     async def completed_count(self) -> int:
         """Return how many of the tasks have ended with a value."""

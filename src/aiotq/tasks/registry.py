@@ -29,6 +29,7 @@ from ..core.settings import Settings
 from ..exceptions import InvalidOption, NotRegistered
 from ..wire.known_types import home_module
 from .options import DECLARABLE, TUPLES, RunsIn, TaskOptions, check_declaration, naming
+from .running import gives_coroutine
 from .task import CoroutineTask, FunctionTask, Task, TaskCore
 
 if TYPE_CHECKING:
@@ -342,7 +343,10 @@ def _make_task(
     *,
     like: Task[..., Any] | None = None,
 ) -> Task[..., Any]:
+    fn = fn.__func__ if isinstance(fn, staticmethod) else fn
     _check_function(fn)
+    if "name" not in options and not hasattr(fn, "__name__"):
+        raise InvalidOption(f"{fn!r} has no name of its own: give the task one (name=…)")
     given = dict(options)
     base: Any = given.pop("base", None) or default_base
     if base is not None and not _is_task_class(base):
@@ -350,7 +354,7 @@ def _make_task(
     declared = _options_of(base) | given
     name = declared.pop("name", None) or task_name(fn, main)
     declared.update((option, tuple(declared[option])) for option in TUPLES & declared.keys())
-    kind: Any = CoroutineTask if inspect.iscoroutinefunction(fn) else FunctionTask
+    kind: Any = CoroutineTask if gives_coroutine(fn) else FunctionTask
     if base is not None and base is not Task:
         kind = type(base.__name__, (base, kind), {"__module__": base.__module__, "__doc__": base.__doc__})
     task: Task[..., Any] = kind.of(fn, name, TaskOptions(**declared), core, like)
@@ -396,11 +400,10 @@ def _options_of(base: type[Task[..., Any]] | None) -> dict[str, Any]:
 def _check_same(existing: Task[..., Any], task: Task[..., Any]) -> None:
     """Raise `InvalidOption` unless `task` is `existing` again, from a module that was loaded again."""
     one, other = existing.fn, task.fn
-    is_local = "<locals>" in other.__qualname__  # what a function makes twice is two
+    is_local = "<locals>" in _place(other)  # what a function makes twice is two
     if one is not other and (is_local or _origin(one) != _origin(other)) and not _are_of_a_prompt(one, other):
         raise InvalidOption(
-            f"two tasks are named {task.name!r} ({one.__module__}.{one.__qualname__} and "
-            f"{other.__module__}.{other.__qualname__}): give one of them another name="
+            f"two tasks are named {task.name!r} ({_place(one)} and {_place(other)}): give one of them another name="
         )
 
 
@@ -408,15 +411,20 @@ def _are_of_a_prompt(one: Callable[..., Any], other: Callable[..., Any]) -> bool
     """Whether a function was defined again at a prompt or in a notebook, where each input is a file of its own."""
     script = getattr(sys.modules.get("__main__"), "__file__", None)
     return all(
-        fn.__module__ == "__main__" and fn.__qualname__ == other.__qualname__ and _origin(fn)[0] != script
-        for fn in (one, other)
+        fn.__module__ == "__main__" and _place(fn) == _place(other) and _origin(fn)[0] != script for fn in (one, other)
     )
 
 
 def _origin(fn: Callable[..., Any]) -> tuple[str, str]:
     """What stays the same when a module is loaded again, under its own name or as `__main__`."""
     code = getattr(inspect.unwrap(fn), "__code__", None)
-    return code.co_filename if code is not None else fn.__module__, fn.__qualname__
+    return code.co_filename if code is not None else fn.__module__, getattr(fn, "__qualname__", repr(fn))
+
+
+def _place(fn: Callable[..., Any]) -> str:
+    """Where a function is; of an object that is called as one, what it is."""
+    name = getattr(fn, "__qualname__", None)
+    return repr(fn) if name is None else f"{fn.__module__}.{name}"
 
 
 def task_name(fn: Any, main: str | None) -> str:

@@ -16,13 +16,13 @@ from ..wire.message import Message, Step
 class Slot(Protocol):
     """The slot of a running task in its worker. A task that awaits another call's result lends it meanwhile."""
 
-    def lend(self) -> None:
-        """Let another task run in this slot while this one waits."""
+    def lend(self, *ids: str) -> None:
+        """Let another task run in this slot while this one waits for the results of the calls `ids`."""
 
-    async def take_back(self) -> None:
-        """Wait until a slot is free again."""
+    async def take_back(self, *ids: str) -> None:
+        """Wait until a slot is free again; `ids` as they were given to `lend`."""
 
-    def take_back_now(self) -> None:
+    def take_back_now(self, *ids: str) -> None:
         """Take a slot at once, for cleaning up, even if none is free."""
 
 
@@ -87,6 +87,16 @@ class Request:
     def chain(self) -> Sequence[Any]:
         """The later steps of its chain that its message carries, the next one first; empty in child processes."""
         return () if self.following is None else self.following.rest
+
+    @property
+    def time_limit(self) -> float | None:
+        """The hard time limit that its caller gave it, in seconds."""
+        return self.timelimit[0]
+
+    @property
+    def soft_time_limit(self) -> float | None:
+        """The soft time limit that its caller gave it, in seconds."""
+        return self.timelimit[1]
 
     @property
     def chord(self) -> str | None:

@@ -3,30 +3,76 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from ..calling.envelopes import Callee, encode_body, wall_time
 from ..core.schedules import backoff
 from ..core.settings import Settings
+from ..core.tracebacks import described
 from ..core.values import replace
-from ..exceptions import Retry, TaskPredicate
+from ..exceptions import Ignore, Reject, Retry, Snooze, TaskPredicate
 from ..wire.message import Envelope, Message, Step
 from ..wire.serializers import SerializerRegistry
 from .options import CallOptions, TaskOptions
 
+#: Which counts of several that parts of one task asked for side by side, the lowest first; a replacement is 2.
+_WEIGHTS: Final = ((Reject, 0), (Ignore, 1), (Retry, 3), (Snooze, 4))
+
+
+def asked_for(error: BaseException) -> TaskPredicate | None:
+    """Return what a task asks for by raising `error`: `error` itself, or one of those in a group of exceptions.
+
+    Of several in a group one counts, whatever else is in it: `Reject` before `Ignore`, replacement, `Retry`, `Snooze`;
+    of two alike the first.
+    """
+    if isinstance(error, TaskPredicate):
+        return error
+    found = [each for each in leaves_of(error) if isinstance(each, TaskPredicate)]
+    return min(found, key=_weight, default=None)
+
+
+def _weight(asked: TaskPredicate) -> int:
+    return next((weight for kind, weight in _WEIGHTS if isinstance(asked, kind)), 2)
+
+
+def leaves_of(error: BaseException) -> Sequence[BaseException]:
+    """Return the exceptions in a group, and in groups in it; `error` itself if it is none."""
+    found: list[BaseException] = []
+    todo = [error]
+    while todo:
+        each = todo.pop()
+        if isinstance(each, BaseExceptionGroup):
+            todo += reversed(cast("BaseExceptionGroup[BaseException]", each).exceptions)
+        else:
+            found.append(each)
+    return found
+
+
+def are_all(error: BaseException, kinds: tuple[type[BaseException], ...]) -> bool:
+    """Whether `error`, or each exception of the group it is, is one of `kinds`."""
+    return bool(kinds) and (isinstance(error, kinds) or all(isinstance(each, kinds) for each in leaves_of(error)))
+
 
 def automatic_retry(task: Callee, error: BaseException, retries: int) -> Retry | None:
-    """Return the retry that the declaration of `task` asks for when it fails with `error`; None if it asks for none."""
+    """Return the retry that the declaration of `task` asks for when it fails with `error`; None if it asks for none.
+
+    A group of exceptions is one retry, if each of them asks for one.
+    """
     declared = task.declared
     if not declared.autoretry_for or isinstance(error, TaskPredicate):
         return None
-    if not isinstance(error, declared.autoretry_for) or isinstance(error, declared.dont_autoretry_for):
+    leaves = leaves_of(error)
+    if not are_all(error, declared.autoretry_for):
         return None
+    if any(isinstance(each, declared.dont_autoretry_for) for each in (error, *leaves)):
+        return None
+    if len(leaves) == 1:
+        (error,) = leaves
     most = declared.retry_kwargs.get("max_retries", declared.max_retries)
     if most is not None and retries >= most:
         return None
     delay = automatic_delay(declared, retries)
-    return Retry(f"retry in {delay:g} s: {type(error).__name__}: {error}", error, delay=delay)
+    return Retry(f"retry in {delay:g} s: {described(error)}", error, delay=delay)
 
 
 def automatic_delay(declared: TaskOptions, retries: int) -> float:
@@ -57,11 +103,11 @@ def retried(
         EncodeError, MessageTooLarge, InvalidArguments, InvalidOption: it can't be sent so.
     """
     options = cast(CallOptions, again.options or {})
-    due = now + again.delay if again.delay is not None else wall_time("eta", again.eta, now, conf)
+    option, when = ("eta", again.eta) if again.delay is None else ("countdown", again.delay)
+    due = wall_time(option, when, now, conf)
     body, step = message.body, message.step
     if again.call_args is not None or again.call_kwargs is not None:
-        given_args = args if again.call_args is None else again.call_args
-        given_kwargs = kwargs if again.call_kwargs is None else again.call_kwargs
+        given_args, given_kwargs = _merged(task, args, kwargs, again.call_args, again.call_kwargs)
         task.check(given_args, given_kwargs)
         serializer = serializers.get(message.content_type)
         compression = serializers.compression(message.compression)
@@ -83,6 +129,26 @@ def retried(
     )
     asked = options.get("priority")
     return Envelope(fresh, options.get("queue") or queue, priority if asked is None else asked, due)
+
+
+def _merged(
+    task: Callee,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    given_args: Sequence[Any] | None,
+    given_kwargs: Mapping[str, Any] | None,
+) -> tuple[Sequence[Any], Mapping[str, Any]]:
+    """Return the arguments of another try: those given, and of the call's own what they leave as it was.
+
+    What the call gave by name and the retry by its place, or the reverse, is one argument.
+    """
+    if given_kwargs is None and given_args is not None:
+        placed = {task.parameter(index) for index in range(len(given_args))}
+        return given_args, {name: value for name, value in kwargs.items() if name not in placed}
+    if given_args is None and given_kwargs is not None:
+        left = dict(given_kwargs)
+        return [left.pop(task.parameter(index), value) for index, value in enumerate(args)], left
+    return given_args or (), given_kwargs or {}
 
 
 def snoozed(message: Message, queue: str, priority: int, seconds: float, now: float) -> Envelope:

@@ -6,8 +6,7 @@ import asyncio
 import functools
 import inspect
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, ParamSpec, Protocol, Self, TypeVar, Unpack, cast
@@ -18,15 +17,15 @@ from ..canvas.composites import Chunks
 from ..canvas.outcome import Replace
 from ..canvas.serialized import chunked
 from ..canvas.signature import Canvas, Sender, Signature, set_default_sender
-from ..canvas.structure import ending_in_one_call, final_calls, frozen, with_final_options
+from ..canvas.structure import ending_in_one_call, final_calls, frozen
 from ..core.settings import Settings
 from ..core.sync import expect_loop, no_loop
+from ..core.tracebacks import described
 from ..core.values import shown
-from ..exceptions import CallError, InvalidOption, MaxRetriesExceededError, Retry, TimeLimitExceeded
+from ..exceptions import CallError, InvalidOption, MaxRetriesExceededError, Retry
 from ..results import handle
-from ..results.document import format_traceback
 from ..results.handle import EagerResult, Readers
-from ..wire.message import MAX_NAME, Message, is_name
+from ..wire.message import MAX_NAME, is_name
 from ..wire.serializers import SerializerRegistry
 from .calls import Configured, SyncCalls
 from .handlers import Handlers, overridden
@@ -41,9 +40,8 @@ from .options import (
     check_options_here,
     said,
 )
-from .request import Request, request_of, running_request
-from .retries import automatic_retry
-from .soft_time_limits import SoftLimited, run_in_thread
+from .request import Request, running_request
+from .running import Running, call_apart, calling_run, current_request, entered, gives_coroutine
 
 if TYPE_CHECKING:
     from ..app import AioTQ
@@ -55,7 +53,6 @@ T = TypeVar("T")
 
 #: The error for a method that only a running task can call.
 _NOT_RUNNING: Final = "no task runs here; call it in a task's code, while a worker (or apply) runs that"
-_LINKS: Final = frozenset({"link", "link_error"})
 
 
 class TaskCore(Readers, Sender, Protocol):
@@ -79,9 +76,16 @@ class TaskCore(Readers, Sender, Protocol):
 
     async def update_state(self, request: Request, state: str, meta: Any) -> None: ...
 
-    async def run_eagerly(
-        self, task: Task[..., Any], message: Message, request: Request, call: Callable[[Request], Awaitable[Any]]
-    ) -> Any: ...
+    async def apply_call(
+        self,
+        task: Task[..., Any],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        options: CallOptions,
+        *,
+        throw: bool | None,
+        retries: int,
+    ) -> EagerResult[Any]: ...
 
 
 _default_core: list[TaskCore] = []
@@ -94,27 +98,6 @@ def set_default_app(core: TaskCore) -> None:
     handle.set_default_readers(core)
 
 
-def current_trails() -> bool:
-    """Whether the running task stores the ids of the calls that it makes."""
-    task: Task[..., Any] | None = running_request.get().runner
-    return task is not None and task.declared.trail
-
-
-class CurrentTask:
-    """A proxy of the running task (`aiotq.current_task`): its attributes are that task's."""
-
-    __slots__ = ()
-
-    def __bool__(self) -> bool:
-        return running_request.get().runner is not None
-
-    def __getattr__(self, name: str) -> Any:
-        task = running_request.get().runner
-        if task is None:
-            raise CallError(f"current_task.{name}: no task runs here")
-        return getattr(task, name)
-
-
 class Task(Declared, Handlers, Generic[P, R]):
     """A registered function; made by `@app.task`.
 
@@ -124,6 +107,8 @@ class Task(Declared, Handlers, Generic[P, R]):
     """
 
     fn: Callable[..., Any]
+    is_coroutine: bool
+    called: Callable[..., Any]  #: by a worker: the function, or the `__call__` that a task class has of its own
     handlers: frozenset[str]
     __name__: str
     shared: Task[..., Any] | None  #: the task of `shared_task` that it is one app's own of
@@ -160,11 +145,14 @@ class Task(Declared, Handlers, Generic[P, R]):
         task.shared = None
         task._own_copies = weakref.WeakSet()
         task._calls_its_own_way = calls_its_own_way(cls)
-        task.runs_in = options.run or ("loop" if inspect.iscoroutinefunction(fn) else "thread")
-        if task.runs_in == "loop" and not inspect.iscoroutinefunction(fn):
+        task.is_coroutine = gives_coroutine(fn)
+        task.runs_in = options.run or ("loop" if task.is_coroutine else "thread")
+        if task.runs_in == "loop" and not task.is_coroutine:
             raise InvalidOption(f'task {name}: run="loop" needs an async def function; leave it out or use "thread"')
-        if task.runs_in == "thread" and inspect.iscoroutinefunction(fn):
+        if task.runs_in == "thread" and task.is_coroutine:
             raise InvalidOption(f'task {name}: run="thread" needs a plain function; leave it out for an async def')
+        if inspect.iscoroutinefunction(cls.__call__) and not task.is_coroutine:
+            raise InvalidOption(f"task {name}: {cls.__name__} has an async __call__, which needs an async def")
         task.declare(options)
         task._arguments = ArgumentCheck(fn, name, skip_first=options.bind)
         if like is not None:
@@ -172,6 +160,7 @@ class Task(Declared, Handlers, Generic[P, R]):
             task.__dict__.update(own)
         elif cls.__init__ is not object.__init__:
             _construct(task)
+        task.called = task._function if cls.__call__.__module__ == __name__ else partial(entered, task)
         return task
 
     def __repr__(self) -> str:
@@ -207,8 +196,8 @@ class Task(Declared, Handlers, Generic[P, R]):
 
     @property
     def request(self) -> Request:
-        """The running call."""
-        return running_request.get()
+        """The running call; of a task that another one calls as a function, that call."""
+        return current_request()
 
     @property
     def sync(self) -> SyncCalls[P, R]:
@@ -216,8 +205,20 @@ class Task(Declared, Handlers, Generic[P, R]):
         return SyncCalls(self)
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        """Call the function in this process, without a queue."""
-        return self.fn(self, *args, **kwargs) if self.declared.bind else self.fn(*args, **kwargs)
+        """Call the function in this process, without a queue.
+
+        In the code of a running task it has a request of its own (`called_directly`), and can't retry or replace that
+        task.
+        """
+        if (run := calling_run(self)) is None:
+            return self._function(*args, **kwargs)
+        own = Request(task=self.name, args=tuple(args), kwargs=kwargs, runner=self)
+        return call_apart(self._function, own, run, args, kwargs, is_coroutine=self.is_coroutine)
+
+    @property
+    def _function(self) -> Callable[..., Any]:
+        """The function as it is called: with the task as the first argument, if that is declared."""
+        return partial(self.fn, self) if self.declared.bind else self.fn
 
     def delay(self, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, handle.AsyncResult[R]]:
         """Send a call with these arguments. On return the broker has accepted it, and it won't be lost (P1).
@@ -276,77 +277,7 @@ class Task(Declared, Handlers, Generic[P, R]):
         args, kwargs = given_arguments(self.name, args, kwargs)
         options = said(options)
         check_options_here(self.name, options, retries)
-        home = self._core
-        if _LINKS & options.keys():
-            if retries:
-                raise InvalidOption(f"{self.name}.apply: give retries or callbacks (link, link_error), not both")
-            call = Signature[R](self.name, tuple(args), kwargs, options, sender=home)
-            return cast("EagerResult[R]", await home.apply_workflow(call, throw=throw))
-        message = home.builder.envelope(self, args, kwargs, options, reply_to=None).message
-        if retries:
-            message = replace(message, retries=retries, attempt=retries)
-        got_args, got_kwargs, _ = home.serializers.decode(
-            message.content_type,
-            message.body,
-            frozenset({message.content_type}),
-            compression=message.compression,
-            max_size=home.conf.task_message_max_size,
-        )
-        try:
-            value, _ = await self.run_here(message, got_args, got_kwargs)
-        except Replace as exc:
-            instead = with_final_options(
-                ending_in_one_call(exc.canvas), task_id=message.id, attempt=message.attempt + 1
-            )
-            root_id = message.root_id or message.id
-            return cast("EagerResult[R]", await home.apply_workflow(instead, throw=throw, root_id=root_id))
-        except Exception as exc:
-            if home.conf.task_eager_propagates if throw is None else throw:
-                raise
-            return EagerResult(message.id, exc, states.FAILURE, format_traceback(exc), readers=home)
-        return EagerResult(message.id, value, states.SUCCESS, readers=home)
-
-    async def run_here(
-        self, message: Message, args: Sequence[Any], kwargs: Mapping[str, Any], *, mode: str = "once"
-    ) -> tuple[Any, Request]:
-        """Run a call in this process with its retries; return its value and the request of the last run.
-
-        Raises:
-            Exception: the exception of the last run.
-        """
-        home = self._core
-        serializer = home.serializers.to_send(home.conf.result_serializer, home.conf.accept_content)
-        while True:
-            request = request_of(message, tuple(args), kwargs, is_eager=True, mode=mode)
-            try:
-                with self.running(request):
-                    value = await home.run_eagerly(self, message, request, partial(self._run_here, message))
-                return serializer.decode(home.serializers.encode(serializer, value, "the result")), request
-            except Exception as exc:
-                again = exc if isinstance(exc, Retry) else automatic_retry(self, exc, message.retries)
-                if again is None:
-                    raise
-                args = args if again.call_args is None else again.call_args
-                kwargs = kwargs if again.call_kwargs is None else again.call_kwargs
-                message = replace(message, retries=message.retries + 1, attempt=message.attempt + 1)
-
-    async def _run_here(self, message: Message, request: Request) -> Any:
-        conf = self._core.conf
-        args, kwargs = request.args, request.kwargs
-        call = self if request.mode == "once" else one_by_one(self, request.mode)
-        soft = message.soft_time_limit or conf.task_soft_time_limit
-        if not inspect.iscoroutinefunction(self.fn):
-            return await run_in_thread(functools.partial(call, *args, **kwargs), soft)
-        hard = message.time_limit or conf.task_time_limit
-        coro = call(*args, **kwargs)
-        limit = asyncio.timeout(hard)
-        try:
-            async with limit:
-                return await (coro if soft is None else SoftLimited(coro, soft))
-        except TimeoutError:
-            if not limit.expired():
-                raise
-            raise TimeLimitExceeded(f"hard time limit of {hard:g} s exceeded") from None
+        return await self._core.apply_call(self, args, kwargs, options, throw=throw, retries=retries)
 
     def s(self, /, *args: Any, **kwargs: Any) -> Signature[R]:
         """Return a signature of this task with these arguments."""
@@ -397,7 +328,7 @@ class Task(Declared, Handlers, Generic[P, R]):
             Replace: always, except for errors.
             CallError: no task runs here, or `canvas` is not a signature.
         """
-        if running_request.get().called_directly:
+        if current_request().called_directly:
             raise CallError(f"{self.name}.replace: {_NOT_RUNNING}")
         if not isinstance(cast(object, canvas), Canvas):
             raise CallError(f"{self.name}.replace takes a signature, not {canvas!r}")
@@ -416,7 +347,7 @@ class Task(Declared, Handlers, Generic[P, R]):
         return self._add_to_chord(canvas)
 
     async def _add_to_chord(self, canvas: Canvas[Any]) -> handle.AsyncResult[Any]:
-        request = running_request.get()
+        request = current_request()
         if request.step is None or request.step.seat is None:
             raise CallError(f"{self.name}.add_to_chord: the running task is not in the header of a chord")
         whole = frozen(ending_in_one_call(canvas))
@@ -438,7 +369,7 @@ class Task(Declared, Handlers, Generic[P, R]):
         return self._update_state(state, meta, task_id)
 
     async def _update_state(self, state: str, meta: Any, task_id: str | None) -> None:
-        request = running_request.get()
+        request = current_request()
         if request.id is None:
             raise CallError(f"{self.name}.update_state: {_NOT_RUNNING}")
         if task_id is not None and task_id != request.id:
@@ -476,7 +407,7 @@ class Task(Declared, Handlers, Generic[P, R]):
             CallError, or `exc` if given: no task runs here.
             InvalidOption: an option is unknown or has an impossible value.
         """
-        request = running_request.get()
+        request = current_request()
         if request.called_directly:
             if exc is not None:
                 raise exc
@@ -500,7 +431,7 @@ class Task(Declared, Handlers, Generic[P, R]):
             )
         delay = countdown if countdown is not None or eta is not None else self.default_retry_delay
         when = f"at {eta.isoformat()}" if eta is not None else f"in {delay:g} s"
-        reason = f"retry {when}" if exc is None else f"retry {when}: {type(exc).__name__}: {exc}"
+        reason = f"retry {when}" if exc is None else f"retry {when}: {described(exc)}"
         again = Retry(reason, exc, delay=delay, eta=eta, call_args=args, call_kwargs=kwargs, options=options or None)
         if throw:
             raise again from exc
@@ -554,36 +485,6 @@ def _check_retry(name: str, args: object, kwargs: object, exc: object, most: obj
         raise InvalidOption(f"{name}: exc must be an exception, not {shown(exc)}")
     if most is not None and (type(most) is not int or most < 0):
         raise InvalidOption(f"{name}: max_retries must be a whole number, 0 or more, not {most!r}")
-
-
-def one_by_one(task: Task[..., Any], mode: str) -> Callable[[Iterable[Any]], Any]:
-    """Return a function that calls `task` with each item of its argument ("map"), or with its elements ("starmap")."""
-
-    def call(item: Any) -> Any:
-        return task(item) if mode == "map" else task(*item)
-
-    async def all_awaited(items: Iterable[Any]) -> list[Any]:
-        return [await call(item) for item in items]
-
-    def all_called(items: Iterable[Any]) -> list[Any]:
-        return [call(item) for item in items]
-
-    return all_awaited if inspect.iscoroutinefunction(task.fn) else all_called
-
-
-class Running:
-    """A context manager in which a task is the running one of its context."""
-
-    __slots__ = ("_request", "_token")
-
-    def __init__(self, task: Task[..., Any], request: Request) -> None:
-        self._request = request if request.runner is task else replace(request, runner=task)
-
-    def __enter__(self) -> None:
-        self._token = running_request.set(self._request)
-
-    def __exit__(self, *exc_info: object) -> None:
-        running_request.reset(self._token)
 
 
 class CoroutineTask(Task[P, R]):

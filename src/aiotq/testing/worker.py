@@ -4,36 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, Final, Self
 
 from anyio import to_thread
 
-from .. import states
 from ..app import AioTQ
 from ..backends.memory.state import MemoryState
 from ..calling.connection import DISABLED
-from ..canvas.coordinator import Coordinator
 from ..canvas.links import NO_LINKS
-from ..canvas.outcome import (
-    Failure,
-    Ignored,
-    Outcome,
-    Postponed,
-    Rejected,
-    Replaced,
-    Retried,
-    Returned,
-    Revoked,
-    Skipped,
-    Success,
-)
+from ..canvas.outcome import Outcome, Success
 from ..commit import Finish
 from ..core.inside import core_of
-from ..exceptions import DeadLettered, MessageError, TaskRevokedError
+from ..exceptions import MessageError
 from ..wire.message import ATTEMPTS_APART, Envelope, Message
+from ..worker.observers import Observer
+from ..worker.run import Run
 from ..worker.worker import Worker
 from .broker import WatchedQueues
 from .clock import SAME, SteppingClock
@@ -115,11 +103,11 @@ class TestWorker:
         }
         memory = {("", "broker"): self._broker, ("", "records"): MemoryState(clock=clock)}
         async with AsyncExitStack() as stack:
-            replaced = core_of(app).replaced
-            stack.enter_context(replaced(changed, clock=clock, memory=memory, coordinator=self._coordinator()))
+            stack.enter_context(core_of(app).replaced(changed, clock=clock, memory=memory))
             stack.push_async_callback(app.close)
             stack.push_async_callback(to_thread.run_sync, core_of(app).bridge.stop)
             worker: Worker = app.worker(self._queues)
+            worker.observe(_Recorder(self._note_end))
             await worker.__aenter__()
             stack.push_async_callback(worker.stop, 0.0)
             self._stack = stack.pop_all()
@@ -269,18 +257,6 @@ class TestWorker:
         parts = [listed("sent", self.sent), listed("run", self.ran), self._unfinished()]
         return "\n".join([f"it is {self.now}", *parts])
 
-    def _coordinator(self) -> type[Coordinator]:
-        """Return a coordinator that tells this test of every outcome."""
-        note = self._note_outcome
-
-        class Watching(Coordinator):
-            def follow(self, outcome: Outcome) -> Finish:
-                finish = super().follow(outcome)
-                note(outcome, finish)
-                return finish
-
-        return Watching
-
     def _note_sent(self, envelope: Envelope, now: float) -> None:
         if envelope.message.attempt % ATTEMPTS_APART == 0:
             self.sent.append(self._as_sent(envelope, now))
@@ -289,34 +265,24 @@ class TestWorker:
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._changed.set)
 
-    def _note_outcome(self, outcome: Outcome, finish: Finish) -> None:
-        value: Any = None
-        error: BaseException | None = None
-        match outcome:
-            case Returned() | Postponed() | Skipped():
-                return
-            case Success(value=value):
-                state = states.SUCCESS
-                if finish.record is not None and finish.record.state == states.FAILURE:  # it can't be kept
-                    state, value, error = states.FAILURE, None, core_of(self.app).codec.decode(finish.record).result
-            case Retried(error=error):
-                state = states.RETRY
-            case Failure(error=error):
-                state = states.FAILURE
-            case Revoked(reason=reason):
-                state, error = states.REVOKED, TaskRevokedError(reason)
-            case Rejected(reason=reason, detail=detail):
-                state, error = "REJECTED", DeadLettered(f"{reason}: {detail}")
-            case Ignored():
-                state = "IGNORED"
-            case Replaced():
-                state = "REPLACED"
-        message = outcome.delivery.message
+    def _note_end(self, run: Run, outcome: Outcome) -> None:
+        message = run.delivery.message
         args, kwargs = getattr(outcome, "links", NO_LINKS).called_with
         if not (args or kwargs):  # it is no step that others gave an argument, or it was not called
             args, kwargs = self._arguments(message)
-        args = tuple(args)
-        self.ran.append(Ran(message.task, args, kwargs, message.id, state, value, error, message.retries, self.now))
+        value = outcome.value if isinstance(outcome, Success) else None
+        ended = Ran(
+            message.task,
+            tuple(args),
+            kwargs,
+            message.id,
+            outcome.state,
+            value,
+            outcome.error,
+            message.retries,
+            self.now,
+        )
+        self.ran.append(ended)
 
     def _as_sent(self, envelope: Envelope, at: float) -> Sent:
         message, due = envelope.message, envelope.due
@@ -365,3 +331,14 @@ class TestWorker:
             listed("delayed", self.delayed),
         ]
         return "\n".join(part for part in parts if not part.startswith("nothing")) or "nothing is left to run"
+
+
+class _Recorder(Observer):
+    """Notes the runs of a test's worker that ended."""
+
+    def __init__(self, note: Callable[[Run, Outcome], None]) -> None:
+        self._note = note
+
+    def ended(self, run: Run, outcome: Outcome | None, finish: Finish | None) -> None:
+        if outcome is not None and outcome.is_reported:
+            self._note(run, outcome)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
 import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final, cast
+from typing import Any, Final, Protocol, cast
 
 import anyio
 
 from .. import states
-from ..calling.core import AppCore
-from ..canvas.coordinator import describe
-from ..canvas.links import NO_LINKS, Links, embedded, links_of
+from ..calling.middleware import MiddlewareStack, RunningCall
+from ..canvas.links import NO_LINKS, Links, links_of
 from ..canvas.outcome import (
     UNTRUSTED,
     Failure,
@@ -23,9 +23,7 @@ from ..canvas.outcome import (
     Outcome,
     Policy,
     Rejected,
-    Replace,
     Replaced,
-    Retried,
     Returned,
     Revoked,
     Success,
@@ -33,53 +31,59 @@ from ..canvas.outcome import (
 from ..canvas.serialized import as_canvas
 from ..core.values import replace, shown
 from ..exceptions import (
-    AioTQError,
-    BadSignature,
-    ContentDisallowed,
-    DecodeError,
     MalformedMessage,
     MessageError,
     OperationalError,
-    Reject,
-    Retry,
-    Snooze,
-    TaskPredicate,
     TimeLimitExceeded,
-    Unsigned,
-    WorkerLostError,
 )
-from ..signals import connected
 from ..tasks.request import Request, request_of, running_request
-from ..tasks.retries import after_loss, automatic_retry, retried, snoozed
+from ..tasks.running import one_by_one
 from ..tasks.soft_time_limits import SoftLimited, run_in_thread
-from ..tasks.task import Task, one_by_one
+from ..tasks.task import Task
 from ..wire.message import Message
-from ..wire.signing import sealed
 from .delivery_info import DeliveryInfo
+from .endings import Endings, EndingsCore, reason_of
+from .observers import Observers
 from .processes.child import Ran, run_task
 from .processes.pool import ProcessCall, ProcessPool
 from .run import Cancelled, Run
-from .run_handlers import call_handlers
-from .step_inputs import Steps
-from .surrounded import call_surrounded
+from .run_handlers import call_before_start
+from .step_inputs import Steps, StepsCore
 from .task_policy import TaskPolicies, TaskPolicy
 from .unknown import UnknownTasks
 
 logger = logging.getLogger("aiotq.task")
 
-#: Seconds before what a task rejected for others comes again: it would be back here at once.
-_REQUEUE_DELAY: Final = 1.0
+#: Why a run ends although its task went on and returned a value.
+_STANDING: Final = frozenset({Cancelled.TIME_LIMIT, Cancelled.REVOKED})
+
+
+class ExecutionCore(StepsCore, EndingsCore, Protocol):
+    """Where tasks run: an app's core, or what stands for one while calls run where they are made."""
+
+    @property
+    def tasks(self) -> Mapping[str, Task[..., Any]]: ...
+
+    @property
+    def middleware(self) -> MiddlewareStack: ...
+
+    async def update_state(self, request: Request, state: str, meta: Any) -> None: ...
 
 
 class Execution:
-    """Runs deliveries: coroutines here, functions in threads, CPU-bound ones in the pool."""
+    """Runs deliveries: coroutines here, functions in threads, CPU-bound ones in the pool.
+
+    Without a pool it runs calls where they are made: those for processes in threads, which are waited for when their
+    caller is cancelled, and with content of any type, since nobody else can have written it.
+    """
 
     def __init__(
         self,
-        core: AppCore,
+        core: ExecutionCore,
         *,
         worker: str,
-        pool: ProcessPool,
+        pool: ProcessPool | None,
+        observers: Observers,
         acknowledge: Callable[[Run], Awaitable[bool]],
     ) -> None:
         self._core = core
@@ -94,8 +98,10 @@ class Execution:
         # Slots bound the threads: one whose task waits for another's result lends its slot and stays a thread.
         self._threads = anyio.CapacityLimiter(math.inf)
         self._pool = pool
+        self._observers = observers
         self._acknowledge = acknowledge
         self._terms = TaskPolicies(core.conf)
+        self._endings = Endings(core, self._terms)
         self._steps = Steps(core)
         self._whence = DeliveryInfo(core.conf)
         self._unknown_tasks = UnknownTasks(core.clock, core.conf.worker_unknown_task_timeout)
@@ -106,6 +112,7 @@ class Execution:
         run.started_at = time.perf_counter()
         delivery = run.delivery
         task = self._tasks.get(message.task)
+        run.called = task
         if task is None:
             return self._refused(run, None) or self._unknown(run)
         terms = self._terms.of(task)
@@ -127,10 +134,12 @@ class Execution:
             delivery_info=self._whence.info(delivery),
             hostname=self._worker,
             mode=links.mode,
+            is_eager=self._pool is None,
             runner=task,
             slot=run,
             following=links,
         )
+        run.request, run.links = request, links
         running_request.set(request)  # for good: the context is this run's own
         try:
             if terms.is_acked_early and not await self._acknowledge(run):
@@ -138,26 +147,39 @@ class Execution:
             if terms.tracks_start:
                 await self._tell_started(request)
             run.check()
-            is_plain = not (connected or task.handlers or self._onion.runners)
-            value = await (
-                self._call(run, task, request)
-                if is_plain
-                else call_surrounded(self._onion, run, task, request, self._call)
-            )
+            if self._observers:
+                await self._observers.tell_start(run)
+            is_plain = not (task.handlers or self._onion.runners)
+            value = await (self._call(run, task, request) if is_plain else self._surrounded(run, task, request))
         except BaseException as exc:  # SystemExit in a task must not end the loop
-            outcome = self._ended_by(exc, run, policy, task, request, links)
+            outcome = self._endings.raised(exc, run, task, policy)
         else:
-            if isinstance(value, Ran):
-                request.children.extend(value.children)
-                request.added.extend(map(as_canvas, value.added))
-                value = value.value
-            self._log_success(run, value, task.declared.resultrepr_maxsize)
-            outcome = Success(run.delivery, value, policy, tuple(request.children), links, tuple(request.added))
-        if links is not NO_LINKS and isinstance(outcome, (Failure, Ignored, Replaced, Rejected, Revoked)):
-            outcome = replace(outcome, links=links)
-        if task.handlers and outcome is not None:
-            await call_handlers(task, request, outcome)
+            outcome = self._returned(value, run, task, request, policy)
+        return self._linked(outcome, run)
+
+    def _returned(self, value: Any, run: Run, task: Task[..., Any], request: Request, policy: Policy) -> Outcome | None:
+        """Return the outcome of a run that ended with `value`; what stopped it before stands."""
+        if run.cancelled_for in _STANDING:
+            return self._endings.stopped(run, task, policy)
+        value = self._unpacked(value, request)
+        self._log_success(run, value, task.declared.resultrepr_maxsize)
+        return Success(run.delivery, value, policy, tuple(request.children), run.links, tuple(request.added))
+
+    @staticmethod
+    def _linked(outcome: Outcome | None, run: Run) -> Outcome | None:
+        """Return `outcome` with what follows its task."""
+        if run.links is not NO_LINKS and isinstance(outcome, (Failure, Ignored, Replaced, Rejected, Revoked)):
+            return replace(outcome, links=run.links)
         return outcome
+
+    def stopped(self, run: Run) -> Outcome | None:
+        """Return the outcome of a run that we cancelled, although it goes on."""
+        task = run.called
+        if task is None:
+            return Returned(run.delivery)
+        terms = self._terms.of(task)
+        policy = terms.if_ignored if run.delivery.message.ignore_result else terms.if_kept
+        return self._linked(self._endings.stopped(run, task, policy), run)
 
     def _opened(
         self, run: Run, terms: TaskPolicy, policy: Policy
@@ -170,7 +192,7 @@ class Execution:
         try:
             return self._decode(message)
         except MessageError as exc:
-            return self._rejected(run, _reason(exc), str(exc), NO_LINKS)
+            return self._endings.rejected(run, reason_of(exc), str(exc))
 
     async def _completed(
         self, run: Run, args: Sequence[Any], kwargs: Mapping[str, Any], links: Links, policy: Policy
@@ -179,18 +201,19 @@ class Execution:
         try:
             return await self._steps.called_with(run.delivery, args, kwargs, links, policy)
         except MessageError as exc:
-            return args, links, self._rejected(run, _reason(exc), str(exc), links)
+            run.links = links
+            return args, links, self._endings.rejected(run, reason_of(exc), str(exc))
 
     def _refused(self, run: Run, terms: TaskPolicy | None) -> Outcome | None:
         """Return the outcome of a delivery that killed too many workers, or is not as it was signed."""
         charges = run.delivery.charges
         if charges and charges >= (self._conf.task_max_deliveries if terms is None else terms.max_deliveries):
-            return self._rejected(run, "poison", f"{charges} workers died while it ran as their only suspect")
+            return self._given_up(run, "poison", f"{charges} workers died while it ran as their only suspect")
         if self._signer is not None:  # nothing in it is believed before
             try:
                 self._signer.verify(run.delivery.message)
             except MessageError as exc:
-                return self._rejected(run, _reason(exc), str(exc))
+                return self._given_up(run, reason_of(exc), str(exc))
         return None
 
     def _unknown(self, run: Run) -> Outcome:
@@ -204,7 +227,7 @@ class Execution:
             return Returned(run.delivery, delay)
         waited = self._conf.worker_unknown_task_timeout
         detail = f"no task is registered as {message.task!r} here"
-        return self._rejected(
+        return self._given_up(
             run, "unknown_task", f"{detail}, and in {waited:g} s no worker ran it" if waited else detail
         )
 
@@ -214,124 +237,45 @@ class Execution:
         logger.info("Task %s[%s] was revoked before it started", message.task, message.id)
         return Revoked(run.delivery, "revoked", Policy(message.ignore_result), self._links(message))
 
-    def _ended_by(
-        self, exc: BaseException, run: Run, policy: Policy, task: Task[..., Any], request: Request, links: Links
-    ) -> Outcome | None:
-        message = run.delivery.message
-        name, task_id = message.shadow or message.task, message.id
-        match run.cancelled_for:
-            case Cancelled.LEASE_LOST:
-                return None
-            case Cancelled.STOPPING:
-                if run.is_settled:
-                    return Failure(run.delivery, WorkerLostError("the worker stopped before the task ended"), policy)
-                logger.warning("Task %s[%s] was interrupted by the stop and is handed back", name, task_id)
-                return Returned(run.delivery)
-            case Cancelled.REVOKED:
-                logger.info("Task %s[%s] was revoked while it ran", name, task_id)
-                return Revoked(run.delivery, "terminated", policy)
-            case Cancelled.TIME_LIMIT:
-                exc = TimeLimitExceeded(f"hard time limit of {self._limits(message)[1]:g} s exceeded")
-            case None:  # whatever it is, a cancellation included, is the task's own doing
-                pass
-        if isinstance(exc, TaskPredicate):
-            return self._steered(exc, run, policy, task, request, links)
-        if isinstance(exc, WorkerLostError) and self._terms.of(task).rejects_lost:
-            return self._lost_process(exc, run, policy, task)
-        again = automatic_retry(task, exc, message.retries)
-        if again is not None:
-            return self._retried(again, run, policy, task, request, links)
-        seconds = time.perf_counter() - run.started_at
-        if task.declared.throws and isinstance(exc, task.declared.throws):
-            logger.info("Task %s[%s] raised expected: %s", name, task_id, describe(exc))
-        elif isinstance(exc, Exception):
-            logger.error("Task %s[%s] failed in %.3f s: %s", name, task_id, seconds, describe(exc), exc_info=exc)
-        else:
-            logger.error("Task %s[%s] raised %s after %.3f s", name, task_id, describe(exc), seconds, exc_info=exc)
-        return Failure(run.delivery, exc, policy)
+    async def _surrounded(self, run: Run, task: Task[..., Any], request: Request) -> Any:
+        """Return what the middleware makes of the task's value, or raise what it makes of its exception.
 
-    def _steered(
-        self,
-        how: TaskPredicate,
-        run: Run,
-        policy: Policy,
-        task: Task[..., Any],
-        request: Request,
-        links: Links,
-    ) -> Outcome:
-        """Return the outcome that the task itself asked for."""
-        delivery = run.delivery
-        message = delivery.message
-        name = message.shadow or message.task
-        match how:
-            case Retry():
-                return self._retried(how, run, policy, task, request, links)
-            case Snooze():
-                logger.info("Task %s[%s] runs again in %g s", name, message.id, how.seconds)
-                now = self._clock.time()
-                again = snoozed(message, delivery.queue, delivery.priority, how.seconds, now)
-                return Retried(delivery, how, sealed(self._signer, again), policy)
-            case Reject(requeue=True) if not run.is_settled:
-                logger.info("Task %s[%s] was rejected and is handed back: %s", name, message.id, how.reason)
-                return Returned(delivery, _REQUEUE_DELAY)
-            case Reject():
-                return self._rejected(run, "rejected", str(how.reason))
-            case Replace():
-                logger.info("Task %s[%s] was replaced by %s", name, message.id, shown(how.canvas))
-                return Replaced(delivery, how.canvas, policy)
-            case _:
-                logger.info("Task %s[%s] asked to be ignored", name, message.id)
-                return Ignored(delivery)
+        Middleware sees a hard time limit as the TimeLimitExceeded that the caller will, and not as a cancellation.
+        """
+        if not self._onion.runners:
+            if "before_start" in task.handlers:
+                await call_before_start(task, request)
+            return await self._call(run, task, request)
 
-    def _retried(
-        self, again: Retry, run: Run, policy: Policy, task: Task[..., Any], request: Request, links: Links
-    ) -> Outcome:
-        delivery = run.delivery
-        message = delivery.message
-        try:
-            envelope = retried(
-                self._conf,
-                self._serializers,
-                task,
-                message,
-                delivery.queue,
-                delivery.priority,
-                again,
-                args=request.args,
-                kwargs=request.kwargs,
-                embed=embedded(replace(links, broken=None, is_given=False)) if links is not NO_LINKS else {},
-                now=self._clock.time(),
-            )
-            envelope = sealed(self._signer, envelope)
-        except AioTQError as exc:
-            logger.error("Task %s[%s] can't be retried as asked: %s", message.task, message.id, exc)
-            return Failure(delivery, exc, policy)
-        logger.info("Task %s[%s]: %s", message.shadow or message.task, message.id, again)
-        return Retried(delivery, again.exc or again, envelope, policy)
+        async def innermost(running: RunningCall) -> Any:
+            with task.running(running.request):
+                if "before_start" in task.handlers:
+                    await call_before_start(task, running.request)
+                try:
+                    value = await self._call(run, task, running.request)
+                except asyncio.CancelledError:
+                    if run.cancelled_for is Cancelled.TIME_LIMIT:
+                        raise TimeLimitExceeded("hard time limit exceeded") from None
+                    raise
+            return self._unpacked(value, request)
 
-    def _lost_process(self, exc: WorkerLostError, run: Run, policy: Policy, task: Task[..., Any]) -> Outcome:
-        """A task's process died, and it may run again: as often as it may be delivered."""
-        delivery = run.delivery
-        message = delivery.message
-        if message.losses + 1 >= self._terms.of(task).max_deliveries:
-            return self._rejected(run, "poison", f"its process died {message.losses + 1} times")
-        logger.warning("Task %s[%s]: its process died, it runs again", message.task, message.id)
-        again = after_loss(message, delivery.queue, delivery.priority)
-        return Retried(delivery, exc, sealed(self._signer, again), policy)
+        return await self._onion.run(RunningCall(task, request), innermost)
 
     async def _call(self, run: Run, task: Task[..., Any], request: Request) -> Any:
         soft, hard = self._limits(run.delivery.message, task)
-        if task.runs_in == "process":
-            return await self._call_process(task, request, soft, hard)
-        call = task if request.mode == "once" else one_by_one(task, request.mode)
-        if task.runs_in == "thread":
+        if task.runs_in == "process" and self._pool is not None:
+            return await self._call_process(self._pool, task, request, soft, hard)
+        call = task.called if request.mode == "once" else one_by_one(task, request.mode)
+        if not task.is_coroutine:
             call = functools.partial(call, *request.args, **request.kwargs)
-            return await run_in_thread(call, soft, limiter=self._threads, abandons=True)
+            value = await run_in_thread(call, soft, limiter=self._threads, abandons=self._pool is not None)
+            return await value if inspect.iscoroutine(value) else value  # a plain function may return an `async def`'s
         coro = call(*request.args, **request.kwargs)
         if soft is None and hard is None:
             return await coro
         timer = None
         if hard is not None:
+            run.time_limit = hard
             timer = asyncio.get_running_loop().call_later(hard, run.cancel, Cancelled.TIME_LIMIT)
         try:
             return await (coro if soft is None else SoftLimited(coro, soft))
@@ -339,8 +283,17 @@ class Execution:
             if timer is not None:
                 timer.cancel()
 
+    @staticmethod
+    def _unpacked(value: Any, request: Request) -> Any:
+        """Return what a task returned, and note what else came with that from a child process."""
+        if isinstance(value, Ran):
+            request.children.extend(value.children)
+            request.added.extend(map(as_canvas, value.added))
+            return value.value
+        return value
+
     async def _call_process(
-        self, task: Task[..., Any], request: Request, soft: float | None, hard: float | None
+        self, pool: ProcessPool, task: Task[..., Any], request: Request, soft: float | None, hard: float | None
     ) -> Any:
         plain = replace(
             request,
@@ -359,7 +312,7 @@ class Execution:
             {},
             requires=task.fn.__module__,
         )
-        return await self._pool.run(call, soft_time_limit=soft, time_limit=hard)
+        return await pool.run(call, soft_time_limit=soft, time_limit=hard)
 
     def _links(self, message: Message) -> Links:
         """Return what follows a task that does not run; nothing if that can't be read."""
@@ -374,12 +327,13 @@ class Execution:
                 f"body is {len(message.body)} bytes, over task_message_max_size ({self._conf.task_message_max_size})"
             )
         body: Any
+        accept = self._accept if self._pool is not None else frozenset({message.content_type})
         if message.compression is None:
-            body = self._serializers.decode(message.content_type, message.body, self._accept)
+            body = self._serializers.decode(message.content_type, message.body, accept)
         else:
             most = self._conf.task_message_max_size
             body = self._serializers.decode(
-                message.content_type, message.body, self._accept, compression=message.compression, max_size=most
+                message.content_type, message.body, accept, compression=message.compression, max_size=most
             )
         if not isinstance(body, (list, tuple)) or len(cast("list[Any]", body)) != 3:
             raise MalformedMessage("body is not [args, kwargs, embed]")
@@ -396,7 +350,7 @@ class Execution:
         task = task or self._tasks[message.task]
         soft = message.soft_time_limit or task.declared.soft_time_limit or self._conf.task_soft_time_limit
         hard = message.time_limit or task.declared.time_limit or self._conf.task_time_limit
-        if task.runs_in == "thread":
+        if task.runs_in == "thread" or (self._pool is None and not task.is_coroutine):
             if message.time_limit:
                 logger.warning("Task %s[%s] runs in a thread: its time_limit can't be kept", message.task, message.id)
             return soft, None
@@ -414,13 +368,11 @@ class Execution:
         except OperationalError as exc:  # the task matters more than who hears that it began
             logger.warning("Task %s[%s]: the state STARTED could not be stored: %s", request.task, request.id, exc)
 
-    def _rejected(self, run: Run, reason: str, detail: str, links: Links | None = None) -> Rejected:
-        """Return the outcome of what is given up; `links` None: what follows it is still to be read."""
-        message = run.delivery.message
-        logger.error("Task %s[%s] becomes a dead letter (%s): %s", message.task, message.id, reason, detail)
-        if links is None:
-            links = NO_LINKS if reason in UNTRUSTED else self._links(message)
-        return Rejected(run.delivery, reason, detail, links)
+    def _given_up(self, run: Run, reason: str, detail: str) -> Outcome:
+        """Return the outcome of a delivery that can't be run, whose body was not read yet."""
+        if reason not in UNTRUSTED:
+            run.links = self._links(run.delivery.message)
+        return self._endings.rejected(run, reason, detail)
 
     def _log_success(self, run: Run, value: object, most: int) -> None:
         if logger.isEnabledFor(logging.INFO):
@@ -429,20 +381,6 @@ class Execution:
                 "Task %s[%s] succeeded in %.3f s: %s",
                 message.shadow or message.task,
                 message.id,
-                time.perf_counter() - run.started_at,
+                run.seconds,
                 shown(value)[:most],
             )
-
-
-def _reason(error: MessageError) -> str:
-    match error:
-        case ContentDisallowed():
-            return "content_disallowed"
-        case DecodeError():
-            return "undecodable"
-        case Unsigned():
-            return "unsigned"
-        case BadSignature():
-            return "bad_signature"
-        case _:
-            return "malformed"

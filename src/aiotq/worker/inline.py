@@ -1,30 +1,49 @@
-"""Calls that run where they are made (`task_always_eager`): the way of a call with no broker and no worker in it."""
+"""Calls and workflows that run where they are made (`apply`, `task_always_eager`): a worker's own execution and
+coordinator, with joins and records in memory, and a list of what is to run next in place of a broker."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import asyncio
+import logging
+import math
+from collections import ChainMap, deque
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
 
+from .. import states
+from ..backends.memory.state import MemoryState
+from ..calling.callbacks import LINKS, check_callbacks
 from ..calling.core import AppCore
-from ..calling.middleware import MiddlewareStack, RunningCall
-from ..canvas.outcome import Failure, Ignored, Outcome, Policy, Rejected, Replace, Replaced, Retried, Success
-from ..exceptions import Ignore, Reject, Retry
-from ..results import Record
+from ..calling.envelopes import Callee, EnvelopeBuilder, Part
+from ..canvas.coordinator import Coordinator
+from ..canvas.handles import AnyResult, nested
+from ..canvas.outcome import Failure, Ignored, Outcome, Policy, Postponed, Rejected, Retried, Returned
+from ..canvas.planner import NOTHING, Planner, Position
+from ..canvas.signature import Canvas, Signature
+from ..canvas.structure import first_calls, frozen, signatures_of
+from ..commit import Finish
+from ..core.tracebacks import arguments_of
+from ..core.values import replace
+from ..exceptions import Ignore, InvalidOption, NotRegistered, Snooze
+from ..results import JoinChanges, Joined, Record
+from ..results.document import format_traceback
 from ..results.handle import EagerResult
-from ..signals import connected
 from ..tasks.options import ONLY_SENT, CallOptions, check_options
-from ..tasks.request import Request
-from ..tasks.retries import automatic_retry
+from ..tasks.request import Request, running_request
 from ..tasks.task import Task
 from ..transport import Delivery
-from ..wire.message import Envelope, Message
-from .inline_workflows import apply_workflow
-from .run_handlers import call_before_start, call_handlers
-from .task_signals import TaskSignals, apart, tell_prerun
+from ..wire.message import Envelope
+from .delivery_info import DeliveryInfo
+from .execution import Execution
+from .observers import Observers
+from .run import Run, Slots
+from .run_handlers import Handlers
+from .task_signals import TaskSignals
 
-__all__ = ["apply_workflow", "call_eagerly", "run_surrounded"]
+logger = logging.getLogger("aiotq.task")
 
-_KEPT: Final = Policy()
+_KEEPS_ALL: Final = Policy()
+_WITHOUT_POLICY: Final = (Ignored, Postponed, Rejected, Returned)
 
 
 async def call_eagerly(
@@ -39,81 +58,273 @@ async def call_eagerly(
     called = core.find_task(task) if isinstance(task, str) else task
     check_options(called.name, options, runs_in=called.runs_in)
     kept = {option: given for option, given in options.items() if option not in ONLY_SENT}
-    result = await called.apply(args, kwargs, **cast(CallOptions, kept))
-    ignores = _first(options.get("ignore_result"), called.declared.ignore_result, core.conf.task_ignore_result)
-    if core.conf.task_store_eager_result and not ignores:
-        await _store(core, result)
+    is_stored = core.conf.task_store_eager_result
+    return await _run_one(core, called, args, kwargs, cast(CallOptions, kept), None, is_stored=is_stored)
+
+
+async def apply_call(
+    core: AppCore,
+    task: Task[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    options: CallOptions,
+    *,
+    throw: bool | None,
+    retries: int,
+) -> EagerResult[Any]:
+    """Run a call with options that were checked, as though it had been retried `retries` times; what `apply` does.
+
+    Raises:
+        InvalidOption: it has callbacks, and was retried.
+        Exception: what the task raised, if that is to be thrown.
+    """
+    if LINKS.isdisjoint(options):
+        return await _run_one(core, task, args, kwargs, options, throw, retries=retries)
+    if retries:
+        raise InvalidOption(f"{task.name}.apply: give retries or callbacks (link, link_error), not both")
+    call: Signature[Any] = Signature(task.name, tuple(args), kwargs, options, sender=core)
+    return cast("EagerResult[Any]", await apply_workflow(core, call, throw=throw))
+
+
+async def _run_one(
+    core: AppCore,
+    task: Task[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    options: CallOptions,
+    throw: bool | None,
+    *,
+    retries: int = 0,
+    is_stored: bool = False,
+) -> EagerResult[Any]:
+    envelope = core.builder.envelope(task, args, kwargs, options, reply_to=None)
+    message = envelope.message
+    if retries:
+        message = replace(message, retries=retries, attempt=retries)
+    inline = _Inline(core, {task.name: task})
+    await inline.run(Finish(None, envelopes=(replace(envelope, message=message),)))
+    if is_stored:
+        await inline.store()
+    result = inline.result(message.id, None)
+    await _throw(core, result, throw)
     return result
 
 
-async def run_surrounded(
-    onion: MiddlewareStack,
-    task: Task[..., Any],
-    message: Message,
-    request: Request,
-    call: Callable[[Request], Awaitable[Any]],
-) -> Any:
-    """Run `call` with all that stands round a run in a worker, and return its value, as middleware made it.
+async def apply_workflow(
+    core: AppCore, canvas: Canvas[Any], *, throw: bool | None, root_id: str | None = None
+) -> AnyResult:
+    """Run `canvas` to its end, callbacks and all, and return its result, which has ended.
 
     Raises:
-        Exception: what it raised.
+        CallError: it can't be run so, or a task in it is not registered here; nothing was run.
+        Exception: what it ends with, if it is to be thrown.
     """
-    delivery = Delivery(message, "", 0, 0, 0.0)
+    whole = frozen(canvas)
+    for call in signatures_of(whole):
+        core.find_task(call.task)
+    inline = _Inline(core, {})
+    await inline.run(_planned(core, whole, root_id))
+    if core.conf.task_store_eager_result:
+        await inline.store()
+    result = nested(whole, core, lambda call, parent: inline.result(str(call.id), parent))
+    await _throw(core, result, throw)
+    return result
 
-    async def innermost(running: RunningCall) -> Any:
-        with task.running(running.request):
-            if "before_start" in task.handlers:
-                await call_before_start(task, running.request)
-            return await call(running.request)
 
-    with apart():
-        if connected:
-            await tell_prerun(task, request)
+async def _throw(core: AppCore, result: AnyResult, throw: bool | None) -> None:
+    if core.conf.task_eager_propagates if throw is None else throw:
+        await result
+
+
+def _planned(core: AppCore, whole: Canvas[Any], root_id: str | None) -> Finish:
+    """Return what starts `whole`."""
+    builder = _Single(core.builder)
+    planner = Planner(builder)
+    planner.check(whole)
+    check_callbacks(whole, builder.task)
+    parent = running_request.get()
+    root_id = root_id or parent.root_id or parent.id or next((first.id for first in first_calls(whole)), None)
+    plan = planner.plan(whole, NOTHING, Position(parent_id=parent.id, root_id=root_id))
+    return Finish(None, envelopes=plan.envelopes, joining=JoinChanges(opened=plan.joins))
+
+
+class _Single(EnvelopeBuilder):
+    """Makes one message of each call, as `builder` does: here it goes nowhere, and runs once."""
+
+    def __init__(self, builder: EnvelopeBuilder) -> None:
+        vars(self).update(vars(builder))
+
+    def envelopes(
+        self,
+        task: Callee | str,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        options: Mapping[str, Any],
+        *,
+        reply_to: str | None,
+        part: Part | None = None,
+    ) -> Sequence[Envelope]:
+        return super().envelopes(task, args, kwargs, options, reply_to=reply_to, part=part)[:1]
+
+
+class _Inline:
+    """The broker, the ledger and the worker of one call or workflow; its tasks run in the caller's own task."""
+
+    signer = None  #: nobody else can have written what runs here
+
+    def __init__(self, core: AppCore, own: Mapping[str, Task[..., Any]]) -> None:
+        self.conf = core.conf
+        self.codec = core.codec
+        self.middleware = core.middleware
+        self.serializers = core.serializers
+        self.clock = _StandingClock(core.clock.time())
+        self.tasks: Mapping[str, Task[..., Any]] = ChainMap(cast("Any", own), cast("Any", core.tasks))
+        self._core = core
+        self._records = MemoryState(clock=self.clock)
+        whence = DeliveryInfo(core.conf)
+        self._observers = Observers(TaskSignals(core.app, core.origin, self.tasks, whence), Handlers())
+        self._execution = Execution(
+            self, worker=core.origin, pool=None, observers=self._observers, acknowledge=_acknowledge
+        )
+        self._coordinator = Coordinator(
+            core.codec,
+            core.clock,
+            Planner(_Single(core.builder)),
+            worker=core.origin,
+            result_expires=math.inf,
+            keeps_results=True,
+        )
+        self._waiting: deque[Envelope] = deque()
+        self._kept: list[Record] = []
+        self._errors: dict[str, BaseException] = {}  #: as they were raised
+
+    async def run(self, start: Finish) -> None:
+        """Run what `start` sends, and all that follows."""
+        self._write(start)
+        while self._waiting:
+            await self._run(_undated(self._waiting.popleft()))
+
+    async def joined(self, join_id: str) -> Joined | None:
+        """Return what became of a join."""
+        with self._records.lock:
+            return self._records.joined(join_id)
+
+    async def update_state(self, request: Request, state: str, meta: Any) -> None:
+        """Nobody can see that a call has started which ends before its caller goes on."""
+
+    async def store(self) -> None:
+        """Store what the calls came to, for whoever looks for them by their ids."""
+        connection = await self._core.connection()
+        if connection.keeps_results:
+            expires = self._core.clock.time() + self._core.conf.result_expires
+            await connection.records.put([replace(record, expires=expires) for record in self._kept])
+
+    def result(self, task_id: str, parent: AnyResult | None) -> EagerResult[Any]:
+        """Return the result of one call."""
+        with self._records.lock:
+            record = self._records.get(task_id)
+        if record is None:  # the task asked to be ignored
+            error = self._errors[task_id]
+            trace = format_traceback(error)
+            return EagerResult(task_id, error, states.FAILURE, trace, readers=self._core, parent=parent)
+        document = self.codec.decode(record)
+        value = self._errors.get(task_id, document.result)
+        return EagerResult(task_id, value, record.state, document.traceback, readers=self._core, parent=parent)
+
+    async def _run(self, envelope: Envelope) -> None:
+        """Run one call in the caller's task, of which nothing else is changed."""
+        run = Run(Delivery(envelope.message, envelope.queue, envelope.priority, 0, 0.0), "loop", Slots(1), _freed)
+        run.task = task = cast("asyncio.Task[None]", asyncio.current_task())
+        run.is_started = run.is_settled = True  # nobody else can have it
+        around = running_request.set(running_request.get())
         try:
-            value = await onion.run(RunningCall(task, request), innermost)
-        except Exception as exc:
-            await _tell(task, request, _outcome_of(exc, task, delivery))
-            raise
-        await _tell(task, request, Success(delivery, value, _KEPT))
-    return value
+            outcome = _ended_here(await self._outcome(run))
+            finish = self._coordinator.follow(outcome)
+            if self._observers.of(run.called):
+                told = self._coordinator.as_kept(outcome, finish)
+                await self._observers.tell_end(run, lambda each: each.ended(run, told, finish))
+        finally:
+            running_request.reset(around)
+            for _ in range(run.cancellations):  # its time limit's, and not its caller's
+                task.uncancel()
+            run.end()
+        self._note(outcome, finish)
+        self._write(finish)
+
+    async def _outcome(self, run: Run) -> Outcome:
+        """Return what comes of a run.
+
+        Raises:
+            BaseException: Ctrl-C, `SystemExit`, a cancellation of the caller: no task keeps those to itself.
+        """
+        message = run.delivery.message
+        try:
+            self._core.find_task(message.task)
+        except NotRegistered as exc:
+            logger.error("Task %s[%s] can't run here: %s", message.task, message.id, exc)
+            return Failure(run.delivery, exc, _KEEPS_ALL)
+        outcome = await self._execution.run(run)
+        assert outcome is not None, "there is no lease here that could be lost"
+        if isinstance(outcome, Failure) and not isinstance(outcome.error, Exception):
+            raise outcome.error
+        return outcome
+
+    def _write(self, finish: Finish) -> None:
+        with self._records.lock:
+            self._waiting += self._records.write(finish.record, finish.envelopes, finish.joining, finish.further)
+
+    def _note(self, outcome: Outcome, finish: Finish) -> None:
+        """Keep what a result tells beyond its record."""
+        message = outcome.delivery.message
+        records = [record for record in (finish.record, *finish.further) if record is not None]
+        if not message.ignore_result:
+            self._kept += records
+        if isinstance(outcome, Ignored):
+            self._errors.setdefault(message.id, Ignore())
+        elif isinstance(outcome, Failure):
+            error = outcome.error
+            alike = [record.id for record in records if _alike(self.codec.decode(record).result, error)]
+            self._errors.update(dict.fromkeys([message.id, *alike], error))
 
 
-def _outcome_of(error: Exception, task: Task[..., Any], delivery: Delivery) -> Outcome:
-    message = delivery.message
-    match error:
-        case Retry():
-            return Retried(delivery, error.exc or error, Envelope(message, ""), _KEPT)
-        case Replace():
-            return Replaced(delivery, error.canvas, _KEPT)
-        case Ignore():
-            return Ignored(delivery)
-        case Reject():
-            return Rejected(delivery, "rejected", str(error.reason))
-        case _ if automatic_retry(task, error, message.retries) is not None:
-            return Retried(delivery, error, Envelope(message, ""), _KEPT)
-        case _:
-            return Failure(delivery, error, _KEPT)
+async def _acknowledge(run: Run) -> bool:
+    return True
 
 
-async def _tell(task: Task[..., Any], request: Request, outcome: Outcome) -> None:
-    if task.handlers:
-        await call_handlers(task, request, outcome)
-    if connected:
-        await TaskSignals(task.app, "", {task.name: task}, None).outcome(outcome.delivery, outcome)
+def _freed(kind: object) -> None:
+    """Nothing waits for the slot."""
 
 
-def _first(call: bool | None, declared: bool | None, default: bool) -> bool:
-    if call is not None:
-        return call
-    return default if declared is None else declared
+def _ended_here(outcome: Outcome) -> Outcome:
+    """Return `outcome` as it counts here: all is kept, and what is to run when its time has come can't."""
+    if isinstance(outcome, Retried) and isinstance(outcome.error, Snooze):
+        return Failure(outcome.delivery, outcome.error, _KEEPS_ALL)
+    return outcome if isinstance(outcome, _WITHOUT_POLICY) else replace(outcome, policy=_KEEPS_ALL)
 
 
-async def _store(core: AppCore, result: EagerResult[Any]) -> None:
-    connection = await core.connection()
-    if not connection.keeps_results:
-        return
-    now = core.clock.time()
-    ended = await result.look()
-    body = core.codec.encode(result.id, ended.state, ended.info, done_at=now, trace=await result.traceback())
-    expires = now + core.conf.result_expires
-    await connection.records.put([Record(result.id, ended.state, body, core.codec.content_type, expires)])
+class _StandingClock:
+    """A clock by which nothing ends."""
+
+    def __init__(self, now: float) -> None:
+        self._now = now
+
+    def time(self) -> float:
+        return self._now
+
+    def monotonic(self) -> float:
+        return self._now
+
+    async def sleep(self, seconds: float) -> None:
+        """Return at once."""
+
+
+def _undated(envelope: Envelope) -> Envelope:
+    """Return `envelope` as what starts now."""
+    message = envelope.message
+    if message.step is None or (message.step.wait is None and message.step.lifetime is None):
+        return envelope
+    return replace(envelope, message=replace(message, step=replace(message.step, wait=None, lifetime=None)))
+
+
+def _alike(one: object, other: BaseException) -> bool:
+    return type(one) is type(other) and arguments_of(one) == arguments_of(other)

@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar
 
 from anyio import to_thread
 
+from .. import states
 from ..canvas.coordinator import Coordinator
 from ..canvas.outcome import Failure, Outcome, Policy, Returned
 from ..commit import Committer, Finish
@@ -23,16 +24,15 @@ from ..core.aio import start
 from ..core.logs import WarnOnce
 from ..exceptions import OperationalError
 from ..results.revocations import keys_of
-from ..signals import connected
 from ..tasks.options import RunsIn
 from ..tasks.task import Task
 from ..transport import Consumer, Delivery
 from .completer import Completer
 from .concurrency_limits import ConcurrencyLimits
 from .execution import Execution
+from .observers import Observers
 from .rate_limits import Limiter
 from .run import Cancelled, Run, Slots
-from .task_signals import TaskSignals
 
 T = TypeVar("T")
 
@@ -76,7 +76,7 @@ class Intake:
         revoked: Callable[[Sequence[str]], Awaitable[Collection[str]]],
         limiter: Limiter,
         seating: ConcurrencyLimits,
-        telling: TaskSignals,
+        observers: Observers,
     ) -> None:
         self._consumer = consumer
         self._committer = committer
@@ -92,7 +92,7 @@ class Intake:
         self._limiter = limiter
         self._seating = seating
         self._has_seats = False
-        self._telling = telling
+        self._observers = observers
         self._context = contextvars.copy_context()
         self._freed = asyncio.Event()
         self._kinds: frozenset[RunsIn] = frozenset()
@@ -102,6 +102,7 @@ class Intake:
         self._suspects = 0  #: those that run or wait here
         self._until_suspect_ended: asyncio.Timeout | None = None
         self._closed = False
+        self._brought: set[str] = set()  #: ids of calls that ended as it closed: who waits for them hears of it soon
         self._has_given_up = False
         self.runs: dict[int | str, Run] = {}
 
@@ -139,9 +140,27 @@ class Intake:
     def close(self) -> None:
         """Hand back at once what was not started (P6); nothing is started any more."""
         self._closed = True
+        unstarted = {each.lease for waiting in self._waiting.values() for each in waiting}
+        ended = (each for lease, each in self._held.items() if lease not in self.runs and lease not in unstarted)
+        self._brought.update(each.message.id for each in ended)
         for waiting in self._waiting.values():
             while waiting:
-                self._completer.add(self._coordinator.follow(Returned(waiting.popleft())))
+                self._hand_back(waiting.popleft())
+        self._hand_back_waiters()
+
+    def _hand_back_waiters(self) -> None:
+        """Cancel runs that wait for results which no run here will bring: a worker that goes on may bring them."""
+        here = self._brought.union(run.delivery.message.id for run in self.runs.values())
+        for run in list(self.runs.values()):
+            if run.waited and not run.is_settled and here.isdisjoint(run.waited):
+                run.cancel(Cancelled.STOPPING)
+
+    def abandon(self, run: Run) -> None:
+        """Settle a run that does not end, however often it is cancelled; what its task does then counts no more."""
+        outcome = self._execution.stopped(run)
+        if outcome is not None:
+            self._complete(run, self._coordinator.follow(outcome))
+        self._leave(run, outcome)
 
     def give_up(self) -> None:
         """The worker failed: what runs is cancelled, once, so that it can clean up, and its end is no outcome."""
@@ -235,26 +254,32 @@ class Intake:
             taken = [each for each in admission.run if each.lease not in lost] if lost else admission.run
             waits, unable = await self._waits(taken)
             overflow = 0
-            if connected:
-                await self._telling.received(taken)
+            if self._observers:
+                await self._observers.tell(lambda each: each.received(taken), "what was received")
             # Those who have their start or seat go before the others: it is spent if they don't begin.
             for delivery in sorted(taken, key=lambda each: each.lease not in waits) if waits else taken:
                 del left[delivery.lease]
                 wait = waits.get(delivery.lease, 0.0)
                 if wait > 0:
-                    self._completer.add(self._coordinator.follow(Returned(delivery, wait)))
+                    self._hand_back(delivery, wait)
                 elif delivery.lease in unable or not self._place(delivery):
                     overflow += 1
-                    self._completer.add(self._coordinator.follow(Returned(delivery, _OVERFLOW_DELAY)))
+                    self._hand_back(delivery, _OVERFLOW_DELAY)
         except asyncio.CancelledError:
             for delivery in left.values():  # the worker stops: somebody else may have them at once
-                self._completer.add(self._coordinator.follow(Returned(delivery)))
+                self._hand_back(delivery)
             raise
         for lease in left:  # settled when they were admitted, or lost
             self._held.pop(lease, None)
         self._limit = max(1, (len(read) - overflow) // 2) if overflow else min(self._limit * 2, _MAX_READ)
         if self.unstarted > self._prefetch:
             await self._let_start()
+
+    def _hand_back(self, delivery: Delivery, delay: float = 0.0) -> None:
+        """Let somebody else have what was not started here, in `delay` seconds."""
+        if self._observers:
+            self._observers.tell_now(lambda each: each.handed_back(delivery, delay), delivery)
+        self._completer.add(self._coordinator.follow(Returned(delivery, delay)))
 
     async def _waits(self, taken: Sequence[Delivery]) -> tuple[Mapping[int | str, float], set[int | str]]:
         """Return for those under a limit the seconds for which they wait, and which of them have no slot now."""
@@ -359,31 +384,54 @@ class Intake:
             except GeneratorExit as exc:
                 # A future or thread of the task ended so; Python closes all frames on its way here (PEP 380).
                 outcome = Failure(delivery, exc, Policy(delivery.message.ignore_result))
-            if connected:
-                await self._telling.outcome(delivery, outcome)
-            if outcome is None:
+            if run.is_over:  # and settled: it was abandoned
+                return
+            finish = None if outcome is None else self._coordinator.follow(outcome)
+            if self._observers.of(run.called):
+                await self._tell_end(run, outcome, finish)
+            if finish is None:
                 self._held.pop(delivery.lease, None)
             else:
-                self._complete(run, self._coordinator.follow(outcome))
-        except Exception as exc:  # a defect of ours must not end the worker
+                self._complete(run, finish)
+        except Exception as error:  # a defect of ours must not end the worker
             logger.exception("running %s[%s] failed", delivery.message.task, delivery.message.id)
-            self._complete(run, self._coordinator.broke(delivery, exc))
-            if connected:
-                await self._telling.broke(delivery, exc)
+            self._complete(run, self._coordinator.broke(delivery, error))
+            if self._observers:
+                await self._tell_defect(run, error)
         finally:
-            del self.runs[delivery.lease]
-            if self._seating and (run.is_settled or outcome is None):  # others leave when they are committed
-                self._seating.leave(delivery)
-            self._let_go_of(delivery)
-            if run.kind != "loop":
-                run.slots.took(time.perf_counter() - run.started_at)
-            run.end()
+            if not run.is_over:
+                self._leave(run, outcome)
+
+    def _leave(self, run: Run, outcome: Outcome | None) -> None:
+        """Let go of what a run had here."""
+        delivery = run.delivery
+        del self.runs[delivery.lease]
+        if self._seating and (run.is_settled or outcome is None):  # others leave when they are committed
+            self._seating.leave(delivery)
+        self._let_go_of(delivery)
+        if run.kind != "loop":
+            run.slots.took(run.seconds)
+        run.end()
+        if self._closed:
+            if outcome is not None and states.is_ready(outcome.state):
+                self._brought.add(delivery.message.id)
+            self._hand_back_waiters()
+
+    async def _tell_end(self, run: Run, outcome: Outcome | None, finish: Finish | None) -> None:
+        if outcome is not None and finish is not None:
+            outcome = self._coordinator.as_kept(outcome, finish)
+        await self._observers.tell_end(run, lambda each: each.ended(run, outcome, finish))
+
+    async def _tell_defect(self, run: Run, error: Exception) -> None:
+        await self._observers.tell_end(run, lambda each: each.broke(run, error))
 
     def _on_freed(self, kind: RunsIn) -> None:
         waiting = self._waiting[kind]
         while waiting and self._slots[kind].free > 0 and not self._closed:
             self._start(waiting.popleft(), kind, has_waited=True)
         self._freed.set()
+        if self._closed:
+            self._hand_back_waiters()
 
 
 async def _pause(seconds: float) -> float:

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import time
 from collections import deque
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, Final
 
+from ..canvas.links import NO_LINKS
+from ..exceptions import WorkerLostError
 from ..tasks.options import RunsIn
+from ..tasks.request import Request
+from ..tasks.task import Task
 from ..transport import Delivery
 
 #: Seconds for which a delivery may wait in the worker for a slot of its kind, held back from other workers.
@@ -16,6 +22,8 @@ _WORTH_WAITING: Final = 0.25
 _MOST_WAITING: Final = 100
 #: How much of what is known of a kind's duration each run replaces.
 _LEARNING: Final = 0.2
+#: Seconds that a cancelled coroutine has for its cleanup; then it is cancelled again, since it may have swallowed it.
+CLEANUP: Final = 3.0
 
 
 class Cancelled(enum.Enum):
@@ -78,19 +86,28 @@ class Run:
     """A delivery that occupies a slot. As a `Slot` it lends it while its task waits for another's result."""
 
     __slots__ = (
-        "_is_over",
+        "_again",
+        "_loop",
         "_on_freed",
         "_place",
         "_waits",
+        "called",
+        "cancellations",
         "cancelled_for",
         "delivery",
         "holds_slot",
+        "is_over",
         "is_settled",
         "is_started",
+        "is_told",
         "kind",
+        "links",
+        "request",
         "slots",
         "started_at",
         "task",
+        "time_limit",
+        "waited",
     )
 
     def __init__(self, delivery: Delivery, kind: RunsIn, slots: Slots, on_freed: Callable[[RunsIn], None]) -> None:
@@ -98,46 +115,110 @@ class Run:
         self.kind: RunsIn = kind
         self.slots = slots
         self.task: asyncio.Task[None] | None = None
+        self.called: Task[..., Any] | None = None  #: the task, once it is looked up
+        self.request: Request | None = None  #: once the body is read
+        self.links = NO_LINKS  #: what follows it, as far as its body was read
+        self.time_limit: float | None = None  #: seconds, while one is running
         self.cancelled_for: Cancelled | None = None
+        self.cancellations = 0  #: how often its task was cancelled
+        self._again: asyncio.TimerHandle | None = None
         self.started_at = 0.0
         self.is_started = False
+        self.is_told = False  #: observers heard that it began
         self.holds_slot = True
         self.is_settled = False  #: acknowledged before it ran (`acks_late=False`)
+        self._loop = asyncio.get_running_loop()
+        self.waited: list[str] = []  #: ids of the calls whose results it waits for
         self._waits = 0  # a task may wait for several results at once: the slot is lent until the last is there
         self._place: asyncio.Future[None] | None = None  # asked for, and not granted yet
-        self._is_over = False  # what the task left behind may still wait, and has no slot to lend or to take
+        self.is_over = False  #: what the task left behind may still wait, and has no slot to lend or to take
         self._on_freed = on_freed
         slots.taken += 1
 
+    @property
+    def seconds(self) -> float:
+        """How long it has run."""
+        return time.perf_counter() - self.started_at
+
     def end(self) -> None:
         """Free the slot for good."""
-        self._is_over = True
+        self.is_over = True
+        if self._again is not None:
+            self._again.cancel()
         self.task = None  # whose context knows this run: a cycle less for the collector, and what it held is free now
         self.slots.withdraw(self)
         self._go_on()
         self._free()
 
-    def lend(self) -> None:
-        """Let another task run here meanwhile."""
+    def lend(self, *ids: str) -> None:
+        """Let another task run here while this one waits for the results of `ids`; from any thread, as what follows."""
+        self._in_its_loop(self._lend, ids)
+
+    async def take_back(self, *ids: str) -> None:
+        """Wait for a place to go on."""
+        if self._is_its_loop():
+            self._returned(ids)
+            await self._wait_for_place()
+        else:
+            await self._take_back_from_elsewhere(ids)
+        if self.is_over and self.cancelled_for is Cancelled.STOPPING:
+            raise WorkerLostError("the worker stopped, and this run was handed back: it is somebody else's now")
+
+    async def _take_back_from_elsewhere(self, ids: Sequence[str]) -> None:
+        with suppress(RuntimeError):  # the worker's loop is closed: nobody is kept waiting by what is left of its runs
+            self._loop.call_soon_threadsafe(self._returned, ids)
+            waiting = self._wait_for_place()
+            try:
+                placed = asyncio.run_coroutine_threadsafe(waiting, self._loop)
+            except RuntimeError:
+                waiting.close()
+                raise
+            await asyncio.wrap_future(placed)
+
+    def take_back_now(self, *ids: str) -> None:
+        """Go on at once, even with one too many."""
+        self._in_its_loop(self._take_back_now, ids)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether its task waits for results."""
+        return self._waits > 0
+
+    def _is_its_loop(self) -> bool:
+        try:
+            return asyncio.get_running_loop() is self._loop
+        except RuntimeError:
+            return False
+
+    def _in_its_loop(self, act: Callable[[Sequence[str]], None], ids: Sequence[str]) -> None:
+        """Do what touches slots in the worker's loop: a plain task may wait for results in a loop of its own."""
+        if self._is_its_loop():
+            act(ids)
+        else:
+            with suppress(RuntimeError):  # it is closed
+                self._loop.call_soon_threadsafe(act, ids)
+
+    def _lend(self, ids: Sequence[str]) -> None:
         self._waits += 1
+        self.waited.extend(ids)
         self._free()
 
-    async def take_back(self) -> None:
-        """Wait for a place to go on."""
+    def _returned(self, ids: Sequence[str]) -> None:
         self._waits -= 1
-        if not self._needs_slot():
-            return
-        place = self._place or self._ask_for_place()
-        if place is not None:
-            await asyncio.wait({place})  # and so a cancellation leaves it to whoever else waits in this run
+        for each in ids:
+            self.waited.remove(each)
 
-    def take_back_now(self) -> None:
-        """Go on at once, even with one too many."""
-        self._waits -= 1
+    def _take_back_now(self, ids: Sequence[str]) -> None:
+        self._returned(ids)
         if self._needs_slot():
             self.slots.withdraw(self)
             self.slots.taken += 1
             self.granted()
+
+    async def _wait_for_place(self) -> None:
+        place = self._place or (self._ask_for_place() if self._needs_slot() else None)
+        if place is not None:
+            await asyncio.wait({place})  # and so a cancellation leaves it to whoever else waits in this run
 
     def granted(self) -> None:
         """Have the place that this run asked for; it may have begun to wait again since."""
@@ -159,7 +240,7 @@ class Run:
         return self._place
 
     def _needs_slot(self) -> bool:
-        return not (self.holds_slot or self._waits or self._is_over)
+        return not (self.holds_slot or self._waits or self.is_over)
 
     def _free(self) -> None:
         if self.holds_slot:
@@ -176,8 +257,17 @@ class Run:
             raise asyncio.CancelledError
 
     def cancel(self, why: Cancelled) -> None:
-        """Cancel the run; the first reason stays. One that has not begun sees `cancelled_for` when it does."""
+        """Cancel the run, again and again until it ends; the first reason stays.
+
+        One that has not begun sees `cancelled_for` when it does.
+        """
         if self.cancelled_for is None and self.task is not None and not self.task.done():
             self.cancelled_for = why
             if self.is_started:  # asyncio drops a task that is cancelled before its first step, cleanup and all
-                self.task.cancel()
+                self._cancel()
+
+    def _cancel(self) -> None:
+        if self.task is not None and not self.task.done():
+            self.cancellations += 1
+            self.task.cancel()
+            self._again = self._loop.call_later(CLEANUP, self._cancel)

@@ -6,58 +6,57 @@ import asyncio
 import functools
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from anyio import to_thread
 
 from .. import states
-from ..canvas.outcome import Failure, Outcome, Retried, Success
+from ..canvas.outcome import Outcome
+from ..commit import Finish
 from ..results.document import format_traceback
 from ..tasks.handlers import ExceptionInfo
 from ..tasks.request import Request
 from ..tasks.task import Task
+from .observers import Observer, Told
+from .run import Run
 
 logger = logging.getLogger("aiotq.task")
 
-#: Seconds that handlers have when their run was cancelled: nobody will do it again.
-_LAST_WORDS: Final = 10.0
+_HANDLED: Final = frozenset({states.SUCCESS, states.RETRY, states.FAILURE})
 
 
-async def call_handlers(task: Task[..., Any], request: Request, outcome: Outcome) -> None:
-    """Call the handlers that `task` has for `outcome`; what they raise is logged.
+class Handlers(Observer):
+    """Calls the handlers that a task's class has for the ends of its runs."""
 
-    A cancellation meanwhile cuts them short and goes no further: the outcome stands, and is committed.
-    """
-    running = asyncio.current_task()
-    was_cancelled = running is not None and running.cancelling() > 0
-    try:
-        async with asyncio.timeout(_LAST_WORDS if was_cancelled else None):
-            await _call_all(task, request, outcome)
-    except (asyncio.CancelledError, TimeoutError):
-        logger.warning("Task %s[%s]: its handlers were cancelled", task.name, request.id)
+    calls = "handlers"
+
+    def __repr__(self) -> str:
+        return "<handlers of task classes>"
+
+    def ended(self, run: Run, outcome: Outcome | None, finish: Finish | None) -> Told:
+        if run.called is None or run.request is None or outcome is None or not outcome.is_reported:
+            return None
+        return _call_all(run.called, run.request, outcome) if outcome.state in _HANDLED else None
 
 
 async def _call_all(task: Task[..., Any], request: Request, outcome: Outcome) -> None:
-    task_id, args, kwargs = request.id or "", request.args, request.kwargs
-    match outcome:
-        case Success(value=value):
-            await _call(task, "on_success", value, task_id, args, kwargs)
-            await _call(task, "after_return", states.SUCCESS, value, task_id, args, kwargs, None)
-        case Retried(error=error):
-            info = ExceptionInfo(error, format_traceback(error) or "")
-            await _call(task, "on_retry", error, task_id, args, kwargs, info)
-        case Failure(error=error):
-            info = ExceptionInfo(error, format_traceback(error) or "")
-            await _call(task, "on_failure", error, task_id, args, kwargs, info)
-            await _call(task, "after_return", states.FAILURE, error, task_id, args, kwargs, info)
-        case _:
-            pass
+    state, came = outcome.state, outcome.retval
+    call = (request.id or "", request.args, request.kwargs)
+    info = None if state == states.SUCCESS else ExceptionInfo(came, format_traceback(came) or "")
+    own: Sequence[tuple[str, Sequence[Any]]]
+    if state == states.SUCCESS:
+        own = ("on_success", (came, *call)), ("after_return", (state, came, *call, None))
+    elif state == states.RETRY:
+        own = (("on_retry", (came, *call, info)),)
+    else:
+        own = ("on_failure", (came, *call, info)), ("after_return", (state, came, *call, info))
+    for name, arguments in own:
+        if name in task.handlers:
+            await _call(task, name, arguments)
 
 
-async def _call(task: Task[..., Any], name: str, *arguments: Any) -> None:
-    if name not in task.handlers:
-        return
+async def _call(task: Task[..., Any], name: str, arguments: Sequence[Any]) -> None:
     try:
         await call_handler(task, getattr(task, name), *arguments)
     except asyncio.CancelledError:

@@ -1,151 +1,131 @@
-"""Tells the signals of running what became of deliveries; called only where somebody is connected to any signal."""
+"""Tells Celery's signals of what a worker does; asked only where somebody is connected to any signal."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
-from .. import states
-from ..canvas.outcome import (
-    Failure,
-    Ignored,
-    Outcome,
-    Postponed,
-    Rejected,
-    Replaced,
-    Retried,
-    Returned,
-    Revoked,
-    Skipped,
-    Success,
-)
-from ..exceptions import DeadLettered, NotRegistered
+from .. import signals, states
+from ..canvas.outcome import IGNORED, REJECTED, REPLACED, Outcome, Rejected, Revoked
+from ..commit import Finish
+from ..exceptions import NotRegistered
 from ..results.document import format_traceback
-from ..signals import (
-    Signal,
-    task_failure,
-    task_internal_error,
-    task_postrun,
-    task_prerun,
-    task_received,
-    task_rejected,
-    task_retry,
-    task_revoked,
-    task_success,
-    task_unknown,
-)
+from ..signals import Signal
 from ..tasks.handlers import ExceptionInfo
-from ..tasks.request import Request, request_of, running_request
+from ..tasks.request import Request, request_of
 from ..tasks.task import Task
 from ..transport import Delivery
 from .delivery_info import DeliveryInfo
+from .observers import Observer, Told
+from .run import Run
 
-#: Seconds that receivers have when a run was cancelled or the worker stops (P6).
+if TYPE_CHECKING:
+    from .worker import Worker
+
+#: Seconds that receivers have when the worker stops (P6).
 _LAST_WORDS: Final = 10.0
-#: The request of the run whose `task_prerun` was told in this context.
-_begun: Final[ContextVar[Request | None]] = ContextVar("aiotq_begun", default=None)
 
 logger = logging.getLogger("aiotq.task")
 
-#: States of which no caller ever hears: they stand in `task_postrun` only, under Celery's names.
-IGNORED: Final = "IGNORED"
-REJECTED: Final = "REJECTED"
 
+class TaskSignals(Observer):
+    """Tells receivers of one worker; `sender` is that worker, and `name` its name."""
 
-class TaskSignals:
-    """Tells receivers of one worker's runs; `worker` is that worker. Without `whence` all have begun here."""
+    calls = "signal receivers"
 
-    def __init__(
-        self, worker: object, name: str, tasks: Mapping[str, Task[..., Any]], whence: DeliveryInfo | None
-    ) -> None:
+    def __init__(self, sender: object, name: str, tasks: Mapping[str, Task[..., Any]], whence: DeliveryInfo) -> None:
         self._whence = whence
-        self._worker = worker
+        self._worker = sender
         self._name = name
         self._tasks = tasks
 
-    async def received(self, deliveries: Sequence[Delivery]) -> None:
-        """Tell `task_received`."""
-        if task_received.receivers:
-            for delivery in deliveries:
-                await task_received.send(self._worker, request=self._request(delivery), message=delivery.message)
+    def __repr__(self) -> str:
+        return "<signals>"
 
-    async def outcome(self, delivery: Delivery, outcome: Outcome | None) -> None:
-        """Tell what came of a run; `None` is a run whose lease was lost.
+    def starting(self, worker: Worker) -> Told:
+        return signals.worker_init.send(worker)
 
-        A cancellation meanwhile cuts it short and goes no further: the outcome stands, and is committed.
-        """
-        task = asyncio.current_task()
-        was_cancelled = task is not None and task.cancelling() > 0  # nobody will do it again
-        try:
-            async with asyncio.timeout(_LAST_WORDS if was_cancelled else None):
-                await self._tell(delivery, outcome)
-        except (asyncio.CancelledError, TimeoutError):
-            message = delivery.message
-            logger.warning("Task %s[%s]: receivers of its signals were cancelled", message.task, message.id)
+    def ready(self, worker: Worker) -> Told:
+        return signals.worker_ready.send(worker)
 
-    async def broke(self, delivery: Delivery, error: Exception) -> None:
-        """Tell `task_internal_error`."""
-        if task_internal_error.receivers:
-            request = self._request(delivery)
-            await task_internal_error.send(
-                self._sender(delivery), request=request, **_failure(request, error, delivery.message.id)
-            )
+    def stopping(self, worker: Worker, how: str) -> Told:
+        return _at_the_end(signals.worker_shutting_down, worker, sig=worker.stop_signal, how=how, exitcode=0)
 
-    async def _tell(self, delivery: Delivery, outcome: Outcome | None) -> None:
-        task = self._sender(delivery)
-        request = self._request(delivery)
-        message = delivery.message
-        match outcome:
-            case Success(value=value) if task_success.receivers:
-                await task_success.send(task, result=value)
-            case Retried(error=error) if task_retry.receivers:
-                await task_retry.send(task, request=request, reason=error, einfo=_info(error))
-            case Failure(error=error) if task_failure.receivers:
-                await task_failure.send(task, **_failure(request, error, message.id))
-            case Revoked(reason=reason) if task_revoked.receivers:
-                await task_revoked.send(
-                    task, request=request, terminated=reason == "terminated", signum=None, expired=reason == "expired"
-                )
-            case Rejected(reason="unknown_task") | Returned() if message.task not in self._tasks:
-                error = NotRegistered(message.task)
-                await task_unknown.send(self._worker, name=message.task, id=message.id, message=message, exc=error)
-            case Rejected(reason=reason, detail=detail):
-                error = DeadLettered(f"{reason}: {detail}")
-                await task_rejected.send(self._worker, message=message, exc=error, reason=reason)
-            case _:
-                pass
-        if task_postrun.receivers and _begun.get() is not None:
-            state, value = _state(outcome)
-            await task_postrun.send(
+    def stopped(self, worker: Worker) -> Told:
+        return _at_the_end(signals.worker_shutdown, worker)
+
+    def received(self, deliveries: Sequence[Delivery]) -> Told:
+        return self._tell_received(deliveries) if signals.task_received.receivers else None
+
+    def started(self, run: Run) -> Told:
+        request = _request(run)
+        return signals.task_prerun.send(
+            run.called, task_id=request.id, task=run.called, args=request.args, kwargs=request.kwargs
+        )
+
+    def ended(self, run: Run, outcome: Outcome | None, finish: Finish | None) -> Told:
+        return self._tell_end(run, outcome)
+
+    def broke(self, run: Run, error: Exception) -> Told:
+        request = run.request or self._unread(run.delivery)
+        named = _failure(request, error, run.delivery.message.id)
+        return signals.task_internal_error.send(self._sender(run.delivery), request=request, **named)
+
+    async def _tell_received(self, deliveries: Sequence[Delivery]) -> None:
+        for each in deliveries:
+            await signals.task_received.send(self._worker, request=self._unread(each), message=each.message)
+
+    async def _tell_end(self, run: Run, outcome: Outcome | None) -> None:
+        message = run.delivery.message
+        task = self._sender(run.delivery)
+        request = run.request or self._unread(run.delivery)
+        if outcome is not None:
+            await self._tell_outcome(run.delivery, task, request, outcome)
+        if run.is_told and signals.task_postrun.receivers:
+            state = states.PENDING if outcome is None else outcome.state
+            await signals.task_postrun.send(
                 task,
                 task_id=message.id,
                 task=task,
                 args=request.args,
                 kwargs=request.kwargs,
-                retval=value,
-                state=state,
+                retval=None if outcome is None else outcome.retval,
+                state=IGNORED if state == REPLACED else state,  # as Celery says it
             )
+
+    async def _tell_outcome(self, delivery: Delivery, task: object, request: Request, outcome: Outcome) -> None:
+        message = delivery.message
+        if message.task not in self._tasks and outcome.state in (REJECTED, states.PENDING):
+            error = NotRegistered(message.task)
+            await signals.task_unknown.send(self._worker, name=message.task, id=message.id, message=message, exc=error)
+        elif not outcome.is_reported:
+            return
+        elif outcome.state == states.SUCCESS:
+            await signals.task_success.send(task, result=outcome.retval)
+        elif outcome.state == states.RETRY:
+            why = outcome.retval
+            await signals.task_retry.send(task, request=request, reason=why, einfo=_info(why))
+        elif outcome.state == states.FAILURE:
+            await signals.task_failure.send(task, **_failure(request, outcome.retval, message.id))
+        elif isinstance(outcome, Revoked):
+            how = {"terminated": outcome.reason == "terminated", "expired": outcome.reason == "expired"}
+            await signals.task_revoked.send(task, request=request, signum=None, **how)
+        elif isinstance(outcome, Rejected):
+            await signals.task_rejected.send(self._worker, message=message, exc=outcome.error, reason=outcome.reason)
 
     def _sender(self, delivery: Delivery) -> object:
         name = delivery.message.task
         return self._tasks.get(name, name)
 
-    def _request(self, delivery: Delivery) -> Request:
-        """Return the request of a run, or what is known of it before its arguments are decoded."""
-        if (request := _begun.get()) is not None:
-            return request
-        request = running_request.get()
-        if request.id == delivery.message.id:
-            return request
-        info: Mapping[str, Any] = {} if self._whence is None else self._whence.info(delivery)
+    def _unread(self, delivery: Delivery) -> Request:
+        """Return what is known of a call before its arguments are decoded."""
+        info = self._whence.info(delivery)
         return request_of(delivery.message, (), {}, delivery_info=info, hostname=self._name)
 
 
-async def tell_the_end(signal: Signal, sender: object, **named: Any) -> None:
+async def _at_the_end(signal: Signal, sender: object, **named: Any) -> None:
     """Tell a signal of a worker that stops; receivers that take too long are cancelled."""
     try:
         async with asyncio.timeout(_LAST_WORDS):
@@ -154,42 +134,9 @@ async def tell_the_end(signal: Signal, sender: object, **named: Any) -> None:
         logger.error("receivers of signal %s took more than %g s and were cancelled", signal.name, _LAST_WORDS)
 
 
-@contextmanager
-def apart() -> Generator[None]:
-    """What is told in here is of another run than the one around it, if there is one."""
-    around = _begun.set(None)
-    try:
-        yield
-    finally:
-        _begun.reset(around)
-
-
-async def tell_prerun(task: Task[..., Any], request: Request) -> None:
-    """Tell `task_prerun`; what comes of this run is told with the same request."""
-    _begun.set(request)
-    if task_prerun.receivers:
-        await task_prerun.send(task, task_id=request.id, task=task, args=request.args, kwargs=request.kwargs)
-
-
-def _state(outcome: Outcome | None) -> tuple[str, Any]:
-    """Return the state of a call after this run, and its value or exception."""
-    match outcome:
-        case Success(value=value):
-            return states.SUCCESS, value
-        case Retried(error=error):
-            return states.RETRY, error
-        case Failure(error=error):
-            return states.FAILURE, error
-        case Revoked():
-            return states.REVOKED, None
-        case Skipped(error=error, state=state):
-            return state, error
-        case Ignored() | Replaced():
-            return IGNORED, None
-        case Rejected():
-            return REJECTED, None
-        case Returned() | Postponed() | None:  # it waits again, here or elsewhere
-            return states.PENDING, None
+def _request(run: Run) -> Request:
+    assert run.request is not None
+    return run.request
 
 
 def _failure(request: Request, error: BaseException, task_id: str) -> dict[str, Any]:

@@ -32,16 +32,20 @@ from .execution import Execution
 from .intake import Intake
 from .lifeline import Lifeline
 from .lifespans import all_entered
+from .observers import Observer, Observers, Told
 from .options import WorkerOptions
 from .processes.pool import ProcessPool
 from .rate_limits import Limiter
 from .run import Cancelled, Run, Slots
-from .task_signals import TaskSignals, tell_the_end
+from .run_handlers import Handlers
+from .task_signals import TaskSignals
 
 logger = logging.getLogger("aiotq.worker")
 
 #: Seconds a cancelled coroutine has for its cleanup before the log says that it refuses to end.
 _CLEANUP: Final = 5.0
+#: Seconds that it has beyond those: it is cancelled some more times, and then abandoned.
+_LAST_CLEANUP: Final = 10.0
 #: Seconds between looks for what dead workers held, about: it starts again so soon after its lease has ended.
 _RECLAIM_INTERVAL: Final = 1.5
 #: Seconds between looks for joins that wait for too long.
@@ -74,7 +78,9 @@ class Worker:
         self._intake: Intake | None = None
         self._completer: Completer | None = None
         self._seating: ConcurrencyLimits | None = None
-        #: Runs in threads that were left behind (see `WorkerOptions.leaves_threads`).
+        signalling = TaskSignals(self, self.name, core.tasks, DeliveryInfo(core.conf))
+        self._observers = Observers(signalling, Handlers())
+        #: Runs that were left behind: in threads (see `WorkerOptions.leaves_threads`), or that swallow cancellations.
         self.left_running = 0
         #: Tasks that had ended and could not be committed before the stop: they run again when their leases end.
         self.left_uncommitted = 0
@@ -112,6 +118,10 @@ class Worker:
         """What runs now."""
         return tuple(self._intake.runs.values()) if self._intake is not None else ()
 
+    def observe(self, observer: Observer) -> None:
+        """Have `observer` told what happens in this worker."""
+        self._observers.add(observer)
+
     async def stop(self, grace: float | None = None) -> None:
         """Take no more, let running tasks finish for `grace` seconds, hand back the rest; return when all is done."""
         if grace is not None:
@@ -132,14 +142,14 @@ class Worker:
         conf = self._core.conf
         await signals.import_modules.send(self._core.app)
         self._core.registry.load_tasks()
-        await signals.worker_init.send(self)
+        await self._tell(lambda each: each.starting(self))
         self._warn_of_limits()
         self._warn_of_queues()
         lease = conf.worker_lease
         async with AsyncExitStack() as stack:
             connection = await stack.enter_async_context(self._core.connections.holding())
             await stack.enter_async_context(all_entered(self._core.lifespans))
-            stack.push_async_callback(tell_the_end, signals.worker_shutdown, self)
+            stack.push_async_callback(self._tell, lambda each: each.stopped(self))
             consumer = await stack.enter_async_context(
                 connection.broker.consumer(self._holder, self.queues, lease=lease, order=self._options.order)
             )
@@ -171,29 +181,34 @@ class Worker:
                 async with intake.owning_runs(), asyncio.TaskGroup() as receiving:
                     taking = receiving.create_task(intake.run(), name="aiotq.intake")
                     try:
-                        await signals.worker_ready.send(self)
+                        await self._tell(lambda each: each.ready(self))
                         ready(self)
                         await _until(stopping, taking, connection)
                         taking.cancel()
                         intake.close()
                         how = "Cold" if self._stop_now.is_set() else "Warm"
-                        await tell_the_end(
-                            signals.worker_shutting_down, self, sig=self.stop_signal, how=how, exitcode=0
-                        )
+                        await self._tell(lambda each: each.stopping(self, how))
                         await self._end_runs(intake)
                     except BaseException:
                         intake.give_up()
                         raise
-                try:
-                    async with asyncio.timeout(_LAST_COMMITS):
-                        await completer.drained()
-                        await seating.drained()
-                except TimeoutError:
-                    self.left_uncommitted = completer.uncommitted
-                    logger.error("stopping with uncommitted tasks: they run again when their leases end")
+                await self._commit_the_rest(completer, seating)
                 for each in (completing, reclaiming, seeing_to_seats, failing):
                     if each is not None:
                         each.cancel()
+
+    async def _commit_the_rest(self, completer: Completer, seating: ConcurrencyLimits) -> None:
+        try:
+            async with asyncio.timeout(_LAST_COMMITS):
+                await completer.drained()
+                await seating.drained()
+        except TimeoutError:
+            self.left_uncommitted = completer.uncommitted
+            logger.error("stopping with uncommitted tasks: they run again when their leases end")
+
+    async def _tell(self, tell: Callable[[Observer], Told]) -> None:
+        if self._observers:
+            await self._observers.tell(tell)
 
     def _warn_of_queues(self) -> None:
         """Say that calls go where nobody may look: all declared queues are consumed, and theirs is not among them."""
@@ -240,7 +255,9 @@ class Worker:
             await finish(settle(run), _LAST_COMMITS, once_cancelled=True)
             return run.is_settled
 
-        execution = Execution(self._core, worker=self.name, pool=pool, acknowledge=acknowledge)
+        execution = Execution(
+            self._core, worker=self.name, pool=pool, observers=self._observers, acknowledge=acknowledge
+        )
         capacities: dict[RunsIn, int] = {
             "loop": options.concurrency,
             "thread": options.threads,
@@ -260,7 +277,7 @@ class Worker:
             revoked=connection.ledger.revoked,
             limiter=Limiter(self._core.tasks, self._core.conf.task_default_rate_limit, connection.ledger.book),
             seating=seating,
-            telling=TaskSignals(self, self.name, self._core.tasks, DeliveryInfo(self._core.conf)),
+            observers=self._observers,
         )
 
     def _coordinator(self, connection: Connection) -> Coordinator:
@@ -281,17 +298,27 @@ class Worker:
             for run in intake.runs.values():
                 if run.kind != "thread" and run.task is not None:
                     logger.error("%s was cancelled and does not end", run.task.get_name())
+            await self._until_ended(intake, lambda run: run.kind != "thread", _LAST_CLEANUP, self._stop_now)
+            self._abandon([run for run in intake.runs.values() if run.kind != "thread"], intake)
         threads = [run for run in intake.runs.values() if run.kind == "thread"]
         if not threads:
             return
         names = ", ".join(run.task.get_name() for run in threads if run.task is not None)
         if self._options.leaves_threads:
             logger.warning("threads can't be stopped; handing back the tasks that run in them: %s", names)
-            self.left_running = len(threads)
+            self.left_running += len(threads)
             for run in threads:
                 run.cancel(Cancelled.STOPPING)
         else:
             logger.warning("threads can't be stopped; waiting for the tasks that run in them: %s", names)
+
+    def _abandon(self, runs: Sequence[Run], intake: Intake) -> None:
+        """Have a stop end although tasks swallow every cancellation."""
+        for run in runs:
+            name = "" if run.task is None else run.task.get_name()
+            logger.error("%s swallows its cancellation: it is handed back, and what it still does is lost", name)
+            intake.abandon(run)
+        self.left_running += len(runs)
 
     async def _until_ended(
         self, intake: Intake, which: Callable[[Run], bool], seconds: float, cut_short: asyncio.Event | None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import importlib
 import inspect
 import logging
@@ -11,7 +12,6 @@ import pickle
 import signal
 import sys
 import threading
-import traceback
 import types
 from collections.abc import Callable, Coroutine, Generator, Sequence
 from contextlib import suppress
@@ -19,10 +19,22 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from ...canvas.serialized import as_form
 from ...core.child import become_child
-from ...exceptions import EncodeError, InvalidOption, RemoteError, Retry, SoftTimeLimitExceeded, SoftTimeLimitInterrupt
+from ...core.tracebacks import described, formatted, text_of
+from ...exceptions import (
+    EncodeError,
+    InvalidOption,
+    Reject,
+    RemoteError,
+    Retry,
+    SoftTimeLimitExceeded,
+    SoftTimeLimitInterrupt,
+    TaskPredicate,
+)
 from ...signals import worker_process_init, worker_process_shutdown
 from ...tasks.request import Request
-from ...tasks.task import Task, one_by_one
+from ...tasks.retries import asked_for
+from ...tasks.running import one_by_one
+from ...tasks.task import Task
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -43,9 +55,9 @@ def run_task(module: str, qualname: str, request: Request) -> Any:
         found = getattr(found, part, None)
     if not isinstance(found, Task):
         raise InvalidOption(f'{module}.{qualname} is no task in the child: run="process" needs one at module level')
-    found.running(request).__enter__()  # until the next task's: a child runs one at a time, and this may be a coroutine
+    found.running(request).__enter__()  # the context is this run's own
     task = cast("Task[..., Any]", found)
-    call: Callable[..., Any] = task if request.mode == "once" else one_by_one(task, request.mode)
+    call: Callable[..., Any] = task.called if request.mode == "once" else one_by_one(task, request.mode)
     value = call(*request.args, **request.kwargs)
     if inspect.iscoroutine(value):
         return _awaited(value, request)
@@ -135,9 +147,10 @@ def _perform(request: bytes, connection: Connection) -> bytes:
         try:
             args, kwargs = pickle.loads(arguments)
         except Exception as exc:
-            raise EncodeError(f"the arguments can't be unpickled in the process: {words(exc)}") from exc
+            raise EncodeError(f"the arguments can't be unpickled in the process: {described(exc)}") from exc
         connection.send_bytes(STARTED)
-        value = _SoftLimit(soft_time_limit).call(function, args, kwargs)
+        # What a run sets in its context ends with it.
+        value = contextvars.copy_context().run(_SoftLimit(soft_time_limit).call, function, args, kwargs)
         return _encode_value(value)
     except BaseException as exc:  # SystemExit in a task must not end the child
         return _encode_failure(exc)
@@ -148,7 +161,7 @@ def _load(module: str) -> None:
         importlib.import_module(module)
     except Exception as exc:  # whatever the module raises when it is imported
         raise InvalidOption(
-            f"run='process' needs its module importable in a child, and {module} is not: {words(exc)}"
+            f"run='process' needs its module importable in a child, and {module} is not: {described(exc)}"
         ) from exc
 
 
@@ -159,7 +172,7 @@ def _find(module: str, qualname: str) -> Callable[..., Any]:
         for name in qualname.split("."):
             found = getattr(found, name)
     except Exception as exc:  # whatever the module raises when it is imported
-        raise InvalidOption(f"{needs}: {words(exc)}") from exc
+        raise InvalidOption(f"{needs}: {described(exc)}") from exc
     if not callable(found):
         raise InvalidOption(f"{needs}: it is a {type(found).__name__}")
     return found  # type: ignore[no-any-return]
@@ -251,26 +264,52 @@ def _encode_value(value: object) -> bytes:
         return VALUE + pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
     except Exception as exc:  # whatever the value's own pickling raises
         raise EncodeError(
-            f"the task returned a {type(value).__qualname__} which can't be pickled: {words(exc)}"
+            f"the task returned a {type(value).__qualname__} which can't be pickled: {described(exc)}"
         ) from exc
 
 
 def _encode_failure(error: BaseException) -> bytes:
     """Return `error` with its traceback as text: in this process's words, should it not be picklable."""
-    if isinstance(error, Retry) and error.exc is not None and _pickled(error.exc) is None:
-        error.exc = RemoteError(type(error.exc).__qualname__, str(error.exc))
+    asked = asked_for(error)
+    if asked is not None:
+        error = _portable(asked)
     tb = error.__traceback__
     while tb is not None and tb.tb_frame.f_code.co_filename == __file__:
         tb = tb.tb_next  # how it was called is of no interest
-    trace = "".join(traceback.format_exception(type(error), error, tb))
-    try:
-        text = str(error)
-    except Exception:  # it is the user's __str__
-        text = "<its text can't be had>"
+    trace = formatted(error.with_traceback(tb))
+    text = text_of(error)
     kind = type(error)
     module = "__main__" if kind.__module__ == "__mp_main__" else kind.__module__
     type_name = kind.__qualname__ if module == "builtins" else f"{module}.{kind.__qualname__}"
     return FAILURE + pickle.dumps((_pickled(error), type_name, text, trace))
+
+
+def _portable(asked: TaskPredicate) -> BaseException:
+    """Return what a task asked for so that it can be sent: what it is only told by stands for itself in words."""
+    if isinstance(asked, Retry) and asked.exc is not None:
+        asked.exc = cast(BaseException, _stand_in(asked.exc))
+    if isinstance(asked, Reject) and not _is_picklable(asked.reason):
+        asked.reason = text_of(asked.reason)
+        asked.args = (asked.reason, asked.requeue)
+    if _is_picklable(asked):
+        return asked
+    return EncodeError(f"what the task asked for can't be pickled, and so not be done: {described(asked)}")
+
+
+def _stand_in(error: BaseException) -> object:
+    """Return what comes out of unpickling as `error` did go in, or as a RemoteError."""
+    for candidate in _candidates(error):
+        if _survives(candidate, error) is not None:
+            return candidate
+    return RemoteError(type(error).__qualname__, text_of(error))
+
+
+def _is_picklable(given: object) -> bool:
+    try:
+        pickle.loads(pickle.dumps(given))
+    except Exception:  # whatever its own methods raise
+        return False
+    return True
 
 
 def _pickled(error: BaseException) -> bytes | None:
@@ -280,12 +319,20 @@ def _pickled(error: BaseException) -> bytes | None:
     or change their text. They are made again without their constructor; as a last resort without their
     attributes too.
     """
-    for candidate in (error, _Exactly(error, error.__dict__), _Exactly(error, {})):
-        with suppress(Exception):  # whatever the type's own methods raise
-            data = pickle.dumps(candidate)
-            copy = pickle.loads(data)
-            if type(copy) is type(error) and str(copy) == str(error):
-                return data
+    return next((data for each in _candidates(error) if (data := _survives(each, error)) is not None), None)
+
+
+def _candidates(error: BaseException) -> Sequence[object]:
+    return (error, _Exactly(error, error.__dict__), _Exactly(error, {}))
+
+
+def _survives(candidate: object, error: BaseException) -> bytes | None:
+    """Return `candidate` pickled, if it is unpickled as `error`."""
+    with suppress(Exception):  # whatever the type's own methods raise
+        data = pickle.dumps(candidate)
+        copy = pickle.loads(data)
+        if type(copy) is type(error) and str(copy) == str(error):
+            return data
     return None
 
 
@@ -304,8 +351,3 @@ def _rebuilt(kind: type[BaseException], args: tuple[Any, ...], state: dict[str, 
     error = kind.__new__(kind, *args)
     error.__dict__.update(state)
     return error
-
-
-def words(error: BaseException) -> str:
-    """Return `error` with its type, in one line."""
-    return f"{type(error).__name__}: {error}"

@@ -24,9 +24,10 @@ import anyio
 from anyio import to_thread
 
 from ...core.aio import Service, finish
+from ...core.tracebacks import described
 from ...exceptions import EncodeError, RemoteError, TimeLimitExceeded, WorkerLostError
 from ...signals import worker_process_init, worker_process_shutdown
-from .child import STARTED, VALUE, serve, words
+from .child import STARTED, VALUE, serve
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -377,7 +378,7 @@ def _encode_call(job: _Job) -> bytes:
     try:
         return pickle.dumps((*head, pickle.dumps((call.args, call.kwargs), pickle.HIGHEST_PROTOCOL)))
     except Exception as exc:  # whatever the arguments' own pickling raises
-        raise EncodeError(f"the arguments can't be pickled for the process: {words(exc)}") from exc
+        raise EncodeError(f"the arguments can't be pickled for the process: {described(exc)}") from exc
 
 
 def _decode(answer: bytes) -> _Returned | _Raised:
@@ -386,7 +387,7 @@ def _decode(answer: bytes) -> _Returned | _Raised:
         try:
             return _Returned(pickle.loads(content))
         except Exception as exc:  # whatever the value's own unpickling raises
-            raise EncodeError(f"the task returned what can't be unpickled: {words(exc)}") from exc
+            raise EncodeError(f"the task returned what can't be unpickled: {described(exc)}") from exc
     pickled, type_name, text, trace = pickle.loads(content)
     error: BaseException = RemoteError(type_name, text, trace)
     with suppress(Exception):  # its type can't be had here: it stays a RemoteError
