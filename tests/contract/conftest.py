@@ -35,6 +35,7 @@ pytest.register_assert_rewrite(
     "tests.contract.record_contract",
     "tests.contract.ledger_contract",
     "tests.contract.permit_contract",
+    "tests.contract.schedule_contract",
     "tests.contract.bus_contract",
     "tests.contract.commit_contract",
 )

@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from typing import Final
 
 from ..core.values import value
-from ..results.ledger import NO_JOIN_CHANGES, JoinChanges, Ledger, check_join_changes
+from ..results.ledger import NO_JOIN_CHANGES, JoinChanges, Ledger, ScheduleChange, check_join_changes
 from ..results.records import Record
 from ..results.revocations import is_among, keys_of
 from ..transport.broker import ACK, Consumer, Delivery, Settlement
@@ -28,6 +28,8 @@ class Finish:
     envelopes: tuple[Envelope, ...] = ()
     joining: JoinChanges = NO_JOIN_CHANGES
     further: tuple[Record, ...] = ()  #: records of tasks that will never run because this one failed
+    #: The periodic task whose occurrence is sent, without a delivery: nothing is written if the change is refused.
+    schedule: ScheduleChange | None = None
 
 
 @value
@@ -37,7 +39,7 @@ class Committed:
 
 @value
 class LostLease:
-    """The lease of the delivery was lost; nothing of this finish was written."""
+    """The lease of the delivery was lost, or the change of a schedule refused; nothing of this finish was written."""
 
 
 COMMITTED: Final = Committed()
@@ -109,6 +111,8 @@ class Committer(abc.ABC):
         """
         for finish in group:
             check_join_changes(finish.joining, finish.record)
+            if finish.schedule is not None and finish.delivery is not None:
+                raise ValueError(f"a delivery can't be settled with a change of the schedule {finish.schedule.name!r}")
         return await self._commit(group) if group else ()
 
     @abc.abstractmethod

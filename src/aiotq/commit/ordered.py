@@ -17,6 +17,7 @@ from ..results.ledger import (
     HeldElsewhere,
     JoinChanges,
     Ledger,
+    ScheduleChange,
     Suspected,
     kept_record,
 )
@@ -218,6 +219,38 @@ class OrderedCommitter(Committer):
         return lost + [delivery for delivery in asking if delivery in lost_leases]
 
     async def _commit(self, group: Sequence[Finish]) -> Sequence[Committed | LostLease]:
+        scheduled = [finish for finish in group if finish.schedule is not None]
+        if not scheduled:
+            return await self._commit_runs(group)
+        runs = [finish for finish in group if finish.schedule is None]
+        of_runs = iter(await self._commit_runs(runs) if runs else ())
+        of_scheduled = iter(await self._commit_scheduled(scheduled))
+        return [next(of_runs if finish.schedule is None else of_scheduled) for finish in group]
+
+    async def _commit_scheduled(self, group: Sequence[Finish]) -> list[Committed | LostLease]:
+        """Send occurrences: accepted in the ledger with their messages, sent, and confirmed there.
+
+        Whoever finds messages that were not confirmed commits them again. What is sent twice so has one id, and its
+        claim lets one of the two run.
+        """
+        plain: list[Finish] = []
+        accepting: list[ScheduleChange] = []
+        for finish in group:
+            if finish.schedule is not None:
+                accepting.append(replace(finish.schedule, unsent=finish.envelopes))
+                plain.append(replace(finish, schedule=None, envelopes=()))
+        answers = await self._ledger.change_schedules(accepting)
+        accepted = [index for index, answer in enumerate(answers) if answer]
+        await self._write_plain([plain[index] for index in accepted])
+        if following := [envelope for index in accepted for envelope in accepting[index].unsent]:
+            await self._broker.send(following)
+            confirming = [accepting[index] for index in accepted if accepting[index].unsent and accepting[index].mark]
+            await self._ledger.change_schedules(
+                [replace(change, seen=change.mark, unsent=(), tells=False) for change in confirming]
+            )
+        return [COMMITTED if answer else LEASE_LOST for answer in answers]
+
+    async def _commit_runs(self, group: Sequence[Finish]) -> Sequence[Committed | LostLease]:
         held = [finish.delivery for finish in group if finish.delivery is not None]
         closing = {each.lease: each.message.key for each in held if not self._is_anothers(each)}
         self._committing.update(closing.values())

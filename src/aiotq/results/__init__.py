@@ -17,6 +17,8 @@ from .ledger import (
     JoinGrowth,
     Ledger,
     Permit,
+    ScheduleChange,
+    ScheduleRow,
     Suspected,
 )
 from .records import Record, RecordStore
@@ -40,5 +42,7 @@ __all__ = [
     "Permit",
     "Record",
     "RecordStore",
+    "ScheduleChange",
+    "ScheduleRow",
     "Suspected",
 ]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Literal
 
 from ..core.values import value
 from ..wire.message import Envelope
-from .ledger import AlreadyDone, Booking, Caution, Claim, Claimed, HeldElsewhere, Suspected
+from .ledger import AlreadyDone, Booking, Caution, Claim, Claimed, HeldElsewhere, ScheduleChange, Suspected
 
 #: Seconds by which a booked start may be late; later it is booked again: what waited while no worker ran must not
 #: start all at once.
@@ -83,3 +83,13 @@ def join_deadline(touched: float, until: float, patience: float) -> float:
 def is_over(arrived: int, size: int, *, failed: bool) -> bool:
     """Return whether a join is over by the arrival after which `arrived` of its members are there."""
     return failed or arrived >= size
+
+
+def schedule_fate(there: str, change: ScheduleChange) -> Literal["write", "done", "refused"]:
+    """Return what is done with a change to a row whose mark is `there`; empty: there is no row.
+
+    A change that was done is known by its mark. One that confirms keeps the mark, and is written.
+    """
+    if there == change.seen:
+        return "write"
+    return "done" if there == change.mark else "refused"

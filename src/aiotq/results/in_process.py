@@ -8,13 +8,13 @@ import logging
 import threading
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence, Sized
 from contextlib import contextmanager
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 
 from ..control.bus import Bus
 from ..core.clock import SYSTEM_CLOCK, Clock
 from ..exceptions import StoreRequired
 from ..wire.message import Envelope
-from .decisions import ClaimState, Room, booked, decide_claim
+from .decisions import ClaimState, Room, booked, decide_claim, schedule_fate
 from .in_process_joins import InProcessJoins
 from .ledger import (
     NO_JOIN_CHANGES,
@@ -29,6 +29,8 @@ from .ledger import (
     Joined,
     Ledger,
     Permit,
+    ScheduleChange,
+    ScheduleRow,
 )
 from .permits import Permits
 from .records import Record, RecordStore
@@ -111,6 +113,8 @@ class LedgerTable:
         self._joins = InProcessJoins()
         self._revocations: dict[str, _Until] = {}
         self._starts: dict[object, _Until] = {}  #: by message, and by name
+        self._schedules: dict[str, dict[str, ScheduleRow]] = {}  #: by app and name
+        self._revisions: dict[str, int] = {}
 
     def __len__(self) -> int:
         """How many things are kept: claims, joins, revocations, starts and permits."""
@@ -241,6 +245,27 @@ class LedgerTable:
                 self._keep_start(booking.key, start, start + BOOKING_KEPT, now)
         return max(start - now, 0.0)
 
+    def change_schedule(self, change: ScheduleChange) -> Literal["write", "done", "refused"]:
+        """Write a row of a periodic task, and return what was done."""
+        rows = self._schedules.setdefault(change.scope, {})
+        before = rows.get(change.name)
+        fate = schedule_fate("" if before is None else before.mark, change)
+        if fate == "write":
+            if change.mark:
+                rows[change.name] = ScheduleRow(change.name, change.mark, change.body, change.unsent)
+            else:
+                rows.pop(change.name, None)
+            if change.tells:
+                self._revisions[change.scope] = self.schedules_revision(change.scope) + 1
+        return fate
+
+    def schedules(self, scope: str, names: Iterable[str] | None) -> list[ScheduleRow]:
+        rows = self._schedules.get(scope, {})
+        return [*rows.values()] if names is None else [rows[name] for name in names if name in rows]
+
+    def schedules_revision(self, scope: str) -> int:
+        return self._revisions.get(scope, 0)
+
     def _keep_start(self, key: object, at: float, expires: float, now: float) -> None:
         if key in self._starts:
             self._starts[key].at, self._starts[key].expires = at, expires
@@ -350,6 +375,20 @@ class InProcessLedger(Ledger):
     ) -> Sequence[Permit]:
         with self._held() as table:
             return table.permits.hand_over(released, waiting, holder, limits, table.clock.monotonic())
+
+    async def change_schedules(self, changes: Sequence[ScheduleChange]) -> Sequence[bool]:
+        with self._held() as table:
+            return [table.change_schedule(change) != "refused" for change in changes]
+
+    async def schedules(self, scope: str, names: Sequence[str] | None = None) -> Sequence[ScheduleRow]:
+        with self._held() as table:
+            return table.schedules(scope, names)
+
+    async def schedules_revision(self, scope: str) -> int:
+        return self._table.schedules_revision(scope)
+
+    async def time(self) -> float:
+        return self._table.clock.time()
 
     def _heard(self, payload: bytes) -> None:
         self.on_revoked(unpack_notice(payload).ids)

@@ -1,5 +1,6 @@
-"""The contract of a ledger: what must be decided once for all workers. Claims, joins, starts under rate limits, permits
-and revocations, all of which expire.
+"""The contract of a ledger: what must be decided once for all workers.
+
+Claims, joins, starts under rate limits, permits and revocations, all of which expire; and periodic tasks, which don't.
 """
 
 from __future__ import annotations
@@ -171,6 +172,36 @@ class Permit:
     since: float
 
 
+@value
+class ScheduleRow:
+    """What is kept of a periodic task. `mark` changes with each write; `body` is for whoever reads it.
+
+    `unsent`: messages of an occurrence that was accepted, while it is not known that the broker has them.
+    """
+
+    name: str
+    mark: str
+    body: bytes
+    unsent: tuple[Envelope, ...] = ()
+
+
+@value
+class ScheduleChange:
+    """A write to the row `name` of the app `scope`: done if the row's mark is `seen`, and refused otherwise.
+
+    `seen` is empty for a row that must not exist, `mark` for one to be removed. A change whose `mark` the row has was
+    done before. `tells`: whoever schedules is to read all rows again.
+    """
+
+    scope: str
+    name: str
+    seen: str
+    mark: str
+    body: bytes = b""
+    unsent: tuple[Envelope, ...] = ()
+    tells: bool = False
+
+
 class Ledger(abc.ABC):
     """Decides for all workers. Used as an async context manager."""
 
@@ -244,6 +275,25 @@ class Ledger(abc.ABC):
     @abc.abstractmethod
     async def forget(self, ids: Sequence[str]) -> None:
         """Delete the finished claims of these tasks: they may run again."""
+
+    @abc.abstractmethod
+    async def change_schedules(self, changes: Sequence[ScheduleChange]) -> Sequence[bool]:
+        """Write rows of periodic tasks, each for itself; return for each whether it is as the change says (P9).
+
+        Repeating a change that was done has no further effect. `decisions.schedule_fate` says what every ledger does.
+        """
+
+    @abc.abstractmethod
+    async def schedules(self, scope: str, names: Sequence[str] | None = None) -> Sequence[ScheduleRow]:
+        """Return the rows of an app, all or those of `names` that exist, in no order."""
+
+    @abc.abstractmethod
+    async def schedules_revision(self, scope: str) -> int:
+        """Return a number that grows with each change that `tells`. One small request."""
+
+    @abc.abstractmethod
+    async def time(self) -> float:
+        """Return wall time by the clock that due times are compared with: the server's, where there is one."""
 
     async def open_joins(self, joins: Sequence[Join]) -> None:
         """Create joins; one that exists stays as it is."""

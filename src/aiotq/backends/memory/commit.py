@@ -41,6 +41,10 @@ class MemoryCommitter(Committer):
     def _write(self, finish: Finish) -> Committed | LostLease:
         if finish.delivery is not None and not self._queues.settle(finish.delivery, finish.settlement):
             return LEASE_LOST
+        if finish.schedule is not None:
+            fate = self._state.ledger.change_schedule(finish.schedule)
+            if fate != "write":
+                return LEASE_LOST if fate == "refused" else COMMITTED
         following = self._state.write(finish.record, finish.envelopes, finish.joining, finish.further)
         if following:
             self._queues.add(following)

@@ -26,9 +26,11 @@ from .ledger import RedisLedger
 from .messages import LIBRARIES, packed_settlement, place_of
 from .record_fields import LIBRARIES as RESULTS
 from .record_fields import packed_effects, packed_record
+from .schedules import LIBRARY as SCHEDULES
+from .schedules import packed_change
 from .script import Script
 
-COMMIT: Final = Script(*LIBRARIES, *RESULTS, "commit")
+COMMIT: Final = Script(*LIBRARIES, *RESULTS, SCHEDULES, "commit")
 
 
 class RedisCommitter(Committer):
@@ -58,10 +60,13 @@ class RedisCommitter(Committer):
 
 
 def _packed(finish: Finish) -> tuple[object, ...]:
+    effects = packed_effects(finish.joining, finish.further, finish.record)
+    if finish.schedule is not None:
+        effects = (*(effects or (False, ())), packed_change(finish.schedule))
     return (
         place_of(finish.delivery) if finish.delivery is not None else False,
         *packed_settlement(finish.settlement),
         packed_record(finish.record) if finish.record is not None else False,
         packed_envelopes(finish.envelopes),
-        *packed_effects(finish.joining, finish.further, finish.record),
+        *effects,
     )

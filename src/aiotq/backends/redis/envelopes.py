@@ -44,7 +44,11 @@ def packed_envelopes(envelopes: Iterable[Envelope]) -> list[PackedEnvelope]:
 
 def envelopes_of(packed: bytes) -> tuple[Envelope, ...]:
     """Return the envelopes that a script packed."""
-    found: Sequence[Any] = unpack(packed)
+    return envelopes_of_list(unpack(packed))
+
+
+def envelopes_of_list(found: Sequence[Any]) -> tuple[Envelope, ...]:
+    """Return the envelopes in what a script packed."""
     return tuple(
         Envelope(unpack_message(blob), queue.decode(), int(priority), due if due is not False else None)
         for queue, priority, due, _, blob in found

@@ -24,6 +24,8 @@ from ...results.ledger import (
     Joined,
     Ledger,
     Permit,
+    ScheduleChange,
+    ScheduleRow,
     Suspected,
 )
 from ...results.records import Record, RecordStore
@@ -51,6 +53,7 @@ from .record_fields import (
     packed_join,
     packed_record,
 )
+from .schedules import CHANGE_SCHEDULES, packed_change, read_revision, read_rows
 from .script import unpack
 
 logger = logging.getLogger("aiotq.results.redis")
@@ -128,6 +131,22 @@ class RedisLedger(Ledger):
     async def forget(self, ids: Sequence[str]) -> None:
         if ids:
             await self._client.run(FORGET, [list(ids)])
+
+    async def change_schedules(self, changes: Sequence[ScheduleChange]) -> Sequence[bool]:
+        if not changes:
+            return ()
+        answers = await self._client.run(CHANGE_SCHEDULES, [[packed_change(change) for change in changes]])
+        return [bool(answer) for answer in answers]
+
+    async def schedules(self, scope: str, names: Sequence[str] | None = None) -> Sequence[ScheduleRow]:
+        return await read_rows(self._client, scope, names)
+
+    async def schedules_revision(self, scope: str) -> int:
+        return await read_revision(self._client, scope)
+
+    async def time(self) -> float:
+        seconds, microseconds = await self._client.ask("TIME")
+        return int(seconds) + int(microseconds) / 1e6
 
     async def _open_joins(self, joins: Sequence[Join]) -> None:
         await self._client.run(OPEN_JOINS, [self._clock.time(), [packed_join(join) for join in joins]])

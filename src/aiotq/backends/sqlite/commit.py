@@ -14,6 +14,7 @@ from .joins import write_joinings
 from .ledger import SQLiteLedger
 from .messages import encode, insert, settle
 from .record_rows import write_records
+from .schedules import change_schedule
 from .sql import Transaction
 
 
@@ -52,6 +53,11 @@ def _write(transaction: Transaction, group: Sequence[Finish], now: float) -> lis
         if finish.delivery is not None and not next(held):
             answers.append(LEASE_LOST)
             continue
+        if finish.schedule is not None:
+            fate = change_schedule(transaction, finish.schedule)
+            if fate != "write":
+                answers.append(LEASE_LOST if fate == "refused" else COMMITTED)
+                continue
         answers.append(COMMITTED)
         envelopes += finish.envelopes
         if finish.joining is not NO_JOIN_CHANGES:

@@ -1,7 +1,7 @@
 """The ledger in a SQLite file, for several processes of one machine (P3, P8).
 
-Here is the contract's face of it, with listening and upkeep. `claims`, `joins`, `starts` and `permits` are functions
-on a `Transaction`, which `commit` composes with the broker's.
+Here is the contract's face of it, with listening and upkeep. `claims`, `joins`, `starts`, `permits` and `schedules` are
+functions on a `Transaction`, which `commit` composes with the broker's.
 """
 
 from __future__ import annotations
@@ -12,7 +12,19 @@ from functools import partial
 from typing import Self
 
 from ...core.clock import SYSTEM_CLOCK, Clock
-from ...results.ledger import REVOKED, Booking, Caution, Claim, Closing, Join, Joined, Ledger, Permit
+from ...results.ledger import (
+    REVOKED,
+    Booking,
+    Caution,
+    Claim,
+    Closing,
+    Join,
+    Joined,
+    Ledger,
+    Permit,
+    ScheduleChange,
+    ScheduleRow,
+)
 from ...results.records import RecordStore
 from ...wire.message import Envelope
 from .claims import CLAIM_KEPT, claim_all, close, take_back_deaths
@@ -20,6 +32,7 @@ from .connection import Database
 from .joins import joined, look_for_overdue, open_joins, purge_joins, put_right
 from .listening import BATCH, Listening, delete_expired
 from .permits import acquire, hand_over, renew
+from .schedules import change_schedule, read_revision, read_schedules
 from .sql import Transaction, in_chunks, marks
 from .starts import book
 
@@ -122,6 +135,20 @@ class SQLiteLedger(Ledger):
                 transaction.execute(f"DELETE FROM claims WHERE id IN ({marks(len(chunk))}) AND is_done", chunk)
 
         await self.database.write(forget)
+
+    async def change_schedules(self, changes: Sequence[ScheduleChange]) -> Sequence[bool]:
+        return await self.database.write(
+            lambda transaction: [change_schedule(transaction, change) != "refused" for change in changes]
+        )
+
+    async def schedules(self, scope: str, names: Sequence[str] | None = None) -> Sequence[ScheduleRow]:
+        return await self.database.read(lambda connection: read_schedules(connection, scope, names))
+
+    async def schedules_revision(self, scope: str) -> int:
+        return await self.database.read(lambda connection: read_revision(connection, scope))
+
+    async def time(self) -> float:
+        return self.clock.time()
 
     async def _open_joins(self, joins: Sequence[Join]) -> None:
         now = self.clock.time()

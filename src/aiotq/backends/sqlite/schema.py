@@ -6,7 +6,7 @@ from typing import Final
 
 #: "aitq" in the file's header: this file is ours.
 APPLICATION_ID: Final = 0x61697471
-SCHEMA_VERSION: Final = 5
+SCHEMA_VERSION: Final = 6
 
 #: `messages.holder` of what is ready, and of what waits for its due time. Any consumer's number is larger, and takes as
 #: many bytes in a row: so SQLite leases a message of a megabyte by overwriting four bytes of it (measured: 4 kB of log
@@ -149,5 +149,8 @@ CREATE TABLE waiting (
     name TEXT, id TEXT, attempt INTEGER, since REAL NOT NULL, expires REAL NOT NULL, PRIMARY KEY (name, id, attempt)
 ) WITHOUT ROWID;
 CREATE INDEX waiting_line ON waiting (name, since);
-CREATE INDEX waiting_expire ON waiting (expires)
+CREATE INDEX waiting_expire ON waiting (expires);
+CREATE TABLE schedules (
+    scope TEXT, name TEXT, mark TEXT NOT NULL, body BLOB NOT NULL, unsent BLOB NOT NULL, PRIMARY KEY (scope, name)
+) WITHOUT ROWID
 """

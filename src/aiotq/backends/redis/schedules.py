@@ -1,0 +1,63 @@
+"""How rows of periodic tasks look to the scripts in `lua/`, and in their hash."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Final
+
+from ...exceptions import MalformedMessage
+from ...results.ledger import ScheduleChange, ScheduleRow
+from .connection import RedisClient
+from .envelopes import envelopes_of_list, packed_envelopes
+from .script import Script, unpack
+
+logger = logging.getLogger("aiotq.results.redis")
+
+#: What scripts that change rows include after `base`.
+LIBRARY: Final = "schedules"
+CHANGE_SCHEDULES: Final = Script("base", LIBRARY, "change_schedules")
+
+#: The mark of a row that is none of ours, as `schedules.lua` has it.
+_UNREADABLE: Final = "?"
+
+
+def packed_change(change: ScheduleChange) -> tuple[object, ...]:
+    """Return a change as `change_schedule` reads it."""
+    return (
+        change.scope,
+        change.name,
+        change.seen,
+        change.mark,
+        change.body,
+        packed_envelopes(change.unsent),
+        change.tells,
+    )
+
+
+async def read_rows(client: RedisClient, scope: str, names: Sequence[str] | None) -> list[ScheduleRow]:
+    """Return the rows of an app, all or those of `names`; what is none of ours has no body."""
+    key = f"{client.base}:schedules:{scope}"
+    found: list[tuple[bytes, bytes]]
+    if names is None:
+        pairs: list[bytes] = await client.ask("HGETALL", key)
+        found = list(zip(pairs[::2], pairs[1::2], strict=True))
+    else:
+        values: list[bytes | None] = await client.ask("HMGET", key, *names) if names else []
+        given = [name.encode() for name in names]
+        found = [(name, each) for name, each in zip(given, values, strict=True) if each is not None]
+    return [_row(name.decode(errors="replace"), packed) for name, packed in found]
+
+
+async def read_revision(client: RedisClient, scope: str) -> int:
+    """Return how many changes of an app's rows were to be looked at."""
+    return int(await client.ask("HGET", f"{client.base}:schedule-revisions", scope) or 0)
+
+
+def _row(name: str, packed: bytes) -> ScheduleRow:
+    try:
+        mark, body, unsent = unpack(packed)
+        return ScheduleRow(name, mark.decode(), body, envelopes_of_list(unsent))
+    except (AttributeError, TypeError, ValueError, MalformedMessage) as exc:
+        logger.warning("periodic task %s: its row can't be read: %s", name, exc)
+        return ScheduleRow(name, _UNREADABLE, b"")
