@@ -20,6 +20,7 @@ from .core.settings import Settings
 from .core.sync import expect_loop
 from .results.handle import AsyncResult
 from .results.sets import ResultSet
+from .signals import Signal
 from .tasks.options import CallOptions, said
 from .tasks.registry import BindingDecorator, Decorator, TaskDeclaration
 from .tasks.task import CoroutineTask, FunctionTask, Task, set_default_app
@@ -28,12 +29,17 @@ from .wire.serializers import Serializer
 from .worker.lifespans import WorkerLifespan
 
 if TYPE_CHECKING:
+    from .beat.entries import PeriodicOptions
+    from .beat.manage import Schedules
+    from .beat.scheduler import Scheduler
+    from .beat.schedules import AnySchedule
     from .worker.options import WorkerChoices
     from .worker.worker import Worker
 
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
+TaskT = TypeVar("TaskT", bound="Task[..., Any]")
 Handle = TypeVar("Handle")
 
 
@@ -290,6 +296,68 @@ class AioTQ:
         from .worker.worker import Worker  # noqa: PLC0415
 
         return Worker(self._core, worker_options(self.conf, queues, choices))
+
+    @property
+    def on_after_configure(self) -> Signal:
+        """Sent before periodic tasks are read: the place to call `add_periodic_task`, as in Celery."""
+        return self._core.on_after_configure
+
+    @property
+    def on_after_finalize(self) -> Signal:
+        """Sent after `on_after_configure`, when all tasks are registered."""
+        return self._core.on_after_finalize
+
+    def add_periodic_task(
+        self,
+        schedule: AnySchedule,
+        sig: Signature[Any],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        name: str | None = None,
+        **options: Unpack[PeriodicOptions],
+    ) -> str:
+        """Have schedulers send `sig`, with further arguments, whenever `schedule` is due; return its name.
+
+        `schedule` is seconds, a timedelta, `crontab(...)`, `solar(...)` or another schedule. The default of `name` is
+        the call: `"proj.add(2, 2)"`.
+
+        Raises:
+            ScheduleError: it can't be, or another one has this name; the text has the name.
+        """
+        from .beat.declared import declare  # noqa: PLC0415
+
+        return declare(self._core, schedule, sig, args, kwargs, name, options)
+
+    def periodic(
+        self,
+        schedule: AnySchedule,
+        *,
+        name: str | None = None,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Unpack[PeriodicOptions],
+    ) -> Callable[[TaskT], TaskT]:
+        """Make a task periodic: `@app.periodic(crontab(hour=7))` above `@app.task`. Its name is the task's.
+
+        Raises:
+            ScheduleError: as `add_periodic_task`.
+        """
+        from .beat.declared import periodic  # noqa: PLC0415
+
+        return periodic(self._core, schedule, args, kwargs, name, options)
+
+    def beat(self, *, name: str | None = None) -> Scheduler:
+        """Return a scheduler of periodic tasks for this loop: `async with app.beat(): …`; any number may run."""
+        from .beat.scheduler import Scheduler  # noqa: PLC0415
+
+        return Scheduler(self._core, name=name)
+
+    @property
+    def schedules(self) -> Schedules:
+        """Periodic tasks at run time: `await app.schedules.list()`, `add`, `pause`, `fire` and others."""
+        from .beat.manage import Schedules  # noqa: PLC0415
+
+        return Schedules(self._core)
 
     @property
     def admin(self) -> Admin:

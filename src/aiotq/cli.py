@@ -14,6 +14,7 @@ import typer
 
 from . import __version__
 from .commands.app_option import CommandFailed, Target
+from .commands.beat import beat
 from .commands.call import call
 from .commands.celery_words import Group, WorkerCommand
 from .commands.command import App, Broker, Debug
@@ -26,6 +27,7 @@ from .commands.queues import purge, queues
 from .commands.report import report
 from .commands.result import result
 from .commands.revoke import revoke
+from .commands.schedule import schedule
 from .commands.tasks import tasks
 from .commands.worker import worker
 from .exceptions import AioTQError
@@ -39,9 +41,10 @@ cli: Final = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 cli.command(cls=WorkerCommand)(worker)
-for _command in (call, result, tasks, config, queues, purge, graph, revoke, report, from_celery):
+for _command in (beat, call, result, tasks, config, queues, purge, graph, revoke, report, from_celery):
     cli.command()(_command)
 cli.add_typer(dead)
+cli.add_typer(schedule)
 
 
 def main() -> NoReturn:

@@ -231,6 +231,12 @@ worker_process_init: Final = Signal("worker_process_init")
 #: In the child process, before it exits; not sent if it is killed.
 worker_process_shutdown: Final = Signal("worker_process_shutdown", "pid", "exitcode")
 
+# In the life of a scheduler. Sender: the scheduler.
+#: `aiotq beat` begins to schedule periodic tasks.
+beat_init: Final = Signal("beat_init")
+#: The same for a scheduler in another program: `aiotq worker --beat`, or `async with app.beat():`.
+beat_embedded_init: Final = Signal("beat_embedded_init")
+
 # The logging of `aiotq worker`, after the app is imported. Sender: None.
 #: A receiver of this signal sets up logging in place of the command.
 setup_logging: Final = Signal("setup_logging", "loglevel", "logfile", "format", "colorize")

@@ -24,7 +24,7 @@ def found_in(source: str, *, is_config: bool = False) -> list[tuple[int, str, st
         ("from celery import shared_task", "from aiotq import shared_task"),
         ("from celery.result import AsyncResult", "from aiotq import AsyncResult"),
         ("from celery.signals import task_failure", "from aiotq.signals import task_failure"),
-        ("from celery.signals import beat_init", "no signal here is told of this"),
+        ("from celery.signals import eventlet_pool_started", "no signal here is told of this"),
         ("from celery.exceptions import SoftTimeLimitExceeded", "from aiotq.exceptions import SoftTimeLimitExceeded"),
         ("from celery.utils.log import get_task_logger", "logging.getLogger(__name__)"),
         ("from celery.nowhere import nothing", "nothing here is called so: see docs/from-celery.md"),

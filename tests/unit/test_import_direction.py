@@ -25,7 +25,8 @@ FLOORS: Final = (
     ("signals", "wire", "graph", "control.bus"),
     ("beat.cron_fields", "beat.crontab", "beat.intervals", "beat.schedules", "beat.solar", "beat.wall_time"),
     ("tasks.request", "tasks.options", "tasks.handlers", "tasks.soft_time_limits", "worker.lifespans"),
-    ("transport", "results", "calling.envelopes", "tasks.retries"),
+    ("transport", "results", "calling.envelopes", "tasks.retries", "beat.occurrences"),
+    ("beat.entries",),
     ("control",),
     ("commit",),
     ("backends",),
@@ -45,17 +46,21 @@ FLOOR: Final = {room: floor for floor, rooms in enumerate(FLOORS) for room in ro
 
 _FEW_CALL_HERE: Final = "calls that run where they are made are for tests and scripts; they run as a worker's"
 _FEW_DRAW: Final = "few processes look at workflows"
+_FEW_SCHEDULE: Final = "few processes have schedules"
 _MADE_OF_SIGNATURES: Final = "it knows signatures and what is composed of them; a signature's method leads there"
 _FEW_WORK: Final = "most processes send calls and run none"
 _APP: Final = "the type of what users know as the app: what they get from it is checked; it runs nothing"
 #: Imports in functions, and those for type checkers that lead upward: from one module to another, and why. All others
 #: stand at the top of their file and lead downward.
 LATE: Final[Mapping[tuple[str, str], str]] = {
-    (PUBLIC, "beat.schedules"): "few processes have schedules",
+    (PUBLIC, "beat.schedules"): _FEW_SCHEDULE,
     (PUBLIC, "canvas.stamping"): "few workflows are stamped",
     (PUBLIC, "graph.graph"): _FEW_DRAW,
     (PUBLIC, "results.progress"): "few processes follow a workflow",
     (PUBLIC, "worker.worker"): _FEW_WORK,
+    ("app", "beat.declared"): _FEW_SCHEDULE,
+    ("app", "beat.manage"): _FEW_SCHEDULE,
+    ("app", "beat.scheduler"): _FEW_SCHEDULE,
     ("app", "worker.inline"): _FEW_CALL_HERE,
     ("app", "worker.options"): _FEW_WORK,
     ("app", "worker.worker"): _FEW_WORK,
@@ -63,6 +68,7 @@ LATE: Final[Mapping[tuple[str, str], str]] = {
     ("calling.connection", "results.in_process"): "few apps have neither a broker nor a store that keeps a ledger",
     ("calling.connection", "results.pushed"): "few stores of results can't push them",
     ("calling.core", "app"): _APP,
+    ("calling.core", "beat.entries"): _FEW_SCHEDULE,
     ("calling.core", "canvas.coordinator"): _FEW_WORK,
     ("canvas.signature", "app"): _APP,
     ("canvas.signature", "canvas.composites"): _MADE_OF_SIGNATURES,

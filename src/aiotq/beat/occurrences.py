@@ -22,7 +22,7 @@ from .wall_time import as_utc
 Misfire: TypeAlias = Literal["skip", "once", "all"] | float
 
 #: Why an occurrence is skipped.
-Reason: TypeAlias = Literal["missed", "superseded", "too late"]
+Reason: TypeAlias = Literal["missed", "superseded", "too late", "overlap"]
 
 #: An occurrence sent within this time is not late: after a kill, the next scheduler takes over within 17 seconds.
 ON_TIME: Final = timedelta(seconds=30)

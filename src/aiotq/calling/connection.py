@@ -97,6 +97,10 @@ class Connection:
         committer.consumer = consumer
         return committer
 
+    def sender(self, holder: str, lease: float) -> Committer:
+        """Return what commits finishes without deliveries: occurrences of periodic tasks."""
+        return self._committer(holder, lease)
+
     def _committer(self, holder: str, lease: float) -> Committer:
         own = self._broker_backend.committer() if self._broker_backend is self._results_backend else None
         if own is not None:

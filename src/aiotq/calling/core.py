@@ -19,6 +19,7 @@ from ..results import Joined, Record
 from ..results.document import Called, DocumentCodec
 from ..results.handle import AsyncResult, EagerResult, Reader
 from ..results.lineage import Lineage
+from ..signals import Signal
 from ..tasks.options import CallOptions, check_retry_policy, check_route_option
 from ..tasks.registry import TaskRegistry
 from ..tasks.request import Request
@@ -37,12 +38,21 @@ from .wire_values import forms_of
 
 if TYPE_CHECKING:
     from ..app import AioTQ
+    from ..beat.entries import Entry
     from ..canvas.coordinator import Coordinator
 
 Handle = TypeVar("Handle")
 
+
+def _check_beat_schedule(given: object) -> object:
+    from ..beat.entries import check_beat_schedule  # noqa: PLC0415
+
+    return check_beat_schedule(given)
+
+
 #: Settings whose values a room of the house checks.
 _CHECKS: Final[Mapping[str, Check]] = {
+    "beat_schedule": _check_beat_schedule,
     "security_key": check_secret,
     "security_previous_keys": check_secrets,
     "task_publish_retry_policy": check_retry_policy,
@@ -115,6 +125,11 @@ class AppCore:
         self.codecs.add_forms(forms_of(self, self))
         self.middleware = MiddlewareStack()
         self.lifespans: list[WorkerLifespan[Any]] = []
+        #: Periodic tasks that were declared in code, by name.
+        self.periodic: dict[str, Entry] = {}
+        self.on_after_configure = Signal("on_after_configure", "source")
+        self.on_after_finalize = Signal("on_after_finalize")
+        self.is_configured = False  #: whether these two were sent
         self.connections = self._new_connections()
         self.calling = Calling(self)
         self.origin = _origin()

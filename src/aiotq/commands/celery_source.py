@@ -31,13 +31,15 @@ _NAMES: Final[Mapping[str, str | None]] = {
     "celery.canvas.group": None,
     "celery.canvas.signature": None,
     "celery.canvas.StampingVisitor": None,
+    "celery.schedules.crontab": None,
+    "celery.schedules.solar": None,
 }
 #: What else can be imported of Celery's: what to write instead.
 _INSTEAD: Final[Mapping[str, str]] = {
     "celery.utils.log.get_task_logger": "logging.getLogger(__name__)",
     "celery.current_app": "pass the app, or import it from your own module",
-    "celery.schedules": "this version has no periodic tasks; cron can run aiotq call",
-    "celery.beat": "this version has no periodic tasks; cron can run aiotq call",
+    "celery.schedules": "from aiotq import crontab, interval, solar",
+    "celery.beat": "app.beat() is a scheduler, app.schedules shows and changes periodic tasks",
     "celery.contrib.pytest": "the pytest plugin of aiotq.testing",
     "celery.contrib.testing": "aiotq.testing",
     "celery.result.allow_join_result": "leave it out: a task may wait for another's result",
@@ -59,13 +61,10 @@ _OF_RESULTS: Final[Mapping[str, str]] = {
 _OF_APPS: Final[Mapping[str, str]] = {
     "control": "app.admin revokes, looks into queues and purges them",
     "events": "aiotq.signals tell what happens",
-    "add_periodic_task": "this version has no periodic tasks; cron can run aiotq call",
-    "on_after_configure": "settings are made when the app is; aiotq.signals has worker_init",
-    "on_after_finalize": "settings are made when the app is; aiotq.signals has worker_init",
     "worker_main": "aiotq worker proj:app, or async with app.worker(): ...",
     "start": "aiotq worker proj:app, or async with app.worker(): ...",
     "connection_or_acquire": "leave it out: the app keeps its connections itself",
-    "Beat": "this version has no periodic tasks; cron can run aiotq call",
+    "Beat": "aiotq beat proj:app, or async with app.beat(): ...",
 }
 _CANVASES: Final = frozenset({"chain", "group", "chord"})
 #: Arguments of `Celery(...)` that `AioTQ(...)` takes, or that are settings there.

@@ -14,7 +14,6 @@ _SETTING: Final = "is a setting here: {name}, or {variable} in the environment"
 #: Celery's commands that are none here.
 COMMANDS: Final[Mapping[str, str]] = {
     "amqp": "queues are seen with aiotq queues; for all else there is rabbitmqadmin",
-    "beat": "this version has no periodic tasks: let cron run aiotq call",
     "control": "aiotq revoke revokes calls; a worker is stopped by SIGTERM; rate limits are options of tasks",
     "events": "a worker's log tells what happens (aiotq worker --log-format json), and so do aiotq.signals",
     "inspect": "aiotq queues shows what waits and runs, aiotq tasks lists tasks; SIGUSR1 has a worker log what it runs",
@@ -55,11 +54,9 @@ WORKER_OPTIONS: Final[Mapping[str, str]] = {
     "--task-events": "no events are sent; the log tells what happens (--log-format json), and so do the signals in "
     "aiotq.signals",
     "-E": "no events are sent; the log tells what happens (--log-format json), and so do the signals in aiotq.signals",
-    "--beat": "this version has no periodic tasks: let cron run aiotq call",
-    "-B": "this version has no periodic tasks: let cron run aiotq call",
-    "--schedule": "this version has no periodic tasks: let cron run aiotq call",
-    "-s": "this version has no periodic tasks: let cron run aiotq call",
-    "--scheduler": "this version has no periodic tasks: let cron run aiotq call",
+    "--schedule": "a scheduler keeps periodic tasks where results are kept: leave it out",
+    "-s": "a scheduler keeps periodic tasks where results are kept: leave it out",
+    "--scheduler": "a scheduler keeps periodic tasks where results are kept: leave it out",
     "--hostname": "-n or --name says what a worker is called",
     "--purge": "aiotq purge proj:app QUEUE, before the worker is started",
     "--discard": "aiotq purge proj:app QUEUE, before the worker is started",

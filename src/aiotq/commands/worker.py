@@ -64,6 +64,7 @@ Reload = Annotated[
 Banner = Annotated[
     bool, typer.Option("--banner/--no-banner", show_default=False, help="Say at the start what this worker does.")
 ]
+Beat = Annotated[bool, typer.Option("-B", "--beat", help="Send periodic tasks as well (any number of workers may).")]
 ParentFd = Annotated[int | None, typer.Option(hidden=True)]
 
 #: Options of the parent of several workers, or that each worker is given anew.
@@ -86,6 +87,7 @@ def worker(
     name: Name = None,
     level: Level = "INFO",
     log_format: LogFormat = None,
+    beat: Beat = False,
     workers: Workers = 1,
     reload: Reload = False,
     banner: Banner = True,
@@ -122,7 +124,7 @@ def worker(
     app.conf.update({setting: wanted for setting, wanted in overrides.items() if wanted is not None})
     options = _options(app.conf, name, queues, exclude_queues)
     announce = partial(banners.banner, app, target.spec, options) if banner and form == "text" else None
-    run_worker(app, options, announce=announce, parent_fd=parent_fd)
+    run_worker(app, options, announce=announce, parent_fd=parent_fd, with_beat=beat)
 
 
 def _options(conf: Settings, name: str | None, queues: str | None, exclude_queues: str | None) -> WorkerOptions:

@@ -7,30 +7,27 @@ import gc
 import importlib
 import logging
 import os
-import random
 import socket
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from typing import Final, cast
 
 from ..app import AioTQ
+from ..beat.scheduler import Scheduler
 from ..core.inside import core_of
-from ..exceptions import AioTQError, NotConnected
 from ..signals import celeryd_init
 from ..worker.options import WorkerOptions
 from ..worker.worker import Worker
 from .app_option import CommandFailed, connected
+from .reaching import reached
 from .worker_signals import Signals, exit_hard
 
 logger = logging.getLogger("aiotq.worker")
 
 #: What a worker tells the parent that started it (`--parent-fd`); the end of that connection asks it to stop.
 READY: Final = b"R"
-#: Seconds between attempts to reach a server at the start.
-_FIRST_PAUSE: Final = 0.2
-_LONGEST_PAUSE: Final = 5.0
 #: Seconds that threads which nobody waits for have to end before the process ends without them.
 _THREADS_END: Final = 0.5
 _ANYIO_THREAD: Final = "AnyIO worker thread"
@@ -42,10 +39,11 @@ def run_worker(
     *,
     announce: Callable[[str], None] | None = None,
     parent_fd: int | None = None,
+    with_beat: bool = False,
 ) -> None:
     """Run a worker until a signal stops it, and then end this process if threads keep it from ending.
 
-    `announce` is called with its name when it runs.
+    `with_beat`: a scheduler runs beside it. `announce` is called with its name when it runs.
 
     Raises:
         CommandFailed: broker or store can't be reached.
@@ -57,7 +55,7 @@ def run_worker(
         parent = None if parent_fd is None else stack.enter_context(socket.socket(fileno=parent_fd))
         try:
             with asyncio.Runner(loop_factory=_loop_factory(app)) as runner:
-                runner.run(_serve(app, worker, stop, announce, parent))
+                runner.run(_serve(app, worker, stop, announce, parent, with_beat))
         except Exception as exc:
             if _threads_ended():
                 raise
@@ -79,12 +77,14 @@ async def _serve(
     stop: Signals,
     announce: Callable[[str], None] | None,
     parent: socket.socket | None,
+    with_beat: bool,
 ) -> None:
     stop.listen()
     await celeryd_init.send(worker, instance=worker, conf=app.conf, options=worker.options)
-    if not await _reached(app, stop):
+    if not await reached(app, stop.asked):
         return
-    async with connected(app), worker:
+    scheduler = Scheduler(core_of(app), name=worker.name) if with_beat else nullcontext()
+    async with connected(app), worker, scheduler:
         stop.can_wait = True
         gc.freeze()  # modules and tasks stay for ever: looking through them again and again finds nothing
         gc.enable()
@@ -98,28 +98,6 @@ async def _serve(
             await worker.wait()
             stopping.cancel()
     logger.info("worker %s stopped (tasks finished: %d)", worker.name, worker.completed)
-
-
-async def _reached(app: AioTQ, stop: Signals) -> bool:
-    """Wait for a server that can't be reached yet, as when all is started at once; False if asked to stop first."""
-    pause = _FIRST_PAUSE
-    said = ""
-    while not stop.is_asked:
-        try:
-            await core_of(app).connection()
-        except NotConnected as exc:
-            if str(exc) != said:
-                said = str(exc)
-                logger.warning("waiting for the broker: %s", exc)
-        except AioTQError:
-            return True  # `connected` will say so
-        else:
-            return True
-        with suppress(TimeoutError):
-            async with asyncio.timeout(pause * random.uniform(0.5, 1.0)):
-                await stop.asked()
-        pause = min(pause * 2, _LONGEST_PAUSE)
-    return False
 
 
 async def _stop_when_asked(worker: Worker, stop: Signals) -> None:

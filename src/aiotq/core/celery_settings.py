@@ -41,7 +41,7 @@ def _elsewhere(instead: str, *harmless: Any) -> CelerySetting:
     return CelerySetting("elsewhere", instead, harmless)
 
 
-_BEAT: Final = _elsewhere("this version has no periodic tasks; cron can run `aiotq call`")
+_SCHEDULER: Final = "a scheduler keeps periodic tasks where results are kept, and any number of them may run"
 _NO_EVENTS: Final = "no events are sent; a worker's JSON log and `aiotq.signals` tell what happens"
 _NO_CONTROL: Final = "workers are not controlled through queues, so there are none of that kind"
 _IN_BROKER_URL: Final = "part of broker_url, such as amqp://user:password@host:5672/vhost"
@@ -59,14 +59,17 @@ CELERY_SETTINGS: Final[Mapping[str, CelerySetting]] = {
     "result_accept_content": _elsewhere("accept_content counts for results too", None),
     "enable_utc": _harmless(True, otherwise="times on the wire are always UTC; timezone is that of an eta without one"),
     "imports": _renamed("include"),
-    "beat_enable_remote_control": _BEAT,
-    "beat_remote_control_max_tick_age": _BEAT,
-    "beat_max_loop_interval": _BEAT,
-    "beat_schedule": CelerySetting("elsewhere", _BEAT.text, ({},)),
-    "beat_scheduler": _BEAT,
-    "beat_schedule_filename": _BEAT,
-    "beat_sync_every": _BEAT,
-    "beat_cron_starting_deadline": _BEAT,
+    "beat_enable_remote_control": _elsewhere("aiotq schedule pauses, resumes and fires periodic tasks", False),
+    "beat_remote_control_max_tick_age": _needless(_SCHEDULER),
+    "beat_max_loop_interval": _needless("a scheduler wakes up when something is due"),
+    "beat_scheduler": _elsewhere(
+        f"{_SCHEDULER}; those that are not in code are added by app.schedules.add or aiotq schedule add",
+        "celery.beat:PersistentScheduler",
+        None,
+    ),
+    "beat_schedule_filename": _needless(_SCHEDULER),
+    "beat_sync_every": _needless(_SCHEDULER),
+    "beat_cron_starting_deadline": _elsewhere("each periodic task has its own: misfire=seconds", None),
     "broker_read_url": _elsewhere("one broker_url is for reading and writing", None),
     "broker_write_url": _elsewhere("one broker_url is for reading and writing", None),
     "broker_transport": _elsewhere("the scheme of broker_url says it", None),

@@ -125,6 +125,9 @@ class _Values:
     result_exception_types: tuple[str, ...] = ()
     "Exceptions (`module.Name`) that may be imported, so that a task's exception is raised with its own type."
 
+    beat_schedule: Any = field(default_factory=lambda: types.MappingProxyType(dict[str, Any]()))
+    "Periodic tasks by name, each with `task`, `schedule`, `args`, `kwargs`, `options`, `relative` as in Celery."
+
     worker_concurrency: int = 100
     "Coroutine tasks that run at the same time in one worker."
     worker_threads: int = 8
@@ -425,6 +428,8 @@ def _parsed(name: str, text: str) -> Any:
         return _parsed_routes(text)
     if name == "worker_queue_weights":
         return _parsed_weights(text)
+    if name == "beat_schedule":
+        raise InvalidSetting(name, text, "set in code: app.conf.beat_schedule")
     allowed = typing.get_args(expected) or (expected,)
     if type(None) in allowed and text.lower() in {"", "none", "null"}:
         return None

@@ -50,6 +50,7 @@ _EXAMPLES: Final[Mapping[str, Any]] = {
     "result_expires": 3600,
     "result_extended": True,
     "result_exception_types": ["proj.errors.OutOfStock"],
+    "beat_schedule": {"tidy": {"task": "proj.tidy", "schedule": 300}},
     "worker_processes": 4,
     "worker_queue_weights": {"hi": 3},
     "worker_queue_order": "strict",
@@ -121,7 +122,7 @@ def _described() -> Mapping[str, Described]:
         name: Described(
             name,
             _in_words(declared),
-            repr(defaults[name]),
+            repr(dict(given) if isinstance(given := defaults[name], Mapping) else given),
             meaning,
             f"{name} = {_EXAMPLES.get(name, defaults[name])!r}",
         )

@@ -39,6 +39,19 @@ class FollowingCalls(Protocol):
     def rest(self) -> Sequence[Any]: ...
 
 
+#: The headers of a call that was sent for a periodic task: its name (as in Celery), and when it was due.
+PERIODIC_NAME: Final = "periodic_task_name"
+PERIODIC_DUE: Final = "periodic_task_due"
+
+
+@value
+class Periodic:
+    """The occurrence of a periodic task that a call is: the name of its entry, and when it was due (aware UTC)."""
+
+    entry: str
+    due: datetime
+
+
 @value(eq=False)
 class Request:
     """One call while it runs (`self.request`). Times are aware UTC."""
@@ -72,6 +85,17 @@ class Request:
     runner: Any = field(default=None, compare=False, repr=False)  #: the task itself
     slot: Slot | None = field(default=None, compare=False, repr=False)  #: its slot in the worker
     following: FollowingCalls | None = field(default=None, compare=False, repr=False)  #: its next steps, if known
+
+    @property
+    def periodic(self) -> Periodic | None:
+        """The occurrence of a periodic task that this call is; None for other calls."""
+        name, due = self.headers.get(PERIODIC_NAME), self.headers.get(PERIODIC_DUE)
+        if not isinstance(name, str) or not isinstance(due, str):
+            return None
+        try:
+            return Periodic(name, datetime.fromisoformat(due))
+        except ValueError:  # somebody else's header
+            return None
 
     @property
     def callbacks(self) -> Sequence[Any]:

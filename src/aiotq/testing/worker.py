@@ -13,6 +13,8 @@ from anyio import to_thread
 
 from ..app import AioTQ
 from ..backends.memory.state import MemoryState
+from ..beat.agenda import Agenda
+from ..beat.declared import configured, declared, scope_of
 from ..calling.connection import DISABLED
 from ..canvas.links import NO_LINKS
 from ..canvas.outcome import Outcome, Success
@@ -43,8 +45,8 @@ class TestWorker:
             t.assert_ran(remind, args=("ann",))
 
     Time (`t.now`, first `now` or the present second) stands still until it is moved; what comes due on the way runs
-    then, in order, and never early. Every queue is consumed, or only `queues`. Further `settings` hold for the test. To
-    wait for something that takes more than `patience` real seconds fails the test.
+    then, in order, and never early; periodic tasks too. Every queue is consumed, or only `queues`. Further `settings`
+    hold for the test. To wait for something that takes more than `patience` real seconds fails the test.
 
     Raises:
         AssertionError: from its methods: what was waited for or asserted is not so.
@@ -102,6 +104,8 @@ class TestWorker:
             **self._settings,
         }
         memory = {("", "broker"): self._broker, ("", "records"): MemoryState(clock=clock)}
+        app.load_tasks()
+        await configured(core_of(app))
         async with AsyncExitStack() as stack:
             stack.enter_context(core_of(app).replaced(changed, clock=clock, memory=memory))
             stack.push_async_callback(app.close)
@@ -110,6 +114,7 @@ class TestWorker:
             worker.observe(_Recorder(self._note_end))
             await worker.__aenter__()
             stack.push_async_callback(worker.stop, 0.0)
+            await self._begin_schedules()
             self._stack = stack.pop_all()
         TestWorker.entered.add(self)
         return self
@@ -141,14 +146,36 @@ class TestWorker:
         if target < self._clock.time() - SAME:
             raise ValueError(f"time can't go back: it is {self.now}, and {wall(target)} is earlier")
         while True:
+            await self._send_periodic()
             await self.idle()
             with self._broker.lock:
                 due = self._broker.first_due()
+            look = self._agenda.next_look
+            due = look if due is None or (look is not None and look < due) else due
             if due is None or due > target + SAME:
                 break
             self._clock.move_to(due)
         self._clock.move_to(target)
+        await self._send_periodic()
         await self.idle()
+
+    async def _begin_schedules(self) -> None:
+        """Read the periodic tasks of code."""
+        core = core_of(self.app)
+        connection = await core.connection()
+        sender = connection.sender("test", core.conf.worker_lease)
+        self._agenda = Agenda(core, connection, sender, await declared(core))
+        self._ledger, self._revision = connection.ledger, -1
+        await self._agenda.reconcile(self._clock.time())
+
+    async def _send_periodic(self) -> None:
+        """Send what is due of periodic tasks, those added meanwhile among them."""
+        now = self._clock.time()
+        revision = await self._ledger.schedules_revision(scope_of(core_of(self.app)))
+        if revision != self._revision:
+            self._revision = revision
+            await self._agenda.load(now)
+        await self._agenda.step(now)
 
     async def idle(self) -> None:
         """Return when nothing is running or ready to run; what is delayed stays."""
@@ -175,6 +202,8 @@ class TestWorker:
 
     async def drained(self, *, steps: int = 1000) -> None:
         """Return when nothing is left, delayed or not: time moves from one due time to the next, at most `steps` times.
+
+        Periodic tasks are not sent: they have no end.
 
         Raises:
             AssertionError: there is something left after that; a task that sends itself again has no end.

@@ -1,0 +1,382 @@
+"""Periodic tasks on every broker with a ledger: declared, sent once, shown, changed at run time."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from aiotq import AioTQ, crontab, interval, signals
+from aiotq.beat.scheduler import Scheduler
+from aiotq.core.inside import core_of
+from aiotq.exceptions import ScheduleError
+from aiotq.results import ScheduleChange
+
+from ..waiting import wait_until
+from .conftest import NOT_ON_RABBITMQ
+
+BROKERS_HERE = NOT_ON_RABBITMQ
+
+Declare = Callable[[AioTQ], None]
+
+
+class Kit:
+    """One app as several processes have it, and what its tasks were run for."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.seen: list[tuple[str, datetime | None]] = []
+
+    def app(self, declare: Declare | None = None, **settings: Any) -> AioTQ:
+        app = AioTQ("proj", broker=self.url, **{"worker_lease": 1.0, **settings})
+        noted = self.seen
+
+        @app.task(name="proj.note", bind=True)
+        async def note(self: Any, mark: str = "x", *, seconds: float = 0.0) -> str:
+            periodic = self.request.periodic
+            noted.append((mark, None if periodic is None else periodic.due))
+            if seconds:
+                await asyncio.sleep(seconds)
+            return mark
+
+        if declare is not None:
+            declare(app)
+        return app
+
+    def count(self, mark: str = "x") -> int:
+        return sum(each == mark for each, _ in self.seen)
+
+    def dues(self, mark: str = "x") -> list[datetime]:
+        return [due for each, due in self.seen if each == mark and due is not None]
+
+
+@pytest.fixture
+def kit(url: str) -> Kit:
+    return Kit(url)
+
+
+@asynccontextmanager
+async def running(app: AioTQ, schedulers: int = 1) -> AsyncIterator[list[Scheduler]]:
+    async with app, app.worker(), AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(app.beat()) for _ in range(schedulers)]
+
+
+def every(seconds: float, mark: str = "x", **options: Any) -> Declare:
+    def declare(app: AioTQ) -> None:
+        given: Any = {"expires": None, **options}  # a busy machine is late
+        app.add_periodic_task(seconds, app.tasks["proj.note"].s(mark), name=f"each-{mark}", **given)
+
+    return declare
+
+
+async def test_an_interval_is_sent_again_and_again_and_its_task_knows_what_for(kit: Kit) -> None:
+    async with running(kit.app(every(0.1))):
+        await wait_until(lambda: kit.count() >= 4, "four runs")
+
+    dues = kit.dues()
+    assert len(set(dues)) == len(dues) == kit.count()
+    assert {later - sooner for sooner, later in pairwise(dues)} == {timedelta(seconds=0.1)}
+
+
+async def test_three_schedulers_send_each_occurrence_once(kit: Kit) -> None:
+    apps = [kit.app(every(0.05, misfire="all")) for _ in range(3)]
+    async with AsyncExitStack() as stack:
+        for app in apps:
+            await stack.enter_async_context(running(app))
+        await wait_until(lambda: kit.count() >= 20, "twenty runs")
+
+    assert Counter(kit.dues()).most_common(1)[0][1] == 1
+
+
+async def test_two_that_both_take_themselves_for_the_live_one_send_each_occurrence_once(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The permit saves work. What is right does not depend on it."""
+
+    async def yes(*_: object) -> bool:
+        return True
+
+    monkeypatch.setattr(Scheduler, "_has_permit", yes)
+    async with running(kit.app(every(0.05, misfire="all")), schedulers=3):
+        await wait_until(lambda: kit.count() >= 20, "twenty runs")
+
+    dues = sorted(kit.dues())
+    assert Counter(dues).most_common(1)[0][1] == 1
+    assert {later - sooner for sooner, later in pairwise(dues)} == {timedelta(seconds=0.05)}
+
+
+async def test_another_scheduler_takes_over_and_nothing_is_missed(kit: Kit) -> None:
+    app = kit.app(every(0.1, misfire="all"))
+    async with app, app.worker():
+        first, second = app.beat(), app.beat()
+        async with first:
+            await wait_until(lambda: first.is_live, "the first is live")
+            async with second:
+                await wait_until(lambda: kit.count() >= 2, "two runs")
+                assert not second.is_live
+                await first.stop()
+                await wait_until(lambda: second.is_live, "the second is live", timeout=4)
+                count = kit.count()
+                await wait_until(lambda: kit.count() > count + 2, "three more runs")
+
+    dues = sorted(kit.dues())
+    assert {later - sooner for sooner, later in pairwise(dues)} == {timedelta(seconds=0.1)}
+
+
+async def test_one_that_waits_asks_once_a_lease(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = kit.app(every(60.0))
+    async with running(app) as (first,):
+        await wait_until(lambda: first.is_live, "the first is live")
+        other = kit.app(every(60.0), worker_lease=0.5)
+        asked: list[float] = []
+        async with other, other.beat() as second:
+            ledger = (await core_of(other).connection()).ledger
+            original = ledger.acquire_permits
+
+            async def acquire(*given: Any) -> Any:
+                asked.append(asyncio.get_running_loop().time())
+                return await original(*given)
+
+            monkeypatch.setattr(ledger, "acquire_permits", acquire)
+            await wait_until(lambda: len(asked) >= 4, "it asked four times")
+            assert not second.is_live
+
+    assert min(later - sooner for sooner, later in pairwise(asked)) >= 0.5
+
+
+async def test_what_was_missed_is_sent_as_the_policy_says(kit: Kit) -> None:
+    def declare(app: AioTQ) -> None:
+        for misfire in ("all", "once"):
+            every(0.2, misfire, misfire=misfire)(app)
+
+    app = kit.app(declare)
+    async with running(app):
+        await wait_until(lambda: kit.count("all") and kit.count("once"), "both ran")
+    await asyncio.sleep(1.0)  # nobody schedules
+    async with running(app):
+        await wait_until(lambda: kit.count("all") > 6, "what was missed ran")
+        shown = {each.name: each for each in await app.schedules.list()}
+
+    assert shown["each-all"].skipped == {}
+    assert shown["each-once"].skipped["superseded"] >= 2
+    assert shown["each-once"].skipped_why == "superseded"
+
+
+async def test_an_entry_that_raises_does_not_stop_the_others(kit: Kit, caplog: pytest.LogCaptureFixture) -> None:
+    class Broken:
+        def next(self, after: datetime, zone: Any) -> datetime:
+            raise RuntimeError("never again")
+
+    class Past:
+        def next(self, after: datetime, zone: Any) -> datetime:
+            return after - timedelta(days=1)
+
+    def declare(app: AioTQ) -> None:
+        note = app.tasks["proj.note"]
+        app.add_periodic_task(Broken(), note.s("broken"), name="broken one")
+        app.add_periodic_task(Past(), note.s("past"), name="past one")
+        every(0.05)(app)
+
+    with caplog.at_level(logging.ERROR, "aiotq.beat"):
+        async with running(kit.app(declare)):
+            await wait_until(lambda: kit.count() >= 2, "the other one runs")
+
+    said = [record.getMessage() for record in caplog.records]
+    assert any("broken one" in line and "never again" in line for line in said)
+    assert any("past one" in line and "is not after" in line for line in said)
+    assert len(said) == 2
+
+
+async def test_an_entry_whose_task_is_gone_is_told_of_and_the_others_go_on(
+    kit: Kit, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = kit.app()
+
+    @before.task(name="proj.gone")
+    async def gone() -> None: ...
+
+    async with before:
+        await before.schedules.add(0.05, gone.s(), name="orphan")
+
+    with caplog.at_level(logging.ERROR, "aiotq.beat"):
+        async with running(kit.app(every(0.05))):
+            await wait_until(lambda: kit.count() >= 2, "the other one runs")
+
+    assert any("orphan" in line and "proj.gone" in line for line in caplog.messages)
+
+
+async def test_a_damaged_row_is_told_of_and_can_be_removed(kit: Kit, caplog: pytest.LogCaptureFixture) -> None:
+    app = kit.app(every(0.05))
+    async with app:
+        ledger = (await core_of(app).connection()).ledger
+        for name, body in (("empty", b""), ("junk", b"{}\nx"), ("half", b'{"last": "2026-01-01T00:00:00+00:00"}\n')):
+            await ledger.change_schedules([ScheduleChange("proj", name, "", "1", body, tells=True)])
+        with caplog.at_level(logging.ERROR, "aiotq.beat"):
+            async with running(app):
+                await wait_until(lambda: kit.count() >= 2, "the other one runs")
+
+        shown = {each.name: each for each in await app.schedules.list()}
+        assert all("can't be read" in str(shown[name].problem) for name in ("empty", "junk", "half"))
+        for name in ("empty", "junk", "half"):
+            assert any(name in line for line in caplog.messages)
+            await app.schedules.remove(name)
+        assert [each.name for each in await app.schedules.list()] == ["each-x"]
+
+
+async def test_entries_of_code_are_added_changed_and_removed_when_a_scheduler_starts(kit: Kit) -> None:
+    async def after(declare: Declare) -> dict[str, Any]:
+        app = kit.app(declare)
+        async with app, app.beat() as scheduler:
+            await wait_until(lambda: scheduler.is_live, "it is live")
+            rows = await (await core_of(app).connection()).ledger.schedules("proj")
+            return {row.name: each for row in rows for each in [await app.schedules.get(row.name)]}
+
+    def two(app: AioTQ) -> None:
+        every(100, "a")(app)
+        every(100, "b")(app)
+
+    assert {name: each.shown for name, each in (await after(two)).items()} == {
+        "each-a": "interval(100)",
+        "each-b": "interval(100)",
+    }
+    assert {name: each.shown for name, each in (await after(every(200, "a"))).items()} == {"each-a": "interval(200)"}
+
+
+async def test_at_run_time_one_is_added_changed_paused_resumed_and_removed(kit: Kit) -> None:
+    app = kit.app()
+    note: Any = app.tasks["proj.note"]
+    async with running(app) as (scheduler,):
+        await wait_until(lambda: scheduler.is_live, "it is live")
+
+        added = await app.schedules.add(0.05, note.s("r"), name="run time")
+        assert (added.source, added.next_due is not None) == ("runtime", True)
+        await wait_until(lambda: kit.count("r") >= 2, "it runs")
+
+        await app.schedules.update("run time", args=["changed"])
+        await wait_until(lambda: kit.count("changed") >= 2, "it runs with other arguments")
+
+        await app.schedules.pause("run time")
+        assert (await app.schedules.get("run time")).next_due is None
+        await app.schedules.update("run time", args=["after"], schedule=0.06)
+        assert (await app.schedules.get("run time")).is_paused
+        await app.schedules.resume("run time")
+        await wait_until(lambda: kit.count("after") >= 2, "it runs again")
+
+        shown = await app.schedules.get("run time")
+        assert shown.runs >= 6
+        assert shown.last_id is not None
+        assert shown.shown == "interval(0.06)"
+
+        await app.schedules.remove("run time")
+        assert await app.schedules.list() == []
+        with pytest.raises(ScheduleError, match="no periodic task's"):
+            await app.schedules.get("run time")
+
+
+async def test_entries_of_code_can_be_paused_and_fired_and_not_changed(kit: Kit) -> None:
+    app = kit.app(every(3600))
+    async with running(app) as (scheduler,):
+        await wait_until(lambda: scheduler.is_live, "it is live")
+
+        assert await (await app.schedules.fire("each-x")) == "x"
+        assert [(mark, due is not None) for mark, due in kit.seen] == [("x", True)]
+        for change in (app.schedules.update("each-x", args=["y"]), app.schedules.remove("each-x")):
+            with pytest.raises(ScheduleError, match="in code"):
+                await change
+        await app.schedules.pause("each-x")
+
+    async with kit.app(every(3600)) as again, again.beat() as scheduler:
+        await wait_until(lambda: scheduler.is_live, "it is live")
+        assert (await again.schedules.get("each-x")).is_paused, "a pause outlives the scheduler"
+
+
+async def test_two_of_one_name_at_run_time_are_an_error(kit: Kit) -> None:
+    app = kit.app(every(3600))
+    note: Any = app.tasks["proj.note"]
+    async with app:
+        await app.schedules.add(60, note.s(), name="one")
+        for name in ("one", "each-x"):
+            with pytest.raises(ScheduleError, match=name):
+                await app.schedules.add(60, note.s(), name=name)
+
+
+async def test_a_run_that_goes_on_has_the_next_ones_skipped(kit: Kit) -> None:
+    def declare(app: AioTQ) -> None:
+        call = app.tasks["proj.note"].s("long", seconds=0.6)
+        app.add_periodic_task(0.1, call, name="long", overlap="skip")
+
+    app = kit.app(declare)
+    async with running(app):
+        await wait_until(lambda: kit.count("long") >= 2, "two runs")
+        shown = await app.schedules.get("long")
+
+    assert shown.skipped["overlap"] >= 4
+    first, second = kit.dues("long")[:2]
+    assert second - first >= timedelta(seconds=0.6)
+
+
+async def test_a_run_that_goes_on_has_the_next_ones_wait(kit: Kit) -> None:
+    def declare(app: AioTQ) -> None:
+        call = app.tasks["proj.note"].s("long", seconds=0.3)
+        app.add_periodic_task(0.2, call, name="long", overlap="queue", misfire="all", expires=None, max_runs=3)
+
+    app = kit.app(declare)
+    async with running(app):
+        await wait_until(lambda: kit.count("long") == 3, "three runs")
+        shown = await app.schedules.get("long")
+
+    dues = kit.dues("long")
+    assert [later - sooner for sooner, later in pairwise(dues)] == [timedelta(seconds=0.2)] * 2
+    assert (shown.runs, shown.next_due) == (3, None)
+
+
+async def test_signals_tell_of_schedulers(kit: Kit) -> None:
+    told: list[object] = []
+
+    def hear(sender: object, **_: Any) -> None:
+        told.append(sender)
+
+    signals.beat_embedded_init.connect(hear)
+    try:
+        async with kit.app() as app, app.beat() as scheduler:
+            assert told == [scheduler]
+    finally:
+        signals.beat_embedded_init.disconnect(hear)
+
+
+async def test_the_setting_is_read_as_celery_documents_it(kit: Kit) -> None:
+    app = kit.app(
+        beat_schedule={
+            "a": {"task": "proj.note", "schedule": 30.0, "args": ("a",), "options": {"queue": "hi", "expires": 5}},
+            "b": {"task": "proj.note", "schedule": timedelta(hours=1), "kwargs": {"mark": "b"}, "relative": True},
+            "c": {"task": "proj.note", "schedule": crontab(hour=7)},
+        }
+    )
+    async with app:
+        shown = {each.name: each for each in await app.schedules.list()}
+
+    assert (shown["a"].args, shown["a"].options, shown["a"].policy.expires) == (("a",), {"queue": "hi"}, 5.0)
+    assert shown["b"].schedule == interval(timedelta(hours=1), aligned=True)
+    assert shown["c"].schedule == crontab(hour=7)
+
+
+async def test_the_next_occurrences_are_shown_in_their_time_zones(kit: Kit) -> None:
+    def declare(app: AioTQ) -> None:
+        note = app.tasks["proj.note"]
+        app.add_periodic_task(crontab(hour=7, minute=0), note.s(), name="berlin", timezone="Europe/Berlin")
+        app.add_periodic_task(crontab(hour=7, minute=0), note.s(), name="utc")
+
+    async with kit.app(declare) as app:
+        found = await app.schedules.next(4)
+
+    assert Counter(task.name for _, task in found) == {"berlin": 2, "utc": 2}
+    assert [due for due, _ in found] == sorted(due for due, _ in found)
+    assert {due.hour for due, _ in found} == {7}
+    assert found[0][0] > datetime.now(UTC)
