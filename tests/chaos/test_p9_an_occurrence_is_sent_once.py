@@ -1,0 +1,109 @@
+"""P9: however many schedulers run and whatever is killed, each due occurrence of a periodic task is sent once."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections import defaultdict
+from datetime import datetime, timedelta
+from functools import partial
+from itertools import pairwise
+from typing import Final
+
+import pytest
+
+from ..waiting import wait_until
+from . import beat_app
+from .harness import LEASE, PATIENCE, Chaos, Process
+
+#: Schedulers that are killed in one test; more by the environment.
+KILLS: Final = int(os.environ.get("AIOTQ_CHAOS_KILLS", "8"))
+#: Seconds of a take-over beyond the promise, for a machine with much else to do.
+_SLACK: Final = 4.0
+
+pytestmark = pytest.mark.parametrize("place", ["sqlite", "redis", "rabbitmq"], indirect=True)
+
+
+def start(chaos: Chaos) -> Process:
+    return chaos.start("-m", "aiotq", "beat", f"{beat_app.__name__}:app", name="beat")
+
+
+def occurred(chaos: Chaos) -> dict[str, list[datetime]]:
+    """The due times of all runs so far, by entry, sorted."""
+    found: dict[str, list[datetime]] = defaultdict(list)
+    for fact in chaos.seen("occurred"):
+        name, due = fact.detail
+        found[name].append(datetime.fromisoformat(due))
+    return {name: sorted(dues) for name, dues in found.items()}
+
+
+def check(chaos: Chaos) -> None:
+    """Nothing was missed between the first and the last occurrence of an entry, and nothing came twice."""
+    found = occurred(chaos)
+    assert len(found) == beat_app.ENTRIES
+    for name, dues in found.items():
+        steps = {later - sooner for sooner, later in pairwise(dues)}
+        assert steps == {timedelta(seconds=beat_app.EVERY)}, f"{name}: {len(dues)} runs"
+
+
+async def test_three_schedulers_that_are_killed_at_random_miss_nothing_and_double_nothing(chaos: Chaos) -> None:
+    chaos.start("-m", "aiotq", "worker", f"{beat_app.__name__}:app", name="worker")
+    schedulers = [start(chaos) for _ in range(3)]
+    await chaos.sees("occurred", count=beat_app.ENTRIES)
+
+    for _ in range(KILLS):
+        before = len(chaos.seen("occurred"))
+        await chaos.sees("occurred", count=before + chaos.random.randint(1, 3 * beat_app.ENTRIES))
+        await asyncio.sleep(chaos.random.uniform(0, 0.02))  # a random moment is the point
+        # Most often the live one: who waits has nothing to lose.
+        live = [each for each in schedulers if each.said.count("is live:") > each.said.count("not live any more")]
+        victim = chaos.random.choice(live if live and chaos.random.random() < 0.8 else schedulers)
+        victim.kill()
+        schedulers[schedulers.index(victim)] = start(chaos)
+
+    before = len(chaos.seen("occurred"))
+    await chaos.sees("occurred", count=before + 4 * beat_app.ENTRIES)
+    for each in schedulers:
+        await each.says("is ready")
+        each.terminate()
+        assert await each.ended() == 0
+    await _all_ran(chaos)
+    check(chaos)
+
+
+async def test_one_that_waits_takes_over_within_a_lease_and_two_seconds(chaos: Chaos) -> None:
+    chaos.start("-m", "aiotq", "worker", f"{beat_app.__name__}:app", name="worker")
+    first = start(chaos)
+    await first.says("is live:")
+    second = start(chaos)
+    await second.says("is ready")
+    await chaos.sees("occurred", count=2 * beat_app.ENTRIES)
+
+    killed = time.monotonic()
+    first.kill()
+    await second.says("is live:")
+
+    assert time.monotonic() - killed < LEASE + 2 + _SLACK
+    before = len(chaos.seen("occurred"))
+    await chaos.sees("occurred", count=before + 4 * beat_app.ENTRIES)
+    second.terminate()
+    assert await second.ended() == 0
+    await _all_ran(chaos)
+    check(chaos)
+
+
+async def _all_ran(chaos: Chaos) -> None:
+    """Return when each entry has as many runs as any other: nothing is on its way any more."""
+
+    def are_level(before: dict[str, int]) -> bool:
+        counts = {name: len(dues) for name, dues in occurred(chaos).items()}
+        is_quiet = counts == before
+        before.clear()
+        before.update(counts)
+        return is_quiet and len(counts) == beat_app.ENTRIES
+
+    last: dict[str, int] = {}
+    for _ in range(3):
+        await wait_until(partial(are_level, last), "all that was sent ran", PATIENCE)
+        await asyncio.sleep(0.3)  # longer than a message takes to be run
