@@ -27,6 +27,7 @@ AioTQError
 │   ├── Unsigned
 │   └── BadSignature
 ├── OperationalError              the broker or the results store failed
+│   ├── Refused                   for good: trying again changes nothing
 │   ├── ConnectionLost
 │   │   └── NotConnected
 │   ├── PublishFailed
@@ -213,7 +214,23 @@ class BadSignature(MessageError):
 
 
 class OperationalError(AioTQError):
-    """Raised when the broker or the results store can't serve a request; trying again later may succeed."""
+    """Raised when the broker or the results store can't serve a request.
+
+    Trying again later may succeed, unless it is `Refused`.
+    """
+
+
+class Refused(OperationalError):
+    """Raised when the broker or the store will never take what it was given; `.reason`, `.keys`.
+
+    `.reason` is one word: "too_large", "unencodable", "queue" (its name, its type, its limit), "forbidden", "limit" (of
+    the server) or "refused". `.keys` has id and attempt of each refused message, if it is known which they are; then all
+    others that were sent together are in the broker. If it is empty, nothing was sent.
+    """
+
+    def __init__(self, text: str, reason: str = "refused", keys: Collection[tuple[str, int]] = ()) -> None:
+        self.reason, self.keys = reason, frozenset(keys)
+        super().__init__(text)
 
 
 class ConnectionLost(OperationalError):

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, cast
 
 import pytest
 
-from aiotq.commit import COMMITTED, LEASE_LOST, Committed, Finish, LostLease
+from aiotq.commit import COMMITTED, LEASE_LOST, Answer, Finish
 from aiotq.exceptions import ConnectionLost
 from aiotq.results import (
     NO_JOIN_CHANGES,
@@ -62,7 +62,7 @@ async def state_of(worker: Worker, task_id: str) -> str | None:
     return found.state if found is not None else None
 
 
-async def _commit(worker: Worker, group: Sequence[Finish]) -> Sequence[Committed | LostLease]:
+async def _commit(worker: Worker, group: Sequence[Finish]) -> Sequence[Answer]:
     return await worker.committer.commit(group)
 
 

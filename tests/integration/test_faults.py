@@ -20,7 +20,7 @@ from aiotq.backends.memory.broker import MemoryConsumer
 from aiotq.backends.memory.commit import MemoryCommitter
 from aiotq.canvas.coordinator import Coordinator
 from aiotq.canvas.outcome import Outcome, Success
-from aiotq.commit import COMMITTED, Committed, Committer, Finish, LostLease
+from aiotq.commit import COMMITTED, Answer, Committer, Finish
 from aiotq.core.inside import core_of
 from aiotq.exceptions import (
     CallError,
@@ -596,11 +596,11 @@ class HeldUp:
         self.gate = asyncio.Event()
         monkeypatch.setattr(committer, "commit", self)
 
-    async def __call__(self, group: Sequence[Finish]) -> Sequence[Committed | LostLease]:
+    async def __call__(self, group: Sequence[Finish]) -> Sequence[Answer]:
         self.calls += 1
         if self.calls > 1:
             return await self._commit(group)
-        answer: Sequence[Committed | LostLease] = [COMMITTED]
+        answer: Sequence[Answer] = [COMMITTED]
         if self._is_done:
             answer = await self._commit(group)
         await self.gate.wait()
@@ -687,7 +687,7 @@ async def test_an_early_acknowledgement_waits_for_a_store_that_is_away_for_long(
         committer = committer_of(worker)
         commit, loop = committer.commit, asyncio.get_running_loop()
 
-        async def be_away(group: Sequence[Finish]) -> Sequence[Committed | LostLease]:
+        async def be_away(group: Sequence[Finish]) -> Sequence[Answer]:
             attempts.append(loop.time())
             if attempts[-1] - attempts[0] < 0.1:
                 raise ConnectionLost("away")

@@ -13,7 +13,7 @@ import pytest
 
 from aiotq.calling.publisher import MAX_GROUP, Publisher
 from aiotq.commit import COMMITTED, Admission, Committed, Committer, Finish, LostLease
-from aiotq.exceptions import ConnectionLost, NotConnected, OperationalError, PublishTimeout, StorageError
+from aiotq.exceptions import ConnectionLost, NotConnected, OperationalError, PublishTimeout, Refused, StorageError
 from aiotq.results import Join
 from aiotq.transport import Delivery
 from aiotq.wire.message import Envelope, Message
@@ -615,3 +615,47 @@ async def test_calls_that_are_sent_apart_keep_their_own_deadlines(broker: Faulty
             assert isinstance(second, PublishTimeout)
             assert other <= took < other + 0.2
             assert isinstance(await first, PublishTimeout)
+
+
+class RefusingBroker(FaultyBroker):
+    """Refuses whatever has a large message in it; or, if it `knows`, that message alone."""
+
+    def __init__(self, *, knows: bool) -> None:
+        super().__init__()
+        self._knows = knows
+
+    async def send(self, batch: Sequence[Envelope]) -> None:
+        large = {each.message.key for each in batch if each.message.body}
+        if not large or self._knows:
+            await super().send([each for each in batch if each.message.key not in large])
+        if large:
+            raise Refused("it is too large", "too_large", large if self._knows else ())
+
+
+@pytest.mark.parametrize("knows", [False, True])
+async def test_a_refused_call_fails_alone_and_its_neighbours_go_out_once(knows: bool) -> None:
+    broker = RefusingBroker(knows=knows)
+    calls = [[envelope(size=int(number == 5))] for number in range(12)]
+
+    async with publishing(broker) as publisher:
+        outcomes = await asyncio.gather(*map(publisher.publish, calls), return_exceptions=True)
+
+    refused = outcomes.pop(5)
+    culprit = calls.pop(5)[0].message
+    assert isinstance(refused, Refused)
+    assert (refused.reason, refused.keys) == ("too_large", {culprit.key})
+    assert culprit.id in str(refused)
+    assert outcomes == [None] * 11
+    assert Counter(itertools.chain.from_iterable(broker.sends)) == Counter(each.message.id for (each,) in calls)
+
+
+async def test_of_calls_that_are_sent_together_those_that_are_refused_are_named_and_the_others_sent() -> None:
+    broker = RefusingBroker(knows=False)
+    batch = [envelope(size=int(number in {2, 7})) for number in range(10)]
+
+    async with publishing(broker) as publisher:
+        with pytest.raises(Refused, match=r"^2 of 10 messages were refused, the others were sent; task id-") as caught:
+            await publisher.publish(batch)
+
+    assert caught.value.keys == {batch[2].message.key, batch[7].message.key}
+    assert set(broker.kept) == {each.message.id for each in batch if not each.message.body}

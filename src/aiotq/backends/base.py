@@ -77,6 +77,11 @@ class Backend(abc.ABC):
             InvalidSetting, ValueError: `url` can't be used; a ValueError's text says why.
         """
 
+    @classmethod
+    def queue_problem(cls, name: str) -> str | None:
+        """Return why no queue here can be called `name`, a printable name of its length; None: one can."""
+        return None
+
     @abc.abstractmethod
     def __init__(self, url: str, context: BackendContext) -> None: ...
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, cast
 
 from ..canvas.planner import takes_exceptions
 from ..canvas.signature import Canvas, Signature, as_callbacks
 from ..canvas.structure import first_calls
-from ..canvas.validation import check_arguments, check_workflow
+from ..canvas.validation import check_arguments, check_call_options, check_workflow
 from ..core.values import shown
 from ..exceptions import InvalidArguments
 from .envelopes import Callee
@@ -29,6 +29,7 @@ def check_callbacks(canvas: Canvas[Any], find: Callable[[str], Callee | None]) -
     for option in sorted(LINKS):
         for callback in as_callbacks(option, call.options.get(option)):
             check_workflow(callback, find)
+            check_firsts(callback, find)
             check_callbacks(callback, find)
             for first in first_calls(callback):
                 task = find(first.task)
@@ -52,3 +53,22 @@ def call_options(options: Mapping[str, Any]) -> dict[str, Any]:
 def signature_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the other options of a signature: its callbacks, and the attempt that its call begins at."""
     return {option: given for option, given in options.items() if option in _OF_SIGNATURE}
+
+
+def check_firsts(callback: Canvas[Any], find: Callable[[str], Callee | None]) -> None:
+    """Raise `InvalidOption` if one of the calls that `callback` begins with has an impossible option."""
+    for first in first_calls(callback):
+        check_call_options(first, find(first.task) or first.task)
+
+
+def queues_in(canvas: Canvas[Any]) -> Iterator[str]:
+    """Return the queues that `canvas` names for its calls, and for those of its callbacks."""
+    for part in canvas.parts:
+        yield from queues_in(part)
+    if isinstance(canvas, Signature):
+        options = cast("Signature[Any]", canvas).options
+        if (queue := options.get("queue")) is not None:
+            yield queue
+        for option in LINKS & options.keys():
+            for callback in as_callbacks(option, options[option]):
+                yield from queues_in(callback)

@@ -9,12 +9,14 @@ from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
+from ..backends.base import backend_class
 from ..canvas.planner import Planner
 from ..canvas.signature import Canvas
 from ..core.clock import Clock
 from ..core.settings import Check, Settings
 from ..core.sync import Bridge
-from ..exceptions import ResultsDisabled
+from ..core.values import shown
+from ..exceptions import InvalidOption, ResultsDisabled
 from ..results import Joined, Record
 from ..results.document import Called, DocumentCodec
 from ..results.handle import AsyncResult, EagerResult, Reader
@@ -155,6 +157,7 @@ class AppCore:
                 self.serializers,
                 self.router,
                 tasks=self.tasks,
+                check_queue=self._check_queue,
                 clock=self.clock,
                 origin=self.origin,
                 signer=self.signer,
@@ -320,6 +323,12 @@ class AppCore:
             self._act_by(before[0], before[1])
             _, _, self.connections, self._router, self._codec = before
             self.registry.annotate_tasks(self.conf.task_annotations)
+
+    def _check_queue(self, name: str) -> None:
+        """Raise `InvalidOption` if no queue of the broker can have this name."""
+        found = backend_class(self.conf.broker_url)
+        if found is not None and (problem := found.queue_problem(name)) is not None:
+            raise InvalidOption(f"queue {shown(name)}: {problem}")
 
     def _annotated(self, given: object) -> object:
         return self.registry.annotate_tasks(given)

@@ -19,12 +19,14 @@ from ..transport.routing import PLACES, Router
 from ..wire.compression import Compression
 from ..wire.content_types import PLAIN_JSON
 from ..wire.message import END_OF_TIME, MAX_NAME, MAX_STAMPS, MAX_USER_HEADERS, Envelope, Message, Step, is_name, new_id
-from ..wire.serializers import Serializer, SerializerRegistry
+from ..wire.serializers import Serializer, SerializerRegistry, encoded
 from ..wire.signing import Signer, sealed
 
 T = TypeVar("T")
 
 _NO_EMBED: Final[Mapping[str, Any]] = {}
+#: Names of queues that are remembered as checked.
+_QUEUES_KNOWN: Final = 1000
 
 
 class Callee(Protocol):
@@ -136,7 +138,9 @@ class EnvelopeBuilder:
         clock: Clock,
         origin: str | None = None,
         signer: Signer | None = None,
+        check_queue: Callable[[str], None] | None = None,
     ) -> None:
+        """`check_queue` raises `InvalidOption` for a name that no queue of the broker can have."""
         self.conf = conf
         self._serializers = serializers
         self._router = router
@@ -144,6 +148,8 @@ class EnvelopeBuilder:
         self._clock = clock
         self._origin = origin
         self._signer = signer
+        self._check_queue = check_queue
+        self._queues: set[str] = set()  #: those that were checked
 
     def now(self) -> float:
         """Wall time."""
@@ -152,6 +158,13 @@ class EnvelopeBuilder:
     def task(self, name: str) -> Callee | None:
         """Return a task that is registered here."""
         return self._tasks.get(name)
+
+    def check_queue(self, name: str) -> None:
+        """Raise `InvalidOption` if no queue of the broker can have this name."""
+        if self._check_queue is not None and name not in self._queues:
+            self._check_queue(name)
+            if len(self._queues) < _QUEUES_KNOWN:
+                self._queues.add(name)
 
     def envelopes(
         self,
@@ -272,6 +285,9 @@ class EnvelopeBuilder:
         if shadow is None and declared.shadow_name is not None:
             shadow = _shadow(declared.shadow_name, args, kwargs, options)
         parent: Parent = running_request.get() if part is None else part
+        queue = options.get("queue") or declared.queue or conf.task_default_queue
+        if queue not in self._queues:
+            self.check_queue(queue)
         message = Message(
             options.get("task_id") or new_id(),
             name,
@@ -289,16 +305,16 @@ class EnvelopeBuilder:
             ignore_result=ignore_result,
             shadow=shadow,
             origin=self._origin,
-            headers=_encodable(serializers, name, "headers", headers) if headers else None,
+            headers=_carried(name, "headers", headers) if headers else None,
             compression=None if compression is None else compression.content_type,
             attempt=0 if part is None else part.attempt,
             step=None if part is None else part.step,
-            stamps=_encodable(serializers, name, "stamps", stamps_of(stamps)) if stamps else None,
+            stamps=_carried(name, "stamps", stamps_of(stamps)) if stamps else None,
             replacements=0 if part is None else part.replacements,
         )
         return Envelope(
             message,
-            options.get("queue") or declared.queue or conf.task_default_queue,
+            queue,
             _first(options.get("priority"), declared.priority, conf.task_default_priority),
             due,
         )
@@ -391,11 +407,24 @@ def _check_size(conf: Settings, name: str, body: bytes) -> None:
         )
 
 
-def _encodable(registry: SerializerRegistry, name: str, option: str, given: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return headers or stamps of a call, which have a form in JSON and are not too large."""
+def check_carried(name: str, options: Mapping[str, Any]) -> None:
+    """Raise an error unless the headers and stamps among `options` can stand in a message.
+
+    Raises:
+        EncodeError: a value has no form in JSON, whatever the serializer of the body; the text names the place.
+        InvalidOption: there is too much of it.
+    """
+    if headers := options.get("headers"):
+        _carried(name, "headers", headers)
+    if stamps := options.get("stamps"):
+        _carried(name, "stamps", stamps_of(stamps))
+
+
+def _carried(name: str, option: str, given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return headers or stamps of a call as they are sent; raises as `check_carried`."""
     copy = dict(given)
     most = MAX_USER_HEADERS if option == "headers" else MAX_STAMPS
-    size = len(registry.encode(PLAIN_JSON, copy, f"{name}: option {option}"))
+    size = len(encoded(PLAIN_JSON, copy, f"{name}: option {option}"))
     if size > most:
         raise InvalidOption(f"{name}: option {option} is {size} bytes, over the limit of {most}")
     return copy

@@ -25,7 +25,7 @@ from ..tasks.request import running_request
 from ..tasks.running import current_trails
 from ..tasks.task import Task, calls_its_own_way
 from ..wire.message import Envelope
-from .callbacks import LINKS, call_options, check_callbacks, signature_options
+from .callbacks import LINKS, call_options, check_callbacks, queues_in, signature_options
 from .connection import Connection
 from .envelopes import Callee, Part
 from .middleware import OutgoingCall
@@ -185,6 +185,8 @@ class Calling:
     async def _send_workflow(self, whole: Canvas[Any]) -> Any:
         check_workflow(whole, self._core.builder.task)
         check_callbacks(whole, self._core.builder.task)
+        for queue in queues_in(whole):
+            self._core.builder.check_queue(queue)
         parcel = _Workflow(self._core, whole)
         if parcel.calls:  # an empty group is over before it began
             await self._publish(parcel)

@@ -15,8 +15,17 @@ from typing import Any, Final, Protocol
 from ..commit import Committer, Finish
 from ..core.aio import Batcher
 from ..core.values import value
-from ..exceptions import ConnectionLost, InvalidOption, NotConnected, OperationalError, PublishFailed, PublishTimeout
+from ..exceptions import (
+    ConnectionLost,
+    InvalidOption,
+    NotConnected,
+    OperationalError,
+    PublishFailed,
+    PublishTimeout,
+    Refused,
+)
 from ..results import NO_JOIN_CHANGES, Join, JoinChanges, Record
+from ..transport.refusals import apart, send_apart
 from ..wire.message import Envelope
 
 logger = logging.getLogger("aiotq.publisher")
@@ -208,6 +217,7 @@ class Publisher:
         Raises:
             PublishTimeout: not accepted within `timeout` seconds; `.maybe_sent` says whether they may have been.
             PublishFailed: not accepted in as many attempts as `persistence` allows.
+            Refused: some of them will never be accepted: those in `.keys`, the others were sent.
             OperationalError: the broker refused them; nothing was sent.
         """
         loop = asyncio.get_running_loop()
@@ -401,18 +411,34 @@ class Publisher:
                     return
 
     async def _send(self, group: Sequence[_Call]) -> None:
-        finishes = [call.finish for call in group if call.finish is not None]
-        if finishes:
-            assert self._committer is not None, "what comes with joins needs a committer"
-            await self._committer.commit(finishes)
-            # Should the others be sent again, these must not: their first tasks may have ended by then.
-            for call in group:
-                if call.finish is not None and not call.accepted.done():
-                    call.accepted.set_result(None)
+        """Send the calls of `group`, each of which fails alone if it is refused for good."""
+        workflows = [call for call in group if call.finish is not None]
+        if workflows:
+            for call, answer in zip(workflows, await apart(workflows, self._commit), strict=True):
+                if isinstance(answer, Refused):
+                    _refuse([call], answer)
             self._group = [call for call in self._group if call.finish is None]
-        batch = [envelope for call in group if call.finish is None for envelope in call.envelopes]
-        if batch:
-            await self._broker.send(batch)
+        plain = [call for call in group if call.finish is None]
+        batch = [envelope for call in plain for envelope in call.envelopes]
+        if refused := await send_apart(self._broker.send, batch):
+            for call in plain:
+                if keys := [key for each in call.envelopes if (key := each.message.key) in refused]:
+                    _refuse([call], _of_a_call(call, keys, refused[keys[0]]))
+
+    async def _commit(self, workflows: Sequence[_Call]) -> Sequence[object]:
+        """Open joins and send what comes with them; what is done is told at once.
+
+        Should the others be sent again, these must not: their first tasks may have ended by then.
+        """
+        assert self._committer is not None, "what comes with joins needs a committer"
+        answers = await self._committer.commit([call.finish for call in workflows if call.finish is not None])
+        for call, answer in zip(workflows, answers, strict=True):
+            if not call.accepted.done():
+                if isinstance(answer, Refused):
+                    call.accepted.set_exception(answer)
+                else:
+                    call.accepted.set_result(None)
+        return answers
 
     def _look_by(self, deadline: float) -> None:
         """Look at deadlines no later than `deadline`."""
@@ -455,6 +481,14 @@ def _by_queues(group: Sequence[_Call]) -> list[list[_Call]]:
     for call in group:
         parts.setdefault(frozenset(envelope.queue for envelope in call.envelopes), []).append(call)
     return list(parts.values())
+
+
+def _of_a_call(call: _Call, keys: Sequence[tuple[str, int]], first: Refused) -> Refused:
+    """Return the error for a call of which the messages `keys` were refused, and all others sent."""
+    text = f"task {keys[0][0]}: {first}"
+    if len(call.envelopes) > 1:
+        text = f"{len(keys)} of {len(call.envelopes)} messages were refused, the others were sent; {text}"
+    return Refused(text, first.reason, keys)
 
 
 def _count(group: Sequence[_Call]) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -11,7 +11,7 @@ from .. import states
 from ..commit import Finish
 from ..core.clock import Clock
 from ..core.tracebacks import described, text_of
-from ..exceptions import AioTQError, CallError, DeadLettered, EncodeError, JoinLost, TaskError
+from ..exceptions import AioTQError, CallError, DeadLettered, EncodeError, JoinLost, Refused, TaskError
 from ..results import NO_JOIN_CHANGES, Arrival, JoinChanges, JoinExtension, Record
 from ..results.document import Called, DocumentCodec, format_traceback
 from ..results.lineage import Lineage
@@ -105,6 +105,24 @@ class Coordinator:
             settlement = GiveUp("defect", detail)
             return self._ended(delivery, states.FAILURE, ended, policy, NO_LINKS, settlement=settlement)
         return Finish(delivery, GiveUp("defect", detail), None)
+
+    def instead(self, finish: Finish, delivery: Delivery, why: str, links: Links) -> Iterator[Finish]:
+        """Return what is written in place of a `finish` of `delivery` that is refused for good.
+
+        Each is for the case that the one before is refused as well: the task's failure with all that follows from it,
+        a dead letter with the failure alone, a dead letter with nothing. What is handed back has no outcome.
+        """
+        if isinstance(finish.settlement, HandBack):
+            return
+        error = Refused(f"what came of the task was refused: {why}")
+        policy = Policy(delivery.message.ignore_result)
+        given_up = GiveUp("refused", why)
+        with suppress(Exception):  # what its message says may be the reason
+            own = finish.settlement if isinstance(finish.settlement, GiveUp) else ACK
+            yield self._ended(delivery, states.FAILURE, error, policy, links, settlement=own)
+        with suppress(Exception):
+            yield self._ended(delivery, states.FAILURE, error, policy, NO_LINKS, settlement=given_up)
+        yield Finish(delivery, given_up)
 
     def overdue(self, join_id: str) -> Finish:
         """Return the finish that fails a join which waited for too long."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Final, cast
 
-from ..calling.envelopes import Callee
+from ..calling.envelopes import Callee, check_carried
 from ..core.values import replace
 from ..exceptions import CallError
 from ..tasks.options import CallOptions, check_options
@@ -68,10 +68,16 @@ def _check(canvas: Canvas[Any], find: Callable[[str], Callee | None], *, is_firs
 
 
 def _check_call(call: Signature[Any], task: Callee | str) -> None:
+    check_call_options(call, task)
+    check_arguments(call, task, call.args, 0 if call.immutable else 1)
+
+
+def check_call_options(call: Signature[Any], task: Callee | str) -> None:
+    """Raise `InvalidOption` if an option of `call`, which is sent later, is unknown or has an impossible value."""
     options = {option: given for option, given in call.options.items() if option not in _NOT_OPTIONS}
     if options:
         check_options(call.task, cast(CallOptions, options), runs_in=None if isinstance(task, str) else task.runs_in)
-    check_arguments(call, task, call.args, 0 if call.immutable else 1)
+        check_carried(call.task, options)
 
 
 def check_arguments(call: Signature[Any], task: Callee | str, args: Sequence[Any], further: int = 0) -> None:

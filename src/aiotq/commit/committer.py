@@ -11,6 +11,7 @@ from collections.abc import Collection, Sequence
 from typing import Final
 
 from ..core.values import value
+from ..exceptions import Refused
 from ..results.ledger import NO_JOIN_CHANGES, JoinChanges, Ledger, ScheduleChange, check_join_changes
 from ..results.records import Record
 from ..results.revocations import is_among, keys_of
@@ -44,6 +45,9 @@ class LostLease:
 
 COMMITTED: Final = Committed()
 LEASE_LOST: Final = LostLease()
+#: What became of a finish. `Refused` as an answer: of what it says something will never be taken, which was known after
+#: some of it was written; what is committed next for its delivery is written in its place.
+Answer = Committed | LostLease | Refused
 
 
 @value
@@ -99,7 +103,7 @@ class Committer(abc.ABC):
         """
         return self.consumer.renew(held) if self.consumer is not None else ()
 
-    async def commit(self, group: Sequence[Finish]) -> Sequence[Committed | LostLease]:
+    async def commit(self, group: Sequence[Finish]) -> Sequence[Answer]:
         """Write all finishes of `group`, and answer for each. One lost lease never fails the others.
 
         Records are pushed to the callers that wait for them. Repeating a group after a lost reply has no further effect
@@ -107,6 +111,7 @@ class Committer(abc.ABC):
 
         Raises:
             ConnectionLost: some may have been written; repeat the group.
+            Refused: one of them can never be written; repeating is safe, with each alone.
             ValueError: one of them can't be written; none was.
         """
         for finish in group:
@@ -116,5 +121,5 @@ class Committer(abc.ABC):
         return await self._commit(group) if group else ()
 
     @abc.abstractmethod
-    async def _commit(self, group: Sequence[Finish]) -> Sequence[Committed | LostLease]:
+    async def _commit(self, group: Sequence[Finish]) -> Sequence[Answer]:
         """Write `group`, which is not empty and has been checked; see `commit`."""

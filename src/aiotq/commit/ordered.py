@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
 from ..core.clock import SYSTEM_CLOCK, Clock
+from ..core.values import sendable
+from ..exceptions import Refused
 from ..results.ledger import (
     NO_JOIN_CHANGES,
     AlreadyDone,
@@ -22,15 +25,29 @@ from ..results.ledger import (
     kept_record,
 )
 from ..results.records import Record, RecordStore
-from ..transport.broker import ACK, SUSPECT_DEATHS, Broker, Delivery, HandBack, Settlement
+from ..transport.broker import (
+    ACK,
+    MAX_DETAIL,
+    SUSPECT_DEATHS,
+    Broker,
+    Delivery,
+    GiveUp,
+    HandBack,
+    Settlement,
+)
+from ..transport.refusals import apart, send_apart
 from ..wire.message import Envelope
-from .committer import COMMITTED, LEASE_LOST, Admission, Committed, Committer, Finish, LostLease, admitted
+from .committer import COMMITTED, LEASE_LOST, Admission, Answer, Committer, Finish, admitted
+
+logger = logging.getLogger("aiotq.commit")
 
 #: A delivery whose claim is about to end is parked at least this long: the claim may end a moment later by
 #: another clock.
 _SHORTEST_PARKING: Final = 0.05
 #: Seconds after which a suspect for which there is no room here comes again, here or elsewhere.
 _SUSPECT_PARKING: Final = 1.0
+#: Seconds after which a delivery comes again whose dead letter is refused.
+_REFUSED_PARKING: Final = 60.0
 
 
 class _Hold:
@@ -68,6 +85,10 @@ class OrderedCommitter(Committer):
     - during 3, the answer lost: settled or redelivered, and then acknowledged by whoever gets it. A message
       that was to be given up and lost its lease meanwhile is acknowledged as well: its outcome stands, only
       the dead letter is missing.
+
+    What the broker refuses for good in step 2 is answered so, and its delivery is not settled: the outcome stands, and
+    what is committed in its place for the delivery is closed under a claim made up for that. Whoever gets the message
+    again, after a death here, makes it a dead letter.
 
     To hand a delivery back, step 1 gives its claim up and step 3 returns it. Dying between them, the message
     comes again when its lease ends.
@@ -109,6 +130,8 @@ class OrderedCommitter(Committer):
         #: What admissions give back, by leases, until that is answered: it may be elsewhere by then, and not be ours to
         #: claim when the admission is repeated.
         self._given_back: dict[int | str, tuple[Delivery, HandBack]] = {}
+        #: Messages whose finish was closed and then refused by the broker, and how often: their claims are done.
+        self._refused: dict[tuple[str, int], int] = {}
         #: Leases of the suspects, where claims count deaths; there is one at most (P5).
         self._suspects: set[int | str] = set()
         #: What the heartbeat's thread found lost; holds change in the loop alone.
@@ -121,7 +144,7 @@ class OrderedCommitter(Committer):
             self._let_go_of(self._lost.popleft())
         now = self._clock.time()
         run: list[Delivery] = []
-        again: list[Envelope] = []
+        again: dict[Delivery, Sequence[Envelope]] = {}
         fresh, settlements = self._sorted_out(deliveries, now)
         claims = await self._ledger.claim(list(fresh), self._holder, self._lease, self._caution())
         for delivery, claim in zip(fresh.values(), claims, strict=True):
@@ -132,15 +155,13 @@ class OrderedCommitter(Committer):
                 case Suspected(deaths):
                     settlements.append(self._give_back(self._counted(delivery, deaths), _SUSPECT_PARKING))
                 case AlreadyDone(envelopes):
-                    again.extend(envelopes)
+                    again[delivery] = envelopes
                     settlements.append((delivery, ACK))
                 case HeldElsewhere(until):
                     settlements.append(self._park(delivery, until))
             del self._holds[delivery.message.key]
-        if again:
-            await self._broker.send(again)
         if settlements:
-            await self._broker.settle(settlements)
+            await self._settle_unclaimed(settlements, again)
             for delivery, _ in settlements:
                 self._given_back.pop(delivery.lease, None)
         admission = await admitted(self._ledger, run)
@@ -149,6 +170,33 @@ class OrderedCommitter(Committer):
         if not self._broker.counts_deaths:
             self._suspects.update(delivery.lease for delivery in run if delivery.is_suspect)
         return admission
+
+    async def _settle_unclaimed(
+        self, settlements: Sequence[tuple[Delivery, Settlement]], again: Mapping[Delivery, Sequence[Envelope]]
+    ) -> None:
+        """Settle what is not to run; what was kept to be sent with its claim is sent `again` before.
+
+        What is refused by now makes a dead letter of its delivery: replayed, it is sent once more.
+        """
+        refused = await self._send([envelope for envelopes in again.values() for envelope in envelopes])
+        why = {delivery: error for delivery, envelopes in again.items() if (error := _first(envelopes, refused))}
+        for delivery, error in why.items():
+            message = delivery.message
+            logger.error("what follows from task %s[%s] is refused: %s", message.task, message.id, error)
+        decided = [
+            (delivery, GiveUp("refused", sendable(str(why[delivery]), MAX_DETAIL)) if delivery in why else settlement)
+            for delivery, settlement in settlements
+        ]
+        answers = await apart(decided, self._broker.settle)
+        unsettled = [
+            delivery for (delivery, _), each in zip(decided, answers, strict=True) if isinstance(each, Refused)
+        ]
+        if unsettled:
+            await self._broker.settle([(delivery, HandBack(_REFUSED_PARKING)) for delivery in unsettled])
+
+    async def _send(self, envelopes: Sequence[Envelope]) -> dict[tuple[str, int], Refused]:
+        """Send what of `envelopes` is not refused; return why the others are, by the keys of their messages."""
+        return await send_apart(self._broker.send, envelopes)
 
     def _sorted_out(
         self, deliveries: Sequence[Delivery], now: float
@@ -218,7 +266,7 @@ class OrderedCommitter(Committer):
         self._lost.extend(lost)
         return lost + [delivery for delivery in asking if delivery in lost_leases]
 
-    async def _commit(self, group: Sequence[Finish]) -> Sequence[Committed | LostLease]:
+    async def _commit(self, group: Sequence[Finish]) -> Sequence[Answer]:
         scheduled = [finish for finish in group if finish.schedule is not None]
         if not scheduled:
             return await self._commit_runs(group)
@@ -227,7 +275,7 @@ class OrderedCommitter(Committer):
         of_scheduled = iter(await self._commit_scheduled(scheduled))
         return [next(of_runs if finish.schedule is None else of_scheduled) for finish in group]
 
-    async def _commit_scheduled(self, group: Sequence[Finish]) -> list[Committed | LostLease]:
+    async def _commit_scheduled(self, group: Sequence[Finish]) -> list[Answer]:
         """Send occurrences: accepted in the ledger with their messages, sent, and confirmed there.
 
         Whoever finds messages that were not confirmed commits them again. What is sent twice so has one id, and its
@@ -250,35 +298,44 @@ class OrderedCommitter(Committer):
             )
         return [COMMITTED if answer else LEASE_LOST for answer in answers]
 
-    async def _commit_runs(self, group: Sequence[Finish]) -> Sequence[Committed | LostLease]:
+    async def _commit_runs(self, group: Sequence[Finish]) -> Sequence[Answer]:
         held = [finish.delivery for finish in group if finish.delivery is not None]
         closing = {each.lease: each.message.key for each in held if not self._is_anothers(each)}
         self._committing.update(closing.values())
         kept = await self._close(group, closing)
-        following: list[Envelope] = []
+        refused = await self._send([envelope for envelopes in kept if envelopes for envelope in envelopes])
+        refusals = [_first(envelopes or (), refused) for envelopes in kept]
         settlements: list[tuple[Delivery, Settlement]] = []
-        for finish, envelopes in zip(group, kept, strict=True):
-            if envelopes is not None:
-                following.extend(envelopes)
+        for finish, envelopes, refusal in zip(group, kept, refusals, strict=True):
+            if refusal is not None:
+                if finish.delivery is not None:  # its claim is done: what comes in its place has one of its own
+                    key = finish.delivery.message.key
+                    self._refused[key] = self._refused.get(key, 0) + 1
+                continue
             # Handing back is for the broker to allow: when the claim is gone already, this may be a repeat.
             if finish.delivery is not None and (envelopes is not None or _hands_back(finish)):
                 settlements.append((finish.delivery, finish.settlement))
             elif finish.delivery is not None and not self._broker.counts_deaths:
                 # Such a broker would keep it for us as long as we are connected: whoever is next asks for its claim.
                 settlements.append((finish.delivery, HandBack(_SHORTEST_PARKING)))
-        if following:
-            await self._broker.send(following)
         settled: set[Delivery] = set()
         if settlements:
             answers = await self._broker.settle(settlements)
             settled.update(delivery for (delivery, _), answer in zip(settlements, answers, strict=True) if answer)
         self._committing.difference_update(closing.values())
-        for each in held:
-            self._let_go_of(each)
-            self._given_back.pop(each.lease, None)
+        for finish, refusal in zip(group, refusals, strict=True):
+            if finish.delivery is not None and refusal is None:
+                self._let_go_of(finish.delivery)
+                self._given_back.pop(finish.delivery.lease, None)
+                self._refused.pop(finish.delivery.message.key, None)
         return [
-            COMMITTED if (finish.delivery in settled if _hands_back(finish) else envelopes is not None) else LEASE_LOST
-            for finish, envelopes in zip(group, kept, strict=True)
+            refusal
+            or (
+                COMMITTED
+                if (finish.delivery in settled if _hands_back(finish) else envelopes is not None)
+                else LEASE_LOST
+            )
+            for finish, envelopes, refusal in zip(group, kept, refusals, strict=True)
         ]
 
     def _is_anothers(self, delivery: Delivery) -> bool:
@@ -306,7 +363,11 @@ class OrderedCommitter(Committer):
             if finish.delivery is not None and finish.delivery.lease not in closing:
                 kept[index] = None
             elif finish.delivery is not None:
-                closings[index] = _closing(finish, finish.delivery.message.key)
+                task_id, attempt = key = finish.delivery.message.key
+                if key in self._refused:
+                    made_up.append((f"instead:{self._refused[key]}:{task_id}", attempt))
+                    key = made_up[-1]
+                closings[index] = _closing(finish, key)
             elif _is_plain(finish):
                 plain.append(finish)
             else:
@@ -372,6 +433,13 @@ class OrderedCommitter(Committer):
             records += finish.further
         if records:
             await self._records.put(records)
+
+
+def _first(envelopes: Sequence[Envelope], refused: Mapping[tuple[str, int], Refused]) -> Refused | None:
+    """Return why the first of `envelopes` that is refused is so; None if none is."""
+    if not refused:
+        return None
+    return next((error for each in envelopes if (error := refused.get(each.message.key)) is not None), None)
 
 
 def _hands_back(finish: Finish) -> bool:

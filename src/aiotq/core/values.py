@@ -90,6 +90,14 @@ def _layout(kind: type[Any]) -> tuple[Callable[[Any], tuple[Any, ...]], dict[str
     return _LAYOUTS[kind]
 
 
+def sendable(text: str, most: int) -> str:
+    """Return `text` as it can be stored and sent: without lone surrogates, the middle of a very long one left out."""
+    if len(text) > most:
+        half = most // 2
+        text = f"{text[:half]} ... {len(text) - 2 * half} characters left out ... {text[-half:]}"
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 _SHORT: Final = reprlib.Repr()
 _SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = _SHORT.maxset = 20
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 200

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
 
-from ..calling.envelopes import Callee, encode_body, wall_time
+from ..calling.envelopes import Callee, check_carried, encode_body, wall_time
 from ..core.schedules import backoff
 from ..core.settings import Settings
 from ..core.tracebacks import described
@@ -13,7 +13,7 @@ from ..core.values import replace
 from ..exceptions import Ignore, Reject, Retry, Snooze, TaskPredicate
 from ..wire.message import Envelope, Message, Step
 from ..wire.serializers import SerializerRegistry
-from .options import CallOptions, TaskOptions
+from .options import CallOptions, TaskOptions, check_options
 
 #: Which counts of several that parts of one task asked for side by side, the lowest first; a replacement is 2.
 _WEIGHTS: Final = ((Reject, 0), (Ignore, 1), (Retry, 3), (Snooze, 4))
@@ -103,6 +103,7 @@ def retried(
         EncodeError, MessageTooLarge, InvalidArguments, InvalidOption: it can't be sent so.
     """
     options = cast(CallOptions, again.options or {})
+    _check_asked(task.name, again, options)
     option, when = ("eta", again.eta) if again.delay is None else ("countdown", again.delay)
     due = wall_time(option, when, now, conf)
     body, step = message.body, message.step
@@ -149,6 +150,14 @@ def _merged(
         left = dict(given_kwargs)
         return [left.pop(task.parameter(index), value) for index, value in enumerate(args)], left
     return given_args or (), given_kwargs or {}
+
+
+def _check_asked(name: str, again: Retry, options: CallOptions) -> None:
+    """Check what `self.retry` has checked already, of a `Retry` that may have been made without it."""
+    asked = {**options, **({} if again.delay is None else {"countdown": again.delay})}
+    if asked:
+        check_options(f"{name}.retry", cast(CallOptions, asked))
+        check_carried(f"{name}.retry", options)
 
 
 def snoozed(message: Message, queue: str, priority: int, seconds: float, now: float) -> Envelope:

@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, ParamSpec, Protocol, Self, TypeVar, Unpack, cast
 
 from .. import exceptions, states
-from ..calling.envelopes import ArgumentCheck, EnvelopeBuilder, given_arguments
+from ..calling.envelopes import ArgumentCheck, EnvelopeBuilder, check_carried, given_arguments
 from ..canvas.composites import Chunks
 from ..canvas.outcome import Replace
 from ..canvas.serialized import chunked
@@ -406,6 +406,7 @@ class Task(Declared, Handlers, Generic[P, R]):
             MaxRetriesExceededError, or `exc` if given: the call has had `max_retries` retries already.
             CallError, or `exc` if given: no task runs here.
             InvalidOption: an option is unknown or has an impossible value.
+            EncodeError: a header has no form in JSON.
         """
         request = current_request()
         if request.called_directly:
@@ -420,6 +421,9 @@ class Task(Declared, Handlers, Generic[P, R]):
         timing = {option: wanted for option, wanted in given.items() if wanted is not None}
         options = said(options)
         check_options(f"{self.name}.retry", cast(CallOptions, {**timing, **options}), runs_in=self.runs_in)
+        check_carried(f"{self.name}.retry", options)
+        if "queue" in options:
+            self._core.builder.check_queue(options["queue"])
         _check_retry(f"{self.name}.retry", args, kwargs, exc, max_retries)
         most = self.max_retries if max_retries is None else max_retries
         if most is not None and request.retries >= most:

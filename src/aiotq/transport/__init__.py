@@ -3,6 +3,7 @@
 from .broker import (
     ACK,
     FAIR,
+    MAX_DETAIL,
     Acknowledge,
     Broker,
     Consumer,
@@ -18,6 +19,7 @@ from .broker import (
 __all__ = [
     "ACK",
     "FAIR",
+    "MAX_DETAIL",
     "Acknowledge",
     "Broker",
     "Consumer",

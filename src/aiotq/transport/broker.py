@@ -20,6 +20,9 @@ from ..wire.message import Envelope, Message
 
 T = TypeVar("T")
 
+#: Characters of what is said of a dead letter: brokers keep it in a header, beside those of the message.
+MAX_DETAIL: Final = 4096
+
 LOWEST_PRIORITY: Final = 0
 HIGHEST_PRIORITY: Final = 9
 #: Every n-th read begins with the lowest priority, so that no message waits for ever.
@@ -67,7 +70,7 @@ class HandBack:
 
 @value
 class GiveUp:
-    """Make the message a dead letter. `reason` is one word, `detail` is for people."""
+    """Make the message a dead letter. `reason` is one word, `detail` at most `MAX_DETAIL` characters for people."""
 
     reason: str
     detail: str = ""
@@ -216,6 +219,8 @@ class Broker(abc.ABC):
 
         Raises:
             ConnectionLost: no reply arrived; the batch may be in the broker.
+            Refused: some of it will never be taken. The messages in `.keys`, and all others were sent; if there are no
+                `.keys`, nothing was sent.
             OperationalError: no message was sent.
         """
 
@@ -242,6 +247,7 @@ class Broker(abc.ABC):
 
         Raises:
             ConnectionLost: some may have been settled; repeating is safe (for those it returns False).
+            Refused: one of them can never be settled so; repeating is safe, with each alone.
         """
 
     async def make_due_now(self, keys: Sequence[tuple[str, int]]) -> Sequence[bool]:

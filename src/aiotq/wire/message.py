@@ -17,8 +17,8 @@ from typing import Any, Final, cast
 
 import orjson
 
-from ..core.values import value
-from ..exceptions import MalformedMessage
+from ..core.values import shown, value
+from ..exceptions import MalformedMessage, Refused
 
 _LENGTH: Final = struct.Struct(">I")
 #: Ids and task names are keys in every store; nobody needs longer ones.
@@ -176,13 +176,23 @@ _DEFAULTS: Final = tuple((name, default) for name, (_, default, _) in _OPTIONAL.
 
 
 def pack(message: Message) -> bytes:
-    """Return `message` as one blob: 4 bytes of length, the headers as JSON, the body."""
+    """Return `message` as one blob: 4 bytes of length, the headers as JSON, the body.
+
+    Raises:
+        Refused: a header has no form in JSON, or `unpack` would not read so many.
+    """
     headers: dict[str, Any] = {"id": message.id, "task": message.task}
     for name, default in _DEFAULTS:
         given = getattr(message, name)
         if given is not default and given != default:
             headers[name] = given if name != "step" else _without_defaults(given)
-    head = orjson.dumps(headers)
+    try:
+        head = orjson.dumps(headers)
+    except TypeError as exc:
+        raise Refused(f"message {message.id}: a header can't be sent: {exc}", "unencodable") from exc
+    if len(head) > MAX_HEADERS:
+        text = f"message {message.id}: its headers are {len(head)} bytes, over the limit of {MAX_HEADERS}"
+        raise Refused(text, "too_large")
     return _LENGTH.pack(len(head)) + head + message.body
 
 
@@ -244,7 +254,7 @@ def _check(known: Mapping[str, Any], name: str, given: object) -> None:
     if type(given) not in types:
         raise MalformedMessage(f"header {name!r} is a {type(given).__name__}")
     if is_possible is not None and not is_possible(given):
-        raise MalformedMessage(f"header {name!r} can't be {given!r}")
+        raise MalformedMessage(f"header {name!r} can't be {shown(given)}")
 
 
 def _check_name(headers: Mapping[str, Any], name: str) -> None:

@@ -90,15 +90,7 @@ class SerializerRegistry:
             EncodeError: some part of `value` has no form in this content type.
             MissingLibrary: the serializer's library is not installed.
         """
-        try:
-            return serializer.encode(value)
-        except MissingLibrary:
-            raise
-        except Exception as exc:  # whatever a serializer or a value's own methods raise
-            place, culprit = _find_culprit(serializer, value, what)
-            raise EncodeError(
-                f"{place} can't be serialized as {serializer.name}: {_describe(culprit)} ({exc})"
-            ) from exc
+        return encoded(serializer, value, what)
 
     def decode(
         self,
@@ -130,6 +122,17 @@ class SerializerRegistry:
             raise ContentDisallowed(str(exc)) from exc
         except Exception as exc:  # whatever a serializer or a value's own methods raise
             raise DecodeError(f"body of {len(body)} bytes is not {serializer.name}: {exc}") from exc
+
+
+def encoded(serializer: Serializer, value: Any, what: str) -> bytes:
+    """Return `value` as bytes; raises as `SerializerRegistry.encode`."""
+    try:
+        return serializer.encode(value)
+    except MissingLibrary:
+        raise
+    except Exception as exc:  # whatever a serializer or a value's own methods raise
+        place, culprit = _find_culprit(serializer, value, what)
+        raise EncodeError(f"{place} can't be serialized as {serializer.name}: {_describe(culprit)} ({exc})") from exc
 
 
 def _find_culprit(serializer: Serializer, value: Any, place: str) -> tuple[str, Any]:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from ..commit import Committed, Committer, Finish
 from ..core.aio import Batcher
 from ..core.logs import WarnOnce
-from ..exceptions import OperationalError
+from ..core.values import replace, sendable, shown
+from ..exceptions import OperationalError, Refused
 from ..results import NO_JOIN_CHANGES, JoinChanges, Record
-from ..transport import ACK, Delivery, HandBack
+from ..transport import ACK, MAX_DETAIL, Delivery, HandBack
+from ..transport.refusals import apart
 
 logger = logging.getLogger("aiotq.worker")
 
@@ -24,24 +26,46 @@ _BASE_WEIGHT: Final = 4 * 1024
 MAX_WAITING: Final = 2000
 _FIRST_PAUSE: Final = 0.02
 _LONGEST_PAUSE: Final = 2.0
+#: Seconds before what is refused whatever is written is tried once more.
+_ANOTHER_TRY: Final = 60.0
+
+
+#: A finish that was refused, of what, and why -> what is written in its place, each if the one before is refused too.
+Instead = Callable[[Finish, Delivery, str], Iterator[Finish]]
+
+
+def _nothing(finish: Finish, delivery: Delivery, why: str) -> Iterator[Finish]:
+    return iter(())
 
 
 class Completer:
-    """Writes finishes; `on_settled` is told each delivery that is no longer ours."""
+    """Writes finishes; `on_settled` is told each delivery that is no longer ours.
+
+    What can't be reached now is asked again until it answers. What is refused for good is taken out of its group, so
+    that the others are committed, and what `instead` says is written in its place. If even that is refused, the
+    delivery stays ours: it is tried once more now and then, and handed back when the worker stops.
+    """
 
     def __init__(self, committer: Committer, on_settled: Callable[[Delivery], None]) -> None:
         self._committer = committer
         self._on_settled = on_settled
+        self.instead: Instead = _nothing
         self._finishes: Batcher[Finish] = Batcher(max_items=MAX_GROUP, max_weight=MAX_GROUP_WEIGHT, weigh=_weigh)
         self._room = asyncio.Event()
         self._room.set()
         self._acknowledging: dict[int | str, asyncio.Future[bool]] = {}
         self._complaint = WarnOnce(logger, "committing finished tasks failed")
         self._committing = 0
+        #: Of a finish without a delivery, the delivery that was settled before; by what the finish is.
+        self._settled_before: dict[int, Delivery] = {}
+        #: Leases of what is refused whatever is written.
+        self._stuck: set[int | str] = set()
         self.completed = 0
 
-    def add(self, finish: Finish) -> None:
-        """Put `finish` into the next group."""
+    def add(self, finish: Finish, settled: Delivery | None = None) -> None:
+        """Put `finish` into the next group; `settled` is its delivery if that was acknowledged before it ran."""
+        if settled is not None:
+            self._settled_before[id(finish)] = settled
         self._finishes.add(finish)
         if len(self._finishes.waiting) >= MAX_WAITING:
             self._room.clear()
@@ -52,11 +76,11 @@ class Completer:
 
     @property
     def uncommitted(self) -> int:
-        """How many finishes wait to be committed, or are being so."""
-        return len(self._finishes.waiting) + self._committing
+        """How many finishes wait to be committed, are being so, or are refused whatever is tried."""
+        return len(self._finishes.waiting) + self._committing + len(self._stuck)
 
     async def drained(self) -> None:
-        """Return when all is committed."""
+        """Return when all is committed that can be."""
         await self._finishes.drained()
 
     async def run(self) -> None:
@@ -69,28 +93,13 @@ class Completer:
             group = await self._finishes.take()
             self._room.set()
             self._committing = len(group)
-            answers = await self._commit(group)
-            self._committing = 0
+            answers = await apart(group, self._commit)
             for finish, answer in zip(group, answers, strict=True):
-                if finish.delivery is None:
-                    continue
-                is_committed = isinstance(answer, Committed)
-                waiting = self._acknowledging.pop(finish.delivery.lease, None)
-                if waiting is not None:
-                    if not waiting.done():
-                        waiting.set_result(is_committed)
-                elif isinstance(finish.settlement, HandBack):
-                    pass
-                elif is_committed:
-                    self.completed += 1
+                if isinstance(answer, Refused):
+                    await self._replace(finish, answer)
                 else:
-                    message = finish.delivery.message
-                    logger.warning(
-                        "Task %s[%s] ended too late: its lease was lost, and its outcome is discarded",
-                        message.task,
-                        message.id,
-                    )
-                self._on_settled(finish.delivery)
+                    self._answered(finish, answer)
+                self._committing -= 1
 
     async def acknowledge(self, delivery: Delivery) -> bool:
         """Acknowledge `delivery` before it runs, with the next group; False if its lease was lost."""
@@ -99,21 +108,87 @@ class Completer:
         self.add(Finish(delivery, ACK))
         return await waiting
 
+    def _answered(self, finish: Finish, answer: object) -> None:
+        if finish.delivery is None:
+            self._settled_before.pop(id(finish), None)
+            return
+        is_committed = isinstance(answer, Committed)
+        self._stuck.discard(finish.delivery.lease)
+        waiting = self._acknowledging.pop(finish.delivery.lease, None)
+        if waiting is not None:
+            if not waiting.done():
+                waiting.set_result(is_committed)
+        elif isinstance(finish.settlement, HandBack):
+            pass
+        elif is_committed:
+            self.completed += 1
+        else:
+            message = finish.delivery.message
+            logger.warning(
+                "Task %s[%s] ended too late: its lease was lost, and its outcome is discarded",
+                message.task,
+                message.id,
+            )
+        self._on_settled(finish.delivery)
+
+    async def _replace(self, finish: Finish, refused: Refused) -> None:
+        """Write what is to stand in place of `finish`, which was refused on its own."""
+        settled = self._settled_before.pop(id(finish), None)
+        delivery = finish.delivery or settled
+        if delivery is None:
+            logger.error("%s was refused and is left out: %s", _shown(finish), refused)
+            return
+        message, why = delivery.message, sendable(str(refused), MAX_DETAIL)
+        if delivery.lease not in self._stuck:
+            logger.error("what came of task %s[%s] is refused: %s", message.task, message.id, why)
+        last = finish
+        for each in self.instead(finish, delivery, why):
+            last = replace(each, delivery=None) if settled is not None else each
+            (answer,) = await apart([last], self._commit)
+            if not isinstance(answer, Refused):
+                self._answered(last, answer)
+                return
+        if settled is None:
+            self._try_later(delivery, last)
+
+    def _try_later(self, delivery: Delivery, finish: Finish) -> None:
+        """Keep `delivery`, which can't even be given up or handed back later, and come back to it."""
+        delay = _ANOTHER_TRY
+        if isinstance(finish.settlement, HandBack):
+            delay, finish = finish.settlement.delay or _ANOTHER_TRY, Finish(delivery, HandBack())
+        else:
+            self._stuck.add(delivery.lease)
+        asyncio.get_running_loop().call_later(delay, self.add, finish)
+
     async def _commit(self, group: Sequence[Finish]) -> Sequence[object]:
-        """Commit, again and again while the store can't be reached: leases are renewed meanwhile (P1)."""
+        """Commit, again and again while the store can't be reached: leases are renewed meanwhile (P1).
+
+        Raises:
+            Refused: one of them can't be committed, or a defect keeps it from being so.
+        """
         pause = _FIRST_PAUSE
         while True:
             try:
                 answers = await self._committer.commit(group)
+            except Refused:
+                raise
             except OperationalError as exc:
                 self._complaint.make(exc)
-            except Exception:  # a defect must not end the loop that everything depends on
-                logger.exception("committing %d finished tasks failed, trying again", len(group))
+            except Exception as exc:  # a defect must not end the loop that everything depends on
+                if len(group) == 1:
+                    logger.exception("committing what came of a task failed")
+                raise Refused(f"a defect in aiotq: {type(exc).__name__}: {shown(exc)}", "defect") from exc
             else:
                 self._complaint.withdraw()
                 return answers
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(pause * 2, _LONGEST_PAUSE)
+
+
+def _shown(finish: Finish) -> str:
+    """Return what a finish without a delivery is about."""
+    joins = [each.join_id for each in finish.joining.arrivals]
+    return f"what a worker wrote for {joins[0]}" if joins else "a finish"
 
 
 def _weigh(finish: Finish) -> int:

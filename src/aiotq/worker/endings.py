@@ -23,7 +23,7 @@ from ..canvas.outcome import (
 from ..core.clock import Clock
 from ..core.settings import Settings
 from ..core.tracebacks import formatted, logged, text_of
-from ..core.values import replace, shown
+from ..core.values import replace, sendable, shown
 from ..exceptions import (
     AioTQError,
     BadSignature,
@@ -40,6 +40,7 @@ from ..exceptions import (
 )
 from ..tasks.retries import after_loss, are_all, asked_for, automatic_retry, retried, snoozed
 from ..tasks.task import Task
+from ..transport import MAX_DETAIL
 from ..wire.serializers import SerializerRegistry
 from ..wire.signing import Signer, sealed
 from .run import Cancelled, Run
@@ -115,7 +116,7 @@ class Endings:
 
     def rejected(self, run: Run, reason: str, detail: str) -> Rejected:
         """Return the outcome of what is given up; what follows it is told, if its message can be believed."""
-        message = run.delivery.message
+        message, detail = run.delivery.message, sendable(detail, MAX_DETAIL)
         logger.error("Task %s[%s] becomes a dead letter (%s): %s", message.task, message.id, reason, detail)
         return Rejected(run.delivery, reason, detail, NO_LINKS if reason in UNTRUSTED else run.links)
 

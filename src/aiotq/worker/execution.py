@@ -188,7 +188,7 @@ class Execution:
         message = run.delivery.message
         if self._is_expired(message, terms):
             logger.info("Task %s[%s] expired", message.task, message.id)
-            return Revoked(run.delivery, "expired", policy, self._links(message))
+            return Revoked(run.delivery, "expired", policy, self.links(message))
         try:
             return self._decode(message)
         except MessageError as exc:
@@ -221,7 +221,7 @@ class Execution:
         message = run.delivery.message
         if message.expires is not None and message.expires <= self._clock.time():
             logger.info("Task %s[%s] expired", message.task, message.id)
-            return Revoked(run.delivery, "expired", Policy(message.ignore_result), self._links(message))
+            return Revoked(run.delivery, "expired", Policy(message.ignore_result), self.links(message))
         delay = self._unknown_tasks.delay(run.delivery)
         if delay is not None:
             return Returned(run.delivery, delay)
@@ -235,7 +235,7 @@ class Execution:
         """Return the outcome of a delivery that was revoked before it could start."""
         message = run.delivery.message
         logger.info("Task %s[%s] was revoked before it started", message.task, message.id)
-        return Revoked(run.delivery, "revoked", Policy(message.ignore_result), self._links(message))
+        return Revoked(run.delivery, "revoked", Policy(message.ignore_result), self.links(message))
 
     async def _surrounded(self, run: Run, task: Task[..., Any], request: Request) -> Any:
         """Return what the middleware makes of the task's value, or raise what it makes of its exception.
@@ -314,7 +314,7 @@ class Execution:
         )
         return await pool.run(call, soft_time_limit=soft, time_limit=hard)
 
-    def _links(self, message: Message) -> Links:
+    def links(self, message: Message) -> Links:
         """Return what follows a task that does not run; nothing if that can't be read."""
         try:
             return self._decode(message)[2]
@@ -371,7 +371,7 @@ class Execution:
     def _given_up(self, run: Run, reason: str, detail: str) -> Outcome:
         """Return the outcome of a delivery that can't be run, whose body was not read yet."""
         if reason not in UNTRUSTED:
-            run.links = self._links(run.delivery.message)
+            run.links = self.links(run.delivery.message)
         return self._endings.rejected(run, reason, detail)
 
     def _log_success(self, run: Run, value: object, most: int) -> None:

@@ -355,7 +355,10 @@ class Intake:
         )
 
     def _complete(self, run: Run, finish: Finish) -> None:
-        self._completer.add(replace(finish, delivery=None) if run.is_settled else finish)
+        if run.is_settled:
+            self._completer.add(replace(finish, delivery=None), run.delivery)
+        else:
+            self._completer.add(finish)
 
     async def _is_revoked(self, run: Run) -> bool:
         """Ask again, until answered or cancelled: it may have been revoked while it waited here."""

@@ -8,7 +8,7 @@ import os
 import random
 import socket
 from collections.abc import Callable, Collection, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from typing import Final, Self
 
@@ -198,13 +198,13 @@ class Worker:
                         each.cancel()
 
     async def _commit_the_rest(self, completer: Completer, seating: ConcurrencyLimits) -> None:
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(_LAST_COMMITS):
                 await completer.drained()
                 await seating.drained()
-        except TimeoutError:
-            self.left_uncommitted = completer.uncommitted
-            logger.error("stopping with uncommitted tasks: they run again when their leases end")
+        self.left_uncommitted = completer.uncommitted
+        if self.left_uncommitted:
+            logger.error("stopping with %d uncommitted tasks: they run again", self.left_uncommitted)
 
     async def _tell(self, tell: Callable[[Observer], Told]) -> None:
         if self._observers:
@@ -258,6 +258,10 @@ class Worker:
         execution = Execution(
             self._core, worker=self.name, pool=pool, observers=self._observers, acknowledge=acknowledge
         )
+        coordinator = self._coordinator(connection)
+        completer.instead = lambda finish, delivery, why: coordinator.instead(
+            finish, delivery, why, execution.links(delivery.message)
+        )
         capacities: dict[RunsIn, int] = {
             "loop": options.concurrency,
             "thread": options.threads,
@@ -268,7 +272,7 @@ class Worker:
             committer=committer,
             completer=completer,
             execution=execution,
-            coordinator=self._coordinator(connection),
+            coordinator=coordinator,
             tasks=self._core.tasks,
             slots={kind: Slots(capacity) for kind, capacity in capacities.items()},
             held=self._held,

@@ -8,7 +8,7 @@ from typing import Self
 from ...transport.routing import declared_queues
 from ..base import Backend, BackendContext, backend_class
 from .address import parse
-from .broker import AmqpBroker
+from .broker import AmqpBroker, name_problem
 from .bus import AmqpBus
 from .connection import AmqpClient
 from .records import RpcRecords
@@ -38,6 +38,10 @@ class AmqpBackend(Backend):
     @classmethod
     def key(cls, url: str) -> Hashable:
         return parse(url)
+
+    @classmethod
+    def queue_problem(cls, name: str) -> str | None:
+        return name_problem(name)
 
     async def __aenter__(self) -> Self:
         await self._client.__aenter__()

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final, Self
 
 from ...core.clock import SYSTEM_CLOCK, Clock
-from ...exceptions import ConnectionLost, NotConnected, OperationalError
+from ...exceptions import ConnectionLost, NotConnected, Refused
 from ...transport.broker import (
     FAIR,
     Broker,
@@ -321,15 +321,20 @@ def _others_sent(count: int) -> Generator[None]:
         raise
 
 
-def _check_name(name: str) -> None:
+def name_problem(name: str) -> str | None:
+    """Return why no queue of tasks can be called `name`; None: one can."""
     if not _NAME.fullmatch(name):
-        raise OperationalError(
-            f"queue {name!r}: on RabbitMQ the name of a queue has letters (a to z), digits, spaces and -_.:@#,/+ alone"
-        )
-    if len(name.encode()) > LONGEST_NAME:
-        raise OperationalError(f"queue {name[:LONGEST_NAME]!r}…: on RabbitMQ a name has at most {LONGEST_NAME} bytes")
+        return "on RabbitMQ the name of a queue has letters (a to z), digits, spaces and -_.:@#,/+ alone"
+    if len(name) > LONGEST_NAME:
+        return f"on RabbitMQ a name has at most {LONGEST_NAME} bytes"
     if name.startswith(("aiotq.", "amq.")):
-        raise OperationalError(f"queue {name!r}: names that begin with 'aiotq.' or 'amq.' are not to be used")
+        return "names that begin with 'aiotq.' or 'amq.' are not to be used"
+    return None
+
+
+def _check_name(name: str) -> None:
+    if (problem := name_problem(name)) is not None:
+        raise Refused(f"queue {name[:LONGEST_NAME]!r}: {problem}", "queue")
 
 
 def _list(queues: Collection[str]) -> str:

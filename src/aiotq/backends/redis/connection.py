@@ -18,7 +18,7 @@ from typing import Any, Final, Self
 from anyio import to_thread
 
 from ...core.aio import Service
-from ...exceptions import NotConnected, OperationalError
+from ...exceptions import ConnectionLost, NotConnected, OperationalError, Refused
 from .address import Address, Endpoint
 from .blocking import BlockingClient
 from .bus import RedisBus
@@ -39,6 +39,9 @@ _QUIET: Final = 5.0
 _PATIENCE: Final = 1.0
 #: What the server must at least be: the first with `XPENDING … IDLE`, `SET … PXAT` and `XADD … MINID`.
 _OLDEST: Final = (6, 2)
+
+#: Bytes that an argument of a command may have, unless the server says otherwise.
+_LONGEST_ARGUMENT: Final = 512 * 1024**2
 
 #: Told what is published on a channel of its own.
 Hearer = Callable[[bytes], None]
@@ -61,6 +64,7 @@ class RedisClient:
         self.reconnected_at: float | None = None
         self._is_up = asyncio.Event()
         self._last_error: OperationalError | None = None
+        self._most = _LONGEST_ARGUMENT
         self.bus = RedisBus(self.base, self.name, self.ask)
         self._channels: dict[bytes, tuple[Hearer, asyncio.Event]] = {}
         self._service: Service[None] = Service(self._main, "aiotq.redis")
@@ -105,9 +109,10 @@ class RedisClient:
         Raises:
             NotConnected: certainly nothing was done.
             ConnectionLost: it may have been done.
+            Refused: it can't be packed, or is larger than Redis takes; nothing was done.
             OperationalError: Redis refused; nothing was done.
         """
-        packed = pack(arguments)
+        packed = self._packed(arguments)
         wire = self._requests
         if wire is None or not wire.is_open:
             wire = await self._connected()
@@ -119,6 +124,19 @@ class RedisClient:
             return await wire.ask(("EVAL", script.text, 1, self.base, packed))
         except ScriptMissing as exc:  # only a proxy could be so confused
             raise OperationalError(f"{self.address.shown}: {exc}") from exc
+
+    def _packed(self, arguments: Sequence[Any]) -> bytes:
+        try:
+            packed = pack(arguments)
+        except (TypeError, ValueError, OverflowError) as exc:  # a type, a lone surrogate, a number of over 64 bits
+            raise Refused(f"{self.address.shown}: it can't be packed: {exc}", "unencodable") from exc
+        if len(packed) > self._most:
+            raise Refused(
+                f"{self.address.shown}: it is {len(packed)} bytes, and Redis takes at most {self._most} at once: keep "
+                "large data elsewhere, or raise proto-max-bulk-len",
+                "too_large",
+            )
+        return packed
 
     async def connected(self) -> None:
         """Return when there is a connection, soon.
@@ -267,6 +285,25 @@ class RedisClient:
         version = tuple(int(part) for part in info.get("redis_version", "").split(".")[:2] if part.isdecimal())
         if version and version < _OLDEST:
             raise OperationalError(f"{self.address.shown} is Redis {info['redis_version']}: aiotq needs 6.2 or newer")
+        self._most = await self._longest_argument(wire)
+
+    async def _longest_argument(self, wire: Wire) -> int:
+        """Return the bytes that an argument of a command may have: a longer one ends the connection.
+
+        Source: Redis, "Redis serialization protocol specification" (bulk strings), and redis.conf.
+        """
+        try:
+            async with asyncio.timeout(self.address.connect_timeout):
+                found = await wire.ask(("CONFIG", "GET", "proto-max-bulk-len"))
+        except NotConnected:
+            raise
+        except ConnectionLost as exc:
+            raise NotConnected(str(exc)) from exc
+        except TimeoutError as exc:
+            raise NotConnected(f"{self.address.shown}: the server does not answer") from exc
+        except OperationalError:  # not allowed to ask, or there is no such command: it is as Redis comes
+            return _LONGEST_ARGUMENT
+        return int(found[1]) if len(found) == 2 else _LONGEST_ARGUMENT
 
     async def _open_pushes(self, endpoint: Endpoint) -> None:
         answered = asyncio.Event()

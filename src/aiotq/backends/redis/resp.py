@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final, cast
 
-from ...exceptions import ConnectionLost, NotConnected, OperationalError
+from ...exceptions import ConnectionLost, NotConnected, OperationalError, Refused
 from .address import KEEPALIVE, Address, Endpoint, redis_py
 
 #: What a push connection is told: [b"message", channel, payload] and the like, and [CLOSED] at its end.
@@ -205,6 +205,8 @@ class Wire(asyncio.Protocol):
             code = inside[1]
         if text.startswith("ERR The user executing the script"):
             code = "NOPERM"
+        if text.startswith("ERR Protocol error: invalid bulk length"):
+            return Refused(f"{self._name}: it is larger than Redis takes (proto-max-bulk-len)", "too_large"), True
         if code == "NOSCRIPT":
             return ScriptMissing(text), False
         if code in _ELSEWHERE:

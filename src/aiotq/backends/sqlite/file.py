@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
-from ...exceptions import StorageError
+from ...exceptions import Refused, StorageError
 
 T = TypeVar("T")
 
@@ -126,10 +126,18 @@ class File:
 
     def translated(self, exc: Exception) -> Exception:
         """Return `exc` as our callers know errors; what is not SQLite's stays as it is."""
+        if isinstance(exc, (UnicodeEncodeError, OverflowError)):  # a lone surrogate, a number of over 64 bits
+            return self._refused(exc)
         if not isinstance(exc, sqlite3.Error):
             return exc
         code = getattr(exc, "sqlite_errorcode", None)
         match code & 0xFF if code is not None else None:
+            case sqlite3.SQLITE_TOOBIG:
+                return Refused(f"{self.path}: it is larger than SQLite takes ({exc})", "too_large")
+            case sqlite3.SQLITE_CONSTRAINT | sqlite3.SQLITE_MISMATCH:
+                return self._refused(exc)
+            case None if "binding parameter" in str(exc):  # of a type that SQLite does not have
+                return self._refused(exc)
             case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
                 return self.locked()
             case sqlite3.SQLITE_FULL:
@@ -145,6 +153,9 @@ class File:
             case _:
                 text = f"could not be used: {exc}"
         return StorageError(f"{self.path} {text}")
+
+    def _refused(self, exc: Exception) -> Refused:
+        return Refused(f"{self.path}: it can't be stored: {exc}", "unencodable")
 
 
 def roll_back(connection: sqlite3.Connection) -> None:
