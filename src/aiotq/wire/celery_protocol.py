@@ -18,7 +18,7 @@ from typing import Any, Final, cast
 import orjson
 
 from ..core.values import shown, value
-from ..exceptions import MalformedMessage
+from ..exceptions import MalformedMessage, Refused
 from .message import MAX_HEADERS, MAX_USER_HEADERS, Message, Step, from_headers
 
 #: The header that is ours. A transport's own begin with it and a hyphen, and are no part of a message.
@@ -89,10 +89,17 @@ class Wire:
     body: bytes
 
 
+def _encoded_headers(message: Message) -> bytes:
+    try:
+        return orjson.dumps(message.headers)
+    except TypeError as exc:
+        raise Refused(f"message {message.id}: a header can't be sent: {exc}", "unencodable") from exc
+
+
 def to_wire(message: Message) -> Wire:
-    """Return `message` in protocol 2."""
+    """Return `message` in protocol 2; raises Refused if one of its own headers has no form in JSON."""
     headers = _celery_headers(message)
-    if message.headers and len(orjson.dumps(message.headers)) <= _MOST_SHARED:
+    if message.headers and len(_encoded_headers(message)) <= _MOST_SHARED:
         headers |= _shared_headers(message.headers)
     wire = Wire(
         _short(message.content_type),

@@ -93,13 +93,11 @@ class Completer:
             group = await self._finishes.take()
             self._room.set()
             self._committing = len(group)
-            answers = await apart(group, self._commit)
+            answers = await apart(group, self._write)
             for finish, answer in zip(group, answers, strict=True):
                 if isinstance(answer, Refused):
                     await self._replace(finish, answer)
-                else:
-                    self._answered(finish, answer)
-                self._committing -= 1
+            self._committing = 0
 
     async def acknowledge(self, delivery: Delivery) -> bool:
         """Acknowledge `delivery` before it runs, with the next group; False if its lease was lost."""
@@ -107,6 +105,14 @@ class Completer:
         self._acknowledging[delivery.lease] = waiting
         self.add(Finish(delivery, ACK))
         return await waiting
+
+    async def _write(self, group: Sequence[Finish]) -> Sequence[object]:
+        """Commit `group` and act on the answers; raises as `_commit`."""
+        answers = await self._commit(group)
+        for finish, answer in zip(group, answers, strict=True):
+            if not isinstance(answer, Refused):
+                self._answered(finish, answer)
+        return answers
 
     def _answered(self, finish: Finish, answer: object) -> None:
         if finish.delivery is None:
@@ -144,9 +150,8 @@ class Completer:
         last = finish
         for each in self.instead(finish, delivery, why):
             last = replace(each, delivery=None) if settled is not None else each
-            (answer,) = await apart([last], self._commit)
+            (answer,) = await apart([last], self._write)
             if not isinstance(answer, Refused):
-                self._answered(last, answer)
                 return
         if settled is None:
             self._try_later(delivery, last)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+import struct
 from collections import Counter
 from collections.abc import AsyncGenerator, Collection, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -27,10 +28,11 @@ from ...transport.broker import (
     QueueStats,
     Settlement,
 )
-from ...wire.message import Envelope, Message, new_id
+from ...wire.message import MAX_HEADERS, Envelope, Message, new_id
 from .connection import AmqpClient, KeptChannel
 from .consumer import AmqpConsumer
 from .dead_letters import DeadLetters
+from .frames import Post
 from .messages import NOTHING, Counts, Outgoing, burial, outgoing
 from .prefetched import Held
 from .topology import LONGEST_NAME, Topology, queues_of
@@ -44,6 +46,8 @@ PARK_AFTER: Final = 900.0
 _LATER_AT_ONCE: Final = 200
 #: What aio-pika's own library lets a name consist of; AMQP allows more.
 _NAME: Final = re.compile(r"[a-zA-Z0-9-_.:@#,/+ ]+")
+#: Bytes of a message's headers, with what is said of a dead letter; they must fit into one frame.
+_MOST_PROPERTIES: Final = MAX_HEADERS * 3 // 2
 #: The name under which `stats` counts what is delayed: it is known for all queues together only.
 DELAYED: Final = "aiotq.delay"
 
@@ -149,7 +153,7 @@ class AmqpBroker(Broker):
             some = outgoing[start : start + at_once]
             now, number = self._clock.time(), channel.next_number
             with _others_sent(start):
-                published = await channel.publish([each.post(number + place, now) for place, each in enumerate(some)])
+                published = await channel.publish([_post(each, number + place, now) for place, each in enumerate(some)])
             if published.nacked:
                 queues = {some[place].queue for place in published.nacked}
                 raise ConnectionLost(f"RabbitMQ did not accept what goes to {_list(queues)}: a limit of that queue")
@@ -335,6 +339,18 @@ def name_problem(name: str) -> str | None:
 def _check_name(name: str) -> None:
     if (problem := name_problem(name)) is not None:
         raise Refused(f"queue {name[:LONGEST_NAME]!r}: {problem}", "queue")
+
+
+def _post(message: Outgoing, number: int, now: float) -> Post:
+    """Return `message` as it is published; raises Refused if it can't be."""
+    try:
+        post = message.post(number, now)
+    except (TypeError, ValueError, OverflowError, struct.error) as exc:
+        raise Refused(f"RabbitMQ has no form for a header of a message: {exc}", "unencodable") from exc
+    if len(post.properties) > _MOST_PROPERTIES:
+        text = f"the headers of a message are {len(post.properties)} bytes, over the limit of {_MOST_PROPERTIES}"
+        raise Refused(text, "too_large")
+    return post
 
 
 def _list(queues: Collection[str]) -> str:
