@@ -223,8 +223,8 @@ class OperationalError(AioTQError):
 class Refused(OperationalError):
     """Raised when the broker or the store will never take what it was given; `.reason`, `.keys`.
 
-    `.reason` is one word: "too_large", "unencodable", "queue" (its name, its type, its limit), "forbidden", "limit" (of
-    the server) or "refused". `.keys` has id and attempt of each refused message, if it is known which they are; then all
+    `.reason` is one word: "too_large", "unencodable", "queue" (its name or type), "full", "forbidden", "limit" (of
+    the server) or "refused". `.keys` has id and attempt of each refused message, if they are known: then all
     others that were sent together are in the broker. If it is empty, nothing was sent.
     """
 

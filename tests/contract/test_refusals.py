@@ -17,7 +17,7 @@ from aiotq.transport.refusals import apart, send_apart
 from aiotq.wire.message import Envelope
 
 from ..waiting import wait_until
-from .commit_contract import _seen, arriving, opening, join, record, run_all, standing, state_of
+from .commit_contract import _seen, arriving, join, opening, record, run_all, standing, state_of
 from .conftest import COMMITS
 from .harness import CommitHarness, Kept, RawTransportHarness, Worker, envelope
 

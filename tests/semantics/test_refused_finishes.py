@@ -12,7 +12,6 @@ from aiotq import AioTQ, Reject, Retry, Task
 from aiotq.core.inside import core_of
 from aiotq.exceptions import DeadLettered, EncodeError, InvalidOption
 
-
 UNSENDABLE = {
     "a set": {"seen": {1, 2}},
     "bytes": {"seen": b"\xff"},

@@ -643,7 +643,8 @@ async def test_a_refused_call_fails_alone_and_its_neighbours_go_out_once(knows: 
     refused = outcomes.pop(5)
     culprit = calls.pop(5)[0].message
     assert isinstance(refused, Refused)
-    assert (refused.reason, refused.keys) == ("too_large", {culprit.key})
+    assert refused.reason == "too_large"
+    assert refused.keys == {culprit.key}
     assert culprit.id in str(refused)
     assert outcomes == [None] * 11
     assert Counter(itertools.chain.from_iterable(broker.sends)) == Counter(each.message.id for (each,) in calls)

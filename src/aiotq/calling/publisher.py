@@ -421,9 +421,17 @@ class Publisher:
         plain = [call for call in group if call.finish is None]
         batch = [envelope for call in plain for envelope in call.envelopes]
         if refused := await send_apart(self._broker.send, batch):
+            full: Refused | None = None
             for call in plain:
-                if keys := [key for each in call.envelopes if (key := each.message.key) in refused]:
+                keys = [key for each in call.envelopes if (key := each.message.key) in refused]
+                if keys and refused[keys[0]].reason == "full":
+                    full = refused[keys[0]]
+                elif keys:
                     _refuse([call], _of_a_call(call, keys, refused[keys[0]]))
+                elif not call.accepted.done():
+                    call.accepted.set_result(None)
+            if full is not None:  # there may be room before the deadline of who waits for it
+                raise ConnectionLost(str(full)) from full
 
     async def _commit(self, workflows: Sequence[_Call]) -> Sequence[object]:
         """Open joins and send what comes with them; what is done is told at once.

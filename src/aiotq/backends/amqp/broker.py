@@ -29,6 +29,7 @@ from ...transport.broker import (
     Settlement,
 )
 from ...wire.message import MAX_HEADERS, Envelope, Message, new_id
+from .channel import Refused as ChannelRefused
 from .connection import AmqpClient, KeptChannel
 from .consumer import AmqpConsumer
 from .dead_letters import DeadLetters
@@ -50,6 +51,15 @@ _NAME: Final = re.compile(r"[a-zA-Z0-9-_.:@#,/+ ]+")
 _MOST_PROPERTIES: Final = MAX_HEADERS * 3 // 2
 #: The name under which `stats` counts what is delayed: it is known for all queues together only.
 DELAYED: Final = "aiotq.delay"
+
+
+class NotTaken(Refused):
+    """The limits of their queues keep some messages out, `.posts`; all others that were published with them are in."""
+
+    def __init__(self, posts: Sequence[Outgoing]) -> None:
+        queues = {each.queue for each in posts}
+        super().__init__(f"RabbitMQ did not accept what goes to {_list(queues)}: a limit of that queue", "full")
+        self.posts = frozenset(posts)
 
 
 class AmqpBroker(Broker):
@@ -102,12 +112,14 @@ class AmqpBroker(Broker):
         in_order = sorted(
             batch, key=lambda each: each.due or 0.0
         )  # what is due before it is sent comes as if it had waited
-        await self.publish(
-            [
-                outgoing(each.message, each.queue, each.priority, each.due, now, is_flat=self._is_flat)
-                for each in in_order
-            ]
-        )
+        posts = [
+            outgoing(each.message, each.queue, each.priority, each.due, now, is_flat=self._is_flat) for each in in_order
+        ]
+        try:
+            await self.publish(posts)
+        except NotTaken as exc:
+            keys = [each.message.key for each, post in zip(in_order, posts, strict=True) if post in exc.posts]
+            raise Refused(str(exc), exc.reason, keys) from exc
         self._names.update(envelope.queue for envelope in batch)
 
     def queues_of(self, name: str) -> Mapping[int | None, str]:
@@ -126,14 +138,24 @@ class AmqpBroker(Broker):
         """Publish and return when all is confirmed; raises as `send` does."""
         left = list(outgoing)
         why = ""
+        not_taken: list[Outgoing] = []
         for attempt in range(2):
             with _others_sent(attempt):
                 now = self._clock.time()
-                if delays := {each.delay(now) for each in left} - {0}:
-                    await self._topology.ladder(delays)
-                await self._topology.queues({each.queue for each in left})
-                returned = await self._sent(left)
+                try:
+                    if delays := {each.delay(now) for each in left} - {0}:
+                        await self._topology.ladder(delays)
+                    await self._topology.queues({each.queue for each in left})
+                    returned, nacked = await self._sent(left)
+                except ChannelRefused as exc:
+                    if not exc.is_missing or attempt:
+                        raise
+                    self._topology.forget()  # an exchange of the ladder was deleted
+                    continue
+            not_taken += nacked
             if not returned:
+                if not_taken:
+                    raise NotTaken(not_taken)
                 return
             why = next(iter(returned.values()))
             left = [left[place] for place in returned]
@@ -144,21 +166,20 @@ class AmqpBroker(Broker):
             f"declared: {why}"
         )
 
-    async def _sent(self, outgoing: Sequence[Outgoing]) -> dict[int, str]:
-        """Publish, and return what could not be routed, by its place, with what RabbitMQ says."""
+    async def _sent(self, outgoing: Sequence[Outgoing]) -> tuple[dict[int, str], list[Outgoing]]:
+        """Publish, and return what could not be routed, by its place, with what RabbitMQ says; and what is nacked."""
         channel = await self._lane.channel()
         returned: dict[int, str] = {}
+        nacked: list[Outgoing] = []
         at_once = _LATER_AT_ONCE if any(each.due is not None for each in outgoing) else len(outgoing)
         for start in range(0, len(outgoing), at_once):
             some = outgoing[start : start + at_once]
             now, number = self._clock.time(), channel.next_number
             with _others_sent(start):
                 published = await channel.publish([_post(each, number + place, now) for place, each in enumerate(some)])
-            if published.nacked:
-                queues = {some[place].queue for place in published.nacked}
-                raise ConnectionLost(f"RabbitMQ did not accept what goes to {_list(queues)}: a limit of that queue")
+            nacked += [some[place] for place in published.nacked]
             returned |= {start + place: why for place, why in published.returned.items()}
-        return returned
+        return returned, nacked
 
     def again(self, message: Message, queue: str, priority: int, counts: Counts, due: float | None) -> Outgoing:
         """Return a copy of what came on its way to its queue."""

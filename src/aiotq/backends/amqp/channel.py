@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol, TypeVar
 import aiormq
 from pamqp.exceptions import PAMQPException
 
+from ... import exceptions
 from ...core.aio import finish
 from ...core.values import value
 from ...exceptions import ConnectionLost, NotConnected, OperationalError
@@ -25,6 +26,7 @@ Tags = tuple[int, bool]
 
 #: Seconds that a request may take to its end when whoever made it has been cancelled: cut short it closes the channel.
 _LAST_WORDS: Final = 1.0
+_TOO_LARGE: Final = 311
 _ACCESS_REFUSED: Final = 403
 _NOT_FOUND: Final = 404
 _LOCKED: Final = 405
@@ -34,6 +36,15 @@ _NOT_ALLOWED: Final = 530
 _MEANINGS: Final = {
     _ACCESS_REFUSED: "the user of the URL is not allowed to do this (rabbitmqctl set_permissions)",
     _NOT_ALLOWED: "the virtual host of the URL does not exist, or its user may not use it",
+}
+#: What is refused again however often it is asked, in one word.
+_REASONS: Final = {
+    _TOO_LARGE: "too_large",
+    _ACCESS_REFUSED: "forbidden",
+    _NOT_FOUND: "queue",
+    _LOCKED: "queue",
+    _PRECONDITION: "queue",
+    _NOT_ALLOWED: "forbidden",
 }
 _CODES: Final[Mapping[type[Exception], int]] = {
     aiormq.exceptions.ChannelAccessRefused: _ACCESS_REFUSED,
@@ -45,11 +56,11 @@ _CODES: Final[Mapping[type[Exception], int]] = {
 LIBRARY_ERRORS: Final = (aiormq.exceptions.AMQPError, aiormq.exceptions.ChannelInvalidStateError, PAMQPException)
 
 
-class Refused(OperationalError):
+class Refused(exceptions.Refused):
     """RabbitMQ refused a request and closed the channel; `.code` of AMQP, `.text` as the server wrote it."""
 
     def __init__(self, message: str, code: int, text: str) -> None:
-        super().__init__(message)
+        super().__init__(message, "limit" if is_limit(text) else _REASONS[code])
         self.code, self.text = code, text
 
     @property
@@ -63,14 +74,26 @@ class Refused(OperationalError):
     @property
     def differs(self) -> bool:
         """Whether something of this name exists with other arguments."""
-        return self.code == _PRECONDITION
+        return self.code == _PRECONDITION and not is_limit(self.text)
 
 
 def translated(name: str, code: int, text: str) -> OperationalError:
-    """Return the error for a channel or connection that the server closed."""
-    meaning = _MEANINGS.get(code) if "limit" not in text else "a limit of the server is reached"
+    """Return the error for a channel or connection that the server closed.
+
+    It is `Refused` if the same request would be refused again: not if a node of the cluster is away.
+    """
+    meaning = "a limit of the server is reached" if is_limit(text) else _MEANINGS.get(code)
     message = f"{name}: {meaning} ({text})" if meaning else f"{name}: {text} ({code})"
-    return NotConnected(message) if code == _FORCED else Refused(message, code, text)
+    if code == _FORCED:
+        return NotConnected(message)
+    return (
+        Refused(message, code, text) if code in _REASONS and "inaccessible" not in text else OperationalError(message)
+    )
+
+
+def is_limit(text: str) -> bool:
+    """Whether the server says that there are as many queues, connections or the like as there may be."""
+    return "limit" in text
 
 
 class Line(Protocol):

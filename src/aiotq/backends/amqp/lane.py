@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from ...exceptions import ConnectionLost, MalformedMessage, NotConnected, OperationalError
+from ...exceptions import ConnectionLost, MalformedMessage, NotConnected, OperationalError, Refused
 from .channel import Channel, Line, Published, Tags, translated
 from .frames import (
     ACK,
@@ -100,9 +100,10 @@ class Lane(Channel):
             raise NotConnected(self._blocked())
         for post in posts:
             if (size := header_size(post.properties)) > line.frame_max:
-                raise OperationalError(
+                raise Refused(
                     f"{line.name}: the headers of a message to {post.routing_key!r} have {size} bytes, "
-                    f"and {line.frame_max} is the most (frame_max): nothing was sent"
+                    f"and {line.frame_max} is the most (frame_max): nothing was sent",
+                    "too_large",
                 )
         first = self._published + 1
         group = _Group(len(posts), self._loop.create_future(), self._loop.time())

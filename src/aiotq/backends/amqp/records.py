@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import Any, Final, Self, cast
 
 from ...core.clock import SYSTEM_CLOCK, Clock
-from ...exceptions import ConnectionLost, MalformedMessage, OperationalError
+from ...exceptions import MalformedMessage, OperationalError, Refused
 from ...results import celery_records
 from ...results.records import Record, RecordStore
 from ...states import is_ready
@@ -96,7 +96,7 @@ class RpcRecords(RecordStore):
         channel = await self._lane.channel()
         published = await channel.publish(numbered_posts(channel, [("", *post) for post in posts]))
         if published.nacked:
-            raise ConnectionLost(f"RabbitMQ did not accept {len(published.nacked)} results: a limit of their queues")
+            raise Refused(f"RabbitMQ did not accept {len(published.nacked)} results: a limit of their queues", "full")
         if published.returned:
             logger.debug("%d results were dropped: no process waits for them any more", len(published.returned))
 

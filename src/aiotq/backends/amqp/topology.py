@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from math import inf
 from typing import Any, Final
 
+from ... import exceptions
 from ...exceptions import OperationalError
 from .channel import Refused
 from .connection import AmqpClient, KeptChannel
@@ -252,7 +253,8 @@ def _explained(what: str, name: str, refused: Refused) -> OperationalError:
     """Return the error for something that could not be declared."""
     if not refused.differs:
         return refused
-    return OperationalError(
+    return exceptions.Refused(
         f"{what} {name!r} exists and differs from what aiotq would declare: {refused.text}. Delete it when it is "
-        "empty, use another name, or (for the type of a queue) set amqp_queue_type to what it is"
+        "empty, use another name, or (for the type of a queue) set amqp_queue_type to what it is",
+        "queue",
     )
