@@ -33,6 +33,7 @@ AioTQError
 │   ├── PublishFailed
 │   ├── PublishTimeout
 │   └── StorageError
+│       └── StorageGone           this process can't go on with it
 ├── LeaseLost
 ├── WorkerLifespanError
 ├── TaskError                     how an unsuccessful run ended
@@ -270,6 +271,10 @@ class PublishTimeout(OperationalError):
 
 class StorageError(OperationalError):
     """Raised when the SQLite file can't be read or written (locked, disk full, not aiotq's, on a network drive)."""
+
+
+class StorageGone(StorageError):
+    """Raised when the SQLite file was removed or replaced while it was in use: another process can open it anew."""
 
 
 class LeaseLost(AioTQError):

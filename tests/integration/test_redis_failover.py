@@ -12,7 +12,7 @@ import redis
 
 from aiotq.exceptions import OperationalError, PublishTimeout
 
-from ..servers import RedisCluster, RedisSentinel, shared
+from ..servers import RedisCluster, RedisSentinel, free_port, shared
 from ..waiting import wait_until
 from .redis_work import Work, fresh_prefix, warnings
 
@@ -95,7 +95,7 @@ def _role(server: Any) -> str:
 
 async def test_sentinels_that_know_no_such_service_are_a_clear_error() -> None:
     work = Work(shared("redis-sentinel").url.replace(RedisSentinel.SERVICE, "another"), fresh_prefix())
-    with pytest.raises(OperationalError, match="no sentinel knows a master called 'another'"):
+    with pytest.raises(OperationalError, match="no Sentinel knows a master called 'another'"):
         async with work.app:
             await work.double.delay(1)
 
@@ -181,5 +181,21 @@ async def test_a_node_that_is_no_cluster_is_a_clear_error() -> None:
     url = shared("redis").url.replace("redis://", "redis+cluster://")
     work = Work(url, fresh_prefix())
     with pytest.raises(OperationalError, match="no node of the cluster answers"):
+        async with work.app:
+            await work.double.delay(1)
+
+
+async def test_sentinels_that_can_not_be_reached_are_said_so() -> None:
+    work = Work(f"redis+sentinel://127.0.0.1:{free_port()}/0?service=tasks", fresh_prefix())
+    with pytest.raises(OperationalError, match="no Sentinel can be reached"):
+        async with work.app:
+            await work.double.delay(1)
+
+
+async def test_a_sentinel_under_the_url_of_a_server_is_said_so() -> None:
+    sentinel = shared("redis-sentinel")
+    assert isinstance(sentinel, RedisSentinel)
+    work = Work(f"redis://127.0.0.1:{sentinel.sentinels[0].port}/0", fresh_prefix())
+    with pytest.raises(OperationalError, match="is a Sentinel, which keeps no messages"):
         async with work.app:
             await work.double.delay(1)

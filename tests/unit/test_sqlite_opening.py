@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from aiotq import AioTQ
 from aiotq.backends.sqlite.connection import Database
 from aiotq.backends.sqlite.opening import network_file_system, path_from_url
 from aiotq.backends.sqlite.schema import APPLICATION_ID, SCHEMA_VERSION
 from aiotq.backends.sqlite.sql import Transaction
-from aiotq.exceptions import InvalidSetting, StorageError
+from aiotq.exceptions import InvalidSetting, Refused, StorageError, StorageGone
 
 from ..waiting import wait_until
 
@@ -315,5 +316,32 @@ async def test_a_write_that_fails_fails_alone(tmp_path: Path) -> None:
         )
         rows = await database.read(lambda connection: connection.execute("SELECT id FROM revocations").fetchall())
 
-    assert [type(each) for each in answers] == [int, int, StorageError, int, StorageError]
+    assert [type(each) for each in answers] == [int, int, Refused, int, Refused]
     assert sorted(rows) == [("a",), ("b",), ("c",)]
+
+
+async def test_a_worker_whose_file_is_gone_fails_so_that_it_can_be_started_again(tmp_path: Path) -> None:
+    app = AioTQ("gone", broker=f"sqlite:///{tmp_path}/aiotq.db")
+    async with app:
+        worker = app.worker()
+        await worker.__aenter__()
+        for path in tmp_path.iterdir():
+            path.unlink()
+
+        async with asyncio.timeout(10):
+            with pytest.raises((StorageGone, ExceptionGroup)) as caught:
+                await worker.wait()
+    assert _has(caught.value, StorageGone)
+
+
+def _has(error: BaseException, kind: type[BaseException]) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return any(_has(each, kind) for each in error.exceptions)
+    return isinstance(error, kind)
+
+
+def test_a_percent_sign_that_begins_no_character_is_refused() -> None:
+    """It would name another file than the one that was meant."""
+    with pytest.raises(InvalidSetting, match="%25 for a percent sign"):
+        path_from_url("sqlite:///per%cent.db")
+    assert path_from_url("sqlite:///per%25cent.db") == Path("per%cent.db")

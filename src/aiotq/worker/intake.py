@@ -22,7 +22,7 @@ from ..canvas.outcome import Failure, Outcome, Policy, Returned
 from ..commit import Committer, Finish
 from ..core.aio import start
 from ..core.logs import WarnOnce
-from ..exceptions import OperationalError
+from ..exceptions import OperationalError, StorageGone
 from ..results.revocations import keys_of
 from ..tasks.options import RunsIn
 from ..tasks.task import Task
@@ -125,6 +125,8 @@ class Intake:
                 continue
             try:
                 read = await self._receive(limit)
+            except StorageGone:  # nothing here brings it back: the worker fails, and whoever started it may again
+                raise
             except OperationalError as exc:
                 complaint.make(exc)
                 pause = await _pause(pause)

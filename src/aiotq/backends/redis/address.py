@@ -171,7 +171,9 @@ class Address:
         try:
             host, port = sentinels.discover_master(self.service)
         except redis_py("redis").RedisError as exc:
-            raise NotConnected(f"{self.shown}: no sentinel knows a master called {self.service!r}: {exc}") from exc
+            if not any(map(_answers, sentinels.sentinels)):
+                raise NotConnected(f"{self.shown}: no Sentinel can be reached: {exc}") from exc
+            raise NotConnected(f"{self.shown}: no Sentinel knows a master called {self.service!r}: {exc}") from exc
         finally:
             for each in sentinels.sentinels:
                 each.close()
@@ -321,3 +323,12 @@ def _seconds(name: str, text: str) -> float:
     if not 0 < seconds < float("inf"):
         raise ValueError(f"{name} must be a number of seconds, not {text!r}")
     return seconds
+
+
+def _answers(sentinel: Any) -> bool:
+    try:
+        return bool(sentinel.ping())
+    except redis_py("redis").ResponseError:  # it wants a password, or the like
+        return True
+    except redis_py("redis").RedisError:
+        return False

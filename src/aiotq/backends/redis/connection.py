@@ -280,6 +280,11 @@ class RedisClient:
                 info |= info_fields(await wire.ask(("INFO", "replication")))
         except TimeoutError as exc:
             raise NotConnected(f"{self.address.shown}: the server does not answer") from exc
+        if info.get("redis_mode") == "sentinel":
+            raise OperationalError(
+                f"{self.address.shown} is a Sentinel, which keeps no messages: with "
+                "redis+sentinel://host:port/0?service=… it is asked for the server that does"
+            )
         if self.address.kind == "sentinel" and info.get("role") != "master":
             raise NotConnected(f"{self.address.shown}: what the sentinels call the master is none yet")
         version = tuple(int(part) for part in info.get("redis_version", "").split(".")[:2] if part.isdecimal())

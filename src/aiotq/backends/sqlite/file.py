@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
-from ...exceptions import Refused, StorageError
+from ...exceptions import Refused, StorageError, StorageGone
 
 T = TypeVar("T")
 
@@ -110,15 +110,15 @@ class File:
         return time.monotonic() + self.timeout
 
     def check(self) -> None:
-        """Raise StorageError when our file is not the one at its path: writing on would be writing nowhere."""
+        """Raise StorageGone when our file is not the one at its path: writing on would be writing nowhere."""
         try:
             status = os.stat(self.path)
         except OSError as exc:
-            raise StorageError(
+            raise StorageGone(
                 f"{self.path} was removed while it was in use ({exc.strerror}): restart this process"
             ) from exc
         if (status.st_dev, status.st_ino) != self.identity:
-            raise StorageError(f"{self.path} was replaced while it was in use: restart this process")
+            raise StorageGone(f"{self.path} was replaced while it was in use: restart this process")
 
     def locked(self) -> StorageError:
         """Return what is said when a deadline has passed."""

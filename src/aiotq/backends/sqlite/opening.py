@@ -42,7 +42,10 @@ def path_from_url(url: str) -> Path:
         raise InvalidSetting("broker_url", url, hint)
     if parts.query or parts.fragment:
         raise InvalidSetting("broker_url", url, f"{expected}, with nothing behind the path")
-    path = unquote(parts.path.removeprefix("/"))
+    try:
+        path = unquote(parts.path.removeprefix("/"), errors="strict")
+    except UnicodeDecodeError:
+        raise InvalidSetting("broker_url", url, f"{expected}, with %25 for a percent sign") from None
     if not path or path.endswith("/") or "\0" in path:
         raise InvalidSetting("broker_url", url, f"{expected}, with the name of a file")
     return Path(path)
