@@ -18,6 +18,7 @@ from ..results.ledger import ScheduleChange
 from ..signals import after_task_publish, before_task_publish
 from ..tasks.options import CallOptions
 from ..tasks.request import PERIODIC_DUE, PERIODIC_NAME
+from ..transport.refusals import apart
 from ..wire.message import Envelope
 from .entries import Entry
 from .occurrences import Occurrence
@@ -70,14 +71,14 @@ class Sending:
             return [_as_error(exc)]
         return answers or [CallError("middleware kept the call back")]
 
-    async def commit(self, finishes: Sequence[Finish]) -> Sequence[Committed | LostLease]:
+    async def commit(self, finishes: Sequence[Finish]) -> Sequence[Answer]:
         """Write finishes in one step."""
         return await self._committer.commit(finishes)
 
     async def _accepted(self, group: Sequence[Asked], calls: Sequence[Sequence[OutgoingCall]]) -> Sequence[Answer]:
         built = [await self._built(change, of_it) for (_, _, change), of_it in zip(group, calls, strict=True)]
         finishes = [each.finish for each in built if each.finish is not None]
-        answers = iter(await self._committer.commit(finishes))
+        answers = iter(await apart(finishes, self._committer.commit))
         found: list[Answer] = [each.error or next(answers, LEASE_LOST) for each in built]
         if after_task_publish.receivers:
             for each, answer in zip(built, found, strict=True):
