@@ -29,6 +29,7 @@ from aiotq.states import FAILURE, REVOKED, SUCCESS
 from aiotq.wire.message import Envelope, Message
 
 from ..waiting import wait_until
+from .fleet_contract import FleetContract
 from .harness import Kept, KeptHarness, Pushes, envelope
 from .permit_contract import PermitContract
 from .record_contract import record
@@ -827,5 +828,6 @@ class LedgerContract(
     OverdueContract,
     BookingContract,
     PermitContract,
+    FleetContract,
 ):
     """All that every ledger keeps."""

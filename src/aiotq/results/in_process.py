@@ -15,6 +15,7 @@ from ..core.clock import SYSTEM_CLOCK, Clock
 from ..exceptions import StoreRequired
 from ..wire.message import Envelope
 from .decisions import ClaimState, Room, booked, decide_claim, schedule_fate
+from .fleet import FleetTable, Presence
 from .in_process_joins import InProcessJoins
 from .ledger import (
     NO_JOIN_CHANGES,
@@ -108,6 +109,7 @@ class LedgerTable:
     def __init__(self, clock: Clock = SYSTEM_CLOCK, expiring: Expiring | None = None) -> None:
         self.clock = clock
         self.permits: Final = Permits()
+        self.fleet: Final = FleetTable()
         self._expiring = expiring if expiring is not None else Expiring()
         self._claims: dict[_Key, _Claim] = {}
         self._joins = InProcessJoins()
@@ -117,8 +119,15 @@ class LedgerTable:
         self._revisions: dict[str, int] = {}
 
     def __len__(self) -> int:
-        """How many things are kept: claims, joins, revocations, starts and permits."""
-        tables: tuple[Sized, ...] = (self._claims, self._joins.kept, self._revocations, self._starts, self.permits)
+        """How many things are kept: claims, joins, revocations, starts, permits and rows of the fleet."""
+        tables: tuple[Sized, ...] = (
+            self._claims,
+            self._joins.kept,
+            self._revocations,
+            self._starts,
+            self.permits,
+            self.fleet,
+        )
         return sum(len(table) for table in tables)
 
     def revoke(self, ids: Iterable[str], expires: float) -> None:
@@ -390,6 +399,18 @@ class InProcessLedger(Ledger):
     async def time(self) -> float:
         return self._table.clock.time()
 
+    def renew_presence(self, key: str, row: bytes, lease: float) -> None:
+        with self._held() as table:
+            table.fleet.renew(key, row, lease, table.clock.time())
+
+    async def end_presence(self, key: str) -> None:
+        with self._held() as table:
+            table.fleet.end(key)
+
+    async def fleet(self) -> Sequence[Presence]:
+        with self._held() as table:
+            return table.fleet.present(table.clock.time())
+
     def _heard(self, payload: bytes) -> None:
         self.on_revoked(unpack_notice(payload).ids)
 
@@ -401,6 +422,7 @@ class LocalLedger(InProcessLedger):
     """
 
     has_joins = False
+    has_fleet = False
 
     def __init__(self, bus: Bus, *, clock: Clock = SYSTEM_CLOCK) -> None:
         super().__init__(LedgerTable(clock), bus, lock=threading.Lock(), write=_only_envelopes)

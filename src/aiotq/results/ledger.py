@@ -1,6 +1,6 @@
 """The contract of a ledger: what must be decided once for all workers.
 
-Claims, joins, starts under rate limits, permits and revocations, all of which expire; and periodic tasks, which don't.
+Claims, joins, starts under rate limits, permits, revocations and the fleet registry, all of which expire; and periodic tasks, which don't.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Final, Self
 
 from ..core.values import value
 from ..wire.message import Envelope
+from .fleet import Presence
 from .records import Record, RecordStore, ignore
 
 #: The topic on which processes are told that revocations ask for running tasks to be cancelled.
@@ -207,6 +208,8 @@ class Ledger(abc.ABC):
 
     #: Whether it can count members of joins, for all workers.
     has_joins: bool = True
+    #: Whether it keeps the fleet registry, for all processes.
+    has_fleet: bool = True
 
     def __init__(self, records: RecordStore | None = None) -> None:
         #: The store that `close` writes records to, in the same step. None: they are for whoever closes to put.
@@ -341,6 +344,21 @@ class Ledger(abc.ABC):
         message which can't be woken is released by the holder "". Called with nothing but `limits` on a timer, since
         permits of the dead are free when their leases end.
         """
+
+    @abc.abstractmethod
+    def renew_presence(self, key: str, row: bytes, lease: float) -> None:
+        """Write the row `key` of the fleet registry, for `lease` seconds; one that ends is missing, and kept for a while.
+
+        Blocking, on a connection of its own, as `renew_claims`.
+        """
+
+    @abc.abstractmethod
+    async def end_presence(self, key: str) -> None:
+        """Remove the row `key`: its worker has stopped."""
+
+    @abc.abstractmethod
+    async def fleet(self) -> Sequence[Presence]:
+        """Return the rows of the fleet registry, by their keys; those that went missing too."""
 
 
 def check_joins(joins: Iterable[Join]) -> None:

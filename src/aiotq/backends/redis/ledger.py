@@ -9,6 +9,7 @@ from typing import Any, Final, Self
 
 from ...core.clock import SYSTEM_CLOCK, Clock
 from ...results.decisions import BOOKING_GRACE
+from ...results.fleet import MISSING_KEPT, Presence, sorted_by_key
 from ...results.ledger import (
     REVOKED as REVOKED_TOPIC,
 )
@@ -38,6 +39,8 @@ from .record_fields import (
     BOOK,
     CLAIM,
     CLOSE,
+    END_PRESENCE,
+    FLEET,
     FORGET,
     HAND_OVER_PERMITS,
     JOINED,
@@ -45,6 +48,7 @@ from .record_fields import (
     OVERDUE,
     RENEW_CLAIMS,
     RENEW_PERMITS,
+    RENEW_PRESENCE,
     REVOKE,
     REVOKED,
     UNREVOKE,
@@ -196,6 +200,16 @@ class RedisLedger(Ledger):
             Permit(unpacked_key(key), name, limits[name], float(since))
             for name, (key, _, since) in zip(names, woken, strict=True)
         ]
+
+    def renew_presence(self, key: str, row: bytes, lease: float) -> None:
+        self._client.blocking.run(RENEW_PRESENCE, [key, row, lease * 1000, MISSING_KEPT * 1000])
+
+    async def end_presence(self, key: str) -> None:
+        await self._client.run(END_PRESENCE, [key])
+
+    async def fleet(self) -> Sequence[Presence]:
+        answers = await self._client.run(FLEET, [MISSING_KEPT * 1000])
+        return sorted_by_key(Presence(key.decode(), row, float(left) / 1000) for key, row, left in answers)
 
     def _heard_of_revocations(self, payload: bytes) -> None:
         self.on_revoked(unpack_notice(payload).ids)

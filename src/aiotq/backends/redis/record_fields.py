@@ -41,6 +41,9 @@ BOOK: Final = script("book")
 ACQUIRE_PERMITS: Final = script("acquire_permits", _PERMITS)
 RENEW_PERMITS: Final = script("renew_permits", _PERMITS)
 HAND_OVER_PERMITS: Final = script("hand_over_permits", _PERMITS)
+RENEW_PRESENCE: Final = script("renew_presence")
+END_PRESENCE: Final = script("end_presence")
+FLEET: Final = script("fleet")
 
 
 def packed_record(record: Record) -> tuple[str, bytes, float, str | bool, bool]:

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Self
 
 from ...core.clock import SYSTEM_CLOCK, Clock
+from ...results.fleet import Presence
 from ...results.ledger import (
     REVOKED,
     Booking,
@@ -29,6 +30,7 @@ from ...results.records import RecordStore
 from ...wire.message import Envelope
 from .claims import CLAIM_KEPT, claim_all, close, take_back_deaths
 from .connection import Database
+from .fleet import end_presence, purge_fleet, read_fleet, renew_presence
 from .joins import joined, look_for_overdue, open_joins, purge_joins, put_right
 from .listening import BATCH, Listening, delete_expired
 from .permits import acquire, hand_over, renew
@@ -198,6 +200,20 @@ class SQLiteLedger(Ledger):
             lambda transaction: hand_over(transaction, released, waiting, holder, limits, now), durable=False
         )
 
+    def renew_presence(self, key: str, row: bytes, lease: float) -> None:
+        now = self.clock.time()
+        self.database.write_here(
+            lambda transaction: renew_presence(transaction, key, row, now + lease),
+            min(self.database.timeout, max(lease / 3, 1.0)),
+        )
+
+    async def end_presence(self, key: str) -> None:
+        await self.database.write(lambda transaction: end_presence(transaction, key), durable=False)
+
+    async def fleet(self) -> Sequence[Presence]:
+        now = self.clock.time()
+        return await self.database.read(lambda connection: read_fleet(connection, now))
+
     async def _read_revocations(self) -> None:
         seen = self._seen
         rows = await self.database.read(
@@ -214,6 +230,7 @@ class SQLiteLedger(Ledger):
         now = self.clock.time()
         transaction.execute("DELETE FROM permits WHERE ends <= ?", (now,))
         transaction.execute("DELETE FROM waiting WHERE expires <= ?", (now,))
+        purge_fleet(transaction, now)
         is_more = purge_joins(transaction, now, BATCH)
         for table, number in (("claims", "rowid"), ("revocations", "seq"), ("starts", "name")):
             is_more = delete_expired(transaction, table, number, "expires", now) or is_more

@@ -152,5 +152,6 @@ CREATE INDEX waiting_line ON waiting (name, since);
 CREATE INDEX waiting_expire ON waiting (expires);
 CREATE TABLE schedules (
     scope TEXT, name TEXT, mark TEXT NOT NULL, body BLOB NOT NULL, unsent BLOB NOT NULL, PRIMARY KEY (scope, name)
-) WITHOUT ROWID
+) WITHOUT ROWID;
+CREATE TABLE fleet (key TEXT PRIMARY KEY, ends REAL NOT NULL, row BLOB NOT NULL)
 """
