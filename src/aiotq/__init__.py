@@ -19,6 +19,7 @@ from .app import AioTQ
 from .calling.middleware import Middleware, OutgoingCall, RunningCall
 from .canvas import Canvas, Chain, Chord, Group, Signature, chain, chord, group
 from .canvas.serialized import signature
+from .core.version import VERSION
 from .exceptions import (
     AioTQError,
     ChordError,
@@ -59,7 +60,7 @@ if TYPE_CHECKING:
     from .results.progress import Progress
     from .worker.worker import Worker
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 #: Stands for the task that runs in this context.
 current_task = CurrentTask()

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from .beat.manage import Schedules
     from .beat.scheduler import Scheduler
     from .beat.schedules import AnySchedule
+    from .control.declared import CommandDecorator
+    from .control.remote import Control
     from .worker.options import WorkerChoices
     from .worker.worker import Worker
 
@@ -363,6 +365,23 @@ class AioTQ:
     def admin(self) -> Admin:
         """Queues and dead letters, for whoever looks after them."""
         return Admin(self._core)
+
+    @property
+    def control(self) -> Control:
+        """The workers: who is there, what they do, and telling them what to do."""
+        from .control.remote import Control  # noqa: PLC0415
+
+        return Control(self._core)
+
+    @property
+    def inspect_command(self) -> CommandDecorator:
+        """Have workers answer a command of your own, which changes nothing: `@app.inspect_command`."""
+        return self._core.command_decorator("inspect")
+
+    @property
+    def control_command(self) -> CommandDecorator:
+        """Have workers obey a command of your own: `@app.control_command`."""
+        return self._core.command_decorator("control")
 
 
 def _inline() -> Inline:

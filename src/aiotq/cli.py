@@ -20,6 +20,7 @@ from .commands.celery_words import Group, WorkerCommand
 from .commands.command import App, Broker, Debug
 from .commands.config import config
 from .commands.dead import dead
+from .commands.fleet import control, inspect, status
 from .commands.from_celery import from_celery
 from .commands.graph import graph
 from .commands.output import complain
@@ -41,7 +42,10 @@ cli: Final = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 cli.command(cls=WorkerCommand)(worker)
-for _command in (beat, call, result, tasks, config, queues, purge, graph, revoke, report, from_celery):
+for _command in (
+    *(beat, call, result, tasks, config, queues, purge, graph, revoke, report, from_celery),
+    *(status, inspect, control),
+):
     cli.command()(_command)
 cli.add_typer(dead)
 cli.add_typer(schedule)

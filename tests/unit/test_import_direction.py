@@ -33,7 +33,10 @@ FLOORS: Final = (
     ("canvas",),
     ("tasks",),
     ("calling",),
-    ("worker", "beat", "control.admin"),
+    (
+        *("worker", "beat"),
+        *("control.admin", "control.asking", "control.commands", "control.remote", "control.shown_settings"),
+    ),
     ("app",),
     ("lookup",),
     (PUBLIC,),
@@ -49,6 +52,7 @@ _FEW_DRAW: Final = "few processes look at workflows"
 _FEW_SCHEDULE: Final = "few processes have schedules"
 _MADE_OF_SIGNATURES: Final = "it knows signatures and what is composed of them; a signature's method leads there"
 _FEW_WORK: Final = "most processes send calls and run none"
+_FEW_OPERATE: Final = "few processes ask workers, or have commands of their own"
 _APP: Final = "the type of what users know as the app: what they get from it is checked; it runs nothing"
 #: Imports in functions, and those for type checkers that lead upward: from one module to another, and why. All others
 #: stand at the top of their file and lead downward.
@@ -61,6 +65,7 @@ LATE: Final[Mapping[tuple[str, str], str]] = {
     ("app", "beat.declared"): _FEW_SCHEDULE,
     ("app", "beat.manage"): _FEW_SCHEDULE,
     ("app", "beat.scheduler"): _FEW_SCHEDULE,
+    ("app", "control.remote"): _FEW_OPERATE,
     ("app", "worker.inline"): _FEW_CALL_HERE,
     ("app", "worker.options"): _FEW_WORK,
     ("app", "worker.worker"): _FEW_WORK,
@@ -70,6 +75,7 @@ LATE: Final[Mapping[tuple[str, str], str]] = {
     ("calling.core", "app"): _APP,
     ("calling.core", "beat.entries"): _FEW_SCHEDULE,
     ("calling.core", "canvas.coordinator"): _FEW_WORK,
+    ("calling.core", "control.declared"): _FEW_OPERATE,
     ("canvas.signature", "app"): _APP,
     ("canvas.signature", "canvas.composites"): _MADE_OF_SIGNATURES,
     ("canvas.signature", "canvas.drawn"): _FEW_DRAW,

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
 from aiotq import AioTQ
-from aiotq.commands.config import setting_rows
+from aiotq.control.shown_settings import setting_rows
 from aiotq.core.inside import core_of
 from aiotq.exceptions import BadSignature, InvalidSetting, SecurityError, SettingsFrozen, Unsigned
 from aiotq.wire.message import Envelope, Message, Step, pack, unpack

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from ..app import AioTQ
     from ..beat.entries import Entry
     from ..canvas.coordinator import Coordinator
+    from ..control.declared import CommandDecorator, DeclaredCommand, Kind
 
 Handle = TypeVar("Handle")
 
@@ -127,6 +128,7 @@ class AppCore:
         self.codecs.add_forms(forms_of(self, self))
         self.middleware = MiddlewareStack()
         self.lifespans: list[WorkerLifespan[Any]] = []
+        self.commands: dict[str, DeclaredCommand] = {}  #: the user's own, which workers obey
         #: Periodic tasks that were declared in code, by name.
         self.periodic: dict[str, Entry] = {}
         self.on_after_configure = Signal("on_after_configure", "source")
@@ -284,6 +286,12 @@ class AppCore:
         expires = now + self.conf.result_expires
         record = Record(request.id, state, body, self.codec.content_type, expires, request.reply_to)
         await connection.records.put([record])
+
+    def command_decorator(self, kind: Kind) -> CommandDecorator:
+        """Return what makes a function a command that the app's workers obey."""
+        from ..control.declared import CommandDecorator  # noqa: PLC0415
+
+        return CommandDecorator(self.commands, kind)
 
     def coordinator(self, worker: str, *, has_joins: bool) -> Coordinator:
         """Return what decides, for the worker called so, what follows from an outcome."""

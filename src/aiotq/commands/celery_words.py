@@ -14,15 +14,12 @@ _SETTING: Final = "is a setting here: {name}, or {variable} in the environment"
 #: Celery's commands that are none here.
 COMMANDS: Final[Mapping[str, str]] = {
     "amqp": "queues are seen with aiotq queues; for all else there is rabbitmqadmin",
-    "control": "aiotq revoke revokes calls; a worker is stopped by SIGTERM; rate limits are options of tasks",
     "events": "a worker's log tells what happens (aiotq worker --log-format json), and so do aiotq.signals",
-    "inspect": "aiotq queues shows what waits and runs, aiotq tasks lists tasks; SIGUSR1 has a worker log what it runs",
     "list": "aiotq queues lists queues, aiotq tasks lists tasks",
     "logtool": "aiotq worker --log-format json writes logs that programs can read",
     "migrate": "messages are not moved between brokers: let workers of the old one empty it",
     "multi": "aiotq worker --workers N starts several; systemd or a container keeps them running",
     "shell": "python -m asyncio, and in it: from proj import app",
-    "status": "aiotq queues shows what waits and runs; SIGUSR1 has a worker log what it runs",
     "upgrade": "aiotq from-celery PATH lists what is to be changed in a project, its settings as well",
 }
 

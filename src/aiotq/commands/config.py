@@ -8,28 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
-from ..backends.base import mask_password
-from ..core.settings import APP_VARIABLE, NAMES, SECRETS, Settings
+from ..control.shown_settings import SettingRow, setting_rows
+from ..core.settings import APP_VARIABLE, NAMES, Settings
 from ..core.settings_reference import described
-from ..core.values import value
 from . import output
 from .app_option import Target, UsageError
 from .command import command
 from .words import Json
-
-
-@value
-class SettingRow:
-    """One setting as it may be shown: without secrets."""
-
-    name: str
-    value: Any
-    default: Any
-    is_changed: bool
-
-    @property
-    def shown(self) -> str:
-        return str(self.value)
 
 
 @command()
@@ -55,18 +40,6 @@ def config(
             for row in chosen
         ]
         output.table(("", "setting", "value", "default"), rows, whole=("setting",))
-
-
-def setting_rows(conf: Settings) -> list[SettingRow]:
-    """Return every setting as it may be shown."""
-    defaults = Settings().as_dict()
-    rows: list[SettingRow] = []
-    for name, setting in conf.as_dict().items():
-        shown = mask_password(setting) if isinstance(setting, str) and "://" in setting else setting
-        if name in SECRETS and setting:
-            shown = "**"
-        rows.append(SettingRow(name, shown, defaults[name], setting != defaults[name]))
-    return rows
 
 
 def _chosen(wanted: list[str] | None) -> list[str]:

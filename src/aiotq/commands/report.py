@@ -13,13 +13,13 @@ from typing import Any, Final
 from .. import __version__
 from ..app import AioTQ
 from ..backends.base import shown_place
+from ..control.shown_settings import setting_rows
 from ..core.inside import core_of
 from ..core.settings import APP_VARIABLE
 from ..exceptions import AioTQError
 from . import output
 from .app_option import Target
 from .command import command
-from .config import setting_rows
 from .words import Json
 
 #: What aiotq needs, then what it uses if it is there.

@@ -118,3 +118,9 @@ def unknown_task(name: str, known: Collection[str]) -> str | None:
     near = list(dict.fromkeys([*difflib.get_close_matches(name, known), *ending]))
     hint = f" (near it: {', '.join(near)})" if near else ""
     return f"warning: no task is registered as {name!r} here{hint}"
+
+
+def near(word: str, known: Collection[str]) -> str:
+    """Return a hint at what is known and like a wrong word; empty if nothing is."""
+    alike = difflib.get_close_matches(word, known, n=1)
+    return f" (did you mean {alike[0]!r}?)" if alike else ""

@@ -9,14 +9,12 @@ import logging
 import os
 import signal
 import sys
-import time
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
 from typing import Final, NoReturn
 
-from ..core.stacks import stack_of_task, stack_of_thread, threads, users_part
+from ..worker.standing import standing
 from ..worker.worker import Worker
 
 logger = logging.getLogger("aiotq.worker")
@@ -25,8 +23,6 @@ _STOPPING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 #: Seconds beyond the grace time for cleaning up, handing back and the last commits. A task that holds the loop or
 #: refuses to be cancelled would keep the process for ever.
 _LAST_RESORT: Final = 45.0
-#: Frames that are told of each thread: the innermost.
-_DEPTH: Final = 8
 
 
 class Signals:
@@ -107,40 +103,11 @@ class Signals:
     def _tell(self, _number: int, frame: FrameType | None) -> None:
         """Log where everything stands. Here and not in the loop: if that is blocked, this is why one asks."""
         assert self._loop is not None
-        lines = standing(self._worker, self._loop, frame)
+        lines = standing(self._worker.runs, self._loop, frame)
         self._context.copy().run(logger.warning, "SIGUSR1: %s", "\n".join(lines))
 
     def _ignore(self, _number: int, _frame: FrameType | None) -> None:
         self._context.copy().run(logger.warning, "SIGUSR2 means nothing here, and is ignored (SIGUSR1: what runs)")
-
-
-def standing(worker: Worker, loop: asyncio.AbstractEventLoop, interrupted: FrameType | None) -> Iterator[str]:
-    """Yield lines that say what runs, and where each task and thread stands; `interrupted` is the loop's frame."""
-    runs = worker.runs
-    yield "1 task runs" if len(runs) == 1 else f"{len(runs)} tasks run"
-    now = time.perf_counter()
-    for run in runs:
-        message = run.delivery.message
-        yield f"  {message.task}[{message.id}] for {now - run.started_at:.1f} s in a {run.kind}"
-        if run.task is not None:
-            yield from _lines(users_part(stack_of_task(run.task)))
-    of_runs = {run.task for run in runs}
-    yield "other coroutines:"
-    for task in sorted(asyncio.all_tasks(loop) - of_runs, key=lambda task: task.get_name()):
-        yield f"  {task.get_name()}"
-        yield from _lines(stack_of_task(task)[-1:])
-    yield "threads:"
-    for name, innermost in threads():
-        frame = interrupted if interrupted is not None and name == "MainThread" else innermost
-        yield f"  {name}"
-        yield from _lines(stack_of_thread(frame)[-_DEPTH:])
-
-
-def _lines(stack: list[traceback.FrameSummary]) -> Iterator[str]:
-    for frame in stack:
-        yield f'    File "{frame.filename}", line {frame.lineno}, in {frame.name}'
-        if frame.line:
-            yield f"      {frame.line}"
 
 
 def exit_hard(code: int) -> NoReturn:

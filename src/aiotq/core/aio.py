@@ -160,6 +160,10 @@ class Service(Generic[T]):
     def is_running(self) -> bool:
         return self._task is not None and not self._task.done()
 
+    def ask_to_stop(self) -> None:
+        """Ask `main` to end; whoever waits learns that it did."""
+        self._stopping.set()
+
     async def stop(self) -> None:
         """Ask `main` to end and wait until it did; raises what it failed with. A cancellation cuts it short."""
         self._stopping.set()

@@ -1,6 +1,7 @@
 """The contract of a ledger: what must be decided once for all workers.
 
-Claims, joins, starts under rate limits, permits, revocations and the fleet registry, all of which expire; and periodic tasks, which don't.
+Claims, joins, starts under rate limits, permits, revocations and the fleet registry, all of which expire; and periodic
+tasks, which don't.
 """
 
 from __future__ import annotations
@@ -347,7 +348,7 @@ class Ledger(abc.ABC):
 
     @abc.abstractmethod
     def renew_presence(self, key: str, row: bytes, lease: float) -> None:
-        """Write the row `key` of the fleet registry, for `lease` seconds; one that ends is missing, and kept for a while.
+        """Write the row `key` of the fleet registry, for `lease` seconds; it is kept for a while after that.
 
         Blocking, on a connection of its own, as `renew_claims`.
         """

@@ -104,6 +104,8 @@ class Execution:
         self._endings = Endings(core, self._terms)
         self._steps = Steps(core)
         self._whence = DeliveryInfo(core.conf)
+        #: By task: the soft and the hard limit that a command gave it, in place of all others.
+        self.time_limits: dict[str, tuple[float | None, float | None]] = {}
         self._unknown_tasks = UnknownTasks(core.clock, core.conf.worker_unknown_task_timeout)
 
     async def run(self, run: Run) -> Outcome | None:
@@ -190,7 +192,7 @@ class Execution:
             logger.info("Task %s[%s] expired", message.task, message.id)
             return Revoked(run.delivery, "expired", policy, self.links(message))
         try:
-            return self._decode(message)
+            return self.decode(message)
         except MessageError as exc:
             return self._endings.rejected(run, reason_of(exc), str(exc))
 
@@ -317,11 +319,11 @@ class Execution:
     def links(self, message: Message) -> Links:
         """Return what follows a task that does not run; nothing if that can't be read."""
         try:
-            return self._decode(message)[2]
+            return self.decode(message)[2]
         except MessageError:
             return NO_LINKS
 
-    def _decode(self, message: Message) -> tuple[Sequence[Any], Mapping[str, Any], Links]:
+    def decode(self, message: Message) -> tuple[Sequence[Any], Mapping[str, Any], Links]:
         if len(message.body) > self._conf.task_message_max_size:
             raise MalformedMessage(
                 f"body is {len(message.body)} bytes, over task_message_max_size ({self._conf.task_message_max_size})"
@@ -350,6 +352,8 @@ class Execution:
         task = task or self._tasks[message.task]
         soft = message.soft_time_limit or task.declared.soft_time_limit or self._conf.task_soft_time_limit
         hard = message.time_limit or task.declared.time_limit or self._conf.task_time_limit
+        if self.time_limits and task.name in self.time_limits:
+            soft, hard = self.time_limits[task.name]
         if task.runs_in == "thread" or (self._pool is None and not task.is_coroutine):
             if message.time_limit:
                 logger.warning("Task %s[%s] runs in a thread: its time_limit can't be kept", message.task, message.id)

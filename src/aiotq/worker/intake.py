@@ -81,7 +81,7 @@ class Intake:
         self._consumer = consumer
         self._committer = committer
         self._completer = completer
-        self._execution = execution
+        self.execution = execution
         self._coordinator = coordinator
         self._tasks = tasks
         self._slots = slots
@@ -89,7 +89,7 @@ class Intake:
         self._lease = lease
         self._prefetch = prefetch
         self._revoked = revoked
-        self._limiter = limiter
+        self.limiter = limiter
         self._seating = seating
         self._has_seats = False
         self._observers = observers
@@ -100,7 +100,8 @@ class Intake:
         self._waiting: dict[RunsIn, deque[Delivery]] = {kind: deque() for kind in slots}
         self._limit = _MAX_READ
         self._suspects = 0  #: those that run or wait here
-        self._until_suspect_ended: asyncio.Timeout | None = None
+        self._reading: asyncio.Timeout | None = None  #: of the read under way, to cut it short
+        self._is_paused = False
         self._closed = False
         self._brought: set[str] = set()  #: ids of calls that ended as it closed: who waits for them hears of it soon
         self._has_given_up = False
@@ -119,7 +120,7 @@ class Intake:
         complaint = WarnOnce(logger, "receiving failed")
         while True:
             await self._completer.room()
-            if (limit := self._wanted()) <= 0:
+            if (limit := self._wanted()) <= 0 or self._is_paused:
                 self._freed.clear()
                 await self._freed.wait()
                 continue
@@ -159,7 +160,7 @@ class Intake:
 
     def abandon(self, run: Run) -> None:
         """Settle a run that does not end, however often it is cancelled; what its task does then counts no more."""
-        outcome = self._execution.stopped(run)
+        outcome = self.execution.stopped(run)
         if outcome is not None:
             self._complete(run, self._coordinator.follow(outcome))
         self._leave(run, outcome)
@@ -209,6 +210,38 @@ class Intake:
         return False
 
     @property
+    def is_paused(self) -> bool:
+        return self._is_paused
+
+    def pause(self) -> None:
+        """Take no more deliveries until `resume`; those that are here go on."""
+        self._is_paused = True
+        self._end_read()
+
+    def resume(self) -> None:
+        """Take deliveries again."""
+        self._is_paused = False
+        self._freed.set()
+
+    def resize(self, kind: RunsIn, capacity: int) -> None:
+        """Let so many of a kind run at once; those that are too many go on."""
+        slots = self._slots[kind]
+        slots.capacity = capacity
+        slots.let_go_on()
+        self._on_freed(kind)
+        self._end_read()
+
+    @property
+    def slots(self) -> Mapping[RunsIn, Slots]:
+        """The places for runs, by kind."""
+        return self._slots
+
+    @property
+    def waiting(self) -> Sequence[Delivery]:
+        """What was taken and waits here for a slot."""
+        return [delivery for waiting in self._waiting.values() for delivery in waiting]
+
+    @property
     def unstarted(self) -> int:
         return sum(len(waiting) for waiting in self._waiting.values())
 
@@ -223,15 +256,13 @@ class Intake:
 
     async def _receive(self, limit: int) -> Sequence[Delivery]:
         """Read. While we have a suspect no other is brought; the read ends with it, and the next may bring one (P5)."""
-        if not self._suspects:
-            return await self._consumer.receive(limit, suspect=True, wait=_WAIT)
         try:
-            async with asyncio.timeout(None) as self._until_suspect_ended:
-                return await self._consumer.receive(limit, suspect=False, wait=_WAIT)
+            async with asyncio.timeout(None) as self._reading:
+                return await self._consumer.receive(limit, suspect=not self._suspects, wait=_WAIT)
         except TimeoutError:
             return ()
         finally:
-            self._until_suspect_ended = None
+            self._reading = None
 
     async def _take_in(self, read: Sequence[Delivery]) -> None:
         for delivery in read:
@@ -287,8 +318,8 @@ class Intake:
         """Return for those under a limit the seconds for which they wait, and which of them have no slot now."""
         unable: set[int | str] = set()
         waits: Mapping[int | str, float] = {}
-        if able := self._able(self._limiter.limited(taken), unable):
-            waits = await self._until_done(functools.partial(self._limiter.waits, able))
+        if able := self._able(self.limiter.limited(taken), unable):
+            waits = await self._until_done(functools.partial(self.limiter.waits, able))
         if self._has_seats:
             ready = [each for each in taken if not waits.get(each.lease)]
             if able := self._able(self._seating.limited(ready), unable):
@@ -343,8 +374,13 @@ class Intake:
         """Have the next read bring suspects again if this was the one we had."""
         if delivery.is_suspect:
             self._suspects -= 1
-            if not self._suspects and self._until_suspect_ended is not None:
-                self._until_suspect_ended.reschedule(asyncio.get_running_loop().time())
+            if not self._suspects:
+                self._end_read()
+
+    def _end_read(self) -> None:
+        """Have the read under way end with what it has, so that the next one is another."""
+        if self._reading is not None:
+            self._reading.reschedule(asyncio.get_running_loop().time())
 
     def _start(self, delivery: Delivery, kind: RunsIn, *, is_revoked: bool = False, has_waited: bool = False) -> None:
         run = Run(delivery, kind, self._slots[kind], self._on_freed)
@@ -383,9 +419,9 @@ class Intake:
                 is_revoked = is_revoked or (has_waited and await self._is_revoked(run))
                 run.is_started = True  # until here a cancellation is only noted, and `Execution` acts on it
                 if is_revoked:
-                    outcome = self._execution.revoked(run)
+                    outcome = self.execution.revoked(run)
                 else:
-                    outcome = await self._execution.run(run)
+                    outcome = await self.execution.run(run)
             except GeneratorExit as exc:
                 # A future or thread of the task ended so; Python closes all frames on its way here (PEP 380).
                 outcome = Failure(delivery, exc, Policy(delivery.message.ignore_result))

@@ -20,6 +20,7 @@ from typing import Final, Self
 from anyio import to_thread
 
 from ..core.logs import WarnOnce
+from ..core.values import value
 from ..exceptions import AioTQError
 from ..transport import Delivery
 
@@ -32,8 +33,21 @@ _TICK: Final = 0.25
 _SECOND_LOOK: Final = 0.05
 
 
+@value
+class Blocked:
+    """What keeps the loop from turning, since when (wall time), and where it stands."""
+
+    by: str
+    since: float
+    stack: str
+
+
 class Lifeline:
-    """Renews leases from a thread while entered; `on_lost` is called in the loop with deliveries lost for good."""
+    """Renews leases from a thread while entered; `on_lost` is called in the loop with deliveries lost for good.
+
+    `on_blocked` is called in the thread when the loop is blocked for `loop_lag` seconds, and with None when it turns
+    again.
+    """
 
     def __init__(
         self,
@@ -43,6 +57,7 @@ class Lifeline:
         lease: float,
         loop_lag: float,
         on_lost: Callable[[Collection[Delivery]], None],
+        on_blocked: Callable[[Blocked | None], None],
     ) -> None:
         self._renew = renew
         self._held = held
@@ -50,6 +65,8 @@ class Lifeline:
         self._interval = lease / _RENEWALS
         self._loop_lag = loop_lag
         self._on_lost = on_lost
+        self._on_blocked = on_blocked
+        self._blocked: Blocked | None = None
         self._stop = threading.Event()
         self._ticked_at = self._renewed_at = time.monotonic()
         self._warned = False
@@ -110,6 +127,9 @@ class Lifeline:
         lag = time.monotonic() - self._ticked_at
         if lag < self._loop_lag + _TICK:
             self._warned = False
+            if self._blocked is not None:
+                self._blocked = None
+                self._on_blocked(None)
             return
         if self._warned:
             return
@@ -125,6 +145,8 @@ class Lifeline:
             "the event loop has been blocked for %.1f s by %s: use await, a plain function (thread) or "
             'run="process" there. Its stack:\n%s',
             lag,
-            culprit.get_name() if culprit is not None else "a callback",
+            name := culprit.get_name() if culprit is not None else "a callback",
             stack,
         )
+        self._blocked = Blocked(name, time.time() - lag, stack)
+        self._on_blocked(self._blocked)

@@ -37,6 +37,10 @@ class Limiter:
         )
         return {delivery.lease: wait for delivery, wait in zip(limited, waits, strict=True)}
 
+    def set_interval(self, name: str, interval: float | None) -> None:
+        """Have starts of the task `name` so many seconds apart from now on; None: it has no limit."""
+        self._intervals[name] = interval
+
     def _interval(self, name: str) -> float | None:
         if name in self._intervals:
             return self._intervals[name]

@@ -64,6 +64,10 @@ class Slots:
     def give_back(self) -> None:
         """Free one place; a run that wants to go on has it before any new one."""
         self.taken -= 1
+        self.let_go_on()
+
+    def let_go_on(self) -> None:
+        """Give free places to runs that want to go on."""
         while self._returning and self.taken < self.capacity:
             self.taken += 1
             self._returning.popleft().granted()

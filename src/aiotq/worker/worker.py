@@ -7,10 +7,10 @@ import logging
 import os
 import random
 import socket
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from functools import partial
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from .. import signals
 from ..calling.connection import Connection
@@ -19,6 +19,7 @@ from ..canvas.coordinator import Coordinator
 from ..commit import Committer
 from ..core.aio import Service, finish
 from ..core.logs import WarnOnce
+from ..core.version import VERSION
 from ..exceptions import OperationalError
 from ..results.revocations import is_among
 from ..tasks.options import RunsIn
@@ -32,12 +33,15 @@ from .execution import Execution
 from .intake import Intake
 from .lifeline import Lifeline
 from .lifespans import all_entered
+from .obeying import Obeying
 from .observers import Observer, Observers, Told
 from .options import WorkerOptions
+from .presence import MOST_TASKS, Presence, about_process, machine_load
 from .processes.pool import ProcessPool
 from .rate_limits import Limiter
 from .run import Cancelled, Run, Slots
 from .run_handlers import Handlers
+from .steering import Steering
 from .task_signals import TaskSignals
 
 logger = logging.getLogger("aiotq.worker")
@@ -78,6 +82,7 @@ class Worker:
         self._intake: Intake | None = None
         self._completer: Completer | None = None
         self._seating: ConcurrencyLimits | None = None
+        self._started = core.clock.time()
         signalling = TaskSignals(self, self.name, core.tasks, DeliveryInfo(core.conf))
         self._observers = Observers(signalling, Handlers())
         #: Runs that were left behind: in threads (see `WorkerOptions.leaves_threads`), or that swallow cancellations.
@@ -130,6 +135,10 @@ class Worker:
                 self._stop_now.set()
         await self._service.stop()
 
+    def ask_to_stop(self) -> None:
+        """Have it stop as `stop` does, without waiting for that: `wait` returns when it has."""
+        self._service.ask_to_stop()
+
     def stop_now(self) -> None:
         """Cut the grace time short."""
         self._stop_now.set()
@@ -155,13 +164,15 @@ class Worker:
             )
             committer = connection.committer(consumer, self._holder, lease)
             seating = self._seating = self._make_seating(connection, lease)
+            presence = await stack.enter_async_context(Presence(connection.ledger, self._holder, self._describe, lease))
             lifeline = await stack.enter_async_context(
                 Lifeline(
-                    partial(seating.renew, committer),
+                    presence.after(partial(seating.renew, committer)),
                     self._held,
                     lease=lease,
                     loop_lag=conf.worker_loop_lag,
                     on_lost=self._lost,
+                    on_blocked=presence.tell_blocked,
                 )
             )
             pool = await stack.enter_async_context(self._pool())
@@ -178,10 +189,11 @@ class Worker:
                     else None
                 )
                 intake = self._intake = self._make_intake(connection, consumer, committer, completer, seating, pool)
+                obeying = upkeep.create_task(self._obeying(connection, intake, presence).run(), name="aiotq.control")
                 async with intake.owning_runs(), asyncio.TaskGroup() as receiving:
                     taking = receiving.create_task(intake.run(), name="aiotq.intake")
                     try:
-                        await self._tell(lambda each: each.ready(self))
+                        await self._announce(presence)
                         ready(self)
                         await _until(stopping, taking, connection)
                         taking.cancel()
@@ -193,7 +205,7 @@ class Worker:
                         intake.give_up()
                         raise
                 await self._commit_the_rest(completer, seating)
-                for each in (completing, reclaiming, seeing_to_seats, failing):
+                for each in (completing, reclaiming, seeing_to_seats, failing, obeying):
                     if each is not None:
                         each.cancel()
 
@@ -283,6 +295,36 @@ class Worker:
             seating=seating,
             observers=self._observers,
         )
+
+    async def _announce(self, presence: Presence) -> None:
+        """Say that it takes messages, and can be asked."""
+        await presence.announce()
+        await self._tell(lambda each: each.ready(self))
+
+    def _obeying(self, connection: Connection, intake: Intake, presence: Presence) -> Obeying:
+        core = self._core
+        steering = Steering(self, core, intake, started=self._started, row=presence.row)
+        return Obeying(connection.bus, steering, core.commands, key=self._holder, signer=core.signer)
+
+    def _describe(self) -> Mapping[str, Any]:
+        """Return what stands in the worker's row of the fleet registry. Called in the lifeline's thread as well."""
+        intake, tasks = self._intake, tuple(self._core.tasks)
+        slots = {} if intake is None else {kind: (each.taken, each.capacity) for kind, each in intake.slots.items()}
+        return {
+            **about_process(),
+            "name": self.name,
+            "version": VERSION,
+            "queues": self.queues,
+            "tasks": sorted(tasks)[:MOST_TASKS],
+            "task_count": len(tasks),
+            "slots": slots,
+            "running": self.running,
+            "completed": self.completed,
+            "is_paused": intake is not None and intake.is_paused,
+            "load": machine_load(),
+            "started": self._started,
+            "seen": self._core.clock.time(),
+        }
 
     def _coordinator(self, connection: Connection) -> Coordinator:
         return self._core.coordinator(self.name, has_joins=connection.ledger.has_joins)

@@ -1,0 +1,323 @@
+"""The commands that every worker obeys, with Celery's names: functions of the worker and of typed arguments.
+
+Each answers with what JSON can say. An error it raises is the answer; nothing here can end a worker (P10).
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import platform
+import resource
+import sys
+import threading
+import tracemalloc
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from ..backends.base import shown_place
+from ..calling.core import AppCore
+from ..core.schedules import seconds_apart
+from ..core.values import value
+from ..exceptions import CallError, NotRegistered
+from ..tasks.options import check_limits
+from ..transport import Delivery
+from .declared import DeclaredCommand, declare
+from .shown_settings import setting_rows
+
+#: Lines of code that have allocated most, as `memory` lists them.
+_TOP: Final = 10
+#: Kinds of slots whose number a command may change: child processes are made when a worker starts.
+_POOLS: Final = ("loop", "thread")
+_MOST_SLOTS: Final = 1_000_000
+
+
+@value
+class RunningCall:
+    """A call that a worker runs."""
+
+    delivery: Delivery
+    kind: str
+    since: float  #: wall time
+    is_acknowledged: bool
+    arguments: tuple[str, str] | None  #: as they may be shown, if they can be read
+
+
+class Steered(Protocol):
+    """What commands ask of a worker."""
+
+    @property
+    def core(self) -> AppCore: ...
+    @property
+    def user_facing(self) -> object:
+        """The worker as users know it: the first argument of their commands."""
+        ...
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def commands(self) -> MutableMapping[str, int]:
+        """What became of commands that were heard, counted."""
+        ...
+
+    @property
+    def started(self) -> float: ...
+    @property
+    def queues(self) -> tuple[str, ...]: ...
+    @property
+    def completed(self) -> Mapping[str, int]: ...
+    @property
+    def is_paused(self) -> bool: ...
+    def running(self) -> Sequence[RunningCall]: ...
+    def reserved(self) -> Sequence[Delivery]: ...
+    def slots(self) -> Mapping[str, tuple[int, int]]:
+        """Return by kind how many run, and how many may."""
+        ...
+
+    def resize(self, kind: str, capacity: int) -> None: ...
+    def limit_rate(self, task: str, interval: float | None) -> None: ...
+    def limit_time(self, task: str, soft: float | None, hard: float | None) -> None: ...
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+    def ask_to_stop(self) -> None: ...
+    def standing(self) -> Sequence[str]: ...
+    def row(self) -> Mapping[str, Any]: ...
+
+
+def ping(worker: Steered) -> object:
+    """Say that the worker is there."""
+    return {"ok": "pong"}
+
+
+def presence(worker: Steered) -> object:
+    """What the worker writes into the fleet registry."""
+    return worker.row()
+
+
+def active(worker: Steered) -> object:
+    """The calls that run now."""
+    return [
+        {
+            **_about(worker, call.delivery),
+            "args": call.arguments[0] if call.arguments is not None else None,
+            "kwargs": call.arguments[1] if call.arguments is not None else None,
+            "kind": call.kind,
+            "time_start": call.since,
+            "acknowledged": call.is_acknowledged,
+        }
+        for call in worker.running()
+    ]
+
+
+def reserved(worker: Steered) -> object:
+    """The calls that wait in the worker for a slot."""
+    return [_about(worker, delivery) for delivery in worker.reserved()]
+
+
+def query_task(worker: Steered, *ids: str) -> object:
+    """What the worker has of these calls: whether each is active or reserved here."""
+    wanted = frozenset(ids)
+    found = {call.delivery.message.id: ["active", _about(worker, call.delivery)] for call in worker.running()}
+    found |= {each.message.id: ["reserved", _about(worker, each)] for each in worker.reserved()}
+    return {task_id: what for task_id, what in found.items() if task_id in wanted}
+
+
+def registered(worker: Steered) -> object:
+    """The tasks that the worker knows."""
+    return sorted(worker.core.tasks)
+
+
+def active_queues(worker: Steered) -> object:
+    """The queues that the worker takes from."""
+    return [{"name": name, "is_paused": worker.is_paused} for name in worker.queues]
+
+
+def stats(worker: Steered) -> object:
+    """Numbers: what was done, slots, uptime, use of the machine."""
+    now = worker.core.clock.time()
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return {
+        "pid": os.getpid(),
+        "uptime": round(now - worker.started, 3),
+        "clock": now,
+        "total": dict(worker.completed),
+        "pool": {kind: {"running": taken, "max": most} for kind, (taken, most) in worker.slots().items()},
+        "is_paused": worker.is_paused,
+        "rusage": {
+            "utime": used.ru_utime,
+            "stime": used.ru_stime,
+            "maxrss": used.ru_maxrss,
+            "minflt": used.ru_minflt,
+            "majflt": used.ru_majflt,
+            "nvcsw": used.ru_nvcsw,
+            "nivcsw": used.ru_nivcsw,
+        },
+        "commands": dict(worker.commands),
+    }
+
+
+def conf(worker: Steered, changed: bool = False) -> object:
+    """The settings, without secrets; with changed=true only those that have not their default."""
+    rows = setting_rows(worker.core.conf)
+    return {row.name: row.value for row in rows if row.is_changed or not changed}
+
+
+def report(worker: Steered) -> object:
+    """Versions and places, as text for a bug report."""
+    core = worker.core
+    said = {
+        "aiotq": worker.row()["version"],
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "platform": platform.platform(),
+        "app": str(core.main),
+        "broker": shown_place(core.conf.broker_url),
+        "results": shown_place(core.conf.result_backend or core.conf.broker_url),
+        "queues": ", ".join(worker.queues),
+        "tasks": str(len(core.tasks)),
+    }
+    said |= {row.name: row.shown for row in setting_rows(core.conf) if row.is_changed}
+    return {"ok": "\n".join(f"{name}: {text}" for name, text in said.items())}
+
+
+def clock(worker: Steered) -> object:
+    """The worker's wall time, to be compared with others'."""
+    return {"clock": worker.core.clock.time()}
+
+
+def memory(worker: Steered) -> object:
+    """Memory, threads, and what allocated most where tracemalloc is on (PYTHONTRACEMALLOC=1)."""
+    found: dict[str, Any] = {
+        "rss": _rss(),
+        "max_rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+        "threads": threading.active_count(),
+        "running": len(worker.running()),
+        "collected": [each["collections"] for each in gc.get_stats()],
+    }
+    if tracemalloc.is_tracing():
+        top = tracemalloc.take_snapshot().statistics("lineno")[:_TOP]
+        found["traced"] = tracemalloc.get_traced_memory()[0]
+        found["top"] = [{"line": str(each.traceback), "size": each.size, "count": each.count} for each in top]
+    return found
+
+
+def stacks(worker: Steered) -> object:
+    """Where each running call, each other coroutine and each thread stands."""
+    return {"ok": "\n".join(worker.standing())}
+
+
+def rate_limit(worker: Steered, task_name: str, rate: str | float | None) -> object:
+    """Change how often a task starts: 10/s, 100/m, 5/h; 0 or none: as often as it can."""
+    _known(worker, task_name)
+    try:
+        interval = None if rate is None else seconds_apart(rate)
+    except ValueError as exc:
+        raise CallError(f"rate_limit: {exc}: write it as 10/s, 100/m or 5/h") from None
+    worker.limit_rate(task_name, interval)
+    return {"ok": "rate limit is off" if interval is None else f"rate limit is {rate}"}
+
+
+def time_limit(worker: Steered, task_name: str, soft: float | None = None, hard: float | None = None) -> object:
+    """Change the time limits (seconds) of calls of a task that start from now on; none: there is no such limit."""
+    _known(worker, task_name)
+    for limit in (hard, soft):
+        if limit is not None and not limit > 0:
+            raise CallError(f"time_limit: a limit is seconds, more than 0, not {limit!r}")
+    check_limits(f"time_limit of {task_name}", soft, hard)
+    if hard is not None and worker.core.tasks[task_name].runs_in == "thread":
+        raise CallError(f"time_limit: {task_name} runs in threads, which can't be stopped: give it a soft limit alone")
+    worker.limit_time(task_name, soft, hard)
+    return {"ok": "time limits are set"}
+
+
+def pool_grow(worker: Steered, n: int = 1, kind: str = "loop") -> object:
+    """Run n calls more at once; kind is loop (coroutines) or thread."""
+    return _resized(worker, n, kind)
+
+
+def pool_shrink(worker: Steered, n: int = 1, kind: str = "loop") -> object:
+    """Run n calls fewer at once: what runs goes on."""
+    return _resized(worker, -n, kind)
+
+
+def pause(worker: Steered) -> object:
+    """Take no more messages until `resume`; what runs goes on."""
+    worker.pause()
+    return {"ok": "paused"}
+
+
+def resume(worker: Steered) -> object:
+    """Take messages again."""
+    worker.resume()
+    return {"ok": "resumed"}
+
+
+def log_level(worker: Steered, level: str, logger: str = "") -> object:
+    """Change the level of a logger (default: of all): DEBUG, INFO, WARNING, ERROR, CRITICAL."""
+    known = logging.getLevelNamesMapping()
+    if level.upper() not in known:
+        raise CallError(f"log_level: a level is one of {', '.join(known)}, not {level!r}")
+    logging.getLogger(logger or None).setLevel(level.upper())
+    return {"ok": f"level of {logger or 'all loggers'} is {level.upper()}"}
+
+
+def shutdown(worker: Steered) -> object:
+    """Stop cleanly: take no more, let what runs finish for the grace time, hand back the rest."""
+    worker.ask_to_stop()
+    return {"ok": "stopping"}
+
+
+_INSPECT: Final[Sequence[Callable[..., object]]] = (
+    *(ping, active, reserved, query_task, registered, active_queues, stats, conf, report, clock, memory, stacks),
+    presence,
+)
+_CONTROL: Final[Sequence[Callable[..., object]]] = (
+    *(rate_limit, time_limit, pool_grow, pool_shrink, pause, resume, log_level, shutdown),
+)
+
+
+def builtin_commands() -> dict[str, DeclaredCommand]:
+    """Return the commands that every worker obeys, by their names."""
+    found = [declare(each, "inspect") for each in _INSPECT] + [declare(each, "control") for each in _CONTROL]
+    return {each.name: each for each in found}
+
+
+def _about(worker: Steered, delivery: Delivery) -> dict[str, Any]:
+    message = delivery.message
+    return {
+        "id": message.id,
+        "name": message.task,
+        "type": message.task,
+        "hostname": worker.name,
+        "worker_pid": os.getpid(),
+        "queue": delivery.queue,
+        "priority": delivery.priority,
+        "retries": message.retries,
+        "root_id": message.root_id,
+        "sent_at": message.sent_at,
+        "redelivered": delivery.deaths + delivery.returns > 0,
+    }
+
+
+def _known(worker: Steered, task: str) -> None:
+    if task not in worker.core.tasks:
+        raise NotRegistered(task)
+
+
+def _resized(worker: Steered, change: int, kind: str) -> object:
+    if kind not in _POOLS:
+        raise CallError(f"slots that can grow and shrink are {' and '.join(_POOLS)}, not {kind!r}")
+    capacity = worker.slots()[kind][1] + change
+    if not 1 <= capacity <= _MOST_SLOTS:
+        raise CallError(f"a worker has 1 to {_MOST_SLOTS} slots of a kind, not {capacity}")
+    worker.resize(kind, capacity)
+    return {"ok": f"{capacity} slots ({kind})"}
+
+
+def _rss() -> int | None:
+    """Return the bytes of memory that this process has now, where that can be known."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    except (OSError, ValueError, IndexError):
+        return None

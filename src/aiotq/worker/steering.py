@@ -1,0 +1,110 @@
+"""A worker as commands see it: what it runs and has, and what of it may be changed while it runs."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from ..calling.core import AppCore
+from ..control.commands import RunningCall
+from ..core.values import shown
+from ..exceptions import AioTQError
+from ..tasks.options import RunsIn
+from ..transport import Delivery
+from .intake import Intake
+from .run import Run
+from .standing import standing
+
+if TYPE_CHECKING:
+    from .worker import Worker
+
+#: Bytes of arguments that are decoded to be shown.
+_MOST_DECODED: Final = 65_536
+
+
+class Steering:
+    """What commands may do with one worker that runs; `row` is what it writes into the fleet registry."""
+
+    def __init__(
+        self,
+        worker: Worker,
+        core: AppCore,
+        intake: Intake,
+        *,
+        started: float,
+        row: Callable[[], Mapping[str, Any]],
+    ) -> None:
+        self.core = core
+        self.started = started
+        self.commands: Counter[str] = Counter()  #: what became of commands that were heard
+        self.row = row
+        self._worker = worker
+        self._intake = intake
+
+    @property
+    def user_facing(self) -> object:
+        return self._worker
+
+    @property
+    def name(self) -> str:
+        return self._worker.name
+
+    @property
+    def queues(self) -> tuple[str, ...]:
+        return self._worker.queues
+
+    @property
+    def completed(self) -> Mapping[str, int]:
+        return {"tasks": self._worker.completed}
+
+    @property
+    def is_paused(self) -> bool:
+        return self._intake.is_paused
+
+    def running(self) -> Sequence[RunningCall]:
+        now, wall = time.perf_counter(), self.core.clock.time()
+        return [
+            RunningCall(run.delivery, run.kind, wall - (now - run.started_at), run.is_settled, self._arguments(run))
+            for run in self._intake.runs.values()
+        ]
+
+    def reserved(self) -> Sequence[Delivery]:
+        return self._intake.waiting
+
+    def slots(self) -> Mapping[str, tuple[int, int]]:
+        return {kind: (slots.taken, slots.capacity) for kind, slots in self._intake.slots.items()}
+
+    def resize(self, kind: str, capacity: int) -> None:
+        self._intake.resize(cast("RunsIn", kind), capacity)
+
+    def limit_rate(self, task: str, interval: float | None) -> None:
+        self._intake.limiter.set_interval(task, interval)
+
+    def limit_time(self, task: str, soft: float | None, hard: float | None) -> None:
+        self._intake.execution.time_limits[task] = soft, hard
+
+    def pause(self) -> None:
+        self._intake.pause()
+
+    def resume(self) -> None:
+        self._intake.resume()
+
+    def ask_to_stop(self) -> None:
+        self._worker.ask_to_stop()
+
+    def standing(self) -> Sequence[str]:
+        return list(standing(tuple(self._intake.runs.values()), asyncio.get_running_loop()))
+
+    def _arguments(self, run: Run) -> tuple[str, str] | None:
+        """Return the arguments of a run as they may be shown. What is not verified yet is not decoded."""
+        message = run.delivery.message
+        if not run.is_started or len(message.body) > _MOST_DECODED:
+            return None
+        try:
+            args, kwargs, _ = self._intake.execution.decode(message)
+        except AioTQError:  # whoever runs it says so
+            return None
+        return shown(args), shown(kwargs)

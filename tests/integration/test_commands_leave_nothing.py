@@ -1,0 +1,127 @@
+"""What many commands leave in a store or a broker, half of them from processes that were killed midway: nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sqlite3
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from aiotq import AioTQ
+
+from ..servers import shared, shared_rabbit
+from ..waiting import wait_until
+from .test_cli import environment
+
+ASKS: str = """
+import asyncio, sys
+from aiotq import AioTQ
+
+app = AioTQ("asks", broker=sys.argv[1])
+
+async def main():
+    async with app:
+        print("asking", flush=True)
+        while True:
+            await asyncio.gather(*(app.control.ping(timeout=5) for _ in range(5)))
+
+asyncio.run(main())
+"""
+
+
+async def ask_and_be_killed(directory: Path, url: str) -> None:
+    (directory / "asks.py").write_text(ASKS)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "asks.py", url), cwd=directory, env=environment(), stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    await process.stdout.readline()
+    await asyncio.sleep(0.2)  # in the middle of its questions
+    os.kill(process.pid, signal.SIGKILL)
+    await process.wait()
+
+
+async def many_commands(directory: Path, url: str) -> None:
+    app = AioTQ("asks", broker=url)
+    async with app:
+        for _ in range(50):
+            await asyncio.gather(*(app.control.ping(timeout=5) for _ in range(5)))
+    for _ in range(2):
+        await ask_and_be_killed(directory, url)
+
+
+async def test_no_key_stays_in_redis(tmp_path: Path) -> None:
+    prefix = f"test-{os.urandom(6).hex()}"
+    url = f"{shared('redis').url}?prefix={prefix}"
+    app = AioTQ("asks", broker=url)
+    with closing(shared("redis").client()) as client:
+
+        def keys() -> set[bytes]:
+            return set(client.keys(f"*{prefix}*"))
+
+        async with app, app.worker(name="one"):
+            before = keys()
+            await many_commands(tmp_path, url)
+            assert keys() == before
+        assert not [key for key in keys() if b"fleet" in key]
+
+
+async def test_no_row_stays_in_a_file_but_a_listeners_which_expires(tmp_path: Path) -> None:
+    file = tmp_path / "queue.db"
+    app = AioTQ("asks", broker=f"sqlite:///{file}")
+
+    def rows() -> dict[str, int]:
+        with closing(sqlite3.connect(file)) as connection:
+            tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+            counts = {name: connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in tables}
+        del counts["listeners"]  # of a process that was killed: it expires
+        return counts
+
+    async with app, app.worker(name="one"):
+        before = rows()
+        await many_commands(tmp_path, f"sqlite:///{file}")
+        assert rows() == before
+    assert rows()["fleet"] == 0
+
+
+async def test_no_queue_stays_in_rabbitmq(tmp_path: Path) -> None:
+    rabbit = shared_rabbit()
+    url = rabbit.vhost()
+    app = AioTQ("asks", broker=url)
+    async with app, app.worker(name="one"):
+        before = rabbit.queues(url.rpartition("/")[2])
+        await many_commands(tmp_path, url)
+        await wait_until(
+            lambda: rabbit.queues(url.rpartition("/")[2]) == before, "the queues of who was killed are gone"
+        )
+
+
+@pytest.mark.parametrize("count", [20])
+async def test_twenty_workers_answer_soon(count: int) -> None:
+    url = f"{shared('redis').url}?prefix=test-{os.urandom(6).hex()}"
+    app = AioTQ("asks", broker=url)
+    loop = asyncio.get_running_loop()
+    async with app:
+        workers = [app.worker(name=f"w{number}") for number in range(count)]
+        for worker in workers:
+            await worker.__aenter__()
+        times: list[float] = []
+        for _ in range(20):
+            began = loop.time()
+            assert len(await app.control.ping(timeout=20)) == count
+            times.append(loop.time() - began)
+        assert sorted(times)[10] < 1.0, times
+        print(f"median of {count} workers: {sorted(times)[10] * 1000:.1f} ms")
+        one: list[float] = []
+        for _ in range(50):
+            began = loop.time()
+            await app.control.ping(destination=["w3"], timeout=20)
+            one.append(loop.time() - began)
+        print(f"median of one: {sorted(one)[25] * 1000:.1f} ms")
+        for worker in workers:
+            await worker.stop()
