@@ -12,7 +12,7 @@ ARGS ?=
 RUN = $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup servers celery peers demo lint test bench bench-peers clean
+.PHONY: help setup servers celery peers demo lint test test-newer bench bench-peers clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -42,6 +42,14 @@ lint: setup ## Check format, style, types and the direction of imports
 test: setup servers celery ## Run all tests, those that kill workers included
 	$(RUN) -m pytest -n $(JOBS) --dist loadscope --no-loadscope-reorder $(ARGS)
 
+# Which servers are tested with which of these is a table in the script. SERVERS=valkey-8.1: that one alone.
+NEWER_TESTS = tests/contract tests/semantics tests/integration tests/interop tests/chaos
+
+test-newer: setup servers celery ## Run the tests that concern them on Redis 6.2 to 8.2, Valkey 8.1, RabbitMQ 4.0 (as root)
+	@sh scripts/newer-servers.sh build
+	@SERVERS='$(SERVERS)' sh scripts/newer-servers.sh test \
+		$(RUN) -m pytest -n $(JOBS) --dist loadscope --no-loadscope-reorder $(or $(ARGS),$(NEWER_TESTS))
+
 bench: setup servers ## Measure, and print each figure beside its target
 	$(RUN) -m benchmarks $(ARGS)
 
@@ -50,6 +58,7 @@ bench-peers: setup servers peers ## Measure aiotq and other task queues in turn,
 
 clean: ## Remove the environment and everything that was built
 	@if [ -f '$(VENV)/pyvenv.cfg' ]; then rm -rf '$(VENV)'; fi
+	@rm -rf --one-file-system .newer-servers
 	@for venv in .venv-celery .venv-peers; do if [ -f $$venv/pyvenv.cfg ]; then rm -rf $$venv; fi; done
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

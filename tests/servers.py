@@ -1,10 +1,15 @@
-"""Private servers for tests: real processes on free ports, ended with whoever started them."""
+"""Private servers for tests: real processes on free ports, ended with whoever started them.
+
+Which ones: `redis-server` and `rabbitmq-server` of this system, or what TEST_REDIS_SERVER and
+TEST_RABBITMQ_SERVER say: the words that a command begins with (`make test-newer` sets them).
+"""
 
 from __future__ import annotations
 
 import itertools
 import os
 import random
+import shlex
 import shutil
 import signal
 import socket
@@ -34,6 +39,14 @@ def free_port() -> int:
         return port
 
 
+def _command(variable: str, program: Path) -> list[str]:
+    """Return the words that start a server: the variable's, or else the program of this system."""
+    if words := shlex.split(os.environ.get(variable, "")):
+        return words
+    assert program.exists(), f"{program} is not installed: `make test` does that"
+    return [str(program)]
+
+
 class RedisServer:
     """A redis-server of our own; a context manager. `settings` are lines of its configuration."""
 
@@ -46,7 +59,7 @@ class RedisServer:
         self._arguments = arguments
         self._temporary = None if directory is not None else tempfile.TemporaryDirectory(prefix="aiotq-redis-")
         self.directory = directory if directory is not None else Path(str(self._temporary and self._temporary.name))
-        self.port = free_port()
+        self.port = int(str((settings or {}).get("port", 0))) or free_port()
         self._settings: dict[str, object] = {
             "bind": "127.0.0.1",
             "port": self.port,
@@ -55,7 +68,7 @@ class RedisServer:
             "repl-diskless-sync-delay": 0,
             **(settings or {}),
         }
-        self.bus_port = int(str(self._settings.get("cluster-port", 0)))
+        self.tls_port = int(str(self._settings.get("tls-port", 0)))
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -82,13 +95,12 @@ class RedisServer:
 
     def start(self) -> None:
         """Start it, or start it again on what it wrote to its disk, and wait until it answers."""
-        program = shutil.which("redis-server")
-        assert program is not None, "redis-server is not installed: `make test` does that"
+        command = _command("TEST_REDIS_SERVER", Path(shutil.which("redis-server") or "redis-server"))
         config = self.directory / "redis.conf"
         if not config.exists():
             config.write_text("".join(f"{name} {value}\n" for name, value in self._settings.items()))
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen([program, str(config), *self._arguments], stdout=log, stderr=log)
+            self._process = subprocess.Popen([*command, str(config), *self._arguments], stdout=log, stderr=log)
         self.answers()
 
     def answers(self) -> None:
@@ -149,16 +161,16 @@ class RedisCluster:
     def __enter__(self) -> Self:
         settings = {"cluster-enabled": "yes", "cluster-node-timeout": 2000, "cluster-require-full-coverage": "no"}
         for _ in range(3):
-            server = RedisServer({**settings, "cluster-port": free_port()})
+            server = RedisServer({**settings, "port": _port_with_another_above()})
             self.nodes.append(self._stack.enter_context(server))
         first, *others = self.nodes
         slots = [(0, 5460), (5461, 10922), (10923, 16383)]
         for node, (low, high) in zip(self.nodes, slots, strict=True):
             with node.client() as client:
-                client.execute_command("CLUSTER", "ADDSLOTSRANGE", low, high)
+                client.execute_command("CLUSTER", "ADDSLOTS", *range(low, high + 1))
         with first.client() as client:
             for node in others:
-                client.execute_command("CLUSTER", "MEET", "127.0.0.1", node.port, node.bus_port)
+                client.execute_command("CLUSTER", "MEET", "127.0.0.1", node.port)
         deadline = time.monotonic() + START
         while not all(self._is_whole(node) for node in self.nodes):
             assert time.monotonic() < deadline, "the nodes don't find each other"
@@ -305,7 +317,7 @@ class RabbitServer:
         """Start it, or start it again on what it wrote to its disk, and wait until it answers."""
         epmd = shutil.which("epmd")
         assert epmd is not None, "rabbitmq-server is not installed: `make test` does that"
-        assert self.PROGRAM.exists(), "rabbitmq-server is not installed: `make test` does that"
+        server = _command("TEST_RABBITMQ_SERVER", self.PROGRAM)
         if self._epmd is None:
             # The server would start one that outlives it, and one that it finds would be shared.
             command = [epmd, "-port", str(self._epmd_port), "-address", "127.0.0.1"]
@@ -319,7 +331,7 @@ class RabbitServer:
             (self.directory / "advanced.config").write_text(f"[{{rabbit, [{rabbit}]}}].\n")
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [self.PROGRAM], env=self._environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                server, env=self._environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         self.answers()
 
@@ -355,6 +367,8 @@ class RabbitServer:
             assert self._process.poll() is None, f"rabbitmq-server ended:\n{self._end_of_log()}"
             assert time.monotonic() < deadline, f"rabbitmq-server does not answer:\n{self._end_of_log()}"
             time.sleep(0.05)
+        if "listeners.ssl.default" in self._settings:
+            _await_port(self.tls_port)  # it begins to listen there later
 
     def _end_of_log(self) -> str:
         return self.log.read_text(errors="replace")[-4000:]
@@ -452,12 +466,24 @@ def _quick_directory() -> str | None:
     return str(memory) if memory.is_dir() and shutil.disk_usage(memory).free > MUCH else None
 
 
-def _quiet_ports(count: int) -> list[int]:
+def _port_with_another_above() -> int:
+    """Return a port for a node of a cluster: before Redis 7.0 its nodes always talk on the one 10,000 above."""
+    while True:
+        (port,) = _quiet_ports(1, below=22_000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port + 10_000))
+            except OSError:
+                continue
+        return port
+
+
+def _quiet_ports(count: int, *, below: int = 32_000) -> list[int]:
     """Return ports that nobody listens on, and that no connection is given while the server takes seconds to start."""
     found: list[int] = []
     ours = random.SystemRandom()  # seeded like ours, two test processes would want the same ports
     while len(found) < count:
-        port = ours.randrange(10_000, 32_000)  # below what Linux takes for connections
+        port = ours.randrange(10_000, below)  # not what Linux takes for connections
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))

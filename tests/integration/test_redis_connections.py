@@ -73,10 +73,10 @@ def fresh(prefix: str = "test") -> str:
 def guarded() -> Iterator[RedisServer]:
     """A server with a password, and a user who may do just enough under his prefix."""
     rights = " ".join(f"+{command}" for command in COMMANDS.split())
-    user = f"on >his-secret ~{{mine}}* &{{mine}}* -@all {rights}"
-    blind = f"on >his-secret ~{{mine}}* &{{mine}}* -@all {rights.replace('+xadd ', '')}"
-    deaf = f"on >his-secret ~{{mine}}* -@all {rights}"
-    settings = {"requirepass": "hush%/@:", "user me": user, "user blind": blind, "user deaf": f"{deaf} resetchannels"}
+    user = f"on >his-secret ~{{mine}}* resetchannels &{{mine}}* -@all {rights}"
+    blind = f"on >his-secret ~{{mine}}* resetchannels &{{mine}}* -@all {rights.replace('+xadd ', '')}"
+    deaf = f"on >his-secret ~{{mine}}* resetchannels -@all {rights}"
+    settings = {"requirepass": "hush%/@:", "user me": user, "user blind": blind, "user deaf": deaf}
     with RedisServer(settings) as server:
         yield server
 
@@ -111,11 +111,12 @@ async def test_a_user_with_the_least_rights(guarded: RedisServer) -> None:
 
 async def test_a_user_with_the_least_rights_in_a_cluster() -> None:
     cluster = shared("redis-cluster")
-    rights = f"on >his-secret ~{{mine}}* &{{mine}}* -@all {' '.join(f'+{command}' for command in COMMANDS.split())}"
+    rights = " ".join(f"+{command}" for command in COMMANDS.split())
+    user = f"on >his-secret ~{{mine}}* resetchannels &{{mine}}* -@all {rights}"
     assert isinstance(cluster, RedisCluster)
     for node in cluster.nodes:
         with node.client() as client:
-            client.execute_command("ACL", "SETUSER", "me", *rights.split(), "+cluster|slots", "+command")
+            client.execute_command("ACL", "SETUSER", "me", *user.split(), "+cluster|slots", "+command")
 
     await works(f"{cluster.url.replace('://', '://me:his-secret@')}?prefix=mine")
 
@@ -252,10 +253,9 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def encrypted(certificates: Path, clients: str, *arguments: str, **settings: object) -> RedisServer:
-    port = free_port()
-    server = RedisServer(
+    return RedisServer(
         {
-            "tls-port": port,
+            "tls-port": free_port(),
             "tls-cert-file": certificates / "server.pem",
             "tls-key-file": certificates / "server.key",
             "tls-ca-cert-file": certificates / "ca.pem",
@@ -264,13 +264,11 @@ def encrypted(certificates: Path, clients: str, *arguments: str, **settings: obj
         },
         *arguments,
     )
-    server.bus_port = port
-    return server
 
 
 async def test_tls_with_a_ca(certificates: Path) -> None:
     with encrypted(certificates, "no") as server:
-        url = f"rediss://localhost:{server.bus_port}/0"
+        url = f"rediss://localhost:{server.tls_port}/0"
         await works(f"{url}?ssl_ca_certs={certificates}/ca.pem")
         await works(f"{url}?ssl_cert_reqs=none")
 
@@ -281,7 +279,7 @@ async def test_tls_with_a_ca(certificates: Path) -> None:
 
 async def test_tls_with_a_certificate_of_another_host(certificates: Path) -> None:
     with encrypted(certificates, "no") as server:
-        url = f"rediss://ip6-localhost:{server.bus_port}/0?ssl_ca_certs={certificates}/ca.pem"
+        url = f"rediss://ip6-localhost:{server.tls_port}/0?ssl_ca_certs={certificates}/ca.pem"
         url = url.replace("ip6-localhost", "127.0.0.2")
         with server.client() as client:
             client.config_set("bind", "127.0.0.1 127.0.0.2")
@@ -292,7 +290,7 @@ async def test_tls_with_a_certificate_of_another_host(certificates: Path) -> Non
 
 async def test_tls_with_certificates_of_clients(certificates: Path) -> None:
     with encrypted(certificates, "yes") as server:
-        url = f"rediss://127.0.0.1:{server.bus_port}/0?ssl_ca_certs={certificates}/ca.pem"
+        url = f"rediss://127.0.0.1:{server.tls_port}/0?ssl_ca_certs={certificates}/ca.pem"
         await works(f"{url}&ssl_certfile={certificates}/client.pem&ssl_keyfile={certificates}/client.key")
 
         assert "it may want a certificate of its clients" in await refusal(url)
@@ -306,14 +304,14 @@ async def test_tls_to_a_cluster(certificates: Path) -> None:
         client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
         await wait_until(lambda: "cluster_state:ok" in str(client.execute_command("CLUSTER", "INFO")), "it is whole")
 
-        await works(f"rediss+cluster://127.0.0.1:{server.bus_port}?ssl_ca_certs={certificates}/ca.pem")
+        await works(f"rediss+cluster://127.0.0.1:{server.tls_port}?ssl_ca_certs={certificates}/ca.pem")
 
 
 async def test_tls_to_a_sentinel_and_its_master(certificates: Path) -> None:
     with encrypted(certificates, "no") as master:
-        watch = f"monitor tasks 127.0.0.1 {master.bus_port} 1"
+        watch = f"monitor tasks 127.0.0.1 {master.tls_port} 1"
         with encrypted(certificates, "no", "--sentinel", sentinel=watch, tls_replication="yes") as sentinel:
-            url = f"rediss+sentinel://127.0.0.1:{sentinel.bus_port}/0?service=tasks&ssl_ca_certs={certificates}/ca.pem"
+            url = f"rediss+sentinel://127.0.0.1:{sentinel.tls_port}/0?service=tasks&ssl_ca_certs={certificates}/ca.pem"
             await works(url)
 
 

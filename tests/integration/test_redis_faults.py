@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
@@ -71,6 +72,9 @@ async def test_a_group_that_was_destroyed_is_made_again_and_what_was_held_runs_a
 async def test_a_stream_that_goes_under_a_worker_takes_its_messages_and_nothing_else(
     server: RedisServer, prefix: str, harm: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    with server.client() as client:
+        if harm == "trimmed" and client.info("server")["redis_version"].startswith("6."):
+            pytest.skip("before Redis 7.0 a trimmed entry stays pending: its run keeps its lease and ends as usual")
     work = Work(server.url, prefix, worker_lease=0.6)
     async with work.app, work.app.worker(concurrency=3):
         for x in range(5):
@@ -139,13 +143,11 @@ async def test_a_server_without_memory_refuses_calls_and_commits_once_when_it_ha
 
 
 async def test_a_server_that_cannot_save_refuses_calls_with_the_reason(prefix: str) -> None:
-    settings = {"save": "3600 1", "enable-protected-configs": "yes"}
-    with RedisServer(settings) as server, server.client() as client:
+    with RedisServer({"save": "3600 1"}) as server, server.client() as client:
         work = Work(server.url, prefix)
         async with work.app, work.app.worker():
             await work.works()
-            (server.directory / "in-the-way").mkdir()
-            client.config_set("dbfilename", "in-the-way")  # a directory can't be replaced by a snapshot
+            (server.directory / "dump.rdb").mkdir()  # a directory can't be replaced by a snapshot
             await wait_until(lambda: _fails_to_save(client), "it has failed to save")
 
             with pytest.raises(OperationalError, match="can't write its snapshot"):
@@ -161,15 +163,14 @@ def _fails_to_save(client: Any) -> bool:
 
 
 async def test_a_server_that_loads_is_waited_for(prefix: str, caplog: pytest.LogCaptureFixture) -> None:
-    settings = {"appendonly": "yes", "key-load-delay": 2000, "loading-process-events-interval-bytes": 1024}
-    with RedisServer(settings) as server, server.client() as client:
+    with RedisServer({"appendonly": "yes", "key-load-delay": 2000}) as server, server.client() as client:
         work = Work(server.url, prefix)
         async with work.app, work.app.worker():
             held = await work.hold.delay(1)
             await wait_until(lambda: work.began[1], "it runs")
             pipeline = client.pipeline()
-            for number in range(500):
-                pipeline.set(f"filling-{number}", "x" * 100)
+            for number in range(1000):  # while it loads, it answers after every two megabytes
+                pipeline.set(f"filling-{number}", os.urandom(10_000))
             pipeline.execute()
             client.bgrewriteaof()
             await wait_until(lambda: not client.info("persistence")["aof_rewrite_in_progress"], "it is written anew")

@@ -39,7 +39,13 @@ _MEANINGS: Final = {
     "WRONGTYPE": "a key of ours holds something else",
     "MISCONF": "Redis can't write its snapshot and accepts no writes (stop-writes-on-bgsave-error)",
 }
-_INSIDE_A_SCRIPT: Final = re.compile(r"ERR Error running script .*?@user_script: ?\d+: -?([A-Z]+) ")
+#: Servers before 7.0 put what went wrong inside a script, and its code if it has one, into the middle of the text.
+_SCRIPT_ENDED: Final = r"ERR Error running script .*?@user_script: ?\d+: "
+_INSIDE_A_SCRIPT: Final = re.compile(_SCRIPT_ENDED + r"-?([A-Z]+) ")
+#: A script's command that the user may not use has no code: in the words of 6.2, of 7.0, and of 8.0.
+_FORBIDDEN_TO_A_SCRIPT: Final = re.compile(
+    rf"(?:{_SCRIPT_ENDED}@user_script: ?\d+: |ERR )(?:The user executing the script|ACL failure in script)"
+)
 
 
 class ScriptMissing(Exception):
@@ -200,11 +206,10 @@ class Wire(asyncio.Protocol):
         Only its code says what it is: the text may hold names that users gave.
         """
         code = text.partition(" ")[0]
-        # Servers before 7.0 put the code of an error inside a script in the middle of the text.
-        if code == "ERR" and (inside := _INSIDE_A_SCRIPT.match(text)):
-            code = inside[1]
-        if text.startswith("ERR The user executing the script"):
+        if code == "ERR" and _FORBIDDEN_TO_A_SCRIPT.match(text):
             code = "NOPERM"
+        elif code == "ERR" and (inside := _INSIDE_A_SCRIPT.match(text)):
+            code = inside[1]
         if text.startswith("ERR Protocol error: invalid bulk length"):
             return Refused(f"{self._name}: it is larger than Redis takes (proto-max-bulk-len)", "too_large"), True
         if code == "NOSCRIPT":
