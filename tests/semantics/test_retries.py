@@ -288,7 +288,7 @@ async def test_a_retry_outside_a_task_is_refused(app: AioTQ) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"countdown": -1}, {"countdown": 1, "eta": datetime.now(UTC)}, {"queue": ""}, {"task_id": "x"}, {"x": 1}],
+    [{"countdown": "1"}, {"countdown": 1, "eta": datetime.now(UTC)}, {"queue": ""}, {"task_id": "x"}, {"x": 1}],
 )
 async def test_an_impossible_retry_fails_the_task_with_the_reason(app: AioTQ, options: dict[str, Any]) -> None:
     @app.task(bind=True)

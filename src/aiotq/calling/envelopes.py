@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from typing import Any, Final, Protocol, TypeVar, cast
 
@@ -366,6 +366,14 @@ def _shadow(
     return shadow
 
 
+#: Where a caller gave what stands in the third element of a body.
+_PLACES_IN_EMBED: Final[Mapping[str, str]] = {
+    "callbacks": "link",
+    "errbacks": "link_error",
+    "chain": "the steps after it",
+}
+
+
 def encode_body(
     conf: Settings,
     registry: SerializerRegistry,
@@ -392,6 +400,8 @@ def encode_body(
             registry.encode(serializer, value, f"{name}: argument {what}")
         for key, value in kwargs.items():
             registry.encode(serializer, value, f"{name}: argument {key}")
+        for part, value in embed.items():
+            registry.encode(serializer, value, f"{name}: what is in {_PLACES_IN_EMBED.get(part, part)}")
         raise EncodeError(f"{name}: the arguments can't be serialized as {serializer.name}") from None
     _check_size(conf, name, body)
     if compression is not None:
@@ -438,12 +448,15 @@ def _first(call: T | None, declared: T | None, default: T) -> T:
 
 def _due(options: CallOptions, now: float, conf: Settings) -> float | None:
     if (countdown := options.get("countdown")) is not None:
-        return wall_time("countdown", countdown, now, conf) if countdown > 0 else None
+        due = wall_time("countdown", countdown, now, conf)
+        return due if due is not None and due > now else None
     return wall_time("eta", options.get("eta"), now, conf)
 
 
-def wall_time(option: str, given: float | datetime | None, now: float, conf: Settings) -> float | None:
+def wall_time(option: str, given: float | timedelta | datetime | None, now: float, conf: Settings) -> float | None:
     """Return the time that `given` means: seconds from `now`, or a datetime, in the app's zone if it names none.
+
+    What is before 1970 is 1970: it has passed.
 
     Raises:
         InvalidOption: it is beyond the calendar, or skipped where clocks are put forward.
@@ -456,7 +469,7 @@ def wall_time(option: str, given: float | datetime | None, now: float, conf: Set
                 given = _in_zone(option, given, conf.timezone)
             time = max(given.timestamp(), 0.0)
         else:
-            time = now + given
+            time = max(now + (given.total_seconds() if isinstance(given, timedelta) else given), 0.0)
     except OverflowError:  # an int beyond all floats, or a zone's offset at the first or last day of the calendar
         time = math.inf
     if time >= END_OF_TIME:

@@ -393,6 +393,8 @@ def _of_awaiting(
 ) -> tuple[Step, dict[str, Any]]:
     """Return step and options of a call that waits for `join`: what counts from its start counts from that's end."""
     rest = dict(options)
-    countdown = rest.pop("countdown", None)
+    wait = max(rest.pop("countdown", 0.0), 0.0) or None
     lifetime = rest.pop("expires", lifetime) if isinstance(rest.get("expires", 0.0), (int, float)) else None
-    return replace(step, awaits=join, immutable=is_immutable, wait=countdown or None, lifetime=lifetime), rest
+    if lifetime is not None:
+        lifetime = max(lifetime, 0.0)
+    return replace(step, awaits=join, immutable=is_immutable, wait=wait, lifetime=lifetime), rest

@@ -9,7 +9,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, TypeVar, cast, get_args
 
@@ -27,11 +27,11 @@ class CallOptions(TypedDict, total=False):
 
     task_id: str | None
     "The id of the call. Calls with one id are one call, as long as the first is in the broker."
-    countdown: float | None
-    "Seconds from now before which the task does not start."
+    countdown: float | timedelta | None
+    "Seconds from now before which the task does not start. Below 0 is now."
     eta: datetime | None
     "Time before which the task does not start. Without a zone it is in the setting `timezone`."
-    expires: float | datetime | None
+    expires: float | timedelta | datetime | None
     "Seconds from now, or a time, after which the task does not start any more. It then ends as REVOKED."
     queue: str | None
     "The queue that gets the call."
@@ -138,15 +138,16 @@ _NAME: Final = _Expected(f"a string of 1 to {MAX_NAME} printable characters", (s
 _SECONDS: Final = _Expected(
     "seconds, more than 0, at most ten years", (int, float), lambda given: 0 < given <= LONGEST_LIMIT
 )
+_DELAY: Final = _Expected("seconds, 0 or more", (int, float), lambda given: 0 <= given < math.inf)
 _YES_OR_NO: Final = _Expected("true or false", (bool,))
 _EXPECTED: Final[Mapping[str, _Expected]] = {
     "task_id": _NAME,
-    "countdown": _Expected("seconds, 0 or more", (int, float), lambda given: 0 <= given < math.inf),
+    "countdown": _Expected("seconds or a timedelta", (int, float), lambda given: -math.inf < given < math.inf),
     "eta": _Expected("a datetime", (datetime,)),
     "expires": _Expected(
-        "seconds, more than 0, or a datetime",
+        "seconds, a timedelta or a datetime",
         (int, float, datetime),
-        lambda given: isinstance(given, datetime) or 0 < given < math.inf,
+        lambda given: isinstance(given, datetime) or -math.inf < given < math.inf,
     ),
     "queue": _NAME,
     "exchange": _Expected(
@@ -239,7 +240,7 @@ class Attributes:
         ),
         3,
     )
-    default_retry_delay: float = _option(_EXPECTED["countdown"], 180.0)
+    default_retry_delay: float = _option(_DELAY, 180.0)
     autoretry_for: tuple[type[BaseException], ...] = _option(_EXCEPTIONS, ())
     dont_autoretry_for: tuple[type[BaseException], ...] = _option(_EXCEPTIONS, ())
     retry_kwargs: Mapping[str, Any] = _option(
@@ -342,18 +343,23 @@ def check_declaration(options: Mapping[str, object]) -> None:
             raise InvalidOption(f"task option {option} must be {expected.words}, not {given!r}")
     retrying: Any = options.get("retry_kwargs") or {}
     for option in ("max_retries", "countdown"):
-        if option in retrying and not (_DECLARED.get(option) or _EXPECTED[option]).accepts(retrying[option]):
-            expected = _DECLARED.get(option) or _EXPECTED[option]
+        expected = _DECLARED.get(option, _DELAY)
+        if option in retrying and not expected.accepts(retrying[option]):
             raise InvalidOption(
                 f"task option retry_kwargs: {option} must be {expected.words}, not {retrying[option]!r}"
             )
 
 
 def said(options: T) -> T:
-    """Return options of a call without those that are None: as in Celery, these count as not given."""
-    if all(given is not None for given in options.values()):
+    """Return options of a call, a `timedelta` as seconds; those that are None count as not given, as in Celery."""
+    if all(given is not None and type(given) is not timedelta for given in options.values()):
         return options
-    return cast(T, {option: given for option, given in options.items() if given is not None})
+    return cast(T, {option: _plain(option, given) for option, given in options.items() if given is not None})
+
+
+def _plain(option: str, given: Any) -> Any:
+    is_time = option in {"countdown", "expires"} and isinstance(given, timedelta)
+    return given.total_seconds() if is_time else given
 
 
 def check_limits(name: str, soft: float | None, hard: float | None) -> None:

@@ -7,7 +7,7 @@ import functools
 import inspect
 import weakref
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, ParamSpec, Protocol, Self, TypeVar, Unpack, cast
 
@@ -391,7 +391,7 @@ class Task(Declared, Handlers, Generic[P, R]):
         exc: BaseException | None = None,
         throw: bool = True,
         eta: datetime | None = None,
-        countdown: float | None = None,
+        countdown: float | timedelta | None = None,
         max_retries: int | None = None,
         **options: Any,
     ) -> Retry:
@@ -413,6 +413,8 @@ class Task(Declared, Handlers, Generic[P, R]):
             if exc is not None:
                 raise exc
             raise CallError(f"{self.name}.retry: {_NOT_RUNNING}")
+        if isinstance(countdown, timedelta):
+            countdown = countdown.total_seconds()
         if unknown := options.keys() - RETRY_OPTIONS:
             raise InvalidOption(
                 f"{self.name}.retry: unknown option {min(unknown)!r} (there are {', '.join(sorted(RETRY_OPTIONS))})"
@@ -433,7 +435,7 @@ class Task(Declared, Handlers, Generic[P, R]):
                 f"Can't retry {self.name}[{request.id}] more than {most} times: "
                 f"args {shown(request.args)}, kwargs {shown(request.kwargs)}"
             )
-        delay = countdown if countdown is not None or eta is not None else self.default_retry_delay
+        delay = self.default_retry_delay if countdown is None and eta is None else countdown
         when = f"at {eta.isoformat()}" if eta is not None else f"in {delay:g} s"
         reason = f"retry {when}" if exc is None else f"retry {when}: {described(exc)}"
         again = Retry(reason, exc, delay=delay, eta=eta, call_args=args, call_kwargs=kwargs, options=options or None)
