@@ -20,7 +20,7 @@ def find_app(spec: str) -> AioTQ:
     """Return the app that `spec` names.
 
     `module:attribute` is exactly that. For `module` alone these are tried in turn: its attributes `app` and
-    `aiotq`, any AioTQ in it, then the same in `module.aiotq` and `module.tasks`. The working directory can be
+    `aiotq`, the only AioTQ in it, then the same in `module.aiotq` and `module.tasks`. The working directory can be
     imported from.
 
     Raises:
@@ -90,4 +90,8 @@ def _search(module: ModuleType, looked: list[str]) -> AioTQ | None:
             return found
         looked.append(f"{module.__name__}.{name}")
     looked.append(f"any AioTQ in {module.__name__}")
-    return next((value for value in vars(module).values() if isinstance(value, AioTQ)), None)
+    apps = {name: each for name, each in vars(module).items() if isinstance(each, AioTQ)}
+    if len({id(each) for each in apps.values()}) > 1:
+        names = ", ".join(f"{module.__name__}:{name}" for name in apps)
+        raise AppNotFound(f"several apps in {module.__name__}: name one of {names}")
+    return next(iter(apps.values()), None)

@@ -131,3 +131,11 @@ def test_an_import_that_fails_in_a_submodule_is_shown_too(project: Project) -> N
 
     with pytest.raises(ModuleNotFoundError, match=f"{name}.missing"):
         find_app(name)
+
+
+def test_of_several_apps_in_a_module_one_is_to_be_named(project: Project) -> None:
+    two = app("first", "first") + "second = AioTQ('second', broker='memory://')\n"
+    name = project({"PROJ.py": two})
+
+    with pytest.raises(AppNotFound, match=f"several apps in {name}: name one of {name}:first, {name}:second"):
+        find_app(name)
