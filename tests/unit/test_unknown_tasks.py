@@ -93,3 +93,12 @@ def test_each_name_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
         "no task is registered as 'proj.new'",
         "no task is registered as 'proj.other'",
     ]
+
+
+def test_the_sender_of_an_unknown_task_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    sent_elsewhere = Delivery(Message("a", "service.add", b"", origin="7@there"), "q", 4, 1, 0.0)
+
+    with caplog.at_level(logging.WARNING):
+        UnknownTasks(JumpingClock(), 300).delay(sent_elsewhere)
+
+    assert "It was sent by process 7@there: if that belongs to another app" in caplog.text

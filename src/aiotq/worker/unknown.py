@@ -12,6 +12,7 @@ from typing import Final
 
 from ..core.clock import Clock
 from ..transport import Delivery
+from ..wire.message import Message
 
 logger = logging.getLogger("aiotq.worker")
 
@@ -48,7 +49,7 @@ class UnknownTasks:
         if left <= 0:
             self._first_seen.pop(delivery.message.key, None)
             return None
-        self._warn(delivery.message.task)
+        self._warn(delivery.message)
         turn = max(self._next_turn, now)
         self._next_turn = turn + 1 / _RATE
         delay = min(_FIRST_DELAY * 2.0 ** min(delivery.returns, 20), max(_USUAL_DELAY, elapsed * _PART))
@@ -75,13 +76,16 @@ class UnknownTasks:
                 break
             del self._first_seen[key]
 
-    def _warn(self, name: str) -> None:
-        """Say once which name is unknown here."""
+    def _warn(self, message: Message) -> None:
+        """Say once which name is unknown here, and who sent it."""
+        name = message.task
         if name not in self._warned and len(self._warned) < _MOST_REMEMBERED:
             self._warned.add(name)
             logger.warning(
                 "no task is registered as %r in this worker: handing it on to other workers; after %g s it becomes a "
-                "dead letter (logged once)",
+                "dead letter (logged once). It was sent by %s: if that belongs to another app on this broker, give "
+                "each app a task_default_queue of its own",
                 name,
                 self._timeout,
+                f"process {message.origin}" if message.origin else "a process that does not say its name",
             )
