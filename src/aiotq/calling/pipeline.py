@@ -100,7 +100,14 @@ class Calling:
         Raises:
             CallError: one of them has no single result, or can't be sent for another reason; none was sent.
         """
+        if isinstance(signatures, Canvas):
+            raise CallError(
+                f"send_many takes many signatures, not one: give it a list, or await {shown(signatures)}.delay()"
+            )
         asked = list(signatures)
+        for each in asked:
+            if not isinstance(cast(object, each), Canvas):
+                raise CallError(f"send_many takes signatures such as add.s(1, 2), not {shown(each)}")
         if all(is_plain(each) for each in asked):
             plain = cast("list[Signature[R]]", asked)
             calls = [OutgoingCall(it.task, it.args, it.kwargs, cast(CallOptions, it.options)) for it in plain]

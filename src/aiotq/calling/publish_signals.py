@@ -88,6 +88,8 @@ def _headers(message: Message, call: Call) -> dict[str, Any]:
         "kwargsrepr": shown(dict(call.kwargs)),
         "origin": message.origin,
         "ignore_result": message.ignore_result,
+        "stamped_headers": list(message.stamps or ()),
+        "stamps": dict(message.stamps or {}),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Final
 
@@ -15,6 +16,13 @@ _INSTEAD: Final[Mapping[str, str]] = {
     "callback": "call the function with what get returns, or for each result of as_completed()",
     "disable_sync_subtasks": "leave it out, a task that waits for another one lends it its slot",
 }
+
+
+def check_timeout(timeout: object) -> None:
+    """Raise `InvalidOption` if `timeout` is no number of seconds, and not None."""
+    is_number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool) and not math.isnan(timeout)
+    if timeout is not None and not is_number:
+        raise InvalidOption(f"get: timeout must be seconds, or None for no limit, not {timeout!r}")
 
 
 def refuse_options(options: Iterable[str]) -> None:

@@ -18,7 +18,7 @@ from ..core.values import value
 from ..exceptions import CallError, ResultTimeout
 from ..tasks.request import running_request
 from .document import Document, DocumentCodec
-from .get_options import refuse_options
+from .get_options import check_timeout, refuse_options
 from .ledger import Ledger
 from .records import Record, RecordStore
 from .sync_result import SyncResult
@@ -186,6 +186,7 @@ class AsyncResult(Generic[R_co]):
             Exception: the task's exception; a `RemoteError` if its class is not loaded in this process.
         """
         refuse_options(celery_options)
+        check_timeout(timeout)
         document = self._document
         if not self.is_known:
             slot = running_request.get().slot

@@ -13,7 +13,7 @@ from ..core.inside import App, core_of
 from ..core.sync import Bridge
 from ..exceptions import CallError, ResultTimeout
 from ..tasks.request import running_request
-from .get_options import refuse_options
+from .get_options import check_timeout, refuse_options
 from .handle import AsyncResult, Readers, default_readers, progress_in_task, seen_graph
 from .records import Record
 from .sync_result import SyncResult
@@ -88,6 +88,7 @@ class ResultSet(Sequence[AsyncResult[R_co]]):
         Raises:
             ResultTimeout: not all ended within `timeout` seconds; the tasks go on.
         """
+        check_timeout(timeout)
         limit = asyncio.timeout(timeout)
         try:
             async with limit, aclosing(self._completed()) as completed:

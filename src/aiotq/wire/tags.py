@@ -100,8 +100,8 @@ class Tagger:
             fields = {each.name: self.tagged(getattr(value, each.name), depth + 3) for each in dataclasses.fields(kind)}
             return _tag("dataclass", [self._types.name_of(kind), fields])
         if isinstance(value, _BUILTINS):
-            raise TypeError(f"a {kind.__qualname__} would lose its type: make it a plain one")
-        raise TypeError(f"a {kind.__qualname__} has no form in it: send plain data, a dataclass or a pydantic model")
+            raise TypeError(f"type {kind.__qualname__} would be lost: make it a plain one")
+        raise TypeError(f"type {kind.__qualname__} has no form in it: send plain data, a dataclass or a pydantic model")
 
     def _tagged_for_others(self, value: Any, kind: type[Any], depth: int) -> Any:
         if kind is tuple:
@@ -112,7 +112,7 @@ class Tagger:
         tagged = tag(value) if tag is not None else None
         if tagged is None or tagged[TYPE] not in self._shared:
             raise TypeError(
-                f"a {kind.__qualname__} has no form in it that Celery reads (celery_compat): send plain data"
+                f"type {kind.__qualname__} has no form in it that Celery reads (celery_compat): send plain data"
             )
         return tagged
 
