@@ -73,7 +73,6 @@ async def test_a_workflow_reaches_its_end_wherever_its_worker_dies(
     shape: str, pair: str, inline: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("aiotq.canvas.planner.INLINE", inline)
-    monkeypatch.setattr("aiotq.canvas.continuation.INLINE", inline)
     clock = JumpingClock()
     broker, backend = PAIRS[pair](tmp_path)
     app = AioTQ("canvas", broker=broker, backend=backend, clock=clock)

@@ -143,7 +143,6 @@ async def test_examples_come_to_what_the_laws_say(
 ) -> None:
     """Wherever the rest of a chain waits; all of them at once, the report names those that came to something else."""
     monkeypatch.setattr("aiotq.canvas.planner.INLINE", inline)
-    monkeypatch.setattr("aiotq.canvas.continuation.INLINE", inline)
     app = make_app()
     tasks = Tasks(app)
     sent = {name: Workflow(spec) for name, spec in EXAMPLES.items()}
@@ -183,7 +182,6 @@ async def test_an_exception_that_a_task_returns_is_no_value(make_app: MakeApp) -
 async def test_a_task_outside_of_a_header_adds_to_no_chord(make_app: MakeApp, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not even where its chain goes on behind a join, which is no chord's."""
     monkeypatch.setattr("aiotq.canvas.planner.INLINE", 0)
-    monkeypatch.setattr("aiotq.canvas.continuation.INLINE", 0)
     app = make_app()
     tasks = Tasks(app)
     spec = Chain((Call("a", does=Adds(Call("b"))), Call("c")))

@@ -48,7 +48,6 @@ async def test_it_makes_no_difference_where_the_rest_of_a_chain_waits(
     make_app: MakeApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("aiotq.canvas.planner.INLINE", SHORT)
-    monkeypatch.setattr("aiotq.canvas.continuation.INLINE", SHORT)
 
     await all_agree(make_app(), 500, seed=30)
 

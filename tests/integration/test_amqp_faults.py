@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
@@ -78,12 +79,16 @@ async def test_a_silent_connection_is_torn_down_and_made_anew(
         await work.works(timeout=20)
 
 
-async def test_a_server_that_is_not_there_is_passed_over(vhost: str) -> None:
-    at = urlsplit(vhost)
-    work = Work(f"amqp://guest:guest@127.0.0.1:{free_port()},127.0.0.1:{at.port}{at.path}")
+async def test_a_server_that_is_not_there_is_passed_over(
+    vhost: str, proxy: Proxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    work = Work(f"amqp://guest:guest@127.0.0.1:{free_port()},127.0.0.1:{proxy.port}/{vhost_of(vhost)}")
 
-    async with work.app, work.app.worker():
+    async with asyncio.timeout(10), work.app, work.app.worker():
         await work.works()
+
+        assert proxy.connections > 0, "it is connected to the server that is there"
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 async def test_without_any_server_the_error_names_it_and_says_that_nothing_was_sent() -> None:

@@ -300,11 +300,17 @@ async def test_it_can_be_started_and_stopped_in_different_tasks() -> None:
 
 
 async def test_stopping_what_was_never_started_is_harmless() -> None:
-    service = Service(Room().main, "room")
+    room = Room()
+    service = Service(room.main, "room")
 
-    await service.stop()
-    await service.wait()
-    await service.abort()
+    async with asyncio.timeout(1):
+        await service.stop()
+        await service.wait()
+        await service.ended()
+        await service.abort()
+
+    assert not service.is_running
+    assert room.entered == 0
 
 
 async def test_a_service_lives_once() -> None:

@@ -16,7 +16,7 @@ from ..results.lineage import MOST, NO_LINEAGE, Lineage, plan_id
 from ..wire.message import Envelope, Message, Step, new_id
 from .composites import Group
 from .links import Broken, Links, Rest, Resume, steps_of
-from .planner import INLINE, NOTHING, Given, Incoming, Plan, Planner, Position, as_member
+from .planner import NOTHING, Given, Incoming, Plan, Planner, Position, as_member, fits_inline
 from .signature import Canvas
 from .stamping import stamped
 from .structure import ending_in_one_call, first_calls, frozen, signatures_of, with_final_options
@@ -293,7 +293,7 @@ class Continuation:
         step, message = self._step, self._message
         return Position(
             rest=rest,
-            is_short=len(message.body) <= INLINE and message.compression is None,  # which holds all of `rest`
+            is_short=fits_inline(len(message.body)) and message.compression is None,  # which holds all of `rest`
             parent_id=message.id,
             root_id=message.root_id or message.id,
             reply_to=message.reply_to,

@@ -25,7 +25,7 @@ from .signature import Canvas, Signature, WhenFailed, as_callbacks
 from .structure import count_results, final_calls, first_calls, shape_of
 from .validation import check_arguments, check_workflow, refuse_skip
 
-#: Bytes of a chain's rest that travel in a message; what is longer waits behind a join.
+#: Bytes of a chain's rest that travel in a message; a longer rest waits behind a join.
 INLINE: Final = 4096
 _SIZE_OF_MARK: Final = 50
 #: The first member of every join.
@@ -289,7 +289,7 @@ class Planner:
         size = 0
         for at, each in enumerate(rest):
             size += _size(each)
-            if size > INLINE or (at == len(rest) - 1 and len(_ends(rest)) > _MOST_ENDS):
+            if not fits_inline(size) or (at == len(rest) - 1 and len(_ends(rest)) > _MOST_ENDS):
                 break
         else:
             return len(rest)
@@ -365,6 +365,11 @@ def _is_cut(rest: Rest, at: int) -> bool:
         return False
     steps = steps_of(rest[:at])
     return not steps or shape_of(steps[-1]) is None
+
+
+def fits_inline(size: int) -> bool:
+    """Whether the rest of a chain that takes `size` bytes travels in a message."""
+    return size <= INLINE
 
 
 def _size(each: Canvas[Any] | Resume) -> int:

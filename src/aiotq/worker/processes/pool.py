@@ -15,7 +15,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 from anyio import to_thread
 
-from ...core.aio import Service, finish
+from ...core.aio import finish
 from ...core.tracebacks import described
 from ...exceptions import EncodeError, RemoteError, TimeLimitExceeded, WorkerLostError
 from ...signals import worker_process_init, worker_process_shutdown
@@ -66,40 +66,34 @@ class ChildTraceback(Exception):
 class ProcessPool:
     """Runs up to `size` calls at once, each in a child process of its own; an async context manager.
 
-    Children start when they are first needed (`warm=True`: at once, in the background) and are used again,
-    each for `max_tasks_per_child` calls at most. They are fresh interpreters which import the main module
-    as `__mp_main__`, in a session of their own, so that Ctrl-C reaches neither them nor the programs that a
-    task starts. When a child ends or is killed, such programs are killed too. When this process dies,
-    however it dies, so do they all.
+    Children start when they are first needed and are used again, each for `max_tasks_per_child` calls at
+    most. They are fresh interpreters which import the main module as `__mp_main__`, in a session of their
+    own, so that Ctrl-C reaches neither them nor the programs that a task starts. When a child ends or is
+    killed, such programs are killed too. When this process dies, however it dies, so do they all.
 
     Leaving the pool ends the children; a call which still runs gets WorkerLostError.
     """
 
-    def __init__(self, size: int, *, warm: bool = False, max_tasks_per_child: int | None = None) -> None:
+    def __init__(self, size: int, *, max_tasks_per_child: int | None = None) -> None:
         if size < 1:
             raise ValueError(f"a pool needs at least one process, not {size}")
         if max_tasks_per_child is not None and max_tasks_per_child < 1:
             raise ValueError(f"max_tasks_per_child must be at least 1, not {max_tasks_per_child}")
-        self._seats = [_ChildSlot(max_tasks_per_child) for _ in range(size)]
+        self._slots = [_ChildSlot(max_tasks_per_child) for _ in range(size)]
         # The last used is used first: its memory is warm, and what isn't needed is never started.
-        self._free = deque(self._seats)
+        self._free = deque(self._slots)
         self._turn = asyncio.Semaphore(size)
-        self._threads = anyio.CapacityLimiter(math.inf)  # the seats bound them
-        self._warming = Service[None](self._warm, "aiotq.processes.warm") if warm else None
+        self._threads = anyio.CapacityLimiter(math.inf)  # the slots bound them
         self._is_open = False
 
     async def __aenter__(self) -> ProcessPool:
         self._is_open = True
-        if self._warming is not None:
-            await self._warming.start()
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
         self._is_open = False
-        if self._warming is not None:
-            await self._warming.abort()
-        ending = to_thread.run_sync(_close, self._seats, limiter=self._threads)
-        await finish(ending, _END_TIMEOUT + 2 * _DEATH_TIMEOUT * len(self._seats))
+        ending = to_thread.run_sync(_close, self._slots, limiter=self._threads)
+        await finish(ending, _END_TIMEOUT + 2 * _DEATH_TIMEOUT * len(self._slots))
 
     async def run(
         self, call: ProcessCall, *, soft_time_limit: float | None = None, time_limit: float | None = None
@@ -122,28 +116,18 @@ class ProcessPool:
         async with self._turn:
             if not self._is_open:
                 raise RuntimeError("the process pool is not open")
-            seat = self._free.pop()
+            slot = self._free.pop()
             job = _Job(call, soft_time_limit, time_limit)
             try:
-                answer = await to_thread.run_sync(seat.perform, job, abandon_on_cancel=True, limiter=self._threads)
+                answer = await to_thread.run_sync(slot.perform, job, abandon_on_cancel=True, limiter=self._threads)
             except BaseException:
-                seat.abandon(job)
-                self._free.appendleft(seat)  # it is busy burying its child: the others come first
+                slot.abandon(job)
+                self._free.appendleft(slot)  # it is busy burying its child: the others come first
                 raise
-            self._free.append(seat)
+            self._free.append(slot)
         if isinstance(answer, _Raised):
             raise answer.error
         return answer.value
-
-    async def _warm(self, ready: Callable[[None], None], stopping: asyncio.Event) -> None:
-        ready(None)
-        for _ in self._seats:
-            async with self._turn:
-                seat = self._free.popleft()
-                try:
-                    await to_thread.run_sync(seat.warm, abandon_on_cancel=True, limiter=self._threads)
-                finally:
-                    self._free.append(seat)
 
 
 @dataclass(slots=True, eq=False)
@@ -192,13 +176,6 @@ class _ChildSlot:
                 return _Raised(exc)
             finally:
                 self._job = None
-
-    def warm(self) -> None:
-        """Start a child if there is none; should that fail, the job which needs it says so."""
-        with self._lock:
-            if self._child is None and not self._is_closed:
-                with suppress(WorkerLostError):
-                    self._child = _Child()
 
     def abandon(self, job: _Job) -> None:
         """See that `job` ends soon: nobody waits for its answer. Called by the loop; does not block."""
@@ -361,15 +338,15 @@ class _Child:
         return self._connection.recv_bytes()
 
 
-def _close(seats: Sequence[_ChildSlot]) -> None:
+def _close(slots: Sequence[_ChildSlot]) -> None:
     """End all children, within bounds."""
-    for seat in seats:
-        seat.close()
-    for seat in seats:
-        seat.hang_up()  # all of them before the first is waited for
+    for slot in slots:
+        slot.close()
+    for slot in slots:
+        slot.hang_up()  # all of them before the first is waited for
     deadline = time.monotonic() + _END_TIMEOUT
-    for seat in seats:
-        seat.clear(max(0.0, deadline - time.monotonic()))
+    for slot in slots:
+        slot.clear(max(0.0, deadline - time.monotonic()))
 
 
 def _encode_call(job: _Job) -> bytes:
