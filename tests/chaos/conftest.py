@@ -7,19 +7,19 @@ from pathlib import Path
 
 import pytest
 
+from .backends import BACKENDS, USUAL, Backend
 from .harness import Chaos
-from .places import PLACES, USUAL, Position
 
 
 @pytest.fixture(params=USUAL)
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Position]:
+def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
     """Where messages and results are kept; `ON_SQLITE` and the like choose one."""
-    with PLACES[request.param](tmp_path) as place:
-        yield place
+    with BACKENDS[request.param](tmp_path) as backend:
+        yield backend
 
 
 @pytest.fixture
-def chaos(tmp_path: Path, place: Position) -> Iterator[Chaos]:
-    """Processes on one place; what a test leaves running is ended, and the logs of a failed one are shown."""
-    with Chaos(tmp_path, place) as chaos:
+def chaos(tmp_path: Path, backend: Backend) -> Iterator[Chaos]:
+    """Processes on one backend; what a test leaves running is ended, and the logs of a failed one are shown."""
+    with Chaos(tmp_path, backend) as chaos:
         yield chaos

@@ -21,7 +21,7 @@ from aiotq.tasks.task import Task
 
 from ..waiting import wait_until
 from . import apps
-from .places import Position, Standing
+from .backends import Backend, Standing
 
 T = TypeVar("T")
 
@@ -47,7 +47,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class Death:
-    """A kill: when, and what stood in the place right after it."""
+    """A kill: when, and what stood in the backend right after it."""
 
     worker: int
     time: float
@@ -56,7 +56,7 @@ class Death:
 
 @dataclass(frozen=True)
 class Outage:
-    """A time in which the place could not be reached, and what stood in it when that began."""
+    """A time in which the backend could not be reached, and what stood in it when that began."""
 
     began: float
     over: float
@@ -80,8 +80,8 @@ class Process:
         self.environment = {name: text for name, text in os.environ.items() if not name.startswith("AIOTQ_")} | {
             "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT / "src"), os.environ.get("PYTHONPATH")))),
             "PYTHONUNBUFFERED": "1",
-            "AIOTQ_BROKER_URL": chaos.place.url,
-            **({} if chaos.place.backend is None else {"AIOTQ_RESULT_BACKEND": chaos.place.backend}),
+            "AIOTQ_BROKER_URL": chaos.backend.url,
+            **({} if chaos.backend.result_backend is None else {"AIOTQ_RESULT_BACKEND": chaos.backend.result_backend}),
             "AIOTQ_WORKER_LEASE": str(LEASE),
             apps.FACTS: str(chaos.facts_file),
             **{name: str(value) for name, value in settings.items()},
@@ -136,7 +136,7 @@ class Process:
     def kill(self) -> Death:
         """`kill -9`, and look at what it left before anybody else does."""
         killed_at = time.time()
-        with self._chaos.place.last_words(self.pid):
+        with self._chaos.backend.last_words(self.pid):
             self._popen.kill()
             self._popen.wait()
         death = Death(self.pid, killed_at, self._chaos.standing())
@@ -153,14 +153,14 @@ class Process:
 
 
 class Chaos:
-    """One test's place, processes and facts; a context manager that ends all it started and shows the logs."""
+    """One test's backend, processes and facts; a context manager that ends all it started and shows the logs."""
 
-    def __init__(self, directory: Path, place: Position) -> None:
+    def __init__(self, directory: Path, backend: Backend) -> None:
         self.directory = directory
-        self.place = place
+        self.backend = backend
         self.facts_file = directory / "facts.jsonl"
-        #: A client of the same place, in the test's own process; tests that want it enter it.
-        self.client = AioTQ("client", broker=place.url, backend=place.backend)
+        #: A client of the same backend, in the test's own process; tests that want it enter it.
+        self.client = AioTQ("client", broker=backend.url, backend=backend.result_backend)
         self.deaths: list[Death] = []
         self.outages: list[Outage] = []
         self.processes: list[Process] = []
@@ -208,11 +208,11 @@ class Chaos:
         return worker
 
     async def suspend(self, process: Process) -> None:
-        """SIGSTOP it, at a moment when it doesn't hold the place's write lock: nobody could write until it goes on."""
+        """SIGSTOP it, while it doesn't hold the backend's write lock: nobody could write until it goes on."""
 
         def is_suspended() -> bool:
             process.send_signal(signal.SIGSTOP)
-            if self.place.is_writable():
+            if self.backend.is_writable():
                 return True
             process.send_signal(signal.SIGCONT)
             return False
@@ -255,8 +255,8 @@ class Chaos:
         return await wait_until(those, f"{count} times {event!r}{about}", PATIENCE)
 
     def standing(self) -> Standing:
-        """Return what stands in the place at one moment."""
-        return self.place.standing()
+        """Return what stands in the backend at one moment."""
+        return self.backend.standing()
 
     async def all_ended(self, ids: Collection[str], timeout: float = PATIENCE) -> Mapping[str, str]:
         """Wait until each of `ids` has a terminal record; return how they ended."""
@@ -268,14 +268,14 @@ class Chaos:
         return self.standing().ended
 
     async def when(self, fact: Callable[[Standing], T], message: str) -> T:
-        """Wait until `fact` is true of what stands in the place."""
+        """Wait until `fact` is true of what stands in the backend."""
         return await wait_until(lambda: fact(self.standing()), message, PATIENCE)
 
     # -- what must hold
 
     def nothing_is_lost(self, accepted: Collection[str]) -> None:
         """Each accepted task was, at each death, either to be done or done, and never both (P1, P3)."""
-        self.place.check()
+        self.backend.check()
         faults: list[Death | Outage] = [*self.deaths, *self.outages]
         for standing in (*(fault.standing for fault in faults), self.standing()):
             assert not set(standing.waiting) & set(standing.ended), "done, and still to be done"
@@ -291,7 +291,7 @@ class Chaos:
             assert before.id not in deaths[before.worker].standing.ended, f"{before.id} was done, and ran again"
 
     def only_what_an_outage_caught_runs_again(self) -> None:
-        """A task started again only where the place could not be reached before what it did was committed."""
+        """A task started again only where the backend could not be reached before what it did was committed."""
         for before, after in self._repeats():
             assert any(outage.excuses(before, after) for outage in self.outages), (
                 f"{before.id} ran in {before.worker} at {before.time}, and in {after.worker} at {after.time}"

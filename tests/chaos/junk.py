@@ -12,7 +12,7 @@ from aiotq.exceptions import MalformedMessage
 from aiotq.wire.message import Message, new_id, pack, unpack
 
 from . import apps
-from .places import Position, RabbitMQ, Redis, SQLiteFile
+from .backends import Backend, RabbitMQ, Redis, SQLiteFile
 
 
 def message(task: str = apps.step.name, body: bytes = b"[[0], {}, {}]", **headers: Any) -> bytes:
@@ -88,33 +88,33 @@ ODD_FIELDS: Final[Sequence[tuple[str, dict[str, Any]]]] = (
 )
 
 
-def add_junk(place: Position) -> tuple[list[str], int]:
+def add_junk(backend: Backend) -> tuple[list[str], int]:
     """Put all of it into the queue; return the reasons of the dead letters to come, and how many can be run."""
     reasons = [reason for _, reason in JUNK]
-    if isinstance(place, SQLiteFile):
-        place.insert([_row(data=data) for data in (*(data for data, _ in JUNK), *NO_MESSAGES)])
-        place.insert([_row(**{"data": message(), **columns}) for columns in ODD_COLUMNS])
+    if isinstance(backend, SQLiteFile):
+        backend.insert([_row(data=data) for data in (*(data for data, _ in JUNK), *NO_MESSAGES)])
+        backend.insert([_row(**{"data": message(), **columns}) for columns in ODD_COLUMNS])
         return [*reasons, *["malformed"] * len(NO_MESSAGES)], len(ODD_COLUMNS)
-    if isinstance(place, RabbitMQ):
+    if isinstance(backend, RabbitMQ):
         whole = [(unpack(data), reason) for data, reason in JUNK if _is_message(data)]
         raw = [data for data, _ in JUNK if not _is_message(data)]
-        place.add(*(each for each, _ in whole))
-        place.add_raw(*raw)
+        backend.add(*(each for each, _ in whole))
+        backend.add_raw(*raw)
         return [*(reason for _, reason in whole), *["malformed"] * len(raw)], 0
-    assert isinstance(place, Redis)
+    assert isinstance(backend, Redis)
     for data, _ in JUNK:
-        place.add("4", {"m": data})
+        backend.add("4", {"m": data})
     for level, fields in NO_ENTRIES:
-        place.add(level, fields)
+        backend.add(level, fields)
     for member in NOT_DELAYED:
-        place.ask("ZADD", f"{place.base}:q:default:delayed", time.time() * 1000, member)
+        backend.ask("ZADD", f"{backend.base}:q:default:delayed", time.time() * 1000, member)
     for level, more in ODD_FIELDS:
-        place.add(level, {"m": message(), **more})
+        backend.add(level, {"m": message(), **more})
     strange_deaths = [("many", b"\xff\xfe"), ("1e300", "-1"), (-7, 2.5)]
     for deaths, charges in strange_deaths:
         task_id = new_id()
-        place.ask("HSET", f"{place.base}:deaths:{task_id}", "deaths", deaths, "charges", charges)
-        place.add("a", {"m": message(), "k": task_id, "p": 4, "n": 0, "t": 0})
+        backend.ask("HSET", f"{backend.base}:deaths:{task_id}", "deaths", deaths, "charges", charges)
+        backend.add("a", {"m": message(), "k": task_id, "p": 4, "n": 0, "t": 0})
     return [*reasons, *["malformed"] * (len(NO_ENTRIES) + len(NOT_DELAYED))], len(ODD_FIELDS) + len(strange_deaths)
 
 

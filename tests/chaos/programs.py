@@ -77,22 +77,22 @@ def lock(file: str) -> None:
 
 @asynccontextmanager
 async def opened(url: str) -> AsyncGenerator[tuple[Broker, Committer]]:
-    """The place at `url`, and what commits to it."""
+    """The backend at `url`, and what commits to it."""
     here = backend_class(url)
     assert here is not None
-    place = here(url, BackendContext(Settings(), SYSTEM_CLOCK, _no_memory))
-    assert place.broker is not None
-    parts = [part for part in (place.broker, place.bus, place.records, place.ledger) if part is not None]
+    backend = here(url, BackendContext(Settings(), SYSTEM_CLOCK, _no_memory))
+    assert backend.broker is not None
+    parts = [part for part in (backend.broker, backend.bus, backend.records, backend.ledger) if part is not None]
     async with AsyncExitStack() as stack:
-        for part in (place, *parts):
+        for part in (backend, *parts):
             await stack.enter_async_context(part)
-        committer = place.committer()
+        committer = backend.committer()
         assert committer is not None
-        yield place.broker, committer
+        yield backend.broker, committer
 
 
 def _no_memory(name: str, kind: str, make: Callable[[], Any]) -> Any:
-    raise AssertionError("a place that several processes share is not in the memory of one")
+    raise AssertionError("a backend that several processes share is not in the memory of one")
 
 
 def workflow(number: int) -> Finish:

@@ -8,8 +8,8 @@ import signal
 from pathlib import Path
 
 from ..waiting import wait_until
+from .backends import ON_SQLITE
 from .harness import LEASE, PATIENCE, ROOT, Chaos, Process
-from .places import ON_SQLITE
 
 #: The demo has a file of its own.
 pytestmark = ON_SQLITE

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from . import apps
+from .backends import ALSO_ON_RABBITMQ
 from .harness import Chaos
-from .places import ALSO_ON_RABBITMQ
 
 
 @ALSO_ON_RABBITMQ

@@ -9,8 +9,8 @@ from aiotq import AsyncResult
 from aiotq.tasks.task import Task
 
 from . import apps
+from .backends import ALSO_ON_RABBITMQ
 from .harness import LEASE, PATIENCE, Chaos, Process
-from .places import ALSO_ON_RABBITMQ
 
 LONG = 3.5 * LEASE
 
@@ -112,11 +112,11 @@ class TestAWorkerThatWasStoppedBeyondItsLease:
             result = await chaos.send(apps.wait_at, str(chaos.directory / "gate"))
             await chaos.sees("start")
             await chaos.suspend(worker)
-            await chaos.when(lambda _: chaos.place.leases_end_in() < 0, "the lease has ended")
+            await chaos.when(lambda _: chaos.backend.leases_end_in() < 0, "the lease has ended")
 
             worker.send_signal(signal.SIGCONT)
 
-            await chaos.when(lambda _: chaos.place.leases_end_in() > 0, "the lease was renewed")
+            await chaos.when(lambda _: chaos.backend.leases_end_in() > 0, "the lease was renewed")
             (chaos.directory / "gate").touch()
             assert await result.get(timeout=PATIENCE) == worker.pid
         assert chaos.starts() == {result.id: 1}

@@ -40,12 +40,12 @@ async def test_a_task_has_a_message_or_a_result_and_never_both_or_neither_wherev
 async def test_each_link_follows_once_and_each_join_is_released_once_wherever_the_kill_comes(chaos: Chaos) -> None:
     """The committer itself, driven by a process that is killed: each finish leaves a message to be counted."""
     workflows = 300
-    async with programs.opened(chaos.place.url) as (_, committer):
+    async with programs.opened(chaos.backend.url) as (_, committer):
         await committer.commit([programs.workflow(n) for n in range(workflows)])
     expected = {task_id for n in range(workflows) for task_id in programs.committed_of(n)}
 
     def committed() -> int:
-        return chaos.place.count(programs.COUNTED)
+        return chaos.backend.count(programs.COUNTED)
 
     def reached(wanted: int) -> bool:
         return committed() >= wanted
@@ -65,5 +65,5 @@ async def test_each_link_follows_once_and_each_join_is_released_once_wherever_th
     counts = Counter(str(task_id).partition("/")[0] for task_id in chaos.standing().waiting)
     assert counts == Counter(dict.fromkeys(expected, 1))
     assert set(chaos.standing().ended) == expected
-    assert not chaos.place.open_joins()
-    chaos.place.check()
+    assert not chaos.backend.open_joins()
+    chaos.backend.check()

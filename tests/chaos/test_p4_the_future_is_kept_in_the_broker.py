@@ -6,8 +6,8 @@ import signal
 import time
 
 from . import apps
+from .backends import ALSO_ON_RABBITMQ
 from .harness import Chaos
-from .places import ALSO_ON_RABBITMQ
 
 
 @ALSO_ON_RABBITMQ

@@ -47,7 +47,7 @@ async def test_who_awaits_a_poison_task_is_told_although_the_worker_is_killed_wh
     """The dead letter and the failure are one commit, however often the moment before it is the last."""
     async with chaos.client:
         suspect = Message(new_id(), apps.kill_worker.name, b"[[], {}, {}]")
-        chaos.place.add_suspect(suspect, deaths=5, charges=3)
+        chaos.backend.add_suspect(suspect, deaths=5, charges=3)
         poison = chaos.client.AsyncResult(suspect.id)
         for _ in range(4):
             worker = await chaos.worker()
@@ -66,14 +66,14 @@ async def test_junk_on_the_queue_becomes_dead_letters_and_the_worker_goes_on(cha
         worker = await chaos.worker(worker_unknown_task_timeout=0)
         first = await chaos.send(apps.wait_at, str(chaos.directory / "gate"))
         await chaos.sees("start", first.id)
-        reasons, runnable = junk.add_junk(chaos.place)
+        reasons, runnable = junk.add_junk(chaos.backend)
 
         last = await chaos.send(apps.step, 0.0)
         assert await last.get(timeout=PATIENCE) == worker.pid
         await chaos.when(lambda standing: len(standing.waiting) == 1, "only the first task is not done")
         (chaos.directory / "gate").touch()
         assert await first.get(timeout=PATIENCE) == worker.pid
-    dead = chaos.place.dead_letters()
+    dead = chaos.backend.dead_letters()
     assert sorted(reason for reason, _ in dead) == sorted(reasons)
     assert all(detail for _, detail in dead)
     assert len(chaos.seen("end")) == runnable + 2
@@ -120,7 +120,7 @@ async def test_a_worker_holds_one_suspect_at_a_time_even_when_their_slots_are_ta
         busy = [await chaos.send(apps.wait_in_thread_at, str(gate)) for _ in range(2)]
         await chaos.sees("start", count=2)
         for suspect in suspects:
-            chaos.place.add_suspect(suspect, deaths=2, charges=0)
+            chaos.backend.add_suspect(suspect, deaths=2, charges=0)
 
         for _ in range(5):  # the worker goes on reading
             assert await (await chaos.send(apps.step, 0.0)).get(timeout=PATIENCE)

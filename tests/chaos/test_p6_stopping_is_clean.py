@@ -10,8 +10,8 @@ import pytest
 from aiotq.tasks.task import Task
 
 from . import apps
+from .backends import ALSO_ON_RABBITMQ
 from .harness import PATIENCE, Chaos
-from .places import ALSO_ON_RABBITMQ
 
 WAITING: list[Task[[str], Any]] = [apps.wait_at, apps.wait_in_thread_at, apps.wait_in_process_at]
 

@@ -11,8 +11,8 @@ import pytest
 from aiotq.exceptions import OperationalError, PublishTimeout, ResultTimeout
 
 from . import apps
+from .backends import ON_SQLITE, SQLiteFile
 from .harness import PATIENCE, Chaos
-from .places import ON_SQLITE, SQLiteFile
 
 #: Longer than a lease and than any attempt to write waits for a lock.
 LOCKED = 10.0
@@ -20,13 +20,13 @@ LOCKED = 10.0
 
 @ON_SQLITE
 async def test_a_locked_file_is_an_error_in_time_for_callers_and_a_pause_for_workers(
-    chaos: Chaos, place: SQLiteFile
+    chaos: Chaos, backend: SQLiteFile
 ) -> None:
     async with chaos.client:
         worker = await chaos.worker()
         running = await chaos.send(apps.wait_at, str(chaos.directory / "gate"))
         await chaos.sees("start", running.id)
-        lock = chaos.program("lock", place.file)
+        lock = chaos.program("lock", backend.file)
         await lock.says("the file is locked")
         began = time.monotonic()
 
@@ -66,11 +66,11 @@ async def test_a_result_that_does_not_come_is_a_timeout_in_time(chaos: Chaos) ->
 
 
 @ON_SQLITE
-async def test_tasks_and_results_arrive_although_every_wake_up_is_lost(chaos: Chaos, place: SQLiteFile) -> None:
+async def test_tasks_and_results_arrive_although_every_wake_up_is_lost(chaos: Chaos, backend: SQLiteFile) -> None:
     async with chaos.client:
         worker = await chaos.worker()
         await (await chaos.send(apps.step, 0.0)).get(timeout=PATIENCE)  # both listen
-        sockets = [path for (path,) in place.query("SELECT path FROM listeners")]
+        sockets = [path for (path,) in backend.query("SELECT path FROM listeners")]
         assert len(sockets) == 2
         for path in sockets:
             os.unlink(path)

@@ -14,50 +14,50 @@ from ..proxy import Proxy
 from ..waiting import wait_until
 from . import apps
 from .asking import LONG_LEASE, all_is_answered, asking, has_swallowed
+from .backends import ON_REDIS, Redis
 from .harness import LEASE, PATIENCE, Chaos, Outage
-from .places import ON_REDIS, Redis
 
 pytestmark = ON_REDIS
 
 
 @asynccontextmanager
-async def outage(chaos: Chaos, proxy: Proxy, place: Redis) -> AsyncGenerator[None]:
+async def outage(chaos: Chaos, proxy: Proxy, backend: Redis) -> AsyncGenerator[None]:
     """Kill the server; on leaving it is there again."""
     began = time.time()
-    await asyncio.to_thread(place.server.kill)
+    await asyncio.to_thread(backend.server.kill)
     proxy.refuse()
     yield
-    await asyncio.to_thread(place.server.start)
+    await asyncio.to_thread(backend.server.start)
     standing = chaos.standing()  # before anybody else comes
     proxy.restore()
     chaos.outages.append(Outage(began, time.time(), standing))
 
 
 async def test_a_server_that_is_killed_and_comes_back_loses_nothing_and_repeats_nothing(
-    chaos: Chaos, place: Redis
+    chaos: Chaos, backend: Redis
 ) -> None:
     """It comes back within the lease: what was under way is settled, and no task runs twice."""
     for _ in range(2):
         await chaos.worker(worker_lease=LONG_LEASE)
-    client = asking(chaos, place.url)
+    client = asking(chaos, backend.url)
 
     for _ in range(5):
         await chaos.sees("answered", count=len(chaos.seen("answered")) + chaos.random.randrange(50, 150))
-        await asyncio.to_thread(place.server.kill)
-        await asyncio.to_thread(place.server.start)
+        await asyncio.to_thread(backend.server.kill)
+        await asyncio.to_thread(backend.server.start)
     await chaos.sees("answered", count=len(chaos.seen("answered")) + 100)
 
     accepted = await all_is_answered(chaos, client)
     assert chaos.starts() == dict.fromkeys(accepted, 1)
 
 
-async def test_a_server_that_is_away_beyond_the_lease_repeats_only_what_ran(chaos: Chaos, place: Redis) -> None:
-    with Proxy(place.server.port) as proxy:
+async def test_a_server_that_is_away_beyond_the_lease_repeats_only_what_ran(chaos: Chaos, backend: Redis) -> None:
+    with Proxy(backend.server.port) as proxy:
         workers = [await chaos.worker(broker_url=proxy.url) for _ in range(2)]
         client = asking(chaos, proxy.url)
         await chaos.sees("answered", count=200)
 
-        async with outage(chaos, proxy, place):
+        async with outage(chaos, proxy, backend):
             await asyncio.sleep(2 * LEASE)  # the length of the outage is the thing under test
         over = chaos.outages[-1].over
 
@@ -68,14 +68,14 @@ async def test_a_server_that_is_away_beyond_the_lease_repeats_only_what_ran(chao
     chaos.only_what_an_outage_caught_runs_again()
 
 
-async def test_what_waits_for_its_time_is_there_when_the_server_is_back(chaos: Chaos, place: Redis) -> None:
+async def test_what_waits_for_its_time_is_there_when_the_server_is_back(chaos: Chaos, backend: Redis) -> None:
     await chaos.worker(worker_lease=LONG_LEASE)
     async with chaos.client:
         results = [await chaos.send(apps.step, 0.0, countdown=0.5 + n % 20 / 10) for n in range(100)]
         await chaos.sees("end", count=20)
 
-        await asyncio.to_thread(place.server.kill)
-        await asyncio.to_thread(place.server.start)
+        await asyncio.to_thread(backend.server.kill)
+        await asyncio.to_thread(backend.server.start)
 
         assert all([await result.get(timeout=PATIENCE) for result in results])
     assert chaos.starts() == {result.id: 1 for result in results}
@@ -83,10 +83,10 @@ async def test_what_waits_for_its_time_is_there_when_the_server_is_back(chaos: C
 
 
 async def test_connections_that_are_cut_again_and_again_lose_nothing_and_repeat_nothing(
-    chaos: Chaos, place: Redis
+    chaos: Chaos, backend: Redis
 ) -> None:
     """By the server and on the way, those for requests and those for pushes."""
-    with Proxy(place.server.port) as proxy:
+    with Proxy(backend.server.port) as proxy:
         workers = [await chaos.worker(broker_url=proxy.url, worker_lease=LONG_LEASE) for _ in range(2)]
         client = asking(chaos, proxy.url)
 
@@ -95,7 +95,7 @@ async def test_connections_that_are_cut_again_and_again_lose_nothing_and_repeat_
             match cut % 3:
                 case 0:
                     for kind in ("normal", "pubsub"):
-                        place.ask("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
+                        backend.ask("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
                 case 1:
                     proxy.cut()
                 case _:  # what was asked last is done, and nobody hears of it
@@ -111,9 +111,11 @@ async def test_connections_that_are_cut_again_and_again_lose_nothing_and_repeat_
     assert chaos.starts() == dict.fromkeys(accepted, 1)
 
 
-async def test_work_goes_on_beside_a_worker_in_a_black_hole_and_in_it_when_it_ends(chaos: Chaos, place: Redis) -> None:
+async def test_work_goes_on_beside_a_worker_in_a_black_hole_and_in_it_when_it_ends(
+    chaos: Chaos, backend: Redis
+) -> None:
     """10 s in which nothing arrives and nothing is refused, for one worker and the client."""
-    with Proxy(place.server.port) as proxy:
+    with Proxy(backend.server.port) as proxy:
         await chaos.worker()
         caught = await chaos.worker(broker_url=proxy.url)
         client = asking(chaos, proxy.url)

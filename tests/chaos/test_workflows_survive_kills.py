@@ -14,8 +14,8 @@ from aiotq import AioTQ, Canvas, chain, chord, group
 from ..canvas.reference import expected
 from ..canvas.specs import Call, Chain, Chord, Fails, Group, Replaces, Spec, Workflow, text_of
 from . import workflow_apps
+from .backends import ON_REDIS, Redis
 from .harness import PATIENCE, Chaos, Process
-from .places import ON_REDIS, Redis
 
 #: Seconds. No lease may end of itself where nobody is killed.
 LONG_LEASE: Final = 20.0
@@ -77,7 +77,7 @@ class Sent:
             wanted = expected(Workflow(SHAPES[number % len(SHAPES)]))
             assert await handle.get(timeout=PATIENCE) == text_of(wanted.value.value)
         await self._chaos.when(lambda standing: not standing.waiting, "nothing is left to be done")
-        assert not self._chaos.place.open_joins()
+        assert not self._chaos.backend.open_joins()
         failed = {f"{number}.a" for number in range(4, WORKFLOWS, len(SHAPES))}
         assert {fact.id for fact in self._chaos.seen("told")} == failed
 
@@ -120,20 +120,20 @@ async def test_workflows_end_once_while_their_workers_are_killed_again_and_again
     await sent.end_as_they_should()
     chaos.only_the_killed_run_again()
     assert len(chaos.starts()) == sent.calls()
-    chaos.place.check()
+    chaos.backend.check()
 
 
 @ON_REDIS
-async def test_workflows_end_once_while_their_broker_is_killed(chaos: Chaos, place: Redis, sent: Sent) -> None:
+async def test_workflows_end_once_while_their_broker_is_killed(chaos: Chaos, backend: Redis, sent: Sent) -> None:
     for _ in range(2):
         worker(chaos, worker_lease=LONG_LEASE)
 
     await chaos.sees("end", count=100)
-    await asyncio.to_thread(place.server.kill)
-    await asyncio.to_thread(place.server.start)
+    await asyncio.to_thread(backend.server.kill)
+    await asyncio.to_thread(backend.server.start)
 
     await sent.end_as_they_should()
     starts = chaos.starts()
     assert set(starts.values()) == {1}
     assert len(starts) == sent.calls()
-    chaos.place.check()
+    chaos.backend.check()

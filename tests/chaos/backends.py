@@ -31,13 +31,13 @@ from .redis_look import LOOK, Look, id_of, state_of
 
 T = TypeVar("T")
 
-#: Seconds until a place that does not answer fails the test.
+#: Seconds until a backend that does not answer fails the test.
 _TIMEOUT: Final = 45.0
 
 
 @dataclass(frozen=True)
 class Standing:
-    """What stands in a place at one moment: `waiting` are the ids of messages, `ended` and `dead` also say how."""
+    """What stands in a backend at one moment: `waiting` are the ids of messages, `ended` and `dead` also say how."""
 
     waiting: Collection[str]
     held: Collection[str]
@@ -46,14 +46,14 @@ class Standing:
     deaths: Mapping[str, int] = field(default_factory=dict[str, int])  #: of those that wait
 
 
-class Position(Protocol):
+class Backend(Protocol):
     """A broker with its results store; a context manager."""
 
     @property
     def url(self) -> str: ...
 
     @property
-    def backend(self) -> str | None:
+    def result_backend(self) -> str | None:
         """The results store, if it is somewhere else."""
         ...
 
@@ -104,7 +104,7 @@ class SQLiteFile:
     def __init__(self, directory: Path) -> None:
         self.file = directory / "queue.db"
         self.url = f"sqlite:///{self.file}"
-        self.backend = None
+        self.result_backend = None
 
     def __enter__(self) -> Self:
         return self
@@ -181,7 +181,7 @@ class Redis:
         self.directory.mkdir()
         self.server = RedisServer({"appendonly": "yes", "appendfsync": "always"}, directory=self.directory)
         self.url = self.server.url
-        self.backend = None
+        self.result_backend = None
         self.base = "{aiotq}"
 
     def __enter__(self) -> Self:
@@ -205,7 +205,7 @@ class Redis:
         waiting = {id_of(key) for key in look.keys if key is not None}
         return Standing(
             frozenset(waiting | set(malformed)),
-            frozenset(id_of(look.entries.get(place) or f"gone {place[1].decode()}") for place in look.held),
+            frozenset(id_of(look.entries.get(held) or f"gone {held[1].decode()}") for held in look.held),
             {task_id: state_of(head) for task_id, head in look.results.items() if head[:1] == b"1"},
             {id_of(key): reason.decode() for key, reason, _ in look.dead},
             {id_of(key): count for key, count in look.deaths.items() if id_of(key) in waiting},
@@ -291,7 +291,7 @@ class RabbitMQ:
 
     def __init__(self, directory: Path) -> None:
         self.store = Redis(directory)
-        self.backend = self.store.url
+        self.result_backend = self.store.url
         self.server = self.its_server()
 
     def its_server(self) -> RabbitServer:
@@ -397,7 +397,7 @@ def _aside(act: Callable[[AmqpBroker], Awaitable[T]], url: str) -> T:
         return thread.submit(lambda: asyncio.run(done())).result(_TIMEOUT)
 
 
-PLACES: Final[Mapping[str, Callable[[Path], Position]]] = {
+BACKENDS: Final[Mapping[str, Callable[[Path], Backend]]] = {
     "sqlite": SQLiteFile,
     "redis": Redis,
     "rabbitmq": RabbitMQ,
@@ -405,10 +405,10 @@ PLACES: Final[Mapping[str, Callable[[Path], Position]]] = {
 }
 #: Where tests run that say nothing else: these can be looked at as a whole.
 USUAL: Final = ("sqlite", "redis")
-#: For tests that look into one place, or do to it what can be done to no other.
-ON_SQLITE: Final = pytest.mark.parametrize("place", ["sqlite"], indirect=True)
-ON_REDIS: Final = pytest.mark.parametrize("place", ["redis"], indirect=True)
-ON_RABBITMQ: Final = pytest.mark.parametrize("place", ["rabbitmq"], indirect=True)
-ON_OWN_RABBITMQ: Final = pytest.mark.parametrize("place", ["own-rabbitmq"], indirect=True)
+#: For tests that look into one backend, or do to it what can be done to no other.
+ON_SQLITE: Final = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+ON_REDIS: Final = pytest.mark.parametrize("backend", ["redis"], indirect=True)
+ON_RABBITMQ: Final = pytest.mark.parametrize("backend", ["rabbitmq"], indirect=True)
+ON_OWN_RABBITMQ: Final = pytest.mark.parametrize("backend", ["own-rabbitmq"], indirect=True)
 #: For promises that RabbitMQ keeps in another way, told by tasks and results alone.
-ALSO_ON_RABBITMQ: Final = pytest.mark.parametrize("place", [*USUAL, "rabbitmq"], indirect=True)
+ALSO_ON_RABBITMQ: Final = pytest.mark.parametrize("backend", [*USUAL, "rabbitmq"], indirect=True)
