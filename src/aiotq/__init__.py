@@ -36,14 +36,16 @@ from .exceptions import (
     Snooze,
     SoftTimeLimitExceeded,
     TaskError,
+    TaskIgnored,
     TaskRevokedError,
     TimeLimitExceeded,
     WorkerLifespanError,
 )
 from .lookup import find_app
-from .results.handle import AsyncResult, EagerResult, Update
-from .results.sets import GroupResult, ResultSet, SyncGroupResult
-from .results.sync_result import SyncResult
+from .results.eager_result import EagerResult
+from .results.handle import AsyncResult, Update
+from .results.sets import GroupResult, ResultSet
+from .results.sync_result import SyncGroupResult, SyncResult
 from .tasks.handlers import ExceptionInfo
 from .tasks.options import CallOptions
 from .tasks.registry import shared_task
@@ -106,6 +108,7 @@ __all__ = [
     "SyncResult",
     "Task",
     "TaskError",
+    "TaskIgnored",
     "TaskRevokedError",
     "TimeLimitExceeded",
     "Update",

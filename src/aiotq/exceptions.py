@@ -43,6 +43,7 @@ AioTQError
 │   ├── ChordError
 │   ├── JoinLost
 │   ├── TaskRevokedError
+│   ├── TaskIgnored
 │   ├── TimeLimitExceeded
 │   ├── SoftTimeLimitExceeded
 │   │   └── SoftTimeLimitInterrupt    also an asyncio.CancelledError
@@ -329,6 +330,10 @@ class TaskRevokedError(TaskError):
     """The task was revoked, or expired before it could start."""
 
 
+class TaskIgnored(TaskError):
+    """Raised for who awaits a task that ended by `Ignore`: there is no result, and none will come."""
+
+
 class TimeLimitExceeded(TaskError):
     """The task ran longer than its hard time limit and was stopped."""
 
@@ -386,7 +391,10 @@ class Snooze(TaskPredicate):
 
 
 class Ignore(TaskPredicate):
-    """End the task without storing a result or a state. A caller that awaits the result goes on waiting."""
+    """End the task as IGNORED: without a value, and without an error of its own.
+
+    A caller that awaits the result gets a `TaskIgnored`.
+    """
 
 
 class Reject(TaskPredicate):

@@ -11,12 +11,13 @@ RETRY: Final = "RETRY"
 SUCCESS: Final = "SUCCESS"
 FAILURE: Final = "FAILURE"
 REVOKED: Final = "REVOKED"
+IGNORED: Final = "IGNORED"  #: the task asked for it by `Ignore`
 
 #: Terminal states. Another run never overwrites a stored one.
-READY_STATES: Final = frozenset({SUCCESS, FAILURE, REVOKED})
+READY_STATES: Final = frozenset({SUCCESS, FAILURE, REVOKED, IGNORED})
 UNREADY_STATES: Final = frozenset({PENDING, RECEIVED, STARTED, RETRY})
 #: States whose result is an exception.
-EXCEPTION_STATES: Final = frozenset({RETRY, FAILURE, REVOKED})
+EXCEPTION_STATES: Final = frozenset({RETRY, FAILURE, REVOKED, IGNORED})
 
 
 def is_ready(state: str) -> bool:

@@ -11,6 +11,7 @@ from aiotq import AioTQ, AsyncResult, ChordError, Task, chain, chord, group, sig
 from aiotq.exceptions import CallError, InvalidOption
 
 from .canvas_tasks import Kit
+from .conftest import Run
 
 
 async def test_calling_a_chain_of_one_sends_it(app: AioTQ, kit: Kit) -> None:
@@ -128,9 +129,7 @@ def anything(given: Any) -> Any:
     return given
 
 
-@pytest.mark.parametrize(
-    "option", ["interval", "on_interval", "no_ack", "follow_parents", "callback", "disable_sync_subtasks"]
-)
+@pytest.mark.parametrize("option", ["on_interval", "no_ack", "disable_sync_subtasks"])
 async def test_options_of_celerys_get_are_refused_with_what_to_do_instead(app: AioTQ, kit: Kit, option: str) -> None:
     option_of_celery: Any = {option: None}
     async with app, app.worker():
@@ -146,3 +145,58 @@ async def test_options_of_celerys_get_are_refused_with_what_to_do_instead(app: A
         with pytest.raises(TypeError, match="unexpected keyword argument 'unheard'"):
             await one.get(unheard=1)
         assert await one.get() == 2
+
+
+async def test_get_calls_back_with_each_value(app: AioTQ, kit: Kit) -> None:
+    seen: list[tuple[str, Any]] = []
+
+    async def note(task_id: str, value: Any) -> None:
+        seen.append((task_id, value))
+
+    async with app, app.worker():
+        one = await kit.add.delay(1, 1)
+        many: Any = await group(kit.add.s(0, i) for i in range(3)).delay()
+        expected = [(result.id, i) for i, result in enumerate(many)]
+
+        assert await one.get(10, callback=note, interval=0.1) == 2
+        assert await many.get(10, callback=note, interval=0.1) == [0, 1, 2]
+        assert (seen[0], sorted(seen[1:])) == ((one.id, 2), sorted(expected))
+
+        seen.clear()
+        assert await asyncio.to_thread(lambda: one.sync.get(10, callback=lambda *told: seen.append(told))) == 2
+        await asyncio.to_thread(lambda: many.sync.get(10, callback=lambda *told: seen.append(told)))
+        assert seen == [(one.id, 2), *expected]
+
+        seen.clear()
+        failed = await kit.fail.delay()
+        with pytest.raises(ValueError, match="no luck"):
+            await failed.get(10, callback=note)
+        assert seen == []
+        error = await failed.get(10, propagate=False, callback=note)
+        assert seen == [(failed.id, error)]
+
+
+async def test_get_raises_the_error_of_a_failed_parent_if_asked(kit: Kit, run: Run) -> None:
+    result: Any = await chord([kit.add.s(1, 1), kit.fail.s()], kit.xsum.s()).delay()
+
+    with pytest.raises(ChordError):
+        await result.get(10)
+    with pytest.raises(ValueError, match="no luck"):
+        await result.get(10, follow_parents=True)
+    assert await (await (kit.add.s(1, 1) | kit.add.s(1)).delay()).get(10, follow_parents=True) == 3
+
+
+async def test_results_for_code_without_a_loop_are_compared_indexed_and_asked(app: AioTQ, kit: Kit) -> None:
+    async with app, app.worker():
+        one: Any = (await kit.add.delay(1, 1)).sync
+        many: Any = (await group(kit.add.s(0, i) for i in range(2)).delay()).sync
+
+        def ask() -> None:
+            assert [member.get(10) for member in many] == many.get(10) == [0, 1]
+            assert many[1] == app.AsyncResult(many[1].id).sync
+            assert one.get(10) == 2
+            assert (one.look().state, one.look().info, one.children()) == ("SUCCESS", 2, [])
+            assert one.date_done() is not None
+            assert one != many[0]
+
+        await asyncio.to_thread(ask)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from aiotq import AioTQ, Ignore, MaxRetriesExceededError, Reject, ResultTimeout, Retry, Snooze, Task
+from aiotq import AioTQ, Ignore, MaxRetriesExceededError, Reject, Retry, Snooze, Task, TaskIgnored
 from aiotq.core.inside import core_of
 from aiotq.exceptions import CallError, DeadLettered, InvalidArguments, InvalidOption
 
@@ -250,19 +251,33 @@ async def test_a_task_that_is_rejected_for_others_comes_again(app: AioTQ, runs: 
     assert runs.seen == [(0, 0), (0, 0)]
 
 
-async def test_an_ignored_task_is_done_and_leaves_no_state(app: AioTQ) -> None:
+async def test_whoever_waits_for_an_ignored_task_is_told_so(app: AioTQ) -> None:
     @app.task
+    async def vanish() -> None:
+        raise Ignore
+
+    async with app, app.worker():
+        result = await vanish.delay()
+        with pytest.raises(TaskIgnored, match=rf"vanish\[{result.id}\] asked to be ignored"):
+            await asyncio.wait_for(result.get(), 10)
+        with pytest.raises(TaskIgnored):
+            await app.AsyncResult(result.id).get(timeout=10)  # one who comes later
+        assert await result.state() == "IGNORED"
+        assert (await result.ready(), await result.successful(), await result.failed()) == (True, False, False)
+        connection = await core_of(app).connection()
+        assert not await connection.broker.stats()
+
+
+async def test_an_ignored_task_without_a_result_stores_nothing(app: AioTQ) -> None:
+    @app.task(ignore_result=True)
     async def vanish() -> None:
         raise Ignore
 
     async with app, app.worker() as worker:
         result = await vanish.delay()
         await wait_until(lambda: worker.completed == 1, "it ran")
-        assert await result.state() == "PENDING"
-        with pytest.raises(ResultTimeout):
-            await result.get(timeout=0.05)
-        connection = await core_of(app).connection()
-        assert not await connection.broker.stats()
+        assert await result.get(timeout=10, propagate=False) is None
+        assert await app.AsyncResult(result.id).state() == "PENDING"
 
 
 async def test_a_retry_with_arguments_that_do_not_fit_fails_with_the_reason(app: AioTQ) -> None:

@@ -18,6 +18,7 @@ from aiotq import (
     Reject,
     Signature,
     Task,
+    TaskIgnored,
     chain,
     chord,
     group,
@@ -237,10 +238,10 @@ async def test_a_callback_that_is_registered_elsewhere_is_nobody_elses_concern(
 
 async def test_a_task_that_wants_to_be_ignored_or_refuses_ends_what_waits_for_it(proj: Proj) -> None:
     result: Any = await chord([proj.add.s(1, 1), proj.ignoring.s()], proj.xsum.s()).apply()
-    with pytest.raises(ChordError, match="wants to be ignored"):
+    with pytest.raises(ChordError, match="asked to be ignored"):
         await result
-    assert isinstance(await result.parent[1].get(propagate=False), Ignore)
-    assert isinstance(await (await proj.ignoring.s().apply()).get(propagate=False), Ignore)
+    assert isinstance(await result.parent[1].get(propagate=False), TaskIgnored)
+    assert isinstance(await (await proj.ignoring.s().apply()).get(propagate=False), TaskIgnored)
 
     @proj.app.task(name="refusing")
     async def refusing() -> None:

@@ -17,7 +17,7 @@ from ..core.settings import Settings
 from ..core.values import value
 from ..exceptions import InvalidSetting
 from ..results import Ledger, RecordStore
-from ..results.handle import Reader
+from ..results.reader import Reader
 from ..results.waiting import Waiting
 from ..transport import Broker, Consumer
 from ..wire.message import new_id

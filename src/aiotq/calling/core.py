@@ -19,8 +19,10 @@ from ..core.values import shown
 from ..exceptions import InvalidOption, ResultsDisabled
 from ..results import Joined, Record
 from ..results.document import Called, DocumentCodec
-from ..results.handle import AsyncResult, EagerResult, Reader
+from ..results.eager_result import EagerResult
+from ..results.handle import AsyncResult
 from ..results.lineage import Lineage
+from ..results.reader import Reader
 from ..signals import Signal
 from ..tasks.options import CallOptions, check_retry_policy, check_route_option
 from ..tasks.registry import TaskRegistry

@@ -178,7 +178,7 @@ class Calling:
             changed = _changed(whole, given)
             delivered.append(await deliver(changed))
             return [
-                AsyncResult(first.options["task_id"], self._core, task_name=first.task)
+                AsyncResult(first.options["task_id"], self._core, task_name=first.task, sent=True)
                 for first in first_calls(changed)
             ]
 
@@ -256,6 +256,7 @@ class Calling:
             reply_to=message.reply_to,
             due=envelope.due,
             ignored=message.ignore_result,
+            sent=True,
         )
 
     def _handle_in_workflow(
@@ -272,6 +273,7 @@ class Calling:
             parent=parent,
             reply_to=reply_to,
             ignored=self._core.conf.task_ignore_result if ignored is None else ignored,
+            sent=True,
         )
 
 

@@ -7,7 +7,8 @@ from typing import Any, cast
 
 from ..canvas.serialized import as_canvas, as_form
 from ..canvas.signature import Canvas, Sender
-from ..results.handle import AsyncResult, Readers
+from ..results.handle import AsyncResult
+from ..results.reader import Readers
 from ..results.sets import GroupResult, result_of_shape, shape_of_result
 from ..wire.known_types import ValueForm
 

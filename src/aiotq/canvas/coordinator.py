@@ -11,7 +11,7 @@ from .. import states
 from ..commit import Finish
 from ..core.clock import Clock
 from ..core.tracebacks import described, text_of
-from ..exceptions import AioTQError, CallError, DeadLettered, EncodeError, JoinLost, Refused, TaskError
+from ..exceptions import AioTQError, CallError, DeadLettered, EncodeError, JoinLost, Refused
 from ..results import NO_JOIN_CHANGES, Arrival, JoinChanges, JoinExtension, Record
 from ..results.document import Called, DocumentCodec, format_traceback
 from ..results.lineage import Lineage
@@ -69,8 +69,8 @@ class Coordinator:
             case Retried(delivery, error, again, policy):
                 record = self._record(delivery, states.RETRY, error, policy, format_traceback(error))
                 return Finish(delivery, ACK, record, (again,), _later(again))
-            case Ignored():
-                return self._ignored(outcome)
+            case Ignored(delivery, policy, links):
+                return self._ended(delivery, states.IGNORED, outcome.error, policy, links, calls_errbacks=False)
             case Failure(delivery, error, policy, links):
                 return self._failed(delivery, error, policy, links)
             case Skipped():
@@ -145,14 +145,6 @@ class Coordinator:
             cause=outcome.cause,
         )
 
-    def _ignored(self, outcome: Ignored) -> Finish:
-        delivery, message = outcome.delivery, outcome.delivery.message
-        if outcome.links is NO_LINKS and message.step is None:
-            return Finish(delivery, ACK)
-        # Its own record is nobody's business; but those who come after it wait.
-        error = TaskError(f"task {message.task}[{message.id}] wants to be ignored")
-        return self._ended(delivery, states.FAILURE, error, None, outcome.links, calls_errbacks=False)
-
     def _replaced(self, outcome: Replaced) -> Finish:
         delivery = outcome.delivery
         following = Continuation(self._planner, delivery.message, self._codec)
@@ -202,7 +194,7 @@ class Coordinator:
         delivery: Delivery,
         state: str,
         result: Any,
-        policy: Policy | None,
+        policy: Policy,
         links: Links,
         *,
         trace: str | None = None,
@@ -213,10 +205,10 @@ class Coordinator:
         scope: int = 0,
         cause: Record | None = None,
     ) -> Finish:
-        """Return the finish of a task that has ended; `policy` None: nothing is kept of it."""
+        """Return the finish of a task that has ended."""
         message = delivery.message
         step = message.step
-        is_kept = policy is not None and self._is_kept(policy, state)
+        is_kept = self._is_kept(policy, state)
         if links is NO_LINKS and step is None:
             record = self._made(delivery, state, result, trace, children) if is_kept else None
             return Finish(delivery, settlement, record)
@@ -227,7 +219,9 @@ class Coordinator:
         else:
             if calls_errbacks:
                 following.call_errbacks(result, links, trace)
-            following.fail(result, state, links, scope, cause)
+            # What comes after an ignored task did not ask to be ignored.
+            prevented = states.FAILURE if state == states.IGNORED else state
+            following.fail(result, prevented, links, scope, cause)
         record = None
         if is_kept or following.needs_record:
             sent = [*children, *following.children]

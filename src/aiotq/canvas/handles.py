@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, cast
 
-from ..results.handle import AsyncResult, Readers
+from ..results.handle import AsyncResult
+from ..results.reader import Readers
 from ..results.sets import GroupResult
 from .composites import Chain, Chord, Group
 from .signature import Canvas, Signature

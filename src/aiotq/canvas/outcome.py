@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Final
 
 from .. import states
 from ..core.values import value
-from ..exceptions import DeadLettered, TaskPredicate, TaskRevokedError
+from ..exceptions import DeadLettered, TaskIgnored, TaskPredicate, TaskRevokedError
 from ..results import Record
 from ..transport.broker import Delivery
 from ..wire.message import Envelope
@@ -23,7 +23,6 @@ from .signature import Canvas
 UNTRUSTED: Final = frozenset({"unsigned", "bad_signature"})
 
 #: States of which no caller ever hears: only hooks and tests do.
-IGNORED: Final = "IGNORED"
 REJECTED: Final = "REJECTED"
 REPLACED: Final = "REPLACED"
 
@@ -88,14 +87,20 @@ class Retried:
 
 @value
 class Ignored:
-    """The task wants nothing to be known of this run."""
+    """The task asked to be ignored: it has neither a value nor an error of its own."""
 
-    state: ClassVar[str] = IGNORED
+    state: ClassVar[str] = states.IGNORED
     is_reported: ClassVar[bool] = True
-    error: ClassVar[None] = None
     retval: ClassVar[Any] = None
     delivery: Delivery
+    policy: Policy
     links: Links = NO_LINKS
+
+    @property
+    def error(self) -> TaskIgnored:
+        """What whoever awaits it gets."""
+        message = self.delivery.message
+        return TaskIgnored(f"task {message.task}[{message.id}] asked to be ignored: it has no result")
 
 
 @value

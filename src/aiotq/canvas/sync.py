@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from ..core.sync import Bridge
 from ..results.handle import AsyncResult
-from ..results.sets import GroupResult, SyncGroupResult
-from ..results.sync_result import SyncResult
+from ..results.sets import GroupResult
+from ..results.sync_result import SyncGroupResult, SyncResult
 
 if TYPE_CHECKING:
     from .signature import Canvas

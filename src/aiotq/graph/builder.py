@@ -222,7 +222,7 @@ def _state_of(found: set[str | None]) -> str | None:
     known = found - {None}
     if not known:
         return None
-    if known & {states.FAILURE, states.REVOKED}:
+    if known & {states.FAILURE, states.REVOKED, states.IGNORED}:
         return states.FAILURE
     if known == {states.SUCCESS}:
         return states.SUCCESS

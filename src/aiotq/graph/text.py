@@ -17,6 +17,7 @@ _ON_TERMINALS: Final = {
     states.SUCCESS: "\x1b[32m",
     states.FAILURE: "\x1b[31m",
     states.REVOKED: "\x1b[35m",
+    states.IGNORED: "\x1b[35m",
     states.RETRY: "\x1b[33m",
 }
 _RUNNING_ON_TERMINALS: Final = "\x1b[34m"
@@ -28,6 +29,7 @@ _COLOURS: Final[dict[str | None, tuple[str, str, str]]] = {
     states.SUCCESS: ("#ddf3e0", "#3d9a50", "#16431f"),
     states.FAILURE: ("#fbdedb", "#c0392b", "#5c1710"),
     states.REVOKED: ("#eadff2", "#8456a8", "#3b2151"),
+    states.IGNORED: ("#eadff2", "#8456a8", "#3b2151"),
     states.RETRY: ("#fdeecb", "#c98a12", "#5a3d05"),
 }
 _RUNNING: Final = ("#d9ebfd", "#2b7bc0", "#10385c")

@@ -1,4 +1,4 @@
-"""The results of single calls: `AsyncResult`, and `EagerResult` of a call that ran in the calling process."""
+"""The result of a single call: `AsyncResult`."""
 
 from __future__ import annotations
 
@@ -7,22 +7,33 @@ import copy
 import inspect
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping, Sequence
 from contextlib import aclosing
-from datetime import UTC, datetime
+from datetime import datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Literal, Protocol, Self, TypeVar, cast, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Final,
+    Generic,
+    Literal,
+    Self,
+    TypeVar,
+    Unpack,
+    cast,
+    overload,
+)
 
 from .. import states
 from ..core.inside import App, core_of
-from ..core.sync import Bridge
 from ..core.values import value
-from ..exceptions import CallError, ResultTimeout
+from ..exceptions import ResultTimeout
 from ..tasks.request import running_request
-from .document import Document, DocumentCodec
-from .get_options import check_timeout, refuse_options
-from .ledger import Ledger
-from .records import Record, RecordStore
+from .document import Document
+from .get_options import GetOptions, check_options, check_timeout, tell
+from .reader import Reader, Readers, default_readers
+from .records import Record
 from .sync_result import SyncResult
-from .waiting import Waiting
+from .waiting import warned_when_long
 
 if TYPE_CHECKING:
     from ..graph.graph import Graph
@@ -44,40 +55,6 @@ LONG_REVOCATION: Final = 366 * 86_400.0
 
 
 @value
-class Reader:
-    """The parts of a connected app that a result uses."""
-
-    records: RecordStore
-    ledger: Ledger
-    waiting: Waiting
-    codec: DocumentCodec
-    result_expires: float
-
-    async def forget(self, ids: Sequence[str]) -> None:
-        """Delete the outcomes of these tasks, and the claims that say that they ran."""
-        await self.ledger.forget(ids)
-        await self.records.forget(ids)
-
-
-class Readers(Protocol):
-    """What a result needs from the core of the app."""
-
-    @property
-    def _core(self) -> Readers: ...
-
-    @property
-    def bridge(self) -> Bridge: ...
-
-    async def reader(self) -> Reader:
-        """Return the reader of results in the running loop; connect if there is no connection yet."""
-        ...
-
-    def now(self) -> float:
-        """Wall time."""
-        ...
-
-
-@value
 class Update:
     """One state change of a task: `info` is the value, the exception, or the argument of `update_state`."""
 
@@ -93,7 +70,7 @@ class AsyncResult(Generic[R_co]):
     assert await result == 4
     """
 
-    __slots__ = ("_document", "_due", "_ignored", "_knows_due", "_readers", "id", "parent", "reply_to", "task_name")
+    __slots__ = ("_document", "_due", "_ignored", "_readers", "_was_sent", "id", "parent", "reply_to", "task_name")
     _frames: TracebackType | None = None  #: the traceback of the exception, if the task ran in this process
     is_eager: ClassVar[bool] = False  #: whether the task ran in the calling process, so that no store has its result
 
@@ -107,6 +84,7 @@ class AsyncResult(Generic[R_co]):
         reply_to: str | None = None,
         due: float | None = None,
         ignored: bool = False,
+        sent: bool = False,
     ) -> None:
         self.id = task_id
         self.task_name = task_name
@@ -114,7 +92,7 @@ class AsyncResult(Generic[R_co]):
         self._readers = core_of(app)
         self.reply_to = reply_to  #: the address that its result is pushed to
         self._due = due
-        self._knows_due = task_name is not None  # made by a call, and not from an id
+        self._was_sent = sent  # made by a call, and not from an id
         self._ignored = ignored
         self._document: Document | None = None
 
@@ -159,11 +137,21 @@ class AsyncResult(Generic[R_co]):
 
     @overload
     async def get(
-        self, timeout: float | None = ..., *, propagate: Literal[True] = ..., on_message: OnMessage | None = ...
+        self,
+        timeout: float | None = ...,
+        *,
+        propagate: Literal[True] = ...,
+        on_message: OnMessage | None = ...,
+        **options: Unpack[GetOptions],
     ) -> R_co: ...
     @overload
     async def get(
-        self, timeout: float | None = ..., *, propagate: bool, on_message: OnMessage | None = ...
+        self,
+        timeout: float | None = ...,
+        *,
+        propagate: bool,
+        on_message: OnMessage | None = ...,
+        **options: Unpack[GetOptions],
     ) -> R_co | BaseException: ...
     async def get(
         self,
@@ -171,38 +159,62 @@ class AsyncResult(Generic[R_co]):
         *,
         propagate: bool = True,
         on_message: OnMessage | None = None,
-        **celery_options: object,
+        **options: Unpack[GetOptions],
     ) -> R_co | BaseException:
         """Return the task's value, waiting up to `timeout` seconds (None: without a limit).
 
         `propagate=False` returns the task's exception instead of raising it. `on_message` (a function or coroutine
         function) is called with each state change in Celery's form (`{"status": …, "result": …, …}`). A call with
-        `ignore_result` returns None. A task that waits here lends its slot to another task. Waiting for an id that was
-        never sent does not end: nothing is stored before a task begins.
+        `ignore_result` returns None. `callback(task_id, value)` is called with the value, or with the exception that is
+        returned. With `follow_parents` a failed task raises the error of the first failed step before it, if there is
+        one. `interval` is taken and not needed: results are pushed. A task that waits here lends its slot to another
+        task. Waiting for an id that was never sent does not end, for nothing is stored before a task begins: without a
+        timeout, a handle that was made from an id logs a warning after 30 s.
 
         Raises:
             ResultTimeout: the task did not end in time; it goes on.
             InvalidOption: an option of Celery's that has no meaning here; the text says what to do instead.
             Exception: the task's exception; a `RemoteError` if its class is not loaded in this process.
         """
-        refuse_options(celery_options)
+        check_options(options)
         check_timeout(timeout)
-        document = self._document
         if not self.is_known:
             slot = running_request.get().slot
             if slot is None:
-                document = await self._terminal(timeout, on_message)
+                await self._terminal(timeout, on_message)
             else:
                 slot.lend(self.id)
                 try:
-                    document = await self._terminal(timeout, on_message)
+                    await self._terminal(timeout, on_message)
                 except BaseException:
                     slot.take_back_now(self.id)
                     raise
                 await slot.take_back(self.id)
-        return self._told(document, propagate)
+        return await self.tell(options, propagate=propagate)
 
     wait = get
+
+    async def tell(self, options: GetOptions, *, propagate: bool) -> R_co | BaseException:
+        """Return or raise what this object knows, as `options` have it."""
+        document = self._document
+        if options.get("follow_parents") and propagate and document is not None:
+            await self._raise_parents_error(document)
+        value = self._told(document, propagate)
+        await tell(options.get("callback"), self.id, value)
+        return value
+
+    async def _raise_parents_error(self, document: Document) -> None:
+        """Raise the error of the first failed step before this one, if this one failed."""
+        steps: list[AsyncResult[Any] | GroupResult[Any]] = []
+        before = self.parent if document.state in states.EXCEPTION_STATES else None
+        while before is not None:
+            steps.append(before)
+            before = before.parent
+        for step in reversed(steps):
+            for result in [step] if isinstance(step, AsyncResult) else step.members:
+                found = await result.look()
+                if found.is_ready:
+                    result.seen()
 
     def seen(self, *, propagate: bool = True) -> R_co | BaseException:
         """Like `get`, without waiting, for an outcome that this object already has (`is_known`)."""
@@ -329,7 +341,7 @@ class AsyncResult(Generic[R_co]):
         """
         reader = await self._readers.reader()
         now = self._readers.now()
-        if self._knows_due:
+        if self._was_sent:
             expires = max(now, self._due or now) + max(_REVOCATION_TIME, reader.result_expires)
         else:
             expires = now + max(LONG_REVOCATION, reader.result_expires)
@@ -347,26 +359,33 @@ class AsyncResult(Generic[R_co]):
             self._document = document
         return document
 
-    async def _terminal(self, timeout: float | None, on_message: OnMessage | None) -> Document:
+    async def _terminal(self, timeout: float | None, on_message: OnMessage | None) -> None:
         if timeout is None:
-            return await self._wait(on_message)
+            with warned_when_long([self.id] if self.may_be_unknown else []):
+                await self._wait(on_message)
+            return
         limit = asyncio.timeout(timeout)
         try:
             async with limit:
-                return await self._wait(on_message)
+                await self._wait(on_message)
         except TimeoutError:
             if not limit.expired():  # `on_message` raised it
                 raise
             name = f"{self.task_name}[{self.id}]" if self.task_name else self.id
             raise ResultTimeout(f"no result of {name} within {timeout:g} s; the task goes on") from None
 
-    async def _wait(self, on_message: OnMessage | None) -> Document:
+    async def _wait(self, on_message: OnMessage | None) -> None:
         reader = await self._readers.reader()
         if on_message is not None:
-            return await self._tell(reader, on_message)
+            await self._tell(reader, on_message)
+            return
         record = await reader.waiting.terminal(self.id, pushed_here=not self.elsewhere(reader))
         self._document = reader.codec.decode(record)
-        return self._document
+
+    @property
+    def may_be_unknown(self) -> bool:
+        """Whether nothing says that there is such a task: the handle was made from an id."""
+        return not (self._was_sent or self.is_known)
 
     def see(self, document: Document) -> None:
         """Take `document` as the outcome of the task."""
@@ -376,7 +395,7 @@ class AsyncResult(Generic[R_co]):
         """Return the id if its records are pushed to another process, else nothing."""
         return (self.id,) if is_elsewhere(reader, self) else ()
 
-    async def _tell(self, reader: Reader, on_message: OnMessage) -> Document:
+    async def _tell(self, reader: Reader, on_message: OnMessage) -> None:
         async with reader.waiting.records([self.id], elsewhere=self.elsewhere(reader), size=_BACKLOG) as records:
             last: Record | None = None
             while True:
@@ -390,25 +409,7 @@ class AsyncResult(Generic[R_co]):
                     await told
                 if states.is_ready(document.state):
                     self._document = document
-                    return document
-
-
-_default_readers: list[Readers] = []
-
-
-def set_default_readers(readers: Readers) -> None:
-    """Make `readers` the app of results that are unpickled where no task runs."""
-    _default_readers[:] = [readers]
-
-
-def default_readers() -> Readers:
-    """Return the core of the app of results that are unpickled here: that of the running task, or the default."""
-    task: Any = running_request.get().runner
-    if task is not None:
-        return cast(Readers, core_of(task))
-    if not _default_readers:
-        raise CallError("a result belongs to an app: create an AioTQ first")
-    return _default_readers[0]
+                    return
 
 
 def _unpickled(
@@ -443,38 +444,3 @@ async def progress_in_task(handle: Handle, readers: Readers) -> AsyncGenerator[P
 def is_elsewhere(source: Pushed, call: Call) -> bool:
     """Whether the records of `call` are pushed to another process."""
     return not isinstance(call, AsyncResult) or call.reply_to != source.records.address
-
-
-class EagerResult(AsyncResult[R_co]):
-    """The result of a call that ran in the calling process (`apply`, `task_always_eager`): the task has ended."""
-
-    __slots__ = ("_frames",)
-    is_eager = True
-
-    def __init__(
-        self,
-        task_id: str,
-        value: R_co | BaseException,
-        state: str,
-        traceback: str | None = None,
-        *,
-        readers: Readers,
-        parent: AsyncResult[Any] | GroupResult[Any] | None = None,
-    ) -> None:
-        super().__init__(task_id, readers, parent=parent)
-        self._frames = value.__traceback__ if isinstance(value, BaseException) else None
-        done = datetime.fromtimestamp(readers.now(), UTC).isoformat()
-        self.see(Document(task_id, state, value, {"traceback": traceback, "date_done": done}))
-
-    def __repr__(self) -> str:
-        return f"<EagerResult: {self.id}>"
-
-    async def updates(self) -> AsyncIterator[Update]:
-        """Yield the final state."""
-        yield await self.look()
-
-    async def forget(self) -> None:
-        """Do nothing: no store has the result."""
-
-    async def revoke(self, *, terminate: bool = False) -> None:
-        """Do nothing: the task has run."""

@@ -6,17 +6,18 @@ import asyncio
 import copy
 from collections.abc import AsyncGenerator, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Self, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Self, TypeVar, Unpack, cast, overload
 
 from .. import states
 from ..core.inside import App, core_of
-from ..core.sync import Bridge
 from ..exceptions import CallError, ResultTimeout
 from ..tasks.request import running_request
-from .get_options import check_timeout, refuse_options
-from .handle import AsyncResult, Readers, default_readers, progress_in_task, seen_graph
+from .get_options import GetOptions, check_options, check_timeout
+from .handle import AsyncResult, progress_in_task, seen_graph
+from .reader import Readers, default_readers
 from .records import Record
-from .sync_result import SyncResult
+from .sync_result import SyncGroupResult
+from .waiting import warned_when_long
 
 if TYPE_CHECKING:
     from ..graph.graph import Graph
@@ -62,41 +63,54 @@ class ResultSet(Sequence[AsyncResult[R_co]]):
         return f"<ResultSet: {len(self)} results>"
 
     @overload
-    async def get(self, timeout: float | None = ..., *, propagate: Literal[True] = ...) -> list[R_co]: ...
-    @overload
-    async def get(self, timeout: float | None = ..., *, propagate: bool) -> list[R_co | BaseException]: ...
     async def get(
-        self, timeout: float | None = None, *, propagate: bool = True, **celery_options: object
+        self, timeout: float | None = ..., *, propagate: Literal[True] = ..., **options: Unpack[GetOptions]
+    ) -> list[R_co]: ...
+    @overload
+    async def get(
+        self, timeout: float | None = ..., *, propagate: bool, **options: Unpack[GetOptions]
+    ) -> list[R_co | BaseException]: ...
+    async def get(
+        self, timeout: float | None = None, *, propagate: bool = True, **options: Unpack[GetOptions]
     ) -> list[R_co] | list[R_co | BaseException]:
         """Return all values in order, waiting up to `timeout` seconds for the last.
 
         The first failure that comes in is raised at once; `propagate=False` puts exceptions in the list instead.
+        `callback(task_id, value)` is called for each task that has ended, in the order in which they end.
+        `follow_parents` and `interval` are as for `AsyncResult.get`.
 
         Raises:
             ResultTimeout: not all came in time; the tasks go on.
             InvalidOption: an option of Celery's that has no meaning here; the text says what to do instead.
         """
-        refuse_options(celery_options)
-        await self.wait(timeout, propagate=propagate)
+        await self.wait(timeout, propagate=propagate, **options)
         return [result.seen(propagate=propagate) for result in self]
 
     async def wait(
-        self, timeout: float | None = None, *, propagate: bool = False, tolerated: frozenset[str] = frozenset()
+        self,
+        timeout: float | None = None,
+        *,
+        propagate: bool = False,
+        tolerated: frozenset[str] = frozenset(),
+        **options: Unpack[GetOptions],
     ) -> None:
         """Return when all have ended. With `propagate` raise the first failure, except for ids in `tolerated`.
+
+        `options` are as for `get`.
 
         Raises:
             ResultTimeout: not all ended within `timeout` seconds; the tasks go on.
         """
         check_timeout(timeout)
+        check_options(options)
+        doubtful = [result.id for result in self if result.may_be_unknown] if timeout is None else []
         limit = asyncio.timeout(timeout)
         try:
-            async with limit, aclosing(self._completed()) as completed:
-                async for results in completed:
-                    if propagate:
+            with warned_when_long(doubtful):
+                async with limit, aclosing(self._completed()) as completed:
+                    async for results in completed:
                         for result in results:
-                            if result.id not in tolerated:
-                                result.seen()
+                            await result.tell(options, propagate=propagate and result.id not in tolerated)
         except TimeoutError:
             if not limit.expired():  # a task raised it
                 raise
@@ -262,22 +276,28 @@ class GroupResult(Generic[R_co]):
         return ResultSet(self._leaves(), self._readers)
 
     @overload
-    async def get(self, timeout: float | None = ..., *, propagate: Literal[True] = ...) -> list[R_co]: ...
-    @overload
-    async def get(self, timeout: float | None = ..., *, propagate: bool) -> list[R_co | BaseException]: ...
     async def get(
-        self, timeout: float | None = None, *, propagate: bool = True, **celery_options: object
+        self, timeout: float | None = ..., *, propagate: Literal[True] = ..., **options: Unpack[GetOptions]
+    ) -> list[R_co]: ...
+    @overload
+    async def get(
+        self, timeout: float | None = ..., *, propagate: bool, **options: Unpack[GetOptions]
+    ) -> list[R_co | BaseException]: ...
+    async def get(
+        self, timeout: float | None = None, *, propagate: bool = True, **options: Unpack[GetOptions]
     ) -> list[R_co] | list[R_co | BaseException]:
         """Return the values in order, waiting up to `timeout` seconds for the last.
 
         The first failure that comes in is raised at once; `propagate=False` puts exceptions in the list instead.
+        `callback(task_id, value)` is called for each task that has ended, in the order in which they end.
+        `follow_parents` and `interval` are as for `AsyncResult.get`.
 
         Raises:
             ResultTimeout: not all came in time; the tasks go on.
             InvalidOption: an option of Celery's that has no meaning here; the text says what to do instead.
         """
-        refuse_options(celery_options)
-        await self.members.wait(timeout, propagate=propagate, tolerated=frozenset(self._tolerated()))
+        check_options(options)
+        await self.members.wait(timeout, propagate=propagate, tolerated=frozenset(self._tolerated()), **options)
         return cast("list[R_co]", await self._values("fail" if propagate else "continue"))
 
     join = get
@@ -378,79 +398,6 @@ class GroupResult(Generic[R_co]):
 
 def _unpickled(shape: Mapping[str, Any]) -> AsyncResult[Any] | GroupResult[Any]:
     return result_of_shape(shape, default_readers())
-
-
-class SyncGroupResult(Generic[R_co]):
-    """A `GroupResult` for code without a loop: the same methods, as plain functions."""
-
-    def __init__(self, result: GroupResult[R_co], bridge: Bridge) -> None:
-        self._result = result
-        self._bridge = bridge
-        self.id = result.id
-
-    def __repr__(self) -> str:
-        return f"<SyncGroupResult: {self.id}>"
-
-    def __len__(self) -> int:
-        return len(self._result)
-
-    @property
-    def results(self) -> list[SyncResult[Any] | SyncGroupResult[Any]]:
-        """The members' results."""
-        return [member.sync for member in self._result]
-
-    @property
-    def parent(self) -> SyncResult[Any] | SyncGroupResult[Any] | None:
-        """The result of the step before it in its chain."""
-        parent = self._result.parent
-        return None if parent is None else parent.sync
-
-    @overload
-    def get(self, timeout: float | None = ..., *, propagate: Literal[True] = ...) -> list[R_co]: ...
-    @overload
-    def get(self, timeout: float | None = ..., *, propagate: bool) -> list[R_co | BaseException]: ...
-    def get(
-        self, timeout: float | None = None, *, propagate: bool = True, **celery_options: object
-    ) -> list[R_co] | list[R_co | BaseException]:
-        """Like `GroupResult.get`."""
-        refuse_options(celery_options)
-
-        async def get() -> list[R_co] | list[R_co | BaseException]:
-            return await self._result.get(timeout, propagate=propagate)
-
-        return self._bridge.run(get)
-
-    join = get
-
-    def graph(self) -> Graph:
-        return self._bridge.run(self._result.graph)
-
-    def completed_count(self) -> int:
-        return self._bridge.run(self._result.completed_count)
-
-    def ready(self) -> bool:
-        return self._bridge.run(self._result.ready)
-
-    def successful(self) -> bool:
-        return self._bridge.run(self._result.successful)
-
-    def failed(self) -> bool:
-        return self._bridge.run(self._result.failed)
-
-    def waiting(self) -> bool:
-        return self._bridge.run(self._result.waiting)
-
-    def revoke(self, *, terminate: bool = False) -> None:
-        async def revoke() -> None:
-            await self._result.revoke(terminate=terminate)
-
-        self._bridge.run(revoke)
-
-    def forget(self) -> None:
-        self._bridge.run(self._result.forget)
-
-    def save(self) -> None:
-        self._bridge.run(self._result.save)
 
 
 def is_shape(given: object) -> bool:

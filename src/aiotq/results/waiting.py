@@ -11,8 +11,8 @@ import itertools
 import logging
 import random
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Collection, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Collection, Generator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Final
 
 from .. import states
@@ -25,6 +25,9 @@ logger = logging.getLogger("aiotq.results")
 _CHECK_AT_ONCE: Final = 1000
 #: Seconds between looks at all that is waited for; pushes make it unnecessary, faults make it useful.
 _SAFETY_INTERVAL: Final = 5.0
+
+#: Seconds of waiting without a timeout, for what may not exist, before that is said.
+_WARNED_AFTER: Final = 30.0
 
 #: Told each record; None when there won't be any more, because the connection is closed.
 Listener = Callable[[Record | None], None]
@@ -188,6 +191,30 @@ class Waiting:
         for record in records:
             for listener in tuple(self._listeners.get(record.id, ())):
                 listener(record)
+
+
+@contextmanager
+def warned_when_long(ids: Sequence[str]) -> Generator[None, None, None]:
+    """Log a warning if waiting in this block lasts long, and nothing says that tasks of `ids` exist."""
+    if not ids:
+        yield
+        return
+    timer = asyncio.get_running_loop().call_later(_WARNED_AFTER, _warn, ids)
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _warn(ids: Sequence[str]) -> None:
+    named = f"{ids[0]} and {len(ids) - 1} more" if len(ids) > 1 else ids[0]
+    logger.warning(
+        "Still waiting for a result of %s after %g s, and get() without a timeout goes on for ever if none comes: "
+        "the id may be wrong or of another app, the result may have expired or been forgotten, "
+        "the task may ignore its result, or its queue may have no worker",
+        named,
+        _WARNED_AFTER,
+    )
 
 
 def _closed() -> OperationalError:

@@ -24,7 +24,8 @@ from ..core.tracebacks import described
 from ..core.values import shown
 from ..exceptions import CallError, InvalidOption, MaxRetriesExceededError, Retry
 from ..results import handle
-from ..results.handle import EagerResult, Readers
+from ..results.eager_result import EagerResult
+from ..results.reader import Readers, set_default_readers
 from ..wire.message import MAX_NAME, is_name
 from ..wire.serializers import SerializerRegistry
 from .calls import Configured, SyncCalls
@@ -95,7 +96,7 @@ def set_default_app(core: TaskCore) -> None:
     """Make the app of `core` that of shared tasks and signatures by name where no task of another app runs."""
     _default_core[:] = [core]
     set_default_sender(core)
-    handle.set_default_readers(core)
+    set_default_readers(core)
 
 
 class Task(Declared, Handlers, Generic[P, R]):
@@ -353,7 +354,7 @@ class Task(Declared, Handlers, Generic[P, R]):
         whole = frozen(ending_in_one_call(canvas))
         request.added.append(whole)
         return handle.AsyncResult(
-            final_calls(whole)[0].options["task_id"], self._core, task_name=canvas.__class__.__name__
+            final_calls(whole)[0].options["task_id"], self._core, task_name=canvas.__class__.__name__, sent=True
         )
 
     def update_state(self, state: str, meta: Any = None, *, task_id: str | None = None) -> Coroutine[Any, Any, None]:

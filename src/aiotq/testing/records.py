@@ -56,7 +56,7 @@ class Sent:
 
 @dataclass(frozen=True)
 class Ran:
-    """How a run ended, at the time `at`: with `value` (SUCCESS) or `error` (RETRY, FAILURE, REVOKED).
+    """How a run ended, at the time `at`: with `value` (SUCCESS) or `error` (RETRY, FAILURE, REVOKED, IGNORED).
 
     IGNORED and REJECTED are what the task asked for by `Ignore` and `Reject`; a message that can't be run is REJECTED
     too.

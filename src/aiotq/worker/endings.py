@@ -158,7 +158,7 @@ class Endings:
                 return Replaced(delivery, asked.canvas, policy)
             case _:
                 logger.info("Task %s[%s] asked to be ignored", name, message.id)
-                return Ignored(delivery)
+                return Ignored(delivery, policy)
 
     def _retried(self, again: Retry, run: Run, task: Task[..., Any], policy: Policy) -> Outcome:
         delivery, links, request = run.delivery, run.links, run.request

@@ -10,24 +10,22 @@ from collections import ChainMap, deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
 
-from .. import states
 from ..backends.memory.state import MemoryState
 from ..calling.callbacks import LINKS, check_callbacks
 from ..calling.core import AppCore
 from ..calling.envelopes import Callee, EnvelopeBuilder, Part
 from ..canvas.coordinator import Coordinator
 from ..canvas.handles import AnyResult, nested
-from ..canvas.outcome import Failure, Ignored, Outcome, Policy, Postponed, Rejected, Retried, Returned
+from ..canvas.outcome import Failure, Outcome, Policy, Postponed, Rejected, Retried, Returned
 from ..canvas.planner import NOTHING, Planner, Position
 from ..canvas.signature import Canvas, Signature
 from ..canvas.structure import first_calls, frozen, signatures_of
 from ..commit import Finish
 from ..core.tracebacks import arguments_of
 from ..core.values import replace
-from ..exceptions import Ignore, InvalidOption, NotRegistered, Snooze
+from ..exceptions import InvalidOption, NotRegistered, Snooze
 from ..results import JoinChanges, Joined, Record
-from ..results.document import format_traceback
-from ..results.handle import EagerResult
+from ..results.eager_result import EagerResult
 from ..tasks.options import ONLY_SENT, CallOptions, check_options
 from ..tasks.request import Request, running_request
 from ..tasks.task import Task
@@ -43,7 +41,7 @@ from .task_signals import TaskSignals
 logger = logging.getLogger("aiotq.task")
 
 _KEEPS_ALL: Final = Policy()
-_WITHOUT_POLICY: Final = (Ignored, Postponed, Rejected, Returned)
+_WITHOUT_POLICY: Final = (Postponed, Rejected, Returned)
 
 
 async def call_eagerly(
@@ -223,10 +221,7 @@ class _Inline:
         """Return the result of one call."""
         with self._records.lock:
             record = self._records.get(task_id)
-        if record is None:  # the task asked to be ignored
-            error = self._errors[task_id]
-            trace = format_traceback(error)
-            return EagerResult(task_id, error, states.FAILURE, trace, readers=self._core, parent=parent)
+        assert record is not None, "all that runs here leaves a record"
         document = self.codec.decode(record)
         value = self._errors.get(task_id, document.result)
         return EagerResult(task_id, value, record.state, document.traceback, readers=self._core, parent=parent)
@@ -279,9 +274,7 @@ class _Inline:
         records = [record for record in (finish.record, *finish.further) if record is not None]
         if not message.ignore_result:
             self._kept += records
-        if isinstance(outcome, Ignored):
-            self._errors.setdefault(message.id, Ignore())
-        elif isinstance(outcome, Failure):
+        if isinstance(outcome, Failure):
             error = outcome.error
             alike = [record.id for record in records if _alike(self.codec.decode(record).result, error)]
             self._errors.update(dict.fromkeys([message.id, *alike], error))

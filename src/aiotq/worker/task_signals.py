@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from .. import signals, states
-from ..canvas.outcome import IGNORED, REJECTED, REPLACED, Outcome, Rejected, Revoked
+from ..canvas.outcome import REJECTED, REPLACED, Outcome, Rejected, Revoked
 from ..commit import Finish
 from ..exceptions import NotRegistered
 from ..results.document import format_traceback
@@ -92,7 +92,7 @@ class TaskSignals(Observer):
                 args=request.args,
                 kwargs=request.kwargs,
                 retval=None if outcome is None else outcome.retval,
-                state=IGNORED if state == REPLACED else state,  # as Celery says it
+                state=states.IGNORED if state == REPLACED else state,  # as Celery says it
             )
 
     async def _tell_outcome(self, delivery: Delivery, task: object, request: Request, outcome: Outcome) -> None:

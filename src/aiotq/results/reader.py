@@ -1,0 +1,68 @@
+"""What results need from an app: where they are read, and whose they are when they are unpickled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol, cast
+
+from ..core.inside import core_of
+from ..core.sync import Bridge
+from ..core.values import value
+from ..exceptions import CallError
+from ..tasks.request import running_request
+from .document import DocumentCodec
+from .ledger import Ledger
+from .records import RecordStore
+from .waiting import Waiting
+
+
+@value
+class Reader:
+    """The parts of a connected app that a result uses."""
+
+    records: RecordStore
+    ledger: Ledger
+    waiting: Waiting
+    codec: DocumentCodec
+    result_expires: float
+
+    async def forget(self, ids: Sequence[str]) -> None:
+        """Delete the outcomes of these tasks, and the claims that say that they ran."""
+        await self.ledger.forget(ids)
+        await self.records.forget(ids)
+
+
+class Readers(Protocol):
+    """What a result needs from the core of the app."""
+
+    @property
+    def _core(self) -> Readers: ...
+
+    @property
+    def bridge(self) -> Bridge: ...
+
+    async def reader(self) -> Reader:
+        """Return the reader of results in the running loop; connect if there is no connection yet."""
+        ...
+
+    def now(self) -> float:
+        """Wall time."""
+        ...
+
+
+_default_readers: list[Readers] = []
+
+
+def set_default_readers(readers: Readers) -> None:
+    """Make `readers` the app of results that are unpickled where no task runs."""
+    _default_readers[:] = [readers]
+
+
+def default_readers() -> Readers:
+    """Return the core of the app of results that are unpickled here: that of the running task, or the default."""
+    task: Any = running_request.get().runner
+    if task is not None:
+        return cast(Readers, core_of(task))
+    if not _default_readers:
+        raise CallError("a result belongs to an app: create an AioTQ first")
+    return _default_readers[0]
