@@ -9,7 +9,7 @@ import ast
 import inspect
 from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from . import settings
 from .values import value
@@ -115,14 +115,19 @@ def page() -> str:
     return "\n".join(parts)
 
 
+def _plain(given: Any) -> object:
+    """Return a default as it is written: a mapping as a dictionary."""
+    return dict(cast("Mapping[str, object]", given)) if isinstance(given, Mapping) else given
+
+
 @cache
 def _described() -> Mapping[str, Described]:
-    defaults = settings.Settings().as_dict()
+    defaults: Mapping[str, Any] = settings.Settings().as_dict()
     return {
         name: Described(
             name,
             _in_words(declared),
-            repr(dict(given) if isinstance(given := defaults[name], Mapping) else given),
+            repr(_plain(defaults[name])),
             meaning,
             f"{name} = {_EXAMPLES.get(name, defaults[name])!r}",
         )
