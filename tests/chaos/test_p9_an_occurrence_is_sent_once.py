@@ -22,7 +22,7 @@ KILLS: Final = int(os.environ.get("AIOTQ_CHAOS_KILLS", "8"))
 #: Seconds of a take-over beyond the promise, for a machine with much else to do.
 _SLACK: Final = 4.0
 
-pytestmark = pytest.mark.parametrize("place", ["sqlite", "redis", "rabbitmq"], indirect=True)
+pytestmark = pytest.mark.parametrize("backend", ["sqlite", "redis", "rabbitmq"], indirect=True)
 
 
 def start(chaos: Chaos) -> Process:
