@@ -143,7 +143,7 @@ async def test_wrong_calls_are_refused_as_they_would_be_when_sent() -> None:
     with pytest.raises(InvalidArguments):
         await add.apply_async((1,))
     with pytest.raises(InvalidOption, match="countdown"):
-        await add.options(countdown=-1).delay(1, 2)
+        await add.options(countdown=float("nan")).delay(1, 2)
     with pytest.raises(NotRegistered, match=r"elsewhere\.add"):
         await app.send_task("elsewhere.add", (1, 2))
 
