@@ -16,7 +16,7 @@ from aiotq.backends.amqp.channel import Channel
 from aiotq.backends.amqp.connection import AmqpClient, KeptChannel
 from aiotq.backends.amqp.frames import Post
 from aiotq.backends.amqp.properties import pack_properties
-from aiotq.exceptions import OperationalError
+from aiotq.exceptions import InvalidOption, OperationalError
 
 from ..servers import shared_rabbit
 from ..waiting import wait_until
@@ -117,9 +117,9 @@ async def test_a_user_without_rights_is_told_so(vhost: str) -> None:
 async def test_names_that_are_ours_are_not_to_be_used_for_queues(vhost: str) -> None:
     work = Work(vhost)
     async with work.app:
-        with pytest.raises(OperationalError, match="not to be used"):
+        with pytest.raises(InvalidOption, match="not to be used"):
             await work.double.options(queue="aiotq.dead").delay(1)
-        with pytest.raises(OperationalError, match="at most"):
+        with pytest.raises(InvalidOption, match="at most"):
             await work.double.options(queue="q" * 255).delay(1)
 
 

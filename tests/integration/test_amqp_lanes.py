@@ -16,7 +16,7 @@ from aiotq.backends.amqp.connection import AmqpClient
 from aiotq.backends.amqp.frames import Delivered, Post
 from aiotq.backends.amqp.lane import Lane
 from aiotq.backends.amqp.properties import pack_properties
-from aiotq.exceptions import ConnectionLost, NotConnected, OperationalError
+from aiotq.exceptions import ConnectionLost, InvalidOption, NotConnected, OperationalError
 
 from ..certificates import make_certificates
 from ..proxy import Proxy
@@ -199,7 +199,7 @@ async def test_virtual_hosts_have_any_name(name: str) -> None:
 async def test_queues_whose_names_can_not_be_sent_are_refused_at_the_call(vhost: str) -> None:
     work = Work(vhost)
     async with work.app:
-        with pytest.raises(OperationalError, match="the name of a queue has letters"):
+        with pytest.raises(InvalidOption, match="the name of a queue has letters"):
             await work.double.options(queue="naïve").delay(1)
 
 

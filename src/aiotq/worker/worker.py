@@ -190,10 +190,11 @@ class Worker:
                 )
                 intake = self._intake = self._make_intake(connection, consumer, committer, completer, seating, pool)
                 obeying = upkeep.create_task(self._obeying(connection, intake, presence).run(), name="aiotq.control")
+                await presence.announce()  # before it takes anything: who is told that it is ready finds its row
                 async with intake.owning_runs(), asyncio.TaskGroup() as receiving:
                     taking = receiving.create_task(intake.run(), name="aiotq.intake")
                     try:
-                        await self._announce(presence)
+                        await self._tell(lambda each: each.ready(self))
                         ready(self)
                         await _until(stopping, taking, connection)
                         taking.cancel()
@@ -295,11 +296,6 @@ class Worker:
             seating=seating,
             observers=self._observers,
         )
-
-    async def _announce(self, presence: Presence) -> None:
-        """Say that it takes messages, and can be asked."""
-        await presence.announce()
-        await self._tell(lambda each: each.ready(self))
 
     def _obeying(self, connection: Connection, intake: Intake, presence: Presence) -> Obeying:
         core = self._core
