@@ -70,7 +70,7 @@ async def test_a_retry_that_was_made_by_hand_and_can_not_be_sent_fails_its_task_
         assert await others() == [0, 1, 2]
 
 
-@pytest.mark.parametrize("delay", [float("nan"), float("inf"), 1e300, -1.0])
+@pytest.mark.parametrize("delay", [float("nan"), float("inf"), 1e300])
 async def test_a_retry_that_was_made_by_hand_for_an_impossible_time_fails_its_task_alone(
     app: AioTQ, delay: float
 ) -> None:

@@ -38,6 +38,10 @@ def _nothing(finish: Finish, delivery: Delivery, why: str) -> Iterator[Finish]:
     return iter(())
 
 
+#: Tries after which an error that nobody expects is one of what is committed: one that passes is no task's outcome.
+_DEFECTS: Final = 3
+
+
 class Completer:
     """Writes finishes; `on_settled` is told each delivery that is no longer ours.
 
@@ -171,7 +175,7 @@ class Completer:
         Raises:
             Refused: one of them can't be committed, or a defect keeps it from being so.
         """
-        pause = _FIRST_PAUSE
+        pause, defects = _FIRST_PAUSE, 0
         while True:
             try:
                 answers = await self._committer.commit(group)
@@ -180,9 +184,10 @@ class Completer:
             except OperationalError as exc:
                 self._complaint.make(exc)
             except Exception as exc:  # a defect must not end the loop that everything depends on
-                if len(group) == 1:
-                    logger.exception("committing what came of a task failed")
-                raise Refused(f"a defect in aiotq: {type(exc).__name__}: {shown(exc)}", "defect") from exc
+                defects += 1
+                if len(group) > 1 or defects == _DEFECTS:
+                    raise Refused(f"a defect in aiotq: {type(exc).__name__}: {shown(exc)}", "defect") from exc
+                logger.exception("committing %d finished tasks failed, trying again", len(group))
             else:
                 self._complaint.withdraw()
                 return answers
