@@ -41,6 +41,10 @@ class Noting(Observer):
         assert run.request is not None
         self.told.append(("started", run.request.args))
 
+    def committed(self, count: int, seconds: float) -> None:
+        assert seconds > 0
+        self.told.append(("committed", count))
+
     def ended(self, run: Run, outcome: Outcome | None, finish: Finish | None) -> None:
         assert outcome is not None
         assert finish is not None
@@ -84,7 +88,7 @@ async def test_an_observer_hears_of_a_run_from_its_arrival_to_its_end(app: AioTQ
 
     assert observer.told == [
         *("ready", ("received", result.id), ("started", (2, 2)), ("SUCCESS", 4, "SUCCESS")),
-        *(("stopping", "Warm"), "stopped"),
+        *(("committed", 1), ("stopping", "Warm"), "stopped"),
     ]
 
 

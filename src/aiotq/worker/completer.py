@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
@@ -43,16 +44,22 @@ _DEFECTS: Final = 3
 
 
 class Completer:
-    """Writes finishes; `on_settled` is told each delivery that is no longer ours.
+    """Writes finishes; `on_settled` is told each delivery that is no longer ours, `on_group` how a group was written.
 
     What can't be reached now is asked again until it answers. What is refused for good is taken out of its group, so
     that the others are committed, and what `instead` says is written in its place. If even that is refused, the
     delivery stays ours: it is tried once more now and then, and handed back when the worker stops.
     """
 
-    def __init__(self, committer: Committer, on_settled: Callable[[Delivery], None]) -> None:
+    def __init__(
+        self,
+        committer: Committer,
+        on_settled: Callable[[Delivery], None],
+        on_group: Callable[[int, float], None] | None = None,
+    ) -> None:
         self._committer = committer
         self._on_settled = on_settled
+        self._on_group = on_group
         self.instead: Instead = _nothing
         self._finishes: Batcher[Finish] = Batcher(max_items=MAX_GROUP, max_weight=MAX_GROUP_WEIGHT, weigh=_weigh)
         self._room = asyncio.Event()
@@ -177,6 +184,7 @@ class Completer:
         """
         pause, defects = _FIRST_PAUSE, 0
         while True:
+            began = time.perf_counter()
             try:
                 answers = await self._committer.commit(group)
             except Refused:
@@ -190,6 +198,8 @@ class Completer:
                 logger.exception("committing %d finished tasks failed, trying again", len(group))
             else:
                 self._complaint.withdraw()
+                if self._on_group is not None:
+                    self._on_group(len(group), time.perf_counter() - began)
                 return answers
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(pause * 2, _LONGEST_PAUSE)

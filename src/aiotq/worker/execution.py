@@ -149,8 +149,8 @@ class Execution:
             if terms.tracks_start:
                 await self._tell_started(request)
             run.check()
-            if self._observers:
-                await self._observers.tell_start(run)
+            if self._observers.of(task) and (hooks := self._observers.tell_start(run)) is not None:
+                await hooks
             is_plain = not (task.handlers or self._onion.runners)
             value = await (self._call(run, task, request) if is_plain else self._surrounded(run, task, request))
         except BaseException as exc:  # SystemExit in a task must not end the loop

@@ -237,7 +237,9 @@ class _Inline:
             finish = self._coordinator.follow(outcome)
             if self._observers.of(run.called):
                 told = self._coordinator.as_kept(outcome, finish)
-                await self._observers.tell_end(run, lambda each: each.ended(run, told, finish))
+                hooks = self._observers.tell_end(run, lambda each: each.ended(run, told, finish))
+                if hooks is not None:
+                    await hooks
         finally:
             running_request.reset(around)
             for _ in range(run.cancellations):  # its time limit's, and not its caller's

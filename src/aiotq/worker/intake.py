@@ -30,7 +30,7 @@ from ..transport import Consumer, Delivery
 from .completer import Completer
 from .concurrency_limits import ConcurrencyLimits
 from .execution import Execution
-from .observers import Observers
+from .observers import Observers, Told
 from .rate_limits import Limiter
 from .run import Cancelled, Run, Slots
 
@@ -311,7 +311,7 @@ class Intake:
     def _hand_back(self, delivery: Delivery, delay: float = 0.0) -> None:
         """Let somebody else have what was not started here, in `delay` seconds."""
         if self._observers:
-            self._observers.tell_now(lambda each: each.handed_back(delivery, delay), delivery)
+            self._observers.watch(lambda each: each.handed_back(delivery, delay), "what was handed back")
         self._completer.add(self._coordinator.follow(Returned(delivery, delay)))
 
     async def _waits(self, taken: Sequence[Delivery]) -> tuple[Mapping[int | str, float], set[int | str]]:
@@ -428,8 +428,8 @@ class Intake:
             if run.is_over:  # and settled: it was abandoned
                 return
             finish = None if outcome is None else self._coordinator.follow(outcome)
-            if self._observers.of(run.called):
-                await self._tell_end(run, outcome, finish)
+            if self._observers.of(run.called) and (hooks := self._tell_end(run, outcome, finish)) is not None:
+                await hooks
             if finish is None:
                 self._held.pop(delivery.lease, None)
             else:
@@ -458,13 +458,15 @@ class Intake:
                 self._brought.add(delivery.message.id)
             self._hand_back_waiters()
 
-    async def _tell_end(self, run: Run, outcome: Outcome | None, finish: Finish | None) -> None:
+    def _tell_end(self, run: Run, outcome: Outcome | None, finish: Finish | None) -> Told:
         if outcome is not None and finish is not None:
             outcome = self._coordinator.as_kept(outcome, finish)
-        await self._observers.tell_end(run, lambda each: each.ended(run, outcome, finish))
+        return self._observers.tell_end(run, lambda each: each.ended(run, outcome, finish))
 
     async def _tell_defect(self, run: Run, error: Exception) -> None:
-        await self._observers.tell_end(run, lambda each: each.broke(run, error))
+        hooks = self._observers.tell_end(run, lambda each: each.broke(run, error))
+        if hooks is not None:
+            await hooks
 
     def _on_freed(self, kind: RunsIn) -> None:
         waiting = self._waiting[kind]

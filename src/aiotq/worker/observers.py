@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from ..canvas.outcome import Outcome
@@ -25,15 +25,15 @@ logger = logging.getLogger("aiotq.task")
 #: Seconds that hooks have when their run was cancelled: nobody will do it again (P6).
 _LAST_WORDS: Final = 10.0
 
-#: What an observer answers: nothing, or what the teller is to wait for.
+#: What a hook answers: nothing, or what the teller is to wait for.
 Told = Awaitable[None] | None
 
 
 class Observer:
     """Told what happens in a worker, by plain calls on its loop, which must not block; this one hears nothing.
 
-    Those of a run are made in its context. Only the user's own hooks (receivers of signals, handlers of task classes)
-    return something to wait for, since their documentation promises it; whatever else observes returns None.
+    Those of a run are made in its context. Nobody waits for one that was added. Only the user's own hooks (receivers of
+    signals, handlers of task classes) return something to wait for, since their documentation promises it.
     """
 
     #: What it calls, in the words of a log.
@@ -66,6 +66,12 @@ class Observer:
     def broke(self, run: Run, error: Exception) -> Told:
         """This library itself failed on it."""
 
+    def lost(self, deliveries: Collection[Delivery]) -> Told:
+        """The leases of these are gone: other workers may run them."""
+
+    def committed(self, count: int, seconds: float) -> Told:
+        """The ends of `count` runs were written in one step, which took `seconds`."""
+
 
 class Observers:
     """Those who are told: whoever was added, `signals` while anybody is connected, `handlers` of tasks with any."""
@@ -83,44 +89,66 @@ class Observers:
         """Whether anybody hears of all that happens."""
         return bool(connected or self._added)
 
-    def of(self, task: Task[..., Any] | None) -> Sequence[Observer]:
-        """Return those who are told of the runs of `task`."""
-        found = self._added
-        if connected:
-            found = (self._signals, *found)
-        if task is not None and task.handlers:
-            found = (self._handlers, *found)
-        return found
+    def of(self, task: Task[..., Any] | None) -> bool:
+        """Whether anybody hears of the runs of `task`."""
+        return bool(connected or self._added or (task is not None and task.handlers))
 
     async def tell(self, tell: Callable[[Observer], Told], what: str = "a worker's life") -> None:
         """Tell everybody what is about no run."""
-        for observer in self.of(None):
-            await _told(observer, tell, what)
+        self.watch(tell, what)
+        if connected:
+            await _told(self._signals, tell, what)
 
-    def tell_now(self, tell: Callable[[Observer], Told], delivery: Delivery) -> None:
-        """Tell those who were added, where nobody can be waited for."""
-        for observer in self._added:
+    def watch(self, tell: Callable[[Observer], Told], what: str) -> None:
+        """Tell those who were added, and no hooks."""
+        for each in self._added:
             try:
-                tell(observer)
-            except Exception:  # the user's code, or a plugin's
-                _log(observer, _name(delivery))
+                tell(each)
+            except (Exception, SystemExit):  # whoever observes harms nothing
+                _log(each, what)
 
-    async def tell_start(self, run: Run) -> None:
+    def tell_start(self, run: Run) -> Told:
         """Tell that the task of `run` is about to be called."""
         run.is_told = True
-        for observer in self.of(run.called):
-            await _told(observer, lambda each: each.started(run), _name(run.delivery))
-
-    async def tell_end(self, run: Run, tell: Callable[[Observer], Told]) -> None:
-        """Tell how `run` ended. A cancellation cuts it short and goes no further: the end stands, and is committed."""
-        task = asyncio.current_task()
-        for observer in self.of(run.called):
-            was_cancelled = task is not None and task.cancelling() > 0
+        for each in self._added:
             try:
-                async with asyncio.timeout(_LAST_WORDS if was_cancelled else None):
-                    await _told(observer, tell, _name(run.delivery))
-            except (asyncio.CancelledError, TimeoutError):
-                logger.warning("Task %s: its %s were cancelled", _name(run.delivery), observer.calls)
+                each.started(run)
+            except (Exception, SystemExit):  # the same
+                _log(each, _name(run.delivery))
+        hooks = self._hooks(run.called)
+        return _tell_start(hooks, run) if hooks else None
+
+    def tell_end(self, run: Run, tell: Callable[[Observer], Told]) -> Told:
+        """Tell how `run` ended."""
+        for each in self._added:
+            try:
+                tell(each)
+            except (Exception, SystemExit):  # the same
+                _log(each, _name(run.delivery))
+        hooks = self._hooks(run.called)
+        return _tell_end(hooks, run, tell) if hooks else None
+
+    def _hooks(self, task: Task[..., Any] | None) -> Sequence[Observer]:
+        """Return those of the user's code that are waited for."""
+        found = (self._handlers,) if task is not None and task.handlers else ()
+        return (*found, self._signals) if connected else found
+
+
+async def _tell_start(hooks: Sequence[Observer], run: Run) -> None:
+    for each in hooks:
+        await _told(each, lambda hook: hook.started(run), _name(run.delivery))
+
+
+async def _tell_end(hooks: Sequence[Observer], run: Run, tell: Callable[[Observer], Told]) -> None:
+    """Tell hooks. A cancellation cuts one short and goes no further: the end stands, and is committed."""
+    task = asyncio.current_task()
+    for each in hooks:
+        was_cancelled = task is not None and task.cancelling() > 0
+        try:
+            async with asyncio.timeout(_LAST_WORDS if was_cancelled else None):
+                await _told(each, tell, _name(run.delivery))
+        except (asyncio.CancelledError, TimeoutError):
+            logger.warning("Task %s: its %s were cancelled", _name(run.delivery), each.calls)
 
 
 async def _told(observer: Observer, tell: Callable[[Observer], Told], name: str) -> None:

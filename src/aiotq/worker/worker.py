@@ -176,7 +176,7 @@ class Worker:
                 )
             )
             pool = await stack.enter_async_context(self._pool())
-            completer = self._completer = Completer(committer, self._settled)
+            completer = self._completer = Completer(committer, self._settled, self._wrote)
             connection.revocation_listeners.add(self._revoked)
             stack.callback(connection.revocation_listeners.discard, self._revoked)
             async with asyncio.TaskGroup() as upkeep:
@@ -425,10 +425,16 @@ class Worker:
         if self._seating and self._intake is not None and delivery.lease not in self._intake.runs:
             self._seating.leave(delivery)
 
+    def _wrote(self, count: int, seconds: float) -> None:
+        if self._observers:
+            self._observers.watch(lambda each: each.committed(count, seconds), "a commit")
+
     def _lost(self, lost: Collection[Delivery]) -> None:
         """Cancel the runs whose lease is gone. What was committed while the leases were renewed is lost to nobody."""
         if self._intake is None:
             return
+        if self._observers:
+            self._observers.watch(lambda each: each.lost(lost), "lost leases")
         for delivery in lost:
             run = self._intake.runs.get(delivery.lease)
             message = delivery.message
