@@ -24,7 +24,7 @@ from .commands.fleet import control, inspect, status
 from .commands.from_celery import from_celery
 from .commands.graph import graph
 from .commands.output import complain
-from .commands.queues import purge, queues
+from .commands.queues import pause, purge, queues, resume
 from .commands.report import report
 from .commands.result import result
 from .commands.revoke import revoke
@@ -44,7 +44,7 @@ cli: Final = typer.Typer(
 cli.command(cls=WorkerCommand)(worker)
 for _command in (
     *(beat, call, result, tasks, config, queues, purge, graph, revoke, report, from_celery),
-    *(status, inspect, control),
+    *(status, inspect, control, pause, resume),
 ):
     cli.command()(_command)
 cli.add_typer(dead)

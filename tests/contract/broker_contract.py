@@ -34,6 +34,12 @@ async def only(consumer: Consumer) -> Delivery:
     return delivery
 
 
+async def only_one(consumer: Consumer) -> Delivery:
+    """Receive one of the messages there are."""
+    (delivery,) = await consumer.receive(1, suspect=True, wait=PATIENCE)
+    return delivery
+
+
 class HurryContract:
     """What is delayed and is to come earlier."""
 
@@ -202,6 +208,53 @@ class OrderContract:
         await transport.send([envelope("other", "theirs"), envelope("own", "mine")])
 
         assert await drained(consumer, transport) == ["own"]
+
+    async def test_a_consumer_reads_other_queues_once_it_is_told_to(self, broker: TransportHarness) -> None:
+        transport = await broker.connect()
+        consumer = await broker.consumer(transport, "worker", "a", "b")
+        assert not await consumer.receive(10, suspect=True, wait=0)
+        await consumer.read_from(["b", "c"])
+        await transport.send([envelope(f"{name}1", name) for name in "abc"])
+
+        assert sorted(await drained(consumer, transport)) == ["b1", "c1"]
+
+        await consumer.read_from([])
+        await consumer.read_from(["a"])
+        await transport.send([envelope(f"{name}2", name) for name in "bc"])
+        assert await drained(consumer, transport) == ["a1"]
+
+    async def test_a_waiting_read_is_woken_by_a_message_in_a_queue_that_was_added(
+        self, broker: TransportHarness
+    ) -> None:
+        transport = await broker.connect()
+        consumer = await broker.consumer(transport, "worker", "a")
+        assert not await consumer.receive(10, suspect=True, wait=0.05)
+        await consumer.read_from(["a", "new"])
+        async with asyncio.TaskGroup() as group:
+            reading = group.create_task(consumer.receive(10, suspect=True, wait=PATIENCE))
+            await asyncio.sleep(0.05)  # it waits
+
+            await transport.send([envelope("1", "new")])
+
+        assert ids(reading.result()) == ["1"]
+
+    async def test_what_is_held_of_a_queue_that_is_left_is_settled_and_handed_back_as_ever(
+        self, broker: TransportHarness
+    ) -> None:
+        transport = await broker.connect()
+        other = await broker.consumer(transport, "other", "a")
+        async with transport.consumer("worker", ["a"], lease=PATIENCE) as consumer:
+            await transport.send([envelope(f"{n}", "a") for n in range(3)])
+            held = [await only_one(consumer) for _ in range(3)]
+            await consumer.read_from(["b"])
+
+            assert not consumer.renew(held)
+            assert await transport.settle([(held[0], ACK), (held[1], HandBack())]) == [True, True]
+
+            (back,) = await other.receive(10, suspect=True, wait=PATIENCE)
+            assert back.message.id == "1"
+        (left,) = await other.receive(10, suspect=True, wait=PATIENCE)
+        assert (left.message.id, left.deaths) == ("2", 0)
 
     async def test_no_more_than_the_limit_is_taken(self, broker: TransportHarness) -> None:
         transport = await broker.connect()

@@ -40,6 +40,23 @@ class FleetContract:
 
         assert await rows(store) == {"b": b"2"}
 
+    async def test_a_paused_queue_is_known_to_all_until_somebody_resumes_it(self, results: KeptHarness) -> None:
+        store, _ = await results.connect()
+        other, _ = await results.connect()
+        assert await other.ledger.paused_queues() == {}
+
+        assert await store.ledger.pause_queue("mail", 1000.5)
+        assert await store.ledger.pause_queue("a b'\u00e9", 2000.0)
+        assert not await other.ledger.pause_queue("mail", 3000.0)
+
+        assert await other.ledger.paused_queues() == {"mail": 1000.5, "a b'\u00e9": 2000.0}
+
+        assert await other.ledger.resume_queue("mail")
+        assert not await store.ledger.resume_queue("mail")
+        assert not await store.ledger.resume_queue("never")
+        await results.pass_time(1.0)
+        assert await store.ledger.paused_queues() == {"a b'\u00e9": 2000.0}
+
     async def test_who_lets_the_lease_end_is_missing_until_it_renews(self, results: KeptHarness) -> None:
         store, _ = await results.connect()
         store.ledger.renew_presence("a", b"1", 0.2)

@@ -638,6 +638,9 @@ class Mortal(Consumer):
         self._used_at = time.monotonic()
         return self._consumer.renew(held)
 
+    async def read_from(self, queues: Sequence[str]) -> None:
+        await self._consumer.read_from(queues)
+
     async def reclaim(self) -> int:
         found = 0
         for mortal in self._broker.mortals:

@@ -155,6 +155,21 @@ class RevocationContract:
 
         assert set(await store.ledger.revoked(["a"])) == {"a"}
 
+    async def test_what_is_revoked_is_listed_the_last_to_end_first(self, results: KeptHarness) -> None:
+        store, _ = await results.connect()
+        now = results.now()
+        await store.ledger.revoke(["short"], terminate=False, expires=now + 100)
+        await store.ledger.revoke(["long", "\ttask proj.a"], terminate=False, expires=now + 200)
+        await store.ledger.revoke(["gone"], terminate=False, expires=now + 0.1)
+        await results.pass_time(0.2)
+
+        listed = await store.ledger.revocations()
+
+        assert list(listed)[-1] == "short"
+        assert set(listed) == {"short", "long", "\ttask proj.a"}
+        assert abs(listed["short"] - now - 100) < 5
+        assert len(await store.ledger.revocations(2)) == 2
+
     async def test_whether_anything_is_revoked_is_known(self, results: KeptHarness) -> None:
         store, _ = await results.connect()
         worker, _ = await results.connect()

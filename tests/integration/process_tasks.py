@@ -43,6 +43,13 @@ def announce_and_burn(where: str) -> None:
     burn(60)
 
 
+def announce_and_wait(where: str, release: str) -> int:
+    announce(where)
+    while not Path(release).exists():
+        time.sleep(0.005)
+    return os.getpid()
+
+
 def burn_together(seconds: float, mine: str, others: str) -> tuple[int, float, float]:
     """As `burn`, when the other one is there too."""
     announce(mine)

@@ -281,6 +281,24 @@ async def test_a_pool_may_be_left_without_a_call() -> None:
         assert multiprocessing.active_children() == []
 
 
+async def test_restarting_replaces_idle_children_at_once_and_busy_ones_when_they_are_done(tmp_path: Path) -> None:
+    async with pool_of(2) as pool, asyncio.TaskGroup() as group:
+        busy = group.create_task(
+            pool.run(call(tasks.announce_and_wait, str(tmp_path / "here"), str(tmp_path / "release")))
+        )
+        await announced(tmp_path / "here")
+        idle = await pool.run(call(tasks.pid))
+
+        assert await pool.restart() == 2
+        await gone(idle)
+        (tmp_path / "release").touch()
+        first = await busy
+        after = await pool.run(call(tasks.pid))
+
+        assert after not in {first, idle}
+        await gone(first)
+
+
 async def test_a_child_is_replaced_after_its_number_of_tasks() -> None:
     async with pool_of(1, max_tasks_per_child=2) as pool:
         pids = [await pool.run(call(tasks.pid)) for _ in range(5)]

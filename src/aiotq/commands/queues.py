@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Final
 
@@ -13,6 +14,8 @@ from .command import command
 from .words import Json, Yes, confirm
 
 _COLUMNS: Final = ("queue", "ready", "leased", "delayed", "dead", "oldest")
+#: The column that stands behind these when a queue is paused.
+_PAUSED: Final = "paused"
 
 
 @command()
@@ -25,11 +28,17 @@ def queues(target: Target, as_json: Json = False) -> None:
     if not stats:
         print("all queues are empty")
         return
-    rows = [
-        (each.name, str(each.ready), str(each.leased), str(each.delayed), str(each.dead), output.age(each.oldest_age))
-        for each in stats
-    ]
-    output.table(_COLUMNS, rows, numbers=_COLUMNS[1:], whole=("queue",))
+    is_any_paused = any(each.paused_since is not None for each in stats)
+    columns = (*_COLUMNS, _PAUSED) if is_any_paused else _COLUMNS
+    now = time.time()
+    rows = [_row(each, now)[: len(columns)] for each in stats]
+    output.table(columns, rows, numbers=columns[1:], whole=("queue",))
+
+
+def _row(stats: QueueStats, now: float) -> tuple[str, ...]:
+    counts = (str(stats.ready), str(stats.leased), str(stats.delayed), str(stats.dead))
+    paused = "" if stats.paused_since is None else output.age(now - stats.paused_since)
+    return (stats.name, *counts, output.age(stats.oldest_age), paused)
 
 
 def _as_data(stats: QueueStats) -> dict[str, str | int | float | None]:
@@ -40,6 +49,7 @@ def _as_data(stats: QueueStats) -> dict[str, str | int | float | None]:
         "delayed": stats.delayed,
         "dead": stats.dead,
         "oldest_age": stats.oldest_age,
+        "paused_since": stats.paused_since,
     }
 
 
@@ -49,6 +59,22 @@ async def _stats(app: AioTQ) -> Sequence[QueueStats]:
     declared = [queue.name for queue in app.conf.task_queues if queue.name not in found]
     empty = await app.admin.queues(declared) if declared else ()
     return sorted([*found.values(), *empty], key=lambda each: each.name)
+
+
+@command("QUEUE")
+def pause(target: Target, queue: str) -> None:
+    """Have all workers take no more from a queue; what they have taken goes on, and calls wait."""
+    is_new = target.run(lambda app: app.admin.pause(queue))
+    print(
+        f"queue {queue!r} is paused: aiotq resume takes that back" if is_new else f"queue {queue!r} was paused already"
+    )
+
+
+@command("QUEUE")
+def resume(target: Target, queue: str) -> None:
+    """Have all workers take from a paused queue again."""
+    was_paused = target.run(lambda app: app.admin.resume(queue))
+    print(f"queue {queue!r} is resumed" if was_paused else f"queue {queue!r} was not paused")
 
 
 @command("QUEUE")

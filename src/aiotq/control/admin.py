@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from ..calling.core import AppCore
-from ..exceptions import CallError, EncodeError, InvalidOption
+from ..core.values import replace
+from ..exceptions import CallError, EncodeError, InvalidOption, OperationalError
 from ..results.handle import LONG_REVOCATION
+from ..results.ledger import PAUSED
 from ..results.revocations import of_header, of_root, of_stamp, of_task
 from ..tasks.options import stamps_of
 from ..transport import Broker, DeadLetter, QueueStats
@@ -32,8 +35,34 @@ class Admin:
         self._core = core
 
     async def queues(self, names: Collection[str] | None = None) -> Sequence[QueueStats]:
-        """Return what stands in the queues called `names` (default: all that hold anything)."""
-        return await (await self._broker()).stats(names)
+        """Return what stands in the queues called `names` (default: all that hold anything, or are paused)."""
+        connection = await self._core.connection()
+        paused = await connection.ledger.paused_queues()
+        found = list(await connection.broker.stats(names))
+        if names is None and (empty := paused.keys() - {each.name for each in found}):
+            found = sorted([*found, *await connection.broker.stats(empty)], key=lambda each: each.name)
+        return [replace(each, paused_since=paused.get(each.name)) for each in found] if paused else found
+
+    async def pause(self, queue: str) -> bool:
+        """Have all workers take no more from `queue`, until `resume`; False: it was paused already.
+
+        Calls are accepted and wait. What workers have taken goes on. Workers that start later respect it.
+
+        Raises:
+            StoreRequired: no store is shared by all workers (`rpc://`).
+            InvalidOption: no queue can have this name.
+        """
+        ledger = (await self._core.connection()).ledger
+        is_new = await ledger.pause_queue(_checked_queue(queue), self._core.clock.time())
+        await self._tell_of_pauses()
+        return is_new
+
+    async def resume(self, queue: str) -> bool:
+        """Have all workers take from `queue` again; False: it was not paused. Raises as `pause`."""
+        ledger = (await self._core.connection()).ledger
+        was_paused = await ledger.resume_queue(_checked_queue(queue))
+        await self._tell_of_pauses()
+        return was_paused
 
     async def purge(self, queue: str) -> int:
         """Delete what is ready or delayed in `queue`; return how many. What runs goes on."""
@@ -128,6 +157,11 @@ class Admin:
         lasting, passing = _keys(task_ids, tasks, roots, headers or {}, stamps or {})
         await (await self._core.connection()).ledger.unrevoke([*lasting, *passing])
 
+    async def _tell_of_pauses(self) -> None:
+        """Have workers look now; who misses it looks within seconds."""
+        with suppress(OperationalError):
+            await (await self._core.connection()).bus.tell_all(PAUSED, b"")
+
     async def _replay(self, letters: Sequence[DeadLetter]) -> int:
         readable = [(letter.key, letter.message.id) for letter in letters if letter.message is not None]
         if not readable:
@@ -140,6 +174,12 @@ class Admin:
 
     async def _broker(self) -> Broker:
         return (await self._core.connection()).broker
+
+
+def _checked_queue(name: str) -> str:
+    if not is_name(name):
+        raise InvalidOption(f"a queue's name is 1 to {MAX_NAME} printable characters, not {name!r}")
+    return name
 
 
 def _keys(

@@ -13,7 +13,7 @@ import resource
 import sys
 import threading
 import tracemalloc
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -23,7 +23,9 @@ from ..core.schedules import seconds_apart
 from ..core.values import value
 from ..exceptions import CallError, NotRegistered
 from ..tasks.options import check_limits
-from ..transport import Delivery
+from ..transport import Delivery, QueueStats
+from ..transport.routing import select_queues
+from ..wire.message import is_name
 from .declared import DeclaredCommand, declare
 from .shown_settings import setting_rows
 
@@ -76,7 +78,28 @@ class Steered(Protocol):
         """Return by kind how many run, and how many may."""
         ...
 
+    @property
+    def paused_queues(self) -> Collection[str]:
+        """Those of its queues that are paused for all workers."""
+        ...
+
+    def add_queue(self, name: str) -> bool: ...
+    def remove_queue(self, name: str) -> bool: ...
+    async def queue_stats(self) -> Sequence[QueueStats]: ...
+    async def revocations(self) -> Mapping[str, float]:
+        """Return what is revoked, and until when."""
+        ...
+
+    async def announce(self) -> None:
+        """Write the worker's row into the fleet registry now."""
+        ...
+
     def resize(self, kind: str, capacity: int) -> None: ...
+    def autoscale(self, kind: str, least: int, most: int) -> None: ...
+    async def restart_processes(self) -> int:
+        """Have child processes replaced; return how many there were."""
+        ...
+
     def limit_rate(self, task: str, interval: float | None) -> None: ...
     def limit_time(self, task: str, soft: float | None, hard: float | None) -> None: ...
     def pause(self) -> None: ...
@@ -116,6 +139,16 @@ def reserved(worker: Steered) -> object:
     return [_about(worker, delivery) for delivery in worker.reserved()]
 
 
+async def scheduled(worker: Steered) -> object:
+    """How many calls wait for their due time in the worker's queues: they wait in the broker, and in no worker."""
+    return [{"queue": each.name, "delayed": each.delayed} for each in await worker.queue_stats()]
+
+
+async def revoked(worker: Steered) -> object:
+    """What is revoked, the last to end first, and until when: ids, tasks, roots, headers and stamps."""
+    return [{"what": what.strip(), "until": until} for what, until in (await worker.revocations()).items()]
+
+
 def query_task(worker: Steered, *ids: str) -> object:
     """What the worker has of these calls: whether each is active or reserved here."""
     wanted = frozenset(ids)
@@ -131,7 +164,8 @@ def registered(worker: Steered) -> object:
 
 def active_queues(worker: Steered) -> object:
     """The queues that the worker takes from."""
-    return [{"name": name, "is_paused": worker.is_paused} for name in worker.queues]
+    paused = worker.paused_queues
+    return [{"name": name, "is_paused": worker.is_paused or name in paused} for name in worker.queues]
 
 
 def stats(worker: Steered) -> object:
@@ -241,6 +275,44 @@ def pool_shrink(worker: Steered, n: int = 1, kind: str = "loop") -> object:
     return _resized(worker, -n, kind)
 
 
+def autoscale(worker: Steered, max: int, min: int = 1, kind: str = "loop") -> object:  # Celery's names
+    """Have min to max slots: more as soon as all are taken, fewer when few were for half a minute."""
+    _check_kind(kind)
+    if not 1 <= min <= max <= _MOST_SLOTS:
+        raise CallError(f"autoscale: 1 <= min <= max <= {_MOST_SLOTS}, not min {min} and max {max}")
+    worker.autoscale(kind, min, max)
+    return {"ok": f"autoscale now max={max} min={min} ({kind})"}
+
+
+async def pool_restart(worker: Steered) -> object:
+    """Replace child processes by fresh ones, which import the code as it is now; what runs goes on."""
+    count = await worker.restart_processes()
+    return {"ok": f"child processes to be replaced: {count}"}
+
+
+def add_consumer(worker: Steered, queue: str) -> object:
+    """Take from a queue too."""
+    if not is_name(queue):
+        raise CallError(f"add_consumer: a queue's name is printable characters, not {queue!r}")
+    (name,) = select_queues(worker.core.conf, [queue])
+    if not worker.add_queue(name):
+        return {"ok": f"already consuming from {name!r}"}
+    return {"ok": f"add consumer {name!r}"}
+
+
+def cancel_consumer(worker: Steered, queue: str) -> object:
+    """Take from a queue no more; what was taken goes on."""
+    if not worker.remove_queue(queue):
+        return {"ok": f"not consuming from {queue!r}"}
+    return {"ok": f"no longer consuming from {queue!r}"}
+
+
+async def heartbeat(worker: Steered) -> object:
+    """Say now that the worker is there: its row in the registry is written."""
+    await worker.announce()
+    return {"ok": "heartbeat sent"}
+
+
 def pause(worker: Steered) -> object:
     """Take no more messages until `resume`; what runs goes on."""
     worker.pause()
@@ -269,11 +341,12 @@ def shutdown(worker: Steered) -> object:
 
 
 _INSPECT: Final[Sequence[Callable[..., object]]] = (
-    *(ping, active, reserved, query_task, registered, active_queues, stats, conf, report, clock, memory, stacks),
-    presence,
+    *(ping, active, reserved, scheduled, revoked, query_task, registered, active_queues, stats, conf, report, clock),
+    *(memory, stacks, presence),
 )
 _CONTROL: Final[Sequence[Callable[..., object]]] = (
-    *(rate_limit, time_limit, pool_grow, pool_shrink, pause, resume, log_level, shutdown),
+    *(rate_limit, time_limit, pool_grow, pool_shrink, autoscale, pool_restart, add_consumer, cancel_consumer),
+    *(pause, resume, heartbeat, log_level, shutdown),
 )
 
 
@@ -305,9 +378,13 @@ def _known(worker: Steered, task: str) -> None:
         raise NotRegistered(task)
 
 
-def _resized(worker: Steered, change: int, kind: str) -> object:
+def _check_kind(kind: str) -> None:
     if kind not in _POOLS:
         raise CallError(f"slots that can grow and shrink are {' and '.join(_POOLS)}, not {kind!r}")
+
+
+def _resized(worker: Steered, change: int, kind: str) -> object:
+    _check_kind(kind)
     capacity = worker.slots()[kind][1] + change
     if not 1 <= capacity <= _MOST_SLOTS:
         raise CallError(f"a worker has 1 to {_MOST_SLOTS} slots of a kind, not {capacity}")

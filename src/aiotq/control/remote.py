@@ -116,6 +116,45 @@ class Control:
         """Have workers take messages again."""
         return await ask(self._core, "resume", destination=destination, timeout=timeout)
 
+    async def autoscale(
+        self,
+        max: int,  # Celery's names
+        min: int = 1,
+        kind: str = "loop",
+        *,
+        destination: Destination = None,
+        timeout: float = TIMEOUT,
+    ) -> Answers:
+        """Have each worker run `min` to `max` calls at once, until it is started anew: more as soon as all slots are taken,
+        fewer when few were for half a minute."""
+        return await ask(self._core, "autoscale", [max, min, kind], destination=destination, timeout=timeout)
+
+    async def pool_restart(self, *, destination: Destination = None, timeout: float = TIMEOUT) -> Answers:
+        """Have child processes replaced by fresh ones, which import the code as it is now; what runs goes on."""
+        return await ask(self._core, "pool_restart", destination=destination, timeout=timeout)
+
+    async def add_consumer(self, queue: str, *, destination: Destination = None, timeout: float = TIMEOUT) -> Answers:
+        """Have workers take from `queue` too, until they are started anew."""
+        return await ask(self._core, "add_consumer", [queue], destination=destination, timeout=timeout)
+
+    async def cancel_consumer(
+        self, queue: str, *, destination: Destination = None, timeout: float = TIMEOUT
+    ) -> Answers:
+        """Have workers take from `queue` no more, until they are started anew; what they have taken goes on."""
+        return await ask(self._core, "cancel_consumer", [queue], destination=destination, timeout=timeout)
+
+    async def heartbeat(self, *, destination: Destination = None, timeout: float = TIMEOUT) -> Answers:
+        """Have workers write their rows into the registry now."""
+        return await ask(self._core, "heartbeat", destination=destination, timeout=timeout)
+
+    async def pause_queue(self, queue: str) -> bool:
+        """Have all workers take no more from `queue`, until `resume_queue`; as `app.admin.pause`."""
+        return await Admin(self._core).pause(queue)
+
+    async def resume_queue(self, queue: str) -> bool:
+        """Have all workers take from `queue` again; as `app.admin.resume`."""
+        return await Admin(self._core).resume(queue)
+
     async def log_level(
         self, level: str, logger: str = "", *, destination: Destination = None, timeout: float = TIMEOUT
     ) -> Answers:
@@ -154,6 +193,14 @@ class Inspect:
     async def reserved(self) -> Answers:
         """Return the calls that wait in a worker for a slot. All others wait in the broker."""
         return await self.query("reserved")
+
+    async def scheduled(self) -> Answers:
+        """Return how many calls wait for their due time in the queues of workers. They wait in the broker."""
+        return await self.query("scheduled")
+
+    async def revoked(self) -> Answers:
+        """Return what is revoked, and until when."""
+        return await self.query("revoked")
 
     async def query_task(self, *task_ids: str) -> Answers:
         """Return which workers have these calls, and whether they are `active` or `reserved` there."""

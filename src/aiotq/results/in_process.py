@@ -46,6 +46,10 @@ SWEEP_BATCH: Final = 64
 #: Seconds for which a booked start is remembered after it: it may come late, and is booked again then.
 BOOKING_KEPT: Final = 60.0
 _MOST_REVOKED: Final = 50_000
+_NO_PAUSE: Final = (
+    "queue {!r} can't be paused or resumed for all workers: that is kept in a store that they share, and rpc:// is "
+    "none: set result_backend to a redis:// or sqlite:// URL, or pause the workers (aiotq control pause)"
+)
 
 _Key = tuple[str, int]
 #: Writes what came of a run to records and joins; returns all that is to be sent.
@@ -110,6 +114,7 @@ class LedgerTable:
         self.clock = clock
         self.permits: Final = Permits()
         self.fleet: Final = FleetTable()
+        self.paused: Final[dict[str, float]] = {}  #: queues, and since when
         self._expiring = expiring if expiring is not None else Expiring()
         self._claims: dict[_Key, _Claim] = {}
         self._joins = InProcessJoins()
@@ -119,7 +124,7 @@ class LedgerTable:
         self._revisions: dict[str, int] = {}
 
     def __len__(self) -> int:
-        """How many things are kept: claims, joins, revocations, starts, permits and rows of the fleet."""
+        """How many things are kept that expire: claims, joins, revocations, starts, permits, rows of the fleet."""
         tables: tuple[Sized, ...] = (
             self._claims,
             self._joins.kept,
@@ -157,6 +162,11 @@ class LedgerTable:
         now = self.clock.time()
         known = self._revocations
         return {task_id for task_id in ids if task_id in known and known[task_id].expires > now}
+
+    def revocations(self, limit: int) -> dict[str, float]:
+        now = self.clock.time()
+        ends = {key: until.expires for key, until in self._revocations.items() if until.expires > now}
+        return {key: ends[key] for key in heapq.nlargest(limit, ends, key=ends.__getitem__)}
 
     def claim(self, keys: Sequence[_Key], holder: str, lease: float, caution: Caution | None) -> list[Claim]:
         room = Room(caution)
@@ -330,6 +340,10 @@ class InProcessLedger(Ledger):
         with self._held() as table:
             return table.revoked(ids)
 
+    async def revocations(self, limit: int = 1000) -> Mapping[str, float]:
+        with self._held() as table:
+            return table.revocations(limit)
+
     async def has_revocations(self) -> bool:
         return self._table.has_revocations
 
@@ -411,6 +425,20 @@ class InProcessLedger(Ledger):
         with self._held() as table:
             return table.fleet.present(table.clock.time())
 
+    async def pause_queue(self, name: str, since: float) -> bool:
+        with self._held() as table:
+            is_new = name not in table.paused
+            table.paused.setdefault(name, since)
+            return is_new
+
+    async def resume_queue(self, name: str) -> bool:
+        with self._held() as table:
+            return table.paused.pop(name, None) is not None
+
+    async def paused_queues(self) -> Mapping[str, float]:
+        with self._held() as table:
+            return dict(table.paused)
+
     def _heard(self, payload: bytes) -> None:
         self.on_revoked(unpack_notice(payload).ids)
 
@@ -462,6 +490,12 @@ class LocalLedger(InProcessLedger):
                 )
         with self._held() as table:
             return [table.close_for_itself(closing, holder, self._write) for closing in closings]
+
+    async def pause_queue(self, name: str, since: float) -> bool:
+        raise StoreRequired(_NO_PAUSE.format(name))
+
+    async def resume_queue(self, name: str) -> bool:
+        raise StoreRequired(_NO_PAUSE.format(name))
 
     async def _open_joins(self, joins: Sequence[Join]) -> None:
         raise StoreRequired(

@@ -1,7 +1,7 @@
 """The contract of a ledger: what must be decided once for all workers.
 
 Claims, joins, starts under rate limits, permits, revocations and the fleet registry, all of which expire; and periodic
-tasks, which don't.
+tasks and paused queues, which don't.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from .records import Record, RecordStore, ignore
 
 #: The topic on which processes are told that revocations ask for running tasks to be cancelled.
 REVOKED: Final = "revoked"
+#: The topic on which workers are told that queues were paused or resumed.
+PAUSED: Final = "paused"
 
 
 @value
@@ -209,7 +211,7 @@ class Ledger(abc.ABC):
 
     #: Whether it can count members of joins, for all workers.
     has_joins: bool = True
-    #: Whether it keeps the fleet registry, for all processes.
+    #: Whether it keeps the fleet registry and the paused queues, for all processes.
     has_fleet: bool = True
 
     def __init__(self, records: RecordStore | None = None) -> None:
@@ -239,6 +241,10 @@ class Ledger(abc.ABC):
     @abc.abstractmethod
     async def revoked(self, ids: Sequence[str]) -> Collection[str]:
         """Return those of `ids` that are revoked."""
+
+    @abc.abstractmethod
+    async def revocations(self, limit: int = 1000) -> Mapping[str, float]:
+        """Return what is revoked, as `revoke` was told it, and until which wall time; the last to end first."""
 
     @abc.abstractmethod
     async def has_revocations(self) -> bool:
@@ -360,6 +366,24 @@ class Ledger(abc.ABC):
     @abc.abstractmethod
     async def fleet(self) -> Sequence[Presence]:
         """Return the rows of the fleet registry, by their keys; those that went missing too."""
+
+    @abc.abstractmethod
+    async def pause_queue(self, name: str, since: float) -> bool:
+        """Note that nobody is to take from the queue `name`, until it is resumed; False: that was so before.
+
+        `since` is wall time, and stays that of the first who said so. Workers are told by whoever pauses.
+
+        Raises:
+            StoreRequired: it keeps nothing for other processes.
+        """
+
+    @abc.abstractmethod
+    async def resume_queue(self, name: str) -> bool:
+        """Note that workers may take from the queue `name` again; False: it was not paused. Raises as `pause_queue`."""
+
+    @abc.abstractmethod
+    async def paused_queues(self) -> Mapping[str, float]:
+        """Return the queues that are paused, each with the wall time since when. One small request."""
 
 
 def check_joins(joins: Iterable[Join]) -> None:

@@ -97,7 +97,10 @@ class DeadLetter:
 
 @value
 class QueueStats:
-    """The numbers of messages in one queue, and the age in seconds of the oldest message that is ready."""
+    """The numbers of messages in one queue, and the age in seconds of the oldest message that is ready.
+
+    `paused_since` is the wall time since when no worker is to take from it; a broker does not know that.
+    """
 
     name: str
     ready: int
@@ -105,6 +108,7 @@ class QueueStats:
     delayed: int
     dead: int
     oldest_age: float | None = None
+    paused_since: float | None = None
 
 
 @value
@@ -179,6 +183,17 @@ class Consumer(abc.ABC):
 
         Raises:
             ConnectionLost: the leases may or may not have been renewed.
+        """
+
+    @abc.abstractmethod
+    async def read_from(self, queues: Sequence[str]) -> None:
+        """Read from `queues` from now on, in the order that was asked for when it began.
+
+        What is held stays held, whichever queue it is from. Not to be called while a `receive` is under way. Without
+        any queue nothing is taken, and `receive` is not to be called until there is one.
+
+        Raises:
+            ConnectionLost: calling again is safe.
         """
 
     @abc.abstractmethod

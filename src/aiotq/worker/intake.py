@@ -33,6 +33,7 @@ from .execution import Execution
 from .observers import Observers, Told
 from .rate_limits import Limiter
 from .run import Cancelled, Run, Slots
+from .taken_queues import TakenQueues
 
 T = TypeVar("T")
 
@@ -77,8 +78,12 @@ class Intake:
         limiter: Limiter,
         seating: ConcurrencyLimits,
         observers: Observers,
+        queues: TakenQueues,
     ) -> None:
         self._consumer = consumer
+        self._queues = queues
+        self._read_from = queues.names  #: what the consumer reads from
+        queues.on_change = self._look_again
         self._committer = committer
         self._completer = completer
         self.execution = execution
@@ -120,11 +125,16 @@ class Intake:
         complaint = WarnOnce(logger, "receiving failed")
         while True:
             await self._completer.room()
-            if (limit := self._wanted()) <= 0 or self._is_paused:
+            queues = self._queues.open
+            if (limit := self._wanted()) <= 0 or self._is_paused or not (queues or self._read_from):
                 self._freed.clear()
                 await self._freed.wait()
                 continue
             try:
+                if queues != self._read_from:
+                    await self._consumer.read_from(queues)
+                    self._read_from = queues
+                    continue
                 read = await self._receive(limit)
             except StorageGone:  # nothing here brings it back: the worker fails, and whoever started it may again
                 raise
@@ -222,6 +232,11 @@ class Intake:
         """Take deliveries again."""
         self._is_paused = False
         self._freed.set()
+
+    def _look_again(self) -> None:
+        """Have the next read take from other queues."""
+        self._freed.set()
+        self._end_read()
 
     def resize(self, kind: RunsIn, capacity: int) -> None:
         """Let so many of a kind run at once; those that are too many go on."""

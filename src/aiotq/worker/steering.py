@@ -5,18 +5,23 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from ..calling.connection import Connection
 from ..calling.core import AppCore
 from ..control.commands import RunningCall
 from ..core.values import shown
 from ..exceptions import AioTQError
 from ..tasks.options import RunsIn
-from ..transport import Delivery
+from ..transport import Delivery, QueueStats
+from .autoscale import Autoscaler, Bounds
 from .intake import Intake
+from .presence import Presence
+from .processes.pool import ProcessPool
 from .run import Run
 from .standing import standing
+from .taken_queues import TakenQueues
 
 if TYPE_CHECKING:
     from .worker import Worker
@@ -26,23 +31,31 @@ _MOST_DECODED: Final = 65_536
 
 
 class Steering:
-    """What commands may do with one worker that runs; `row` is what it writes into the fleet registry."""
+    """What commands may do with one worker that runs."""
 
     def __init__(
         self,
         worker: Worker,
         core: AppCore,
+        connection: Connection,
         intake: Intake,
+        scaler: Autoscaler,
+        pool: ProcessPool,
+        presence: Presence,
+        queues: TakenQueues,
         *,
         started: float,
-        row: Callable[[], Mapping[str, Any]],
     ) -> None:
         self.core = core
         self.started = started
         self.commands: Counter[str] = Counter()  #: what became of commands that were heard
-        self.row = row
         self._worker = worker
+        self._connection = connection
         self._intake = intake
+        self._scaler = scaler
+        self._pool = pool
+        self._presence = presence
+        self._queues = queues
 
     @property
     def user_facing(self) -> object:
@@ -54,7 +67,29 @@ class Steering:
 
     @property
     def queues(self) -> tuple[str, ...]:
-        return self._worker.queues
+        return self._queues.names
+
+    @property
+    def paused_queues(self) -> Collection[str]:
+        return self._queues.paused
+
+    def add_queue(self, name: str) -> bool:
+        return self._queues.add(name)
+
+    def remove_queue(self, name: str) -> bool:
+        return self._queues.remove(name)
+
+    async def queue_stats(self) -> Sequence[QueueStats]:
+        return await self._connection.broker.stats(self._queues.names) if self._queues.names else ()
+
+    async def revocations(self) -> Mapping[str, float]:
+        return await self._connection.ledger.revocations()
+
+    def row(self) -> Mapping[str, Any]:
+        return self._presence.row()
+
+    async def announce(self) -> None:
+        await self._presence.announce()
 
     @property
     def completed(self) -> Mapping[str, int]:
@@ -79,6 +114,12 @@ class Steering:
 
     def resize(self, kind: str, capacity: int) -> None:
         self._intake.resize(cast("RunsIn", kind), capacity)
+
+    def autoscale(self, kind: str, least: int, most: int) -> None:
+        self._scaler.set(cast("RunsIn", kind), Bounds(least, most))
+
+    async def restart_processes(self) -> int:
+        return await self._pool.restart()
 
     def limit_rate(self, task: str, interval: float | None) -> None:
         self._intake.limiter.set_interval(task, interval)

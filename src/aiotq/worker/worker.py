@@ -26,6 +26,7 @@ from ..tasks.options import RunsIn
 from ..transport import Consumer, Delivery
 from ..transport.routing import declared_queues
 from ..wire.message import new_id
+from .autoscale import Autoscaler
 from .completer import Completer
 from .concurrency_limits import ConcurrencyLimits
 from .delivery_info import DeliveryInfo
@@ -42,6 +43,7 @@ from .rate_limits import Limiter
 from .run import Cancelled, Run, Slots
 from .run_handlers import Handlers
 from .steering import Steering
+from .taken_queues import TakenQueues
 from .task_signals import TaskSignals
 
 logger = logging.getLogger("aiotq.worker")
@@ -79,6 +81,7 @@ class Worker:
         self._stop_now = asyncio.Event()
         self._grace = options.grace
         self._held: dict[int | str, Delivery] = {}
+        self._queues = TakenQueues(options.queues)
         self._intake: Intake | None = None
         self._completer: Completer | None = None
         self._seating: ConcurrencyLimits | None = None
@@ -106,7 +109,8 @@ class Worker:
 
     @property
     def queues(self) -> tuple[str, ...]:
-        return tuple(self._options.queues)
+        """The queues that it takes from; what is paused for all workers is among them."""
+        return self._queues.names
 
     @property
     def completed(self) -> int:
@@ -159,6 +163,7 @@ class Worker:
             connection = await stack.enter_async_context(self._core.connections.holding())
             await stack.enter_async_context(all_entered(self._core.lifespans))
             stack.push_async_callback(self._tell, lambda each: each.stopped(self))
+            await self._queues.look(connection.ledger)
             consumer = await stack.enter_async_context(
                 connection.broker.consumer(self._holder, self.queues, lease=lease, order=self._options.order)
             )
@@ -189,7 +194,15 @@ class Worker:
                     else None
                 )
                 intake = self._intake = self._make_intake(connection, consumer, committer, completer, seating, pool)
-                obeying = upkeep.create_task(self._obeying(connection, intake, presence).run(), name="aiotq.control")
+                scaler = Autoscaler(intake.slots, intake.resize)
+                scaling = upkeep.create_task(scaler.run(), name="aiotq.autoscale")
+                watching = upkeep.create_task(
+                    self._queues.watch(connection.ledger, connection.bus), name="aiotq.paused_queues"
+                )
+                steering = Steering(
+                    self, self._core, connection, intake, scaler, pool, presence, self._queues, started=self._started
+                )
+                obeying = upkeep.create_task(self._obeying(connection, steering).run(), name="aiotq.control")
                 await presence.announce()  # before it takes anything: who is told that it is ready finds its row
                 async with intake.owning_runs(), asyncio.TaskGroup() as receiving:
                     taking = receiving.create_task(intake.run(), name="aiotq.intake")
@@ -206,7 +219,7 @@ class Worker:
                         intake.give_up()
                         raise
                 await self._commit_the_rest(completer, seating)
-                for each in (completing, reclaiming, seeing_to_seats, failing, obeying):
+                for each in (completing, reclaiming, seeing_to_seats, failing, obeying, scaling, watching):
                     if each is not None:
                         each.cancel()
 
@@ -295,11 +308,11 @@ class Worker:
             limiter=Limiter(self._core.tasks, self._core.conf.task_default_rate_limit, connection.ledger.book),
             seating=seating,
             observers=self._observers,
+            queues=self._queues,
         )
 
-    def _obeying(self, connection: Connection, intake: Intake, presence: Presence) -> Obeying:
+    def _obeying(self, connection: Connection, steering: Steering) -> Obeying:
         core = self._core
-        steering = Steering(self, core, intake, started=self._started, row=presence.row)
         return Obeying(connection.bus, steering, core.commands, key=self._holder, signer=core.signer)
 
     def _describe(self) -> Mapping[str, Any]:

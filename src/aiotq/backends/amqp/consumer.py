@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final, Protocol
@@ -88,11 +88,11 @@ class AmqpConsumer(Consumer):
         self._clock = clock
         self._lease = lease
         self._park_after = park_after
-        self._is_strict = order.is_strict
+        self._order = order
         self._name = f"{name}#{new_id()[-8:]}"
         self._numbers = 0
         self._reads = 0
-        self._sources = [Source(name, queue, low) for name in queues for low, queue in broker.queues_of(name).items()]
+        self._sources = self._sources_of(queues)
         self._by_tag: dict[str, Source] = {}
         self._shelves = {name: Prefetched(name) for name in queues}
         self._turns = Turns(self._shelves, order)
@@ -156,6 +156,25 @@ class AmqpConsumer(Consumer):
         with suppress(RuntimeError):  # the loop is closed: so is the connection
             self._loop.call_soon_threadsafe(self._renewed, leases)
         return ()
+
+    async def read_from(self, queues: Sequence[str]) -> None:
+        wanted = frozenset(queues)
+        left = [source for source in self._sources if source.name not in wanted]
+        known = {source.name for source in self._sources}
+        new = self._sources_of([name for name in dict.fromkeys(queues) if name not in known])
+        await self._broker.declare([source.queue for source in new])
+        channel = self.channel
+        if left and channel is not None and channel.is_open:
+            async with self._changing:
+                await finish(self._stop(channel, left), _LAST_WORDS, once_cancelled=True)
+        self._sources = [source for source in self._sources if source.name in wanted] + new
+        for name in known - wanted:
+            self._give_back(self._shelves.pop(name).all())
+        self._shelves = {name: self._shelves.get(name, Prefetched(name)) for name in queues}
+        self._turns = Turns(self._shelves, self._order)
+
+    def _sources_of(self, queues: Collection[str]) -> list[Source]:
+        return [Source(name, queue, low) for name in queues for low, queue in self._broker.queues_of(name).items()]
 
     async def reclaim(self) -> int:
         """RabbitMQ sees itself when a holder is gone, and delivers again."""
@@ -279,7 +298,7 @@ class AmqpConsumer(Consumer):
             entry = Entry(source.name, channel, arrival.tag, taken, self._loop.time())
             wait = (taken.due or 0.0) - self._clock.time()
             if wait <= 0:
-                self._shelves[source.name].add(entry)
+                self._shelve(entry)
             elif wait <= _EARLY:
                 self._ripening.add(entry, wait)
             else:
@@ -288,6 +307,19 @@ class AmqpConsumer(Consumer):
         if not self._readers:
             self._remind(_HOARD)
         self._news.set()
+
+    def _shelve(self, entry: Entry) -> None:
+        """Have the next read take `entry`, or give it back if its queue is not read any more."""
+        shelf = self._shelves.get(entry.queue)
+        if shelf is None:
+            self._give_back([entry])
+        else:
+            shelf.add(entry)
+
+    def _give_back(self, entries: Iterable[Entry]) -> None:
+        for entry in entries:
+            if entry.channel.is_open:
+                entry.channel.give_back([entry.tag])
 
     def _cancelled(self, tag: str) -> None:
         """The queue of a consumer was deleted."""
@@ -319,7 +351,7 @@ class AmqpConsumer(Consumer):
                 if shelf.suspects:
                     taken.append(shelf.suspects.popleft())
                     break
-        for together in [[shelf] for shelf in shelves] if self._is_strict else [shelves]:
+        for together in [[shelf] for shelf in shelves] if self._order.is_strict else [shelves]:
             for shelf in together:
                 while shelf.again and len(taken) < limit:
                     taken.append(shelf.again.popleft())
@@ -473,7 +505,7 @@ class AmqpConsumer(Consumer):
                 self._junk += junk
                 self._early += early
                 for entry in late:
-                    self._shelves[entry.queue].suspects.append(entry)
+                    self._shelve(entry)
                 raise
 
     async def _put_away(self, junk: Sequence[Unreadable], aside: Sequence[tuple[Entry, float | None]]) -> None:
@@ -505,7 +537,7 @@ class AmqpConsumer(Consumer):
 
     def _ripe(self, entry: Entry) -> None:
         """What was early is due."""
-        self._shelves[entry.queue].add(entry)
+        self._shelve(entry)
         self._news.set()
         if not self._readers:
             self._remind(_HOARD)

@@ -24,7 +24,7 @@ from ...transport.broker import (
     Turns,
 )
 from ...wire.message import Envelope
-from .queues import DOWNWARDS, UPWARDS, Holder, MemoryQueues, Waiter
+from .queues import DOWNWARDS, UPWARDS, Holder, MemoryQueues, Queue, Waiter
 
 
 class MemoryConsumer(Consumer):
@@ -34,11 +34,10 @@ class MemoryConsumer(Consumer):
         self, broker: MemoryQueues, name: str, queues: Sequence[str], lease: float, order: QueueOrder = FAIR
     ) -> None:
         self._broker = broker
-        self._is_strict = order.is_strict
+        self._order = order
         self._holder = Holder(name, lease)
         self._reads = 0
-        with broker.lock:
-            self._turns = Turns({queue: broker.queue(queue) for queue in queues}, order)
+        self._turns = self._turns_of(queues)
 
     async def receive(self, limit: int, *, suspect: bool, wait: float) -> Sequence[Delivery]:
         loop = asyncio.get_running_loop()
@@ -64,7 +63,9 @@ class MemoryConsumer(Consumer):
 
     def _take(self, limit: int, suspect: bool) -> list[Delivery]:
         order = UPWARDS if self._reads % FAIR_EVERY == FAIR_EVERY - 1 else DOWNWARDS
-        taken = self._broker.take(self._turns.items, order, limit, suspect, self._holder, is_strict=self._is_strict)
+        taken = self._broker.take(
+            self._turns.items, order, limit, suspect, self._holder, is_strict=self._order.is_strict
+        )
         if taken:
             self._reads += 1
             self._turns.advance(delivery.queue for delivery in taken)
@@ -88,6 +89,13 @@ class MemoryConsumer(Consumer):
         clock = self._broker.clock
         await clock.sleep(max(due - clock.time(), 0.0))
         waiter.ring()
+
+    async def read_from(self, queues: Sequence[str]) -> None:
+        self._turns = self._turns_of(queues)
+
+    def _turns_of(self, queues: Sequence[str]) -> Turns[Queue]:
+        with self._broker.lock:
+            return Turns({queue: self._broker.queue(queue) for queue in queues}, self._order)
 
     def renew(self, held: Collection[Delivery]) -> Collection[Delivery]:
         with self._broker.lock:

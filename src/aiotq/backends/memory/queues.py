@@ -55,7 +55,7 @@ class _Entry:
         "waits",
     )
 
-    def __init__(self, message: Message, queue: _Queue, priority: int, since: float) -> None:
+    def __init__(self, message: Message, queue: Queue, priority: int, since: float) -> None:
         self.message = message
         self.queue = queue
         self.priority = priority
@@ -69,7 +69,7 @@ class _Entry:
         self.waits: tuple[float, int, _Entry] | None = None  #: where it stands among what is delayed
 
 
-class _Queue:
+class Queue:
     """What waits under one name, and who waits for it."""
 
     __slots__ = ("again", "delayed", "levels", "name", "suspects", "waiters")
@@ -129,16 +129,16 @@ class MemoryQueues:
         self.clock = clock
         self._dead_letter_expires = dead_letter_expires
         self._dead_letters_kept = dead_letters_kept
-        self._queues: dict[str, _Queue] = {}
+        self._queues: dict[str, Queue] = {}
         self._known: dict[tuple[str, int], _Entry] = {}
         self._held: dict[int | str, _Entry] = {}
         self._dead: OrderedDict[str, DeadLetter] = OrderedDict()
         self._numbers = itertools.count(1)  #: leases, dead letters and the order of equal due times
 
-    def queue(self, name: str) -> _Queue:
+    def queue(self, name: str) -> Queue:
         queue = self._queues.get(name)
         if queue is None:
-            queue = self._queues[name] = _Queue(name)
+            queue = self._queues[name] = Queue(name)
         return queue
 
     def add(self, batch: Iterable[Envelope]) -> None:
@@ -166,7 +166,7 @@ class MemoryQueues:
 
     def take(
         self,
-        queues: Sequence[_Queue],
+        queues: Sequence[Queue],
         order: Sequence[int],
         limit: int,
         suspect: bool,
@@ -217,7 +217,7 @@ class MemoryQueues:
             entry.returns,
         )
 
-    def next_due(self, queues: Sequence[_Queue]) -> float | None:
+    def next_due(self, queues: Sequence[Queue]) -> float | None:
         """Return the earliest wall time at which one of `queues` has something more."""
         return min((queue.delayed[0][0] for queue in queues if queue.delayed), default=None)
 
@@ -290,7 +290,7 @@ class MemoryQueues:
         dead = Counter(letter.queue for letter in self._dead.values())
         found: list[QueueStats] = []
         for name in sorted(names if names is not None else {*self._queues, *dead}):
-            queue = self._queues.get(name) or _Queue(name)
+            queue = self._queues.get(name) or Queue(name)
             ready = len(queue.suspects) + len(queue.again) + sum(map(len, queue.levels))
             age = now - min(entry.since for entry in queue.ready()) if ready else None
             stats = QueueStats(name, ready, leased[name], len(queue.delayed), dead[name], age)
@@ -360,7 +360,7 @@ class MemoryQueues:
         if queue.waiters and queue.delayed[0][1] == number:
             self._wake(queue)
 
-    def _move_due(self, queue: _Queue, now: float, limit: int) -> None:
+    def _move_due(self, queue: Queue, now: float, limit: int) -> None:
         delayed = queue.delayed
         while limit > 0 and delayed and delayed[0][0] <= now:
             due, _, entry = heapq.heappop(delayed)
@@ -403,7 +403,7 @@ class MemoryQueues:
                 break
             del self._dead[oldest.key]
 
-    def _wake(self, queue: _Queue) -> None:
+    def _wake(self, queue: Queue) -> None:
         """Wake all who wait for `queue`: one of them may be cancelled at this very moment."""
         here = asyncio._get_running_loop()
         for waiter in queue.waiters:

@@ -56,8 +56,10 @@ class RedisConsumer(Consumer):
         self._clock = clock
         self._lease = round(lease * 1000)
         self._retention = dead_letter_retention
+        self._order = order
         self._turns = Turns({queue: queue for queue in queues}, order)
-        self._is_strict = order.is_strict
+        #: All queues that were ever read: something of them may be held.
+        self._known = tuple(self._turns.items)
         #: Unique even if `name` is not; the end tells others how long our leases are.
         self._name = f"{name}#{os.urandom(6).hex()}/{self._lease}"
         #: Its place among those who wait for news: what is before the slash is told.
@@ -83,7 +85,7 @@ class RedisConsumer(Consumer):
             stop_hearing()
         self._client.blocking.release()
         try:
-            await self._client.run(REMOVE_CONSUMER, [self._name, self._waiter, _BEYOND, self._turns.items])
+            await self._client.run(REMOVE_CONSUMER, [self._name, self._waiter, _BEYOND, self._known])
         except OperationalError as exc:
             logger.warning("can't hand back messages of %s, their leases will end: %s", self._name, exc)
 
@@ -137,8 +139,13 @@ class RedisConsumer(Consumer):
         again = self._client.reconnected_at
         if again is not None and asyncio.get_running_loop().time() < again + _PATIENCE * self._lease / 1000:
             return 0  # others may have been cut off as we were: they are given time to renew what they hold
-        count: int = await self._client.run(RECLAIM, [self._lease, _RECLAIM_BATCH, self._turns.items])
+        count: int = await self._client.run(RECLAIM, [self._lease, _RECLAIM_BATCH, self._known])
         return count
+
+    async def read_from(self, queues: Sequence[str]) -> None:
+        await self._give_up_read()  # and nobody tells us of what comes to those we leave
+        self._turns = Turns({queue: queue for queue in queues}, self._order)
+        self._known = tuple(dict.fromkeys([*self._known, *queues]))
 
     async def _fetch(self, limit: int, suspect: bool, waits: bool) -> Sequence[Any]:
         """Take messages. Cut off, what was taken is given back before the next read."""
@@ -148,7 +155,7 @@ class RedisConsumer(Consumer):
         upwards = self._reads % FAIR_EVERY == FAIR_EVERY - 1
         arguments = [
             *(self._name, self._numbers, self._waiter, limit, suspect, upwards, waits, self._lease),
-            *(self._turns.items, self._is_strict),
+            *(self._turns.items, self._order.is_strict),
         ]
         try:
             reply: Sequence[Any] = await self._client.run(FETCH, arguments)
@@ -159,9 +166,7 @@ class RedisConsumer(Consumer):
 
     async def _give_up_read(self) -> None:
         """Give back what the lost read took, if there is one, and have others told of what comes."""
-        await self._client.run(
-            CANCEL_FETCH, [self._name, self._lost or 0, self._lease, self._waiter, self._turns.items]
-        )
+        await self._client.run(CANCEL_FETCH, [self._name, self._lost or 0, self._lease, self._waiter, self._known])
         self._lost = None
 
     async def _sort_out(self, found: Sequence[Any], read_at: float) -> list[Delivery]:

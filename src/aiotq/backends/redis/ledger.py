@@ -97,6 +97,12 @@ class RedisLedger(Ledger):
         if ids:
             await self._client.run(UNREVOKE, [list(ids)])
 
+    async def revocations(self, limit: int = 1000) -> Mapping[str, float]:
+        now = f"({self._clock.time() * 1000:.0f}"
+        wanted = ("ZREVRANGEBYSCORE", f"{self._client.base}:revoked", "+inf", now, "WITHSCORES", "LIMIT", 0, limit)
+        found: list[bytes] = await self._client.ask(*wanted)
+        return {key.decode(): float(ends) / 1000 for key, ends in zip(found[::2], found[1::2], strict=True)}
+
     async def has_revocations(self) -> bool:
         return bool(await self._client.ask("EXISTS", f"{self._client.base}:revoked"))
 
@@ -210,6 +216,20 @@ class RedisLedger(Ledger):
     async def fleet(self) -> Sequence[Presence]:
         answers = await self._client.run(FLEET, [MISSING_KEPT * 1000])
         return sorted_by_key(Presence(key.decode(), row, float(left) / 1000) for key, row, left in answers)
+
+    async def pause_queue(self, name: str, since: float) -> bool:
+        return bool(await self._client.ask("HSETNX", self._paused, name, f"{since:.3f}"))
+
+    async def resume_queue(self, name: str) -> bool:
+        return bool(await self._client.ask("HDEL", self._paused, name))
+
+    async def paused_queues(self) -> Mapping[str, float]:
+        found: list[bytes] = await self._client.ask("HGETALL", self._paused)
+        return {name.decode(): float(since) for name, since in zip(found[::2], found[1::2], strict=True)}
+
+    @property
+    def _paused(self) -> str:
+        return f"{self._client.base}:paused"
 
     def _heard_of_revocations(self, payload: bytes) -> None:
         self.on_revoked(unpack_notice(payload).ids)

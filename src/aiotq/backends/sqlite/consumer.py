@@ -48,6 +48,7 @@ class SQLiteConsumer(Consumer):
         self._database = database
         self._clock = clock
         self._retention = dead_letter_retention
+        self._order = order
         self._turns = Turns({queue: queue for queue in queues}, order)
         self._fetcher = Fetcher(len(self._turns.items), is_strict=order.is_strict)
         self._holder = ConsumerLease(database, clock, name, self._turns.items, lease)
@@ -104,6 +105,12 @@ class SQLiteConsumer(Consumer):
         patience = min(self._database.timeout, max(self._holder.lease / 3, 1.0))
         self._renewed, alive = self._database.write_here(renew, patience)
         return [delivery for delivery in held if delivery.lease not in alive]
+
+    async def read_from(self, queues: Sequence[str]) -> None:
+        turns = Turns({queue: queue for queue in queues}, self._order)
+        await self._database.write(lambda transaction: self._holder.listen_to(transaction, turns.items), durable=False)
+        self._turns = turns
+        self._fetcher = Fetcher(len(turns.items), is_strict=self._order.is_strict)
 
     async def reclaim(self) -> int:
         oldest = self._clock.time() - self._retention

@@ -46,13 +46,24 @@ class ConsumerLease:
             )
         (number,) = transaction.execute("SELECT number FROM holders WHERE name = ?", (self.name,)).fetchone()
         if not renewed.rowcount:
-            address = self._database.address
-            transaction.insert(
-                "INSERT INTO listens (holder, queue, address)",
-                [(number, queue, address) for queue in self._queues],
-            )
-            transaction.listeners_changed()
+            self._listen(transaction, number)
         return int(number)
+
+    def listen_to(self, transaction: Transaction, queues: Collection[str]) -> None:
+        """Be told of what comes to `queues`, and to no others."""
+        self._queues = tuple(queues)
+        row = transaction.execute("SELECT number FROM holders WHERE name = ?", (self.name,)).fetchone()
+        if row is not None:
+            transaction.execute("DELETE FROM listens WHERE holder = ?", row)
+            self._listen(transaction, row[0])
+
+    def _listen(self, transaction: Transaction, number: int) -> None:
+        address = self._database.address
+        transaction.insert(
+            "INSERT INTO listens (holder, queue, address)",
+            [(number, queue, address) for queue in self._queues],
+        )
+        transaction.listeners_changed()
 
     def unregister(self, transaction: Transaction) -> None:
         row = transaction.execute("SELECT number FROM holders WHERE name = ?", (self.name,)).fetchone()

@@ -89,6 +89,11 @@ class SQLiteLedger(Ledger):
 
         await self.database.write(unrevoke)
 
+    async def revocations(self, limit: int = 1000) -> Mapping[str, float]:
+        query = "SELECT id, expires FROM revocations WHERE expires > ? ORDER BY expires DESC LIMIT ?"
+        now = self.clock.time()
+        return await self.database.read(lambda connection: dict(connection.execute(query, (now, limit))))
+
     async def has_revocations(self) -> bool:
         query = "SELECT EXISTS (SELECT 1 FROM revocations WHERE expires > ?)"
         now = self.clock.time()
@@ -213,6 +218,22 @@ class SQLiteLedger(Ledger):
     async def fleet(self) -> Sequence[Presence]:
         now = self.clock.time()
         return await self.database.read(lambda connection: read_fleet(connection, now))
+
+    async def pause_queue(self, name: str, since: float) -> bool:
+        return await self.database.write(
+            lambda transaction: (
+                transaction.execute("INSERT OR IGNORE INTO paused (queue, since) VALUES (?, ?)", (name, since)).rowcount
+                > 0
+            )
+        )
+
+    async def resume_queue(self, name: str) -> bool:
+        return await self.database.write(
+            lambda transaction: transaction.execute("DELETE FROM paused WHERE queue = ?", (name,)).rowcount > 0
+        )
+
+    async def paused_queues(self) -> Mapping[str, float]:
+        return await self.database.read(lambda connection: dict(connection.execute("SELECT queue, since FROM paused")))
 
     async def _read_revocations(self) -> None:
         seen = self._seen

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 _START_TIMEOUT: Final = 120.0
 #: Seconds for an idle child to run its exit handlers when the pool is left; then it is killed.
 _END_TIMEOUT: Final = 5.0
+#: Seconds that a restart waits for idle children to end.
+_RESTART_TIMEOUT: Final = 2 * _END_TIMEOUT
 #: Seconds between the end of a child's connection and that of its process, or from SIGKILL to its effect.
 _DEATH_TIMEOUT: Final = 2.0
 #: Seconds of one wait for an answer: what `poll` takes is bounded by what a C int has in milliseconds.
@@ -94,6 +96,15 @@ class ProcessPool:
         self._is_open = False
         ending = to_thread.run_sync(_close, self._slots, limiter=self._threads)
         await finish(ending, _END_TIMEOUT + 2 * _DEATH_TIMEOUT * len(self._slots))
+
+    async def restart(self) -> int:
+        """Have calls from now on run in fresh interpreters; return how many children that replaces.
+
+        Those that are idle end at once, those that run a call when it has ended.
+        """
+        retired = sum([slot.retire() for slot in self._slots])
+        await finish(to_thread.run_sync(_bury_idle, self._slots, limiter=self._threads), _RESTART_TIMEOUT)
+        return retired
 
     async def run(
         self, call: ProcessCall, *, soft_time_limit: float | None = None, time_limit: float | None = None
@@ -184,6 +195,23 @@ class _ChildSlot:
         if self._job is job and child is not None:
             child.kill()
 
+    def retire(self) -> bool:
+        """Let its child do no further job; whether there is one. Does not block."""
+        child = self._child
+        if child is None:
+            return False
+        child.is_retired = True
+        return True
+
+    def bury_idle(self) -> None:
+        """End its child if that was retired and does nothing."""
+        if self._lock.acquire(blocking=False):
+            try:
+                if self._child is not None and self._child.is_retired:
+                    self._bury(self._child, _END_TIMEOUT)
+            finally:
+                self._lock.release()
+
     def close(self) -> None:
         """Let no job start any more, and end the one which runs. Does not block."""
         self._is_closed = True
@@ -220,8 +248,9 @@ class _ChildSlot:
     def _usable_child(self, job: _Job) -> _Child:
         if job.is_abandoned or self._is_closed:
             raise WorkerLostError("the task was stopped before its process started")
-        if self._child is not None and (self._child.tasks >= self._max_tasks or not self._child.is_usable()):
-            self._bury(self._child, _END_TIMEOUT)
+        child = self._child
+        if child is not None and (child.is_retired or child.tasks >= self._max_tasks or not child.is_usable()):
+            self._bury(child, _END_TIMEOUT)
         if self._child is None:
             self._child = _Child()
         if job.is_abandoned or self._is_closed:
@@ -261,6 +290,7 @@ class _Child:
         self._is_buried = False
         self.tasks = 0
         self.is_asked = False
+        self.is_retired = False
 
     def is_usable(self) -> bool:
         """Whether it is there still, when nothing was asked of it, and whatever was has been answered."""
@@ -347,6 +377,11 @@ def _close(slots: Sequence[_ChildSlot]) -> None:
     deadline = time.monotonic() + _END_TIMEOUT
     for slot in slots:
         slot.clear(max(0.0, deadline - time.monotonic()))
+
+
+def _bury_idle(slots: Sequence[_ChildSlot]) -> None:
+    for slot in slots:
+        slot.bury_idle()
 
 
 def _encode_call(job: _Job) -> bytes:

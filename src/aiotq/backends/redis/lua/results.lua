@@ -9,6 +9,7 @@
 -- {base}:revoked          sorted set by the end of a revocation (ms) of ids, and of what many are called by
 -- {base}:fleet            sorted set of workers by the end of their leases (ms)
 -- {base}:fleet:rows       hash: what each says of itself
+-- {base}:paused           hash: queues that nobody is to take from, and since when (s). Kept until somebody resumes them
 -- celery-task-meta-{id}    string: the record as Celery keeps it, for those it is to see (`celery_compat`)
 --
 -- A record is {id, value, ends, reply_to, whether Celery is to see it}; ends in seconds since the epoch by the sender's
