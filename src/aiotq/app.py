@@ -301,24 +301,30 @@ class AioTQ:
 
     @property
     def on_after_configure(self) -> Signal:
-        """Sent before periodic tasks are read: the place to call `add_periodic_task`, as in Celery."""
+        """Sent once, before the app is used for the first time in a process: the place to call `add_periodic_task`.
+
+        Settings can still be changed then, but those of workers (`worker_…`), which are read when a worker is made.
+        What a receiver raises goes to whoever uses the app.
+        """
         return self._core.on_after_configure
 
     @property
     def on_after_finalize(self) -> Signal:
-        """Sent after `on_after_configure`, when all tasks are registered."""
+        """Sent after `on_after_configure`; a worker and a scheduler have registered all their tasks before."""
         return self._core.on_after_finalize
 
     def add_periodic_task(
         self,
         schedule: AnySchedule,
-        sig: Signature[Any],
+        sig: Canvas[Any],
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
         name: str | None = None,
         **options: Unpack[PeriodicOptions],
     ) -> str:
         """Have schedulers send `sig`, with further arguments, whenever `schedule` is due; return its name.
+
+        `sig` is a call or a workflow.
 
         `schedule` is seconds, a timedelta, `crontab(...)`, `solar(...)` or another schedule. The default of `name` is
         the call: `"proj.add(2, 2)"`.

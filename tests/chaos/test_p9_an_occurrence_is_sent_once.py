@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
+import signal
 import time
 from collections import defaultdict
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from typing import Final
 
 import pytest
 
 from ..waiting import wait_until
-from . import beat_app
+from . import beat_app, beat_nursery
 from .harness import LEASE, PATIENCE, Chaos, Process
 
 #: Schedulers that are killed in one test; more by the environment.
-KILLS: Final = int(os.environ.get("AIOTQ_CHAOS_KILLS", "8"))
+KILLS: Final = int(os.environ.get("TEST_CHAOS_KILLS", "8"))
+#: Seconds of a lease that makes take-overs quick.
+_SHORT_LEASE: Final = 0.4
+_LIVE: Final = re.compile(r"^(\d+) scheduler \S+ is live:", re.MULTILINE)
 #: Seconds of a take-over beyond the promise, for a machine with much else to do.
 _SLACK: Final = 4.0
 
@@ -49,25 +55,24 @@ def check(chaos: Chaos) -> None:
 
 async def test_three_schedulers_that_are_killed_at_random_miss_nothing_and_double_nothing(chaos: Chaos) -> None:
     chaos.start("-m", "aiotq", "worker", f"{beat_app.__name__}:app", name="worker")
-    schedulers = [start(chaos) for _ in range(3)]
+    schedulers = chaos.start("-m", beat_nursery.__name__, "3", name="schedulers", AIOTQ_WORKER_LEASE=_SHORT_LEASE)
     await chaos.sees("occurred", count=beat_app.ENTRIES)
 
     for _ in range(KILLS):
         before = len(chaos.seen("occurred"))
-        await chaos.sees("occurred", count=before + chaos.random.randint(1, 3 * beat_app.ENTRIES))
+        await chaos.sees("occurred", count=before + chaos.random.randint(1, beat_app.ENTRIES))
         await asyncio.sleep(chaos.random.uniform(0, 0.02))  # a random moment is the point
         # Most often the live one: who waits has nothing to lose.
-        live = [each for each in schedulers if each.said.count("is live:") > each.said.count("not live any more")]
-        victim = chaos.random.choice(live if live and chaos.random.random() < 0.8 else schedulers)
-        victim.kill()
-        schedulers[schedulers.index(victim)] = start(chaos)
+        running = [
+            int(pid) for pid in Path(f"/proc/{schedulers.pid}/task/{schedulers.pid}/children").read_text().split()
+        ]
+        live = [int(pid) for pid in _LIVE.findall(schedulers.said) if int(pid) in running]
+        os.kill(live[-1] if live and chaos.random.random() < 0.8 else chaos.random.choice(running), signal.SIGKILL)
 
     before = len(chaos.seen("occurred"))
     await chaos.sees("occurred", count=before + 4 * beat_app.ENTRIES)
-    for each in schedulers:
-        await each.says("is ready")
-        each.terminate()
-        assert await each.ended() == 0
+    schedulers.terminate()
+    assert await schedulers.ended() == 0
     await _all_ran(chaos)
     check(chaos)
 

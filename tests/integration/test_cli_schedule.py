@@ -106,6 +106,25 @@ def test_a_periodic_task_is_added_shown_paused_resumed_fired_and_removed(project
     assert (ended.returncode, "no periodic task's" in ended.stderr) == (1, True)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("-A", "proj", "schedule", "list"),
+        ("schedule", "-A", "proj:app", "list"),
+        ("schedule", "list", "-A", "proj"),
+        ("schedule", "list", "proj:app"),
+        ("schedule", "proj:app", "list"),
+        ("schedule", "-b", "memory://", "proj", "list"),
+        ("dead", "-A", "proj", "list"),
+        ("dead", "proj", "list"),
+    ],
+)
+def test_the_app_may_be_named_before_the_command_of_a_group_and_behind_it(
+    project: Path, words: tuple[str, ...]
+) -> None:
+    assert ("proj.tick" if "schedule" in words else "no dead letters") in said(project, *words)
+
+
 def test_the_next_occurrences_are_printed_in_their_zone(project: Path) -> None:
     lines = said(project, "schedule", "next", "proj:app", "3", "--name", "in tokyo").splitlines()
 
@@ -123,6 +142,8 @@ def test_the_next_occurrences_are_printed_in_their_zone(project: Path) -> None:
         (("add", "proj:app", "a", "proj.morning", "--every", "1h", "--args", "[1]"), "can't be called so"),
         (("add", "proj:app", "in tokyo", "proj.morning", "--every", "1h"), "another one's"),
         (("next", "proj:app", "many"), "is not a number of occurrences"),
+        (("lst", "proj:app"), "No such command 'lst'"),
+        (("proj:app", "lst"), "No such command 'lst'"),
         (("remove", "proj:app", "proj.tick", "--yes"), "in code"),
     ],
 )

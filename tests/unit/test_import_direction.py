@@ -26,11 +26,11 @@ FLOORS: Final = (
     ("beat.cron_fields", "beat.crontab", "beat.intervals", "beat.schedules", "beat.solar", "beat.wall_time"),
     ("tasks.request", "tasks.options", "tasks.handlers", "tasks.soft_time_limits", "worker.lifespans"),
     ("transport", "results", "calling.envelopes", "tasks.retries", "beat.occurrences"),
-    ("beat.entries",),
     ("control",),
     ("commit",),
     ("backends",),
     ("canvas",),
+    ("beat.entries",),
     ("tasks",),
     ("calling",),
     (

@@ -76,7 +76,8 @@ class Agenda:
         self._ledger = connection.ledger
         self._scope = scope_of(core)
         self._declared = declared
-        self._sending = Sending(core, committer)
+        keeps_plans = connection.keeps_results and connection.ledger.has_joins
+        self._sending = Sending(core, committer, keeps_plans=keeps_plans)
         self._items: dict[str, _Item] = {}
         self._heap: list[tuple[float, int, _Item]] = []
         self._numbers = itertools.count()

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar, cast
+from datetime import UTC, datetime
+from typing import Any, Final, TypeVar, cast
 
+from ..calling.callbacks import check_callbacks, queues_in
 from ..calling.core import AppCore
-from ..canvas.signature import Signature
+from ..calling.pipeline import is_plain
+from ..canvas.signature import Canvas, Signature
+from ..canvas.structure import final_calls
+from ..canvas.validation import check_workflow
 from ..core.values import shown
 from ..exceptions import ScheduleError
-from ..signals import Signal
 from ..tasks.options import said
 from ..tasks.task import Task
-from ..wire.message import is_name
-from .entries import Entry, Source, entry, naming
+from ..wire.message import is_name, new_id
+from .calls import sent_for
+from .entries import Entry, Source, entry, naming, workflow_entry
+from .occurrences import Occurrence
 from .schedules import AnySchedule
 
 TaskT = TypeVar("TaskT", bound=Task[..., Any])
@@ -28,7 +33,7 @@ def scope_of(core: AppCore) -> str:
 def declare(
     core: AppCore,
     schedule: AnySchedule,
-    sig: Signature[Any],
+    sig: Canvas[Any],
     args: Sequence[Any],
     kwargs: Mapping[str, Any] | None,
     name: str | None,
@@ -40,8 +45,10 @@ def declare(
         ScheduleError: it can't be, or another one has this name.
     """
     found = entry_of(schedule, sig, args, kwargs, name, options)
-    if (task := core.tasks.get(found.task)) is not None:
-        with naming(found.name):
+    with naming(found.name):
+        if found.workflow is not None:
+            check_workflow(found.workflow, core.tasks.get)
+        elif (task := core.tasks.get(found.task)) is not None:
             task.check(found.args, found.kwargs)
     before = core.periodic.get(found.name)
     if before is not None and before != found:
@@ -52,7 +59,7 @@ def declare(
 
 def entry_of(
     schedule: AnySchedule,
-    sig: Signature[Any],
+    sig: Canvas[Any],
     args: Sequence[Any],
     kwargs: Mapping[str, Any] | None,
     name: str | None,
@@ -65,16 +72,17 @@ def entry_of(
     Raises:
         ScheduleError: it can't be.
     """
-    if not isinstance(cast(object, sig), Signature) or sig.mode != "once":
-        raise ScheduleError(
-            "sig", sig, "is not the signature of one call, such as add.s(2, 2): put a workflow into a task"
-        )
-    call = sig if sig.immutable else sig.clone(args, kwargs)
+    if not isinstance(cast(object, sig), Canvas):
+        raise ScheduleError("sig", sig, "is not a signature, such as add.s(2, 2), or a workflow of them")
+    whole = sig.clone(args, kwargs)
     if name is None:
-        name = repr(call)
+        name = repr(whole)
         if not is_name(name):
             raise ScheduleError("name", shown(name), "can't be made of the call: give the periodic task a name")
-    own = dict(said(cast(Any, sig.options)))
+    if not is_plain(whole):
+        return workflow_entry(name, schedule, whole, options, source=source)
+    call = cast("Signature[Any]", whole)
+    own = dict(said(cast(Any, call.options)))
     return entry(name, schedule, call.task, call.args, call.kwargs, {**own, **options}, source=source)
 
 
@@ -97,29 +105,13 @@ def periodic(
     return decorate
 
 
-async def configured(core: AppCore) -> None:
-    """Give those their turn who say something on `on_after_configure` and `on_after_finalize`, once.
-
-    Raises:
-        Exception: a receiver of the signals raised it.
-    """
-    if not core.is_configured:
-        core.is_configured = True
-        try:
-            await _tell(core.on_after_configure, core, source=core.conf)
-            await _tell(core.on_after_finalize, core)
-        except BaseException:
-            core.is_configured = False
-            raise
-
-
 async def said_in_code(core: AppCore) -> Mapping[str, Entry]:
     """Return all that code says, unchecked.
 
     Raises:
         ScheduleError: two have one name.
     """
-    await configured(core)
+    await core.configured()
     setting = cast("Mapping[str, Entry]", core.conf.beat_schedule)
     for name in setting.keys() & core.periodic.keys():
         if setting[name] != core.periodic[name]:
@@ -146,20 +138,25 @@ def check(core: AppCore, entry: Entry) -> None:
         ScheduleError: its task is not registered, can't be called so, or keeps no result that an overlap is seen by.
     """
     with naming(entry.name):
-        task: Task[..., Any] = core.find_task(entry.task)
-        core.builder.envelopes(task, entry.args, entry.kwargs, entry.options, reply_to=None)
+        if entry.workflow is not None:
+            check_workflow(entry.workflow, core.builder.task)
+            check_callbacks(entry.workflow, core.builder.task)
+            for queue in queues_in(entry.workflow):
+                core.builder.check_queue(queue)
+        sent = sent_for(core, entry, _AN_OCCURRENCE, 0.0)
+        sent.build(core)(sent.call.args, sent.call.kwargs, sent.call.options)
         if entry.overlap != "allow":
-            ignores = (entry.options.get("ignore_result"), task.declared.ignore_result, core.conf.task_ignore_result)
+            last = final_calls(sent.workflow)[-1] if sent.workflow is not None else sent.call
+            task = core.find_task(last.task)
+            ignores = (last.options.get("ignore_result"), task.declared.ignore_result, core.conf.task_ignore_result)
             if next(each for each in ignores if each is not None) or core.conf.result_backend == "disabled://":
                 raise ScheduleError("overlap", entry.overlap, "needs the result of the run before, and none is kept")
 
 
-async def _tell(signal: Signal, core: AppCore, **named: Any) -> None:
-    """As `Signal.send`, but what a receiver raises goes up: a misspelt schedule would never run."""
-    for receiver in signal.receivers_of(core.app):
-        answer = receiver(signal=signal, sender=core.app, **named)
-        if inspect.isawaitable(answer):
-            await answer
+#: One that stands for any.
+_AN_OCCURRENCE: Final = Occurrence(
+    "", datetime(2000, 1, 1, tzinfo=UTC), new_id(), datetime(2000, 1, 1, tzinfo=UTC), None
+)
 
 
 def _taken(name: str) -> ScheduleError:

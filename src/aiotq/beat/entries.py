@@ -9,6 +9,9 @@ from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Any, Final, Literal, TypeAlias, TypedDict, cast
 
+from ..canvas.signature import Canvas
+from ..canvas.structure import first_calls, signatures_of
+from ..canvas.validation import check_depth
 from ..core.values import value
 from ..exceptions import CallError, ScheduleError
 from ..tasks.options import CallOptions, check_options, said
@@ -80,7 +83,10 @@ _KEYS: Final = frozenset({"task", "schedule", "args", "kwargs", "options", "rela
 
 @value
 class Entry:
-    """One periodic task. `zone` is the name of its time zone; None: that of the settings."""
+    """One periodic task. `zone` is the name of its time zone; None: that of the settings.
+
+    `workflow` is what is sent, if that is not one call; `task` is then the first one that is called.
+    """
 
     name: str
     schedule: Schedule
@@ -92,6 +98,7 @@ class Entry:
     overlap: Overlap = "allow"
     zone: str | None = None
     source: Source = "code"
+    workflow: Canvas[Any] | None = None
 
 
 def entry(
@@ -103,8 +110,9 @@ def entry(
     options: Mapping[str, Any] | None = None,
     *,
     source: Source = "code",
+    workflow: Canvas[Any] | None = None,
 ) -> Entry:
-    """Return an entry.
+    """Return an entry. `options` of a workflow are for the calls that start it, as those of `Canvas.apply_async`.
 
     Raises:
         ScheduleError: its schedule, task, arguments or options can't be; the text has its name.
@@ -124,6 +132,8 @@ def entry(
                 raise ScheduleError(option, wanted, "is not an option of periodic tasks")
         calling = said(cast(CallOptions, {key: each for key, each in given.items() if key not in _OWN}))
         check_options(task, calling)
+        if workflow is not None:
+            _check_workflow(workflow)
         overlap = given.get("overlap", "allow")
         if overlap not in OVERLAPS:
             raise ScheduleError("overlap", overlap, f"is not one of {', '.join(OVERLAPS)}")
@@ -131,9 +141,39 @@ def entry(
         if zone is not None:
             zone_of(zone)
         rules = policy(**{key: each for key, each in given.items() if key in _POLICY})
-        return Entry(
-            name, schedule_of(schedule), task, tuple(args), dict(kwargs or {}), calling, rules, overlap, zone, source
-        )
+        arguments = tuple(args), dict(kwargs or {})
+        return Entry(name, schedule_of(schedule), task, *arguments, calling, rules, overlap, zone, source, workflow)
+
+
+def workflow_entry(
+    name: str,
+    schedule: AnySchedule,
+    workflow: Canvas[Any],
+    options: Mapping[str, Any] | None = None,
+    *,
+    source: Source = "code",
+) -> Entry:
+    """Return an entry of a workflow; raises as `entry`."""
+    with naming(name):
+        check_depth(workflow)
+        first = next(iter(first_calls(workflow)), None)
+    if first is None:
+        raise ScheduleError(f"periodic task {name!r}: sig", workflow, "calls nothing")
+    return entry(name, schedule, first.task, (), {}, options, source=source, workflow=workflow)
+
+
+def _check_workflow(workflow: Canvas[Any]) -> None:
+    """Raise `ScheduleError` if a call in it can be sent only once."""
+    for call in signatures_of(workflow):
+        for option in _OF_ONE_RUN:
+            if call.options.get(option) is not None:
+                raise ScheduleError(
+                    option, call.options[option], f"of {call!r} would be that of every run: leave it out"
+                )
+
+
+#: Options of calls that each run needs for itself.
+_OF_ONE_RUN: Final = ("task_id", "eta")
 
 
 @contextmanager

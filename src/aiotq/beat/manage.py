@@ -9,20 +9,20 @@ from datetime import UTC, datetime, tzinfo
 from typing import Any, Final, Unpack, cast
 
 from ..calling.core import AppCore
-from ..canvas.signature import Signature
-from ..core.values import replace, value
+from ..canvas.signature import Canvas
+from ..core.values import replace, shown, value
 from ..exceptions import OperationalError, ScheduleError
 from ..results.handle import AsyncResult
 from ..results.ledger import ScheduleChange, ScheduleRow
 from ..states import PENDING
 from ..tasks.options import CallOptions
 from .agenda import qualified
-from .declared import check, configured, entry_of, said_in_code, scope_of
+from .calls import headers_of, sent_workflow
+from .declared import check, entry_of, said_in_code, scope_of
 from .entries import Entry, Overlap, PeriodicOptions, Source, entry, naming
-from .occurrences import DEFAULT, Occurrence, Policy, Reason, decide, policy_to_dict
+from .occurrences import DEFAULT, Policy, Reason, decide, policy_to_dict
 from .rows import Kept, State, body_of, definition_of, new_mark, read_row
 from .schedules import AnySchedule, Schedule, next_due, zone_of
-from .sending import headers_of
 
 #: Attempts to change a row while the scheduler writes it too.
 _ATTEMPTS: Final = 20
@@ -34,6 +34,8 @@ _MOST_NEXT: Final = 10_000
 class PeriodicTask:
     """A periodic task as it stands. Times are aware UTC.
 
+    workflow: what is sent, as text, if that is not one call; `task` is then the first one that is called, and the last
+    one's value is that of the run.
     last_due, last_id, last_state: of the run that was sent last. runs: how many were sent. skipped: how many
     occurrences were not sent, by the reason; skipped_due, skipped_why: of the last one. problem: why it is not usable.
     """
@@ -49,6 +51,7 @@ class PeriodicTask:
     options: CallOptions = field(default_factory=CallOptions)
     policy: Policy = DEFAULT
     overlap: Overlap = "allow"
+    workflow: str | None = None
     is_paused: bool = False
     next_due: datetime | None = None
     last_due: datetime | None = None
@@ -64,7 +67,7 @@ class PeriodicTask:
         """Return it as plain values, for JSON."""
         times = {"next_due", "last_due", "skipped_due"}
         names = ("name", "task", "source", "timezone", "overlap", "is_paused", "last_id", "last_state", "runs")
-        plain = {name: getattr(self, name) for name in (*names, "skipped_why", "problem")}
+        plain = {name: getattr(self, name) for name in (*names, "workflow", "skipped_why", "problem")}
         plain |= {name: None if (at := getattr(self, name)) is None else at.isoformat() for name in sorted(times)}
         return plain | {
             "schedule": self.shown,
@@ -111,7 +114,7 @@ class Schedules:
     async def add(
         self,
         schedule: AnySchedule,
-        sig: Signature[Any],
+        sig: Canvas[Any],
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
         name: str | None = None,
@@ -151,10 +154,12 @@ class Schedules:
         Raises:
             ScheduleError: there is none of this name, it is of code, or can't be so.
         """
-        await configured(self._core)
+        await self._core.configured()
 
         def changed(kept: Kept, now: float) -> tuple[bytes, State]:
             before = _changeable(kept)
+            if before.workflow is not None and (args is not None or kwargs is not None):
+                raise ScheduleError(name, before.workflow, "is a workflow: its arguments are changed by adding it anew")
             made = entry(
                 name,
                 before.schedule if schedule is None else schedule,
@@ -163,6 +168,7 @@ class Schedules:
                 before.kwargs if kwargs is None else kwargs,
                 {**_options_of(before), **options},
                 source="runtime",
+                workflow=before.workflow,
             )
             check(self._core, made)
             is_same = made.schedule == before.schedule and made.zone == before.zone
@@ -215,7 +221,10 @@ class Schedules:
             if made is None:
                 raise ScheduleError("name", name, "is in the code of another version of the app: fire it there")
         now = _wall(await (await self._core.connection()).ledger.time())
-        headers = {**(made.options.get("headers") or {}), **headers_of(name, Occurrence(name, now, "", now, None))}
+        if made.workflow is not None:
+            with naming(name):
+                return await self._core.calling.send(sent_workflow(self._core, made, made.workflow, now))
+        headers = {**(made.options.get("headers") or {}), **headers_of(name, now)}
         options = cast(CallOptions, {**made.options, "headers": headers})
         task = self._core.tasks.get(made.task, made.task)
         return await self._core.calling.call(task, made.args, made.kwargs, options)
@@ -325,7 +334,7 @@ def _of_entry(core: AppCore, given: Entry, state: State, now: float) -> Periodic
             due = _next_of(given, state, zone_of(zone), scope_of(core), now)
     except ScheduleError as exc:
         problem = str(exc)
-    shown = PeriodicTask(
+    found = PeriodicTask(
         given.name,
         given.task,
         given.source,
@@ -337,10 +346,11 @@ def _of_entry(core: AppCore, given: Entry, state: State, now: float) -> Periodic
         given.options,
         given.policy,
         given.overlap,
+        None if given.workflow is None else shown(given.workflow),
         next_due=due,
         problem=problem,
     )
-    return _with_state(shown, state)
+    return _with_state(found, state)
 
 
 def _next_of(given: Entry, state: State, zone: tzinfo, scope: str, now: float) -> datetime | None:

@@ -11,8 +11,9 @@ from typing import Any, Final, cast
 import orjson
 
 from ..calling.core import AppCore
+from ..canvas.serialized import as_canvas, as_form
 from ..core.values import replace, shown, value
-from ..exceptions import EncodeError, MessageError, ScheduleError
+from ..exceptions import CallError, EncodeError, MessageError, ScheduleError
 from ..results.ledger import ScheduleRow
 from ..wire.message import Message
 from ..wire.message import pack as pack_message
@@ -98,6 +99,8 @@ def definition_of(core: AppCore, entry: Entry) -> bytes:
         "overlap": entry.overlap,
         "timezone": entry.zone,
     }
+    if entry.workflow is not None:
+        about["workflow"] = as_form(entry.workflow)
     json = core.serializers.get("json")
     with naming(entry.name):
         try:
@@ -108,6 +111,7 @@ def definition_of(core: AppCore, entry: Entry) -> bytes:
             # What is sent is the code's; this is for whoever looks at it.
             about |= {"is_shown": True, "options": {}, "args": [shown(each) for each in entry.args], "kwargs": {}}
             about["kwargs"] = {name: shown(each) for name, each in entry.kwargs.items()}
+            about.pop("workflow", None)
             body = core.serializers.encode(json, about, "it")
     message = Message(entry.name, entry.task, body, _JSON)
     return pack_message(message if core.signer is None else core.signer.signed(message))
@@ -140,14 +144,16 @@ def read_row(core: AppCore, row: ScheduleRow) -> Kept:
         if message.id != row.name:
             raise ValueError(f"it is that of {message.id!r}")
         about: Any = core.serializers.decode(_JSON, message.body, frozenset({"json"}))
-        return Kept(row.name, row.mark, message.task, _entry(row.name, message.task, about), definition, about, state)
-    except (KeyError, TypeError, ValueError, AttributeError, MessageError) as exc:
+        return Kept(
+            row.name, row.mark, message.task, _entry(core, row.name, message.task, about), definition, about, state
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, MessageError, CallError) as exc:
         raise ScheduleError(
             "periodic task", row.name, f"can't be read from the ledger ({exc}): aiotq schedule remove deletes it"
         ) from exc
 
 
-def _entry(name: str, task: str, about: Mapping[str, Any]) -> Entry | None:
+def _entry(core: AppCore, name: str, task: str, about: Mapping[str, Any]) -> Entry | None:
     source = about["source"]
     if source not in {"code", "runtime"}:
         raise ValueError(f"it is of {shown(source)}")
@@ -155,7 +161,10 @@ def _entry(name: str, task: str, about: Mapping[str, Any]) -> Entry | None:
         return None
     rules: Policy = policy_from_dict(about["policy"])
     options = {**about["options"], "overlap": about["overlap"], "timezone": about["timezone"]}
-    made = entry(name, from_dict(about["schedule"]), task, about["args"], about["kwargs"], options, source=source)
+    form = about.get("workflow")
+    workflow = None if form is None else as_canvas(form, core)
+    schedule = from_dict(about["schedule"])
+    made = entry(name, schedule, task, about["args"], about["kwargs"], options, source=source, workflow=workflow)
     return replace(made, policy=rules)
 
 

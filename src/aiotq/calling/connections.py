@@ -6,7 +6,7 @@ import asyncio
 import os
 import random
 import weakref
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -29,8 +29,8 @@ _NO_ID: Final = "(not sent)"
 class Connections:
     """Connects with the first call of each loop, and disconnects with whoever leaves last.
 
-    `settle` is called before the first connection: it makes what depends on settings, which are frozen next. `name`
-    is what errors call the app.
+    Before the first connection `configured` is awaited, which lets the user's code have its last word on settings, and
+    `settle` is called: it makes what depends on settings, which are frozen next. `name` is what errors call the app.
     """
 
     def __init__(
@@ -39,12 +39,14 @@ class Connections:
         clock: Clock,
         *,
         name: str,
+        configured: Callable[[], Awaitable[None]],
         settle: Callable[[], None],
         memory: Mapping[tuple[str, str], Any] | None = None,
     ) -> None:
         self._conf = conf
         self._clock = clock
         self._name = name
+        self._configured = configured
         self._settle = settle
         self._connections: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Slot] = weakref.WeakKeyDictionary()
         self._last_loop: asyncio.AbstractEventLoop | None = None
@@ -64,10 +66,12 @@ class Connections:
         Raises:
             OperationalError: broker or store can't be reached.
             SettingsError: a URL can't be used.
+            Exception: the user's code raised it when it was told that the app is configured.
         """
         loop = asyncio.get_running_loop()
         if loop is self._last_loop and (last := self._last_connection) is not None and last.is_open:
             return last
+        await self._configured()
         slot = self._slot()
         failures = slot.failures
         async with slot.lock:

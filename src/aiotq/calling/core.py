@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import socket
 import weakref
@@ -135,7 +136,7 @@ class AppCore:
         self.periodic: dict[str, Entry] = {}
         self.on_after_configure = Signal("on_after_configure", "source")
         self.on_after_finalize = Signal("on_after_finalize")
-        self.is_configured = False  #: whether these two were sent
+        self._is_configured = False  #: whether these two were sent
         self.connections = self._new_connections()
         self.calling = Calling(self)
         self.origin = _origin()
@@ -209,6 +210,24 @@ class AppCore:
     def now(self) -> float:
         """Wall time by the app's clock."""
         return self.clock.time()
+
+    async def configured(self) -> None:
+        """Send `on_after_configure` and `on_after_finalize`, before the app is used for the first time.
+
+        What a receiver raises goes up: it may be a periodic task that would never run. The next use tries again.
+        """
+        if self._is_configured:
+            return
+        self._is_configured = True  # a receiver may use the app
+        try:
+            for signal, named in ((self.on_after_configure, {"source": self.conf}), (self.on_after_finalize, {})):
+                for receiver in signal.receivers_of(self.app):
+                    answer = receiver(signal=signal, sender=self.app, **named)
+                    if inspect.isawaitable(answer):
+                        await answer
+        except BaseException:
+            self._is_configured = False
+            raise
 
     def find_task(self, name: str) -> Task[..., Any]:
         """Return the task called `name`; raises `NotRegistered`."""
@@ -349,7 +368,9 @@ class AppCore:
         self._builder = None
 
     def _new_connections(self, memory: Mapping[tuple[str, str], Any] | None = None) -> Connections:
-        return Connections(self.conf, self.clock, name=repr(self), settle=self._settle, memory=memory)
+        return Connections(
+            self.conf, self.clock, name=repr(self), configured=self.configured, settle=self._settle, memory=memory
+        )
 
     def _settle(self) -> None:
         """Make what depends on settings, which are frozen next.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, cast
 
 from ..core.values import replace
@@ -19,8 +19,10 @@ ACCUMULATE: Final = "celery.accumulate"
 _APARTNESS: Final = 2**20
 
 
-def frozen(canvas: Canvas[Any]) -> Canvas[Any]:
+def frozen(canvas: Canvas[Any], make_id: Callable[[], str] = new_id) -> Canvas[Any]:
     """Return `canvas` with the ids of all its calls and groups fixed; those of callbacks are given when they are sent.
+
+    `make_id` is asked for them in the order of its parts, always the same for the same canvas.
 
     Raises:
         CallError: two calls in it have the same id, or it is nested too deep.
@@ -28,7 +30,7 @@ def frozen(canvas: Canvas[Any]) -> Canvas[Any]:
     if _is_fixed_call(canvas):
         return canvas
     check_depth(canvas)
-    return _frozen(canvas, set())
+    return _frozen(canvas, set(), make_id)
 
 
 def told_apart(canvas: Canvas[Any]) -> Canvas[Any]:
@@ -63,36 +65,39 @@ def _is_fixed_call(canvas: object) -> bool:
     return isinstance(canvas, Signature) and "task_id" in cast("Signature[Any]", canvas).options
 
 
-def _frozen(canvas: Canvas[Any], seen: set[str]) -> Canvas[Any]:
+def _frozen(canvas: Canvas[Any], seen: set[str], make_id: Callable[[], str]) -> Canvas[Any]:
     match canvas:
         case Signature():
             call = cast("Signature[Any]", canvas)
             task_id = call.options.get("task_id")
             if task_id is None:
-                task_id = new_id()
+                task_id = make_id()
                 call = replace(call, options={**call.options, "task_id": task_id})
             if task_id in seen:
                 raise CallError(f"two calls of one workflow have the id {task_id}: {call!r}")
             seen.add(task_id)
             return call
         case Chain():
-            return replace(canvas, tasks=_with_end(tuple(_frozen(step, seen) for step in canvas.tasks)))
+            steps = tuple(_frozen(step, seen, make_id) for step in canvas.tasks)
+            return replace(canvas, tasks=_with_end(steps, make_id))
         case Group():
             group = cast("Group[Any]", canvas)
-            return replace(group, tasks=tuple(_frozen(task, seen) for task in group.tasks), id=group.id or new_id())
+            members = tuple(_frozen(task, seen, make_id) for task in group.tasks)
+            return replace(group, tasks=members, id=group.id or make_id())
         case Chord():
-            header, body = _with_end((_frozen(canvas.header, seen), _frozen(canvas.body, seen)))
+            parts = _frozen(canvas.header, seen, make_id), _frozen(canvas.body, seen, make_id)
+            header, body = _with_end(parts, make_id)
             return replace(canvas, header=cast("Group[Any]", header), body=body)
         case _:
             raise CallError(f"{canvas!r} can't be sent")
 
 
-def _with_end(steps: tuple[Canvas[Any], ...]) -> tuple[Canvas[Any], ...]:
+def _with_end(steps: tuple[Canvas[Any], ...], make_id: Callable[[], str]) -> tuple[Canvas[Any], ...]:
     """Return `steps` with a call at their end: without one, nobody would know when an empty group's turn has come."""
     if len(steps) < 2 or first_calls(steps[-1]):
         return steps
     value = shape_of(steps[-1])
-    end: Signature[Any] = Signature(ACCUMULATE, (value,), {"index": 0}, {"task_id": new_id()}, immutable=True)
+    end: Signature[Any] = Signature(ACCUMULATE, (value,), {"index": 0}, {"task_id": make_id()}, immutable=True)
     return *steps[:-1], end
 
 
@@ -129,6 +134,35 @@ def with_first_calls(canvas: Canvas[Any], changed: Sequence[Signature[Any]]) -> 
                 return each
 
     return put(canvas)
+
+
+def begun_by_one_call(canvas: Canvas[Any], **options: Any) -> Canvas[Any]:
+    """Return `canvas` such that one call starts it, whose message carries the rest; if need be, one with `options`.
+
+    Whoever sends it opens no joins: the worker of that call does, in the commit of its end.
+    """
+    head = canvas
+    while isinstance(head, Chain) and head.tasks and head.when_failed == "fail":
+        head = head.tasks[0]
+    if isinstance(head, Signature):
+        return canvas
+    starting: Signature[Any] = Signature(ACCUMULATE, options=options, immutable=True)
+    return chained((starting, _given_nothing(canvas)))
+
+
+def _given_nothing(canvas: Canvas[Any]) -> Canvas[Any]:
+    """Return `canvas` such that the calls which start it take no value from a step before."""
+    match canvas:
+        case Signature():
+            return cast("Signature[Any]", canvas).set_immutable(True)
+        case Chain(tasks) if tasks:
+            return replace(canvas, tasks=(_given_nothing(tasks[0]), *tasks[1:]))
+        case Chord(header) if count_results(header):
+            return replace(canvas, header=cast("Group[Any]", _given_nothing(header)))
+        case Group(tasks):
+            return replace(cast("Group[Any]", canvas), tasks=tuple(map(_given_nothing, tasks)))
+        case _:
+            return canvas
 
 
 def final_calls(canvas: Canvas[Any]) -> Sequence[Signature[Any]]:
@@ -191,6 +225,22 @@ def ending_in_one_call(canvas: Canvas[Any]) -> Canvas[Any]:
     collecting: Signature[Any] = Signature(ACCUMULATE, kwargs={"index": 0})
     whole = chained((plain, collecting))
     return whole if when_failed == "fail" else whole.allow_failure(when_failed)
+
+
+def with_all_headers(canvas: Canvas[Any], headers: Mapping[str, Any]) -> Canvas[Any]:
+    """Return `canvas` with further headers for each of its calls, those of callbacks not counted."""
+    match canvas:
+        case Signature():
+            call = cast("Signature[Any]", canvas)
+            return call.clone(headers={**(call.options.get("headers") or {}), **headers})
+        case Chord(header, body):
+            of_header = cast("Group[Any]", with_all_headers(header, headers))
+            return replace(canvas, header=of_header, body=with_all_headers(body, headers))
+        case Chain(tasks) | Group(tasks):
+            steps = tuple(with_all_headers(each, headers) for each in tasks)
+            return cast("Canvas[Any]", replace(cast(Any, canvas), tasks=steps))
+        case _:
+            return canvas
 
 
 def signatures_of(canvas: Canvas[Any]) -> Sequence[Signature[Any]]:

@@ -1,4 +1,4 @@
-"""One decorator gives a command what all have in common: its app, the words behind it, its broker, `--debug`."""
+"""What all commands have in common: the app, the words behind it, the broker, `--debug`; and groups of commands."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from inspect import Parameter
 from typing import Annotated, Any, Final
 
 import typer
+from typer.core import TyperGroup
 
 from .app_option import Target
 
@@ -21,6 +22,28 @@ Debug = Annotated[bool, typer.Option("-v", "--debug", help="Show the traceback o
 
 #: The options of every command, with what they are without being given.
 _COMMON: Final[dict[str, tuple[Any, Any]]] = {"app": (App, None), "broker": (Broker, None), "debug": (Debug, False)}
+
+
+class _Group(TyperGroup):
+    """Commands whose app may be named before them as well."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if len(args) > 1 and args[0] not in self.commands and (args[1] in self.commands or ":" in args[0]):
+            target: Target = ctx.obj
+            target.app, args = args[0], args[1:]
+        return super().resolve_command(ctx, args)
+
+
+def group(name: str, help_text: str) -> typer.Typer:
+    """Return a group of commands: their app, `-b` and `-v` may stand before each of them or behind it."""
+    made = typer.Typer(name=name, help=help_text, cls=_Group, rich_markup_mode=None, no_args_is_help=True)
+
+    @made.callback()
+    def options_of_group(context: typer.Context, app: App = None, broker: Broker = None, debug: Debug = False) -> None:
+        target: Target = context.obj
+        target.given(app, broker, debug)
+
+    return made
 
 
 def command(*words: str, many: str = "") -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -12,15 +12,10 @@ from ..app import AioTQ
 from ..transport import DeadLetter
 from . import output
 from .app_option import CommandFailed, Target, UsageError, run
-from .command import command
+from .command import command, group
 from .words import Json, Queue, Yes, confirm, read_duration
 
-dead: Final = typer.Typer(
-    name="dead",
-    help="Dead letters: messages that were given up.",
-    rich_markup_mode=None,
-    no_args_is_help=True,
-)
+dead: Final = group("dead", "Dead letters: messages that were given up.")
 
 #: Characters of a message body that are shown.
 _MAX_BODY: Final = 4000

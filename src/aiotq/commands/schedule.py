@@ -14,15 +14,10 @@ from ..beat.schedules import AnySchedule, crontab, interval, once
 from ..exceptions import ScheduleError
 from . import output
 from .app_option import Target, UsageError, run
-from .command import command
+from .command import command, group
 from .words import Json, Yes, confirm, read_duration, read_list, read_object
 
-schedule: Final = typer.Typer(
-    name="schedule",
-    help="Periodic tasks: list, add, pause, fire.",
-    rich_markup_mode=None,
-    no_args_is_help=True,
-)
+schedule: Final = group("schedule", "Periodic tasks: list, add, pause, fire.")
 
 _COLUMNS: Final = ("name", "schedule", "next", "last", "state", "runs", "skipped")
 

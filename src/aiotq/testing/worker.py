@@ -14,7 +14,7 @@ from anyio import to_thread
 from ..app import AioTQ
 from ..backends.memory.state import MemoryState
 from ..beat.agenda import Agenda
-from ..beat.declared import configured, declared, scope_of
+from ..beat.declared import declared, scope_of
 from ..calling.connection import DISABLED
 from ..canvas.links import NO_LINKS
 from ..canvas.outcome import Outcome, Success
@@ -105,7 +105,7 @@ class TestWorker:
         }
         memory = {("", "broker"): self._broker, ("", "records"): MemoryState(clock=clock)}
         app.load_tasks()
-        await configured(core_of(app))
+        await core_of(app).configured()
         async with AsyncExitStack() as stack:
             stack.enter_context(core_of(app).replaced(changed, clock=clock, memory=memory))
             stack.push_async_callback(app.close)
