@@ -260,7 +260,7 @@ class PublishTimeout(OperationalError):
     """Raised when the broker did not accept a call before its deadline; `.task_id`, `.maybe_sent`.
 
     `.maybe_sent` False: the broker certainly does not have the message, so the call may be repeated. True: repeat
-    the call with the same `task_id`. As long as the first message is in the broker, both are one call.
+    the call with the same `task_id`, from the same process. Both are one call, which runs once if its result is kept.
     """
 
     def __init__(self, task_id: str, seconds: float, maybe_sent: bool, cause: BaseException | None = None) -> None:

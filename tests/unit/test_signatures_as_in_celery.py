@@ -229,6 +229,15 @@ def test_what_is_nested_too_deep_is_shown_compared_linked_and_refused() -> None:
         flow.freeze()
 
 
+def test_callbacks_of_callbacks_nested_too_deep_are_refused() -> None:
+    flow: Canvas[Any] = add.s(1)
+    for _ in range(3000):
+        flow = add.s(1).link(flow)
+
+    with pytest.raises(CallError, match="a workflow nested more than 200 deep can't be sent"):
+        flow.freeze()
+
+
 @pytest.mark.parametrize("wrong", [5, "add", object()])
 def test_what_is_no_callback_is_refused(wrong: Any) -> None:
     with pytest.raises(InvalidOption, match="must be a signature"):

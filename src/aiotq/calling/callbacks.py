@@ -6,15 +6,13 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, cast
 
 from ..canvas.planner import takes_exceptions
-from ..canvas.signature import Canvas, Signature, as_callbacks
+from ..canvas.signature import LINKS, Canvas, Signature, as_callbacks
 from ..canvas.structure import first_calls
-from ..canvas.validation import check_arguments, check_call_options, check_workflow
+from ..canvas.validation import callbacks_of, check_arguments, check_call_options, check_workflow
 from ..core.values import shown
 from ..exceptions import InvalidArguments
 from .envelopes import Callee
 
-#: The options that have them.
-LINKS: Final = frozenset({"link", "link_error"})
 #: Options of a signature that are not those of its call, which middleware and signals see.
 _OF_SIGNATURE: Final = LINKS | {"attempt"}
 
@@ -65,10 +63,7 @@ def queues_in(canvas: Canvas[Any]) -> Iterator[str]:
     """Return the queues that `canvas` names for its calls, and for those of its callbacks."""
     for part in canvas.parts:
         yield from queues_in(part)
-    if isinstance(canvas, Signature):
-        options = cast("Signature[Any]", canvas).options
-        if (queue := options.get("queue")) is not None:
-            yield queue
-        for option in LINKS & options.keys():
-            for callback in as_callbacks(option, options[option]):
-                yield from queues_in(callback)
+    for callback in callbacks_of(canvas):
+        yield from queues_in(callback)
+    if isinstance(canvas, Signature) and (queue := cast("Signature[Any]", canvas).options.get("queue")) is not None:
+        yield queue

@@ -21,6 +21,7 @@ from ..results.reader import Reader
 from ..results.waiting import Waiting
 from ..transport import Broker, Consumer
 from ..wire.message import new_id
+from .given_ids import GivenIds
 from .publisher import Publisher, persistence_of
 
 logger = logging.getLogger("aiotq")
@@ -59,6 +60,7 @@ class Connection:
             persistence=persistence_of(conf.task_publish_retry, conf.task_publish_retry_policy),
             committer=self._committer(f"publisher-{new_id()}", conf.worker_lease),
         )
+        self.given_ids = GivenIds(self.records)
         self.waiting = Waiting(self.records)
         self.reader: Reader | None = None
         #: Called with the ids of tasks to be cancelled where they run.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
 import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -13,17 +12,16 @@ from typing import Any, Final
 from ..core.clock import Clock
 from ..core.settings import Settings
 from ..core.sync import Bridge
-from ..exceptions import CallError, NotConnected, OperationalError, PublishFailed, PublishTimeout
+from ..exceptions import CallError, NotConnected, OperationalError
 from .connection import Connection
-from .publisher import UNTIL_DEADLINE, RetryPolicy, persistence_of
+from .persistence import persistently
+from .publisher import RetryPolicy
 
 #: State of `memory://name` URLs, common to the apps of a process; `memory://` is each app's own.
 _named_memory: Final[dict[tuple[str, str], Any]] = {}
 _connected: Final[weakref.WeakSet[Connections]] = weakref.WeakSet()
 #: Connections that a fork copied: to take them apart here is to meddle with the parent's.
 _of_the_parent: Final[list[object]] = []
-#: In place of the id of a call that got none, because there was nothing to send it through.
-_NO_ID: Final = "(not sent)"
 
 
 class Connections:
@@ -104,27 +102,9 @@ class Connections:
         last = self._last_connection
         if last is not None and last.is_open and self._last_loop is asyncio.get_running_loop():
             return last
-        conf = self._conf
-        seconds = conf.task_publish_timeout if seconds is None else seconds
-        how = persistence or persistence_of(conf.task_publish_retry, conf.task_publish_retry_policy) or UNTIL_DEADLINE
-        limit = asyncio.timeout(seconds)
-        cause: NotConnected | None = None
-        attempts = 0
-        try:
-            async with limit:
-                while True:
-                    try:
-                        return await self.connection()
-                    except NotConnected as exc:
-                        cause = exc
-                    if (pause := how.pause(attempts, cause)) is None:
-                        raise PublishFailed(task_id or _NO_ID, attempts + 1, maybe_sent=False, cause=cause) from cause
-                    attempts += 1
-                    await asyncio.sleep(pause * random.uniform(0.5, 1.0))
-        except TimeoutError:
-            if not limit.expired():
-                raise
-            raise PublishTimeout(task_id or _NO_ID, seconds, maybe_sent=False, cause=cause) from cause
+        return await persistently(
+            self.connection, self._conf, seconds=seconds, task_id=task_id, policy=persistence, again=NotConnected
+        )
 
     async def close(self) -> None:
         """Disconnect in the running loop: what is under way is sent first.

@@ -175,10 +175,11 @@ class EnvelopeBuilder:
         *,
         reply_to: str | None,
         part: Part | None = None,
+        attempt: int = 0,
     ) -> Sequence[Envelope]:
         """Return the envelopes of one call, signed: its own, and a copy for each further queue it is routed to.
 
-        `part` is what it is of a workflow.
+        `part` is what it is of a workflow; without one, `attempt` is what it begins at.
 
         Raises:
             InvalidArguments, InvalidOption, EncodeError, MessageTooLarge: see `Task.delay`.
@@ -191,6 +192,8 @@ class EnvelopeBuilder:
             envelopes: Sequence[Envelope] = (self.envelope(task, args, kwargs, options, reply_to=reply_to, part=part),)
         else:
             envelopes = self._routed(task, args, kwargs, options, reply_to, part)
+        if attempt:
+            envelopes = [replace(each, message=replace(each.message, attempt=attempt)) for each in envelopes]
         signer = self._signer
         return envelopes if signer is None else [sealed(signer, envelope) for envelope in envelopes]
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, cast
 
@@ -10,11 +11,11 @@ from ..canvas.composites import Group
 from ..canvas.handles import AnyResult, nested
 from ..canvas.plan_data import plan_record
 from ..canvas.planner import NOTHING, Planner, Position
-from ..canvas.signature import Canvas, Signature
-from ..canvas.structure import first_calls, frozen, shape_of, told_apart, with_first_calls
+from ..canvas.signature import LINKS, Canvas, Signature
+from ..canvas.structure import first_calls, frozen, given_ids, shape_of, told_apart, with_first_calls
 from ..canvas.validation import check_workflow
 from ..core.values import replace, shown, value
-from ..exceptions import CallError
+from ..exceptions import CallError, ConnectionLost, PublishFailed, PublishTimeout
 from ..results import Join, Record
 from ..results.handle import AsyncResult
 from ..results.lineage import plan_id
@@ -25,10 +26,12 @@ from ..tasks.request import running_request
 from ..tasks.running import current_trails
 from ..tasks.task import Task, calls_its_own_way
 from ..wire.message import Envelope
-from .callbacks import LINKS, call_options, check_callbacks, queues_in, signature_options
+from .callbacks import call_options, check_callbacks, queues_in, signature_options
 from .connection import Connection
 from .envelopes import Callee, Part
+from .given_ids import NONE_SEEN, Seen
 from .middleware import OutgoingCall
+from .persistence import persistently
 from .publish_signals import Call, tell_after, tell_before
 from .publisher import RetryPolicy, persistence_of_calls
 
@@ -40,6 +43,8 @@ Handle = TypeVar("Handle")
 
 #: Options that count before a message is made.
 _OF_SENDING: Final = frozenset({"publish_timeout", "retry", "retry_policy"})
+#: Errors after which a call may have been sent.
+_SENDING_FAILED: Final = (PublishTimeout, PublishFailed, asyncio.CancelledError)
 
 
 @value
@@ -60,8 +65,21 @@ class Parcel(Protocol):
         """The calls that go out now, one or more: their options are the parcel's."""
         ...
 
-    async def batch(self, connection: Connection) -> Batch:
-        """Return what they are made into, as the receivers of `before_task_publish` leave it."""
+    @property
+    def is_single(self) -> bool:
+        """Whether its calls stand alone: sent again with their ids, they are the same calls."""
+        ...
+
+    @property
+    def given(self) -> Collection[str]:
+        """The ids that callers gave to these calls, and to what follows them."""
+        ...
+
+    async def batch(self, connection: Connection, attempts: Mapping[str, int]) -> Batch:
+        """Return what they are made into, as the receivers of `before_task_publish` leave it.
+
+        `attempts`: where single calls with given ids begin, if not at 0.
+        """
         ...
 
 
@@ -80,7 +98,7 @@ class Calling:
             name = task if isinstance(task, str) else task.name
             linked: Signature[Any] = Signature(name, tuple(args), kwargs, options, sender=core)
             return await self._workflow(linked)
-        if connected or core.middleware.senders or core.conf.task_always_eager:
+        if connected or core.middleware.senders or core.conf.task_always_eager or "task_id" in options:
             name = task if isinstance(task, str) else task.name
             return (await self._calls((OutgoingCall(name, cast("tuple[Any, ...]", args), kwargs, options),)))[0]
         # The steps of `_publish`, for what is most often sent: one call that nobody watches.
@@ -88,9 +106,13 @@ class Calling:
         policy: RetryPolicy | None = None
         if options:
             timeout, policy = self._terms(((task if isinstance(task, str) else task.name, options),))
-        connection = await core.connections.within(timeout, options.get("task_id"), policy)
+        connection = await core.connections.within(timeout, None, policy)
         envelopes = core.builder.envelopes(task, args, kwargs, options, reply_to=connection.reply_to)
-        await connection.publisher.publish(envelopes, timeout, (), policy)
+        try:
+            await connection.publisher.publish(envelopes, timeout, (), policy)
+        except _SENDING_FAILED as exc:
+            _note_failed(connection, envelopes[:1], exc)
+            raise
         remember_child(envelopes[0].message.id, options)
         return self._handle(envelopes[0])
 
@@ -117,7 +139,8 @@ class Calling:
             if shape_of(each) is not None or not first_calls(each):
                 raise CallError(f"{shown(each)} has no single result: send it alone, or let a task follow it")
         group: Group[R] = Group(tuple(apart))
-        results = cast("list[AsyncResult[R]]", (await self._frozen_workflow(frozen(group))).results)
+        whole = await self._frozen_workflow(frozen(group), given_ids(group))
+        results = cast("list[AsyncResult[R]]", whole.results)
         return ResultSet(results, self._core)
 
     async def send(self, workflow: Canvas[Handle]) -> Handle:
@@ -156,11 +179,13 @@ class Calling:
         return [self._handle(envelope) for envelope in batch.firsts]
 
     async def _workflow(self, workflow: Canvas[Handle]) -> Handle:
-        return cast(Handle, await self._frozen_workflow(frozen(told_apart(workflow))))
+        apart = told_apart(workflow)
+        return cast(Handle, await self._frozen_workflow(frozen(apart), given_ids(apart)))
 
-    async def _frozen_workflow(self, whole: Canvas[Any]) -> Any:
-        """Send `whole`, whose ids are fixed, as middleware forwards its first calls."""
-        deliver = self._run_here if self._core.conf.task_always_eager else self._send_workflow
+    async def _frozen_workflow(self, whole: Canvas[Any], given: Iterable[str]) -> Any:
+        """Send `whole`, whose ids are fixed, some of them `given`, as middleware forwards its first calls."""
+        send = partial(self._send_workflow, given=frozenset(given))
+        deliver = self._run_here if self._core.conf.task_always_eager else send
         if not self._core.middleware.senders:
             return await deliver(whole)
         return await self._through_middleware(whole, deliver)
@@ -189,12 +214,12 @@ class Calling:
             )
         return delivered[-1]
 
-    async def _send_workflow(self, whole: Canvas[Any]) -> Any:
+    async def _send_workflow(self, whole: Canvas[Any], *, given: Collection[str]) -> Any:
         check_workflow(whole, self._core.builder.task)
         check_callbacks(whole, self._core.builder.task)
         for queue in queues_in(whole):
             self._core.builder.check_queue(queue)
-        parcel = _Workflow(self._core, whole)
+        parcel = _Workflow(self._core, whole, given)
         if parcel.calls:  # an empty group is over before it began
             await self._publish(parcel)
         return nested(whole, self._core, partial(self._handle_in_workflow, parcel.reply_to))
@@ -204,8 +229,20 @@ class Calling:
         calls = parcel.calls
         timeout, policy = self._terms([(call.task, call.options) for call in calls])
         connection = await self._core.connections.within(timeout, calls[0].options.get("task_id"), policy)
-        batch = await parcel.batch(connection)
-        await connection.publisher.publish(batch.envelopes, timeout, batch.joins, policy, batch.records)
+        seen = NONE_SEEN
+        if parcel.given and connection.keeps_results:
+            seen = await self._seen(connection, parcel.given, timeout, policy)
+        batch = await parcel.batch(connection, seen.attempts)
+        sent = [each for each in batch.envelopes if each.message.id not in seen.ran] if seen.ran else batch.envelopes
+        try:
+            if sent:
+                await connection.publisher.publish(sent, timeout, batch.joins, policy, batch.records)
+        except _SENDING_FAILED as exc:
+            if parcel.is_single:
+                _note_failed(connection, batch.firsts, exc)
+            raise
+        if seen.attempts:
+            connection.given_ids.note(batch.firsts, sent=True)
         if running_request.get().id is not None:
             for call, envelope in zip(parcel.calls, batch.firsts, strict=True):
                 remember_child(envelope.message.id, call.options)
@@ -213,6 +250,16 @@ class Calling:
             for call, envelope in zip(parcel.calls, batch.firsts, strict=True):
                 await tell_after(call, envelope)
         return batch
+
+    async def _seen(
+        self, connection: Connection, given: Collection[str], timeout: float | None, policy: RetryPolicy | None
+    ) -> Seen:
+        """Return what there is of calls with ids that callers gave; raises as `Connections.within`."""
+        look = connection.given_ids.looking(given)
+        named = next(iter(given))
+        return await persistently(
+            look, self._core.conf, seconds=timeout, task_id=named, policy=policy, again=ConnectionLost
+        )
 
     def _terms(self, calls: Sequence[tuple[str, Mapping[str, Any]]]) -> tuple[float | None, RetryPolicy | None]:
         """Return the seconds that the broker has to accept calls with these options, and how often they are sent again.
@@ -280,16 +327,21 @@ class Calling:
 class _Calls:
     """Calls that are no workflow."""
 
+    is_single = True
+
     def __init__(self, core: AppCore, calls: Sequence[OutgoingCall]) -> None:
         self._core = core
         self.calls = calls
+        self.given = {task_id for call in calls if (task_id := call.options.get("task_id")) is not None}
 
-    async def batch(self, connection: Connection) -> Batch:
+    async def batch(self, connection: Connection, attempts: Mapping[str, int]) -> Batch:
         firsts: list[Envelope] = []
         copies: list[Envelope] = []
-        build = partial(self._core.builder.envelopes, reply_to=connection.reply_to)
+        make = partial(self._core.builder.envelopes, reply_to=connection.reply_to)
         for call in self.calls:
             task: Callee | str = self._core.tasks.get(call.task, call.task)
+            attempt = attempts.get(call.options.get("task_id") or "") if attempts else None
+            build = partial(make, attempt=attempt) if attempt else make
             envelopes = build(task, call.args, call.kwargs, call.options)
             if before_task_publish.receivers:
                 envelopes = await tell_before(call, envelopes, partial(build, task))
@@ -299,16 +351,21 @@ class _Calls:
 
 
 class _Workflow:
-    """A workflow whose ids are fixed."""
+    """A workflow whose ids are fixed, some of them `given`."""
 
-    def __init__(self, core: AppCore, whole: Canvas[Any]) -> None:
+    def __init__(self, core: AppCore, whole: Canvas[Any], given: Collection[str]) -> None:
         self._core = core
         self._whole = whole
+        self.given = given
+        self.is_single = isinstance(whole, Signature)
         self.calls: Sequence[Signature[Any]] = first_calls(whole)
         self.reply_to: str | None = None  #: the address that its results are pushed to, when it is sent
 
-    async def batch(self, connection: Connection) -> Batch:
+    async def batch(self, connection: Connection, attempts: Mapping[str, int]) -> Batch:
         self.reply_to = connection.reply_to
+        if self.is_single and (attempt := attempts.get(self._whole.id or "")):  # others are told apart anyway
+            call = cast("Signature[Any]", self._whole)
+            self._whole = replace(call, options={**call.options, "attempt": attempt})
         if before_task_publish.receivers:
             self._whole = with_first_calls(self._whole, [await self._announced(call) for call in self.calls])
             self.calls = first_calls(self._whole)
@@ -367,6 +424,14 @@ def remember_child(task_id: str, options: Mapping[str, Any]) -> None:
     request = running_request.get()
     if request.id is not None and current_trails() and options.get("add_to_parent", True):
         request.children.append(task_id)
+
+
+def _note_failed(
+    connection: Connection, calls: Sequence[Envelope], exc: PublishTimeout | PublishFailed | asyncio.CancelledError
+) -> None:
+    """Note that these calls may have been sent, for who sends them again with their ids."""
+    if isinstance(exc, asyncio.CancelledError) or exc.maybe_sent:
+        connection.given_ids.note(calls, sent=False)
 
 
 def _changed(whole: Canvas[Any], given: Sequence[OutgoingCall]) -> Canvas[Any]:

@@ -193,10 +193,12 @@ class Planner:
                 f"the chord {shown(header)} | {shown(body)} needs a results store that all workers share, to count in: "
                 "set result_backend to a redis:// or sqlite:// URL; chains and links work without"
             )
-        join = header.id or new_id()
+        join = new_id()  # not the group's id, which may be a user's, and another group's
         told = about(shape_of(header), marks=marks)
-        self._openings.append(_Opening(join, size, body, place, told, self._until(header)))
-        inside = replace(place, rest=(), join=join, group_id=join, is_gated=False, chord=(), scope=place.scope + 1)
+        behind = replace(place, parent_id=final_calls(header)[-1].id)
+        self._openings.append(_Opening(join, size, body, behind, told, self._until(header)))
+        group_id = header.id or join
+        inside = replace(place, rest=(), join=join, group_id=group_id, is_gated=False, chord=(), scope=place.scope + 1)
         envelopes: list[Envelope] = []
         first = 0
         for index, member in enumerate(header.tasks):

@@ -34,6 +34,8 @@ WhenFailed = Literal["fail", "skip", "continue"]
 _WHEN_FAILED: Final = ("fail", "skip", "continue")
 #: How a task is called: once; or once for each item of an iterable, one after the other.
 Mode = Literal["once", "map", "starmap"]
+#: The options that have callbacks.
+LINKS: Final = frozenset({"link", "link_error"})
 #: Levels that a canvas is shown in; what is deeper can't be read.
 MAX_SHOWN_DEPTH: Final = 40
 

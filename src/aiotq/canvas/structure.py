@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, cast
 
 from ..core.values import replace
 from ..exceptions import CallError
-from ..wire.message import ATTEMPTS_APART, new_id
+from ..wire.message import attempt_apart, new_id
 from .composites import Chain, Chord, Group, chained
-from .signature import Canvas, Signature
-from .validation import check_depth
+from .signature import LINKS, Canvas, Signature, as_callbacks
+from .validation import callbacks_of, check_depth
 
 #: Celery's name of the task that returns what it is called with.
 ACCUMULATE: Final = "celery.accumulate"
-#: Numbers at which attempts of calls with given ids may begin: two workflows get the same one hardly ever.
-_APARTNESS: Final = 2**20
 
 
 def frozen(canvas: Canvas[Any], make_id: Callable[[], str] = new_id) -> Canvas[Any]:
@@ -37,20 +34,24 @@ def told_apart(canvas: Canvas[Any]) -> Canvas[Any]:
     """Return a workflow such that its messages are not taken for those of another one that is under way.
 
     Calls with the ids that a user gave them could be: their attempts begin at a number of their own. A call alone
-    stays: sent once more, it is the same call.
+    stays: sent once more, it is the same call; its callbacks are not.
     """
     check_depth(canvas)
-    if not canvas.parts or not any(call.id for call in signatures_of(canvas)):
+    if not any(given_ids(canvas)):
         return canvas
+
+    def apart(call: Signature[Any], *, begins: bool) -> Signature[Any]:
+        options = dict(call.options)
+        for option in LINKS & options.keys():
+            options[option] = [begin_apart(callback) for callback in as_callbacks(option, options[option])]
+        if begins and call.id is not None:
+            options.setdefault("attempt", attempt_apart())
+        return call if options == call.options else replace(call, options=options)
 
     def begin_apart(part: Canvas[Any]) -> Canvas[Any]:
         match part:
             case Signature():
-                call = cast("Signature[Any]", part)
-                if call.id is None or "attempt" in call.options:
-                    return call
-                attempt = ATTEMPTS_APART * (int.from_bytes(os.urandom(4), "big") % _APARTNESS)
-                return replace(call, options={**call.options, "attempt": attempt})
+                return apart(cast("Signature[Any]", part), begins=True)
             case Chord(header, body):
                 return cast("Canvas[Any]", replace(cast(Any, part), header=begin_apart(header), body=begin_apart(body)))
             case Chain(tasks) | Group(tasks):
@@ -58,7 +59,18 @@ def told_apart(canvas: Canvas[Any]) -> Canvas[Any]:
             case _:
                 return part
 
+    if isinstance(canvas, Signature):
+        return apart(cast("Signature[Any]", canvas), begins=False)
     return begin_apart(canvas)
+
+
+def given_ids(canvas: Canvas[Any]) -> Iterator[str]:
+    """Return the ids that calls in `canvas` have, and those of its callbacks."""
+    for call in signatures_of(canvas):
+        if call.id is not None:
+            yield call.id
+        for callback in callbacks_of(call):
+            yield from given_ids(callback)
 
 
 def _is_fixed_call(canvas: object) -> bool:

@@ -10,7 +10,7 @@ from ..core.values import replace
 from ..exceptions import CallError
 from ..tasks.options import CallOptions, check_options
 from .composites import Chain, Chord, Group
-from .signature import Canvas, Signature
+from .signature import LINKS, Canvas, Signature, as_callbacks
 
 #: What a signature has beside the options of its call.
 _NOT_OPTIONS: Final = frozenset({"link", "link_error", "attempt", "replacements"})
@@ -21,16 +21,23 @@ _MAX_DEPTH: Final = 200
 
 
 def check_depth(canvas: Canvas[Any]) -> None:
-    """Raise `CallError` if `canvas` is nested too deep for those who walk through it."""
+    """Raise `CallError` if `canvas` is nested too deep for those who walk through it, and through its callbacks."""
     level: Sequence[Canvas[Any]] = [canvas]
     for _ in range(_MAX_DEPTH):
-        level = [part for each in level for part in each.parts]
+        level = [part for each in level for part in (*each.parts, *callbacks_of(each))]
         if not level:
             return
     raise CallError(
         f"a workflow nested more than {_MAX_DEPTH} deep can't be sent (in a chain of chords each is in the one "
         "before): have a task in it send the rest"
     )
+
+
+def callbacks_of(canvas: Canvas[Any]) -> Sequence[Canvas[Any]]:
+    """Return the callbacks of a signature; other canvases have none of their own."""
+    if not isinstance(canvas, Signature) or LINKS.isdisjoint(options := cast("Signature[Any]", canvas).options):
+        return ()
+    return [each for option in sorted(LINKS & options.keys()) for each in as_callbacks(option, options[option])]
 
 
 def check_workflow(canvas: Canvas[Any], find: Callable[[str], Callee | None]) -> None:

@@ -352,6 +352,7 @@ class GroupResult(Generic[R_co]):
         now = self._readers.now()
         expires = now + max(reader.result_expires, _SHAPE_KEPT)
         body = reader.codec.encode(self.id, states.SUCCESS, shape_of_result(self), done_at=now)
+        await reader.records.forget([self.id])  # another group may have been saved under the id
         await reader.records.put([Record(self.id, states.SUCCESS, body, reader.codec.content_type, expires)])
 
     @classmethod

@@ -34,8 +34,10 @@ END_OF_TIME: Final = 253_402_300_800.0
 #: Seconds that a limit may be: ten years; clocks and operating systems refuse to wait for much longer.
 LONGEST_LIMIT: Final = 315_360_000.0
 _MAX_COUNT: Final = 2**31
-#: Calls of one id in several workflows begin with attempts so far apart (see `canvas.structure.told_apart`).
+#: Calls of one id that are different calls begin with attempts so far apart (see `attempt_apart`).
 ATTEMPTS_APART: Final = 1024
+#: Numbers at which attempts may begin: two calls of one id get the same one hardly ever.
+_APARTNESS: Final = 2**20
 
 
 @value
@@ -97,6 +99,11 @@ class Message:
     def key(self) -> tuple[str, int]:
         """What makes two messages the same one."""
         return self.id, self.attempt
+
+
+def attempt_apart() -> int:
+    """Return an attempt for a call to begin at whose id another call has or had: brokers and claims tell them apart."""
+    return ATTEMPTS_APART * (1 + int.from_bytes(os.urandom(4), "big") % (_APARTNESS - 1))
 
 
 def is_name(given: object) -> bool:

@@ -11,14 +11,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
 
 from ..backends.memory.state import MemoryState
-from ..calling.callbacks import LINKS, check_callbacks
+from ..calling.callbacks import check_callbacks
 from ..calling.core import AppCore
 from ..calling.envelopes import Callee, EnvelopeBuilder, Part
 from ..canvas.coordinator import Coordinator
 from ..canvas.handles import AnyResult, nested
 from ..canvas.outcome import Failure, Outcome, Policy, Postponed, Rejected, Retried, Returned
 from ..canvas.planner import NOTHING, Planner, Position
-from ..canvas.signature import Canvas, Signature
+from ..canvas.signature import LINKS, Canvas, Signature
 from ..canvas.structure import first_calls, frozen, signatures_of
 from ..commit import Finish
 from ..core.tracebacks import arguments_of
@@ -161,8 +161,9 @@ class _Single(EnvelopeBuilder):
         *,
         reply_to: str | None,
         part: Part | None = None,
+        attempt: int = 0,
     ) -> Sequence[Envelope]:
-        return super().envelopes(task, args, kwargs, options, reply_to=reply_to, part=part)[:1]
+        return super().envelopes(task, args, kwargs, options, reply_to=reply_to, part=part, attempt=attempt)[:1]
 
 
 class _Inline:
@@ -215,6 +216,8 @@ class _Inline:
         connection = await self._core.connection()
         if connection.keeps_results:
             expires = self._core.clock.time() + self._core.conf.result_expires
+            # What ran here is new, also under an id that was used before.
+            await connection.records.forget([record.id for record in self._kept])
             await connection.records.put([replace(record, expires=expires) for record in self._kept])
 
     def result(self, task_id: str, parent: AnyResult | None) -> EagerResult[Any]:
