@@ -2,38 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, Unpack, overload
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Generic, Never, NoReturn, ParamSpec, Self, TypeVar, Unpack, cast, overload
 
 from .calling.core import AppCore, Inline
 from .calling.envelopes import given_arguments
-from .calling.middleware import Middleware
 from .canvas import Signature
 from .canvas.serialized import signature
 from .canvas.signature import Canvas
 from .control.admin import Admin
 from .core.clock import SYSTEM_CLOCK, Clock
-from .core.configured import Sources
-from .core.settings import Settings
 from .core.sync import expect_loop
 from .results.handle import AsyncResult
 from .results.sets import ResultSet
-from .signals import Signal
 from .tasks.options import CallOptions, said
-from .tasks.registry import BindingDecorator, Decorator, TaskDeclaration
-from .tasks.task import CoroutineTask, FunctionTask, Task, set_default_app
-from .wire.compression import Compression
-from .wire.serializers import Serializer
-from .worker.lifespans import WorkerLifespan
+from .tasks.task import Task, set_default_app
 
 if TYPE_CHECKING:
     from .beat.entries import PeriodicOptions
     from .beat.manage import Schedules
     from .beat.scheduler import Scheduler
     from .beat.schedules import AnySchedule
-    from .control.declared import CommandDecorator
     from .control.remote import Control
     from .worker.options import WorkerChoices
     from .worker.worker import Worker
@@ -43,6 +33,22 @@ R = TypeVar("R")
 T = TypeVar("T")
 TaskT = TypeVar("TaskT", bound="Task[..., Any]")
 Handle = TypeVar("Handle")
+Has = TypeVar("Has")
+
+
+class Part(Generic[Has]):
+    """What a part of an app can do, as an attribute of the app."""
+
+    def __init__(self, of: Callable[[AppCore], Has]) -> None:
+        self._of = of
+
+    def __get__(self, app: AioTQ | None, kind: type[AioTQ]) -> Has:
+        if app is None:  # of the class: for those that only look at it
+            return cast(Has, self)
+        return self._of(app._core)  # pyright: ignore[reportPrivateUsage]
+
+    def __set__(self, app: AioTQ, given: Never) -> NoReturn:
+        raise AttributeError("this attribute of an app can't be set")
 
 
 class AioTQ:
@@ -79,8 +85,7 @@ class AioTQ:
     ) -> None:
         given = {"broker_url": broker, "result_backend": backend, "include": tuple(include) or None}
         arguments = {name: value for name, value in given.items() if value is not None} | more_settings
-        self._core = AppCore(self, main, clock, task_cls=task_cls, inline=_inline)
-        self._sources = Sources(self._core.conf, arguments)
+        self._core = AppCore(self, main, clock, arguments, task_cls=task_cls, inline=_inline)
         self.main = main
         #: By their names, with those that every app has.
         self.tasks: dict[str, Task[..., Any]] = self._core.tasks
@@ -89,77 +94,32 @@ class AioTQ:
     def __repr__(self) -> str:
         return repr(self._core)
 
-    @property
-    def conf(self) -> Settings:
-        """Its settings."""
-        return self._core.conf
-
-    def config_from_object(self, source: object, *, namespace: str = "") -> None:
-        """Take settings from a mapping, a module, class or object, or the import path of one (`"proj.config"`).
-
-        The environment and the arguments given to `AioTQ` stay above them. With `namespace="AIOTQ"` only names
-        that begin with `AIOTQ_` count.
-
-        Raises:
-            SettingsError: one of them is unknown or has a value it can't have.
-        """
-        self._sources.take(source, namespace)
-
-    def config_from_envvar(self, variable_name: str, silent: bool = False, *, namespace: str = "") -> bool:
-        """Take settings from the module that an environment variable names; return whether it is set.
-
-        Otherwise as `config_from_object`. One that is not set is an error, unless `silent`.
-        """
-        return self._sources.take_named(variable_name, namespace, is_optional=silent)
-
-    # An `async def` is also a function that returns something, so the overloads overlap; the first that fits is meant.
-    @overload
-    def task(  # type: ignore[overload-overlap]
-        self, fn: Callable[P, Coroutine[Any, Any, R]], /
-    ) -> CoroutineTask[P, R]: ...
-    @overload
-    def task(self, fn: Callable[P, R], /) -> FunctionTask[P, R]: ...
-    @overload
-    def task(self, *, bind: Literal[True], **options: Unpack[TaskDeclaration]) -> BindingDecorator: ...
-    @overload
-    def task(self, *, bind: Literal[False] = ..., **options: Unpack[TaskDeclaration]) -> Decorator: ...
-    def task(self, fn: Callable[..., Any] | None = None, **options: Any) -> Any:
-        """Make a function a task: `@app.task`, or `@app.task(queue="hi", …)`.
-
-        An `async def` runs on the worker's loop, a plain function in a thread, and with `run="process"` in a child
-        process (for what keeps a core busy). `bind=True` gives the function its task as the first argument. The name is
-        module and function unless `name` says otherwise.
-
-        Raises:
-            InvalidOption: an option is unknown, or makes no sense for this function.
-        """
-        return self._core.registry.task(fn, options)
-
-    def register_task(self, task: type[Task[..., Any]] | Task[..., Any]) -> Task[..., Any]:
-        """Make a task of a class, or of an instance of one: its `run` is the function, its attributes the options.
-
-        Raises:
-            InvalidOption: it has no `run`, or an option that can't be.
-        """
-        return self._core.registry.register_task(task)
-
-    def autodiscover_tasks(
-        self,
-        packages: Iterable[str] | Callable[[], Iterable[str]],
-        related_name: str | None = "tasks",
-        *,
-        force: bool = False,
-    ) -> None:
-        """Have `package.tasks` of each of `packages` imported before a worker starts, where there is one.
-
-        `packages` may be a function that returns them then, or the entries of Django's `INSTALLED_APPS`. `force=True`
-        imports them now.
-        """
-        self._core.registry.autodiscover_tasks(packages, related_name, force=force)
-
-    def load_tasks(self) -> None:
-        """Import the modules of `include` and of `autodiscover_tasks`, so that their tasks are registered."""
-        self._core.registry.load_tasks()
+    conf = Part(lambda core: core.conf)
+    """Its settings."""
+    config_from_object = Part(lambda core: core.sources.config_from_object)
+    """Take settings from a mapping, a module, class or object, or the import path of one (`"proj.config"`)."""
+    config_from_envvar = Part(lambda core: core.sources.config_from_envvar)
+    """Take settings from the module that an environment variable names; return whether it is set."""
+    task = Part(lambda core: core.registry.task)
+    """Make a function a task: `@app.task`, or `@app.task(queue="hi", …)`. See `TaskRegistry.task`."""
+    register_task = Part(lambda core: core.registry.register_task)
+    """Make a task of a class: its `run` is the function, its attributes the options."""
+    autodiscover_tasks = Part(lambda core: core.registry.autodiscover_tasks)
+    """Have `package.tasks` of each of some packages imported before a worker starts, where there is one."""
+    load_tasks = Part(lambda core: core.registry.load_tasks)
+    """Import the modules of `include` and of `autodiscover_tasks`, so that their tasks are registered."""
+    add_middleware = Part(lambda core: core.middleware.add)
+    """Put middleware round the calls that this app sends and the tasks that its workers run from now on."""
+    worker_lifespan = Part(lambda core: core.lifespans.declare)
+    """Have each worker of this app open something before its first task, and close it after its last commit."""
+    register_serializer = Part(lambda core: core.codecs.register_serializer)
+    """Make another content type known; to be decoded it must also be in `accept_content`."""
+    register_compression = Part(lambda core: core.codecs.register_compression)
+    """Make another compression known, for calls, settings and what arrives."""
+    register_type = Part(lambda core: core.codecs.register_type)
+    """Let messages and results bring values of an Enum, dataclass or pydantic model."""
+    setup_security = Part(lambda core: core.codecs.setup_security)
+    """Sign messages with a private key; take only those signed by known certificates."""
 
     def send_task(
         self,
@@ -231,61 +191,6 @@ class AioTQ:
         async with self:
             yield
 
-    def add_middleware(self, middleware: Middleware) -> None:
-        """Put `middleware` round the calls that this app sends and the tasks that its workers run from now on.
-
-        What was added first is outermost: it sees a call before the others do, and its outcome after them.
-
-        Raises:
-            InvalidOption: it has not `send` and `run` as coroutine functions.
-        """
-        self._core.middleware.add(middleware)
-
-    @overload
-    def worker_lifespan(self, fn: Callable[[], AsyncIterator[T]], /) -> WorkerLifespan[T]: ...
-    @overload
-    def worker_lifespan(self, fn: Callable[[], AbstractAsyncContextManager[T]], /) -> WorkerLifespan[T]: ...
-    def worker_lifespan(self, fn: Callable[[], Any], /) -> WorkerLifespan[Any]:
-        """Have each worker of this app open something before its first task, and close it after its last commit.
-
-        Raises:
-            InvalidOption: `fn` is no async function with one yield, and returns no async context manager.
-        """
-        self._core.lifespans.append(declared := WorkerLifespan[Any](fn))
-        return declared
-
-    def register_serializer(self, serializer: Serializer) -> None:
-        """Make another content type known; to be decoded it must also be in `accept_content`."""
-        self._core.serializers.register(serializer)
-
-    def register_compression(self, compression: Compression) -> None:
-        """Make another compression known, for calls, settings and what arrives."""
-        self._core.serializers.compressions.register(compression)
-
-    def register_type(self, cls: type[T]) -> type[T]:
-        """Let messages and results bring values of this Enum, dataclass or pydantic model; may be used as a decorator.
-
-        Raises:
-            InvalidOption: `cls` is none of them.
-        """
-        return self._core.codecs.register_type(cls)
-
-    def setup_security(
-        self,
-        allowed_serializers: Iterable[str] | None = None,
-        key: str | Path | None = None,
-        key_password: str | bytes | None = None,
-        cert: str | Path | None = None,
-        store: str | Path | None = None,
-        digest: str = "sha256",
-        serializer: str = "json",
-    ) -> None:
-        """Sign messages with the private key in the file `key`; take only those signed by a certificate in `store`.
-
-        What each argument means, and what is raised: `Codecs.setup_security`.
-        """
-        self._core.codecs.setup_security(allowed_serializers, key, key_password, cert, store, digest, serializer)
-
     def worker(self, queues: Sequence[str] | None = None, **choices: Unpack[WorkerChoices]) -> Worker:
         """Return a worker to run in this loop: `async with app.worker(): …`; leaving it stops it (P6).
 
@@ -299,19 +204,14 @@ class AioTQ:
 
         return Worker(self._core, worker_options(self.conf, queues, choices))
 
-    @property
-    def on_after_configure(self) -> Signal:
-        """Sent once, before the app is used for the first time in a process: the place to call `add_periodic_task`.
+    on_after_configure = Part(lambda core: core.on_after_configure)
+    """Sent once, before the app is used for the first time in a process: the place to call `add_periodic_task`.
 
-        Settings can still be changed then, but those of workers (`worker_…`), which are read when a worker is made.
-        What a receiver raises goes to whoever uses the app.
-        """
-        return self._core.on_after_configure
-
-    @property
-    def on_after_finalize(self) -> Signal:
-        """Sent after `on_after_configure`; a worker and a scheduler have registered all their tasks before."""
-        return self._core.on_after_finalize
+    Settings can still be changed then, but those of workers (`worker_…`), which are read when a worker is made. What a
+    receiver raises goes to whoever uses the app.
+    """
+    on_after_finalize = Part(lambda core: core.on_after_finalize)
+    """Sent after `on_after_configure`; a worker and a scheduler have registered all their tasks before."""
 
     def add_periodic_task(
         self,
@@ -367,10 +267,12 @@ class AioTQ:
 
         return Schedules(self._core)
 
-    @property
-    def admin(self) -> Admin:
-        """Queues and dead letters, for whoever looks after them."""
-        return Admin(self._core)
+    admin = Part(Admin)
+    """Queues and dead letters, for whoever looks after them."""
+    inspect_command = Part(lambda core: core.command_decorator("inspect"))
+    """Have workers answer a command of your own, which changes nothing: `@app.inspect_command`."""
+    control_command = Part(lambda core: core.command_decorator("control"))
+    """Have workers obey a command of your own: `@app.control_command`."""
 
     @property
     def control(self) -> Control:
@@ -378,16 +280,6 @@ class AioTQ:
         from .control.remote import Control  # noqa: PLC0415
 
         return Control(self._core)
-
-    @property
-    def inspect_command(self) -> CommandDecorator:
-        """Have workers answer a command of your own, which changes nothing: `@app.inspect_command`."""
-        return self._core.command_decorator("inspect")
-
-    @property
-    def control_command(self) -> CommandDecorator:
-        """Have workers obey a command of your own: `@app.control_command`."""
-        return self._core.command_decorator("control")
 
 
 def _inline() -> Inline:

@@ -24,6 +24,7 @@ FLOORS: Final = (
     ("exceptions", "states", "core"),
     ("signals", "wire", "graph", "control.bus"),
     ("beat.cron_fields", "beat.crontab", "beat.intervals", "beat.schedules", "beat.solar", "beat.wall_time"),
+    ("tasks.expected",),
     ("tasks.request", "tasks.options", "tasks.handlers", "tasks.soft_time_limits", "worker.lifespans"),
     ("transport", "results", "calling.envelopes", "tasks.retries", "beat.occurrences"),
     ("control",),

@@ -51,6 +51,19 @@ def test_the_page_has_all_public_names_and_no_others(kind: str) -> None:
     assert set(promised) == there_are
 
 
+def test_what_an_app_is_made_of_can_t_be_replaced_by_mistake() -> None:
+    with pytest.raises(AttributeError):
+        setattr(app, "conf", {})  # noqa: B010 (type checkers refuse it)
+
+
+def test_a_subclass_of_an_app_may_have_a_method_of_its_own_for_each_name() -> None:
+    class Loud(AioTQ):
+        def load_tasks(self) -> str:  # type: ignore[override]  # pyright: ignore[reportIncompatibleVariableOverride]
+            return "loud"
+
+    assert Loud("loud", broker="memory://").load_tasks() == "loud"
+
+
 def test_every_public_name_is_there() -> None:
     missing = [name for name in aiotq.__all__ if not hasattr(aiotq, name)]
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from aiotq import AioTQ
-from aiotq.calling.publisher import ONCE, UNTIL_DEADLINE, Publisher, RetryPolicy, persistence_of, persistence_of_calls
+from aiotq.calling.publisher import Publisher
+from aiotq.calling.retry_policy import ONCE, UNTIL_DEADLINE, RetryPolicy, persistence_of, persistence_of_calls
 from aiotq.exceptions import (
     ConnectionLost,
     InvalidOption,

@@ -22,7 +22,8 @@ from ..results.waiting import Waiting
 from ..transport import Broker, Consumer
 from ..wire.message import new_id
 from .given_ids import GivenIds
-from .publisher import Publisher, persistence_of
+from .publisher import Publisher
+from .retry_policy import persistence_of
 
 logger = logging.getLogger("aiotq")
 

@@ -15,7 +15,7 @@ from ..core.sync import Bridge
 from ..exceptions import CallError, NotConnected, OperationalError
 from .connection import Connection
 from .persistence import persistently
-from .publisher import RetryPolicy
+from .retry_policy import RetryPolicy
 
 #: State of `memory://name` URLs, common to the apps of a process; `memory://` is each app's own.
 _named_memory: Final[dict[tuple[str, str], Any]] = {}

@@ -14,6 +14,7 @@ from ..backends.base import backend_class
 from ..canvas.planner import Planner
 from ..canvas.signature import Canvas
 from ..core.clock import Clock
+from ..core.configured import Sources
 from ..core.settings import Check, Settings
 from ..core.sync import Bridge
 from ..core.values import shown
@@ -33,7 +34,7 @@ from ..transport.routing import Router, check_queues, check_routes, check_weight
 from ..wire.codecs import Codecs, check_secret, check_secrets
 from ..wire.serializers import SerializerRegistry
 from ..wire.signing import Signer
-from ..worker.lifespans import WorkerLifespan
+from ..worker.lifespans import WorkerLifespans
 from .connection import DISABLED, Connection
 from .connections import Connections
 from .envelopes import EnvelopeBuilder
@@ -116,6 +117,7 @@ class AppCore:
         app: AioTQ,
         main: str | None,
         clock: Clock,
+        settings: Mapping[str, Any],
         *,
         task_cls: type[Task[..., Any]] | None,
         inline: Callable[[], Inline],
@@ -130,7 +132,7 @@ class AppCore:
         self.codecs = Codecs(self.conf, clock, lambda: [task.fn for task in self.tasks.values()], main)
         self.codecs.add_forms(forms_of(self, self))
         self.middleware = MiddlewareStack()
-        self.lifespans: list[WorkerLifespan[Any]] = []
+        self.lifespans = WorkerLifespans()
         self.commands: dict[str, DeclaredCommand] = {}  #: the user's own, which workers obey
         #: Periodic tasks that were declared in code, by name.
         self.periodic: dict[str, Entry] = {}
@@ -143,6 +145,7 @@ class AppCore:
         self._builder: EnvelopeBuilder | None = None
         self._router: Router | None = None
         self._codec: DocumentCodec | None = None
+        self.sources = Sources(self.conf, settings)
         _cores.add(self)
 
     @property

@@ -284,9 +284,6 @@ class EnvelopeBuilder:
         if expires is None and (part is None or part.step is None or part.step.awaits is None):
             expires = declared.expires
         headers, stamps = options.get("headers"), options.get("stamps")
-        shadow = options.get("shadow")
-        if shadow is None and declared.shadow_name is not None:
-            shadow = _shadow(declared.shadow_name, args, kwargs, options)
         parent: Parent = running_request.get() if part is None else part
         queue = options.get("queue") or declared.queue or conf.task_default_queue
         if queue not in self._queues:
@@ -306,7 +303,7 @@ class EnvelopeBuilder:
             soft_time_limit=options.get("soft_time_limit") or declared.soft_time_limit,
             time_limit=options.get("time_limit") or declared.time_limit,
             ignore_result=ignore_result,
-            shadow=shadow,
+            shadow=_shadow(declared, args, kwargs, options),
             origin=self._origin,
             headers=_carried(name, "headers", headers) if headers else None,
             compression=None if compression is None else compression.content_type,
@@ -315,12 +312,8 @@ class EnvelopeBuilder:
             stamps=_carried(name, "stamps", stamps_of(stamps)) if stamps else None,
             replacements=0 if part is None else part.replacements,
         )
-        return Envelope(
-            message,
-            queue,
-            _first(options.get("priority"), declared.priority, conf.task_default_priority),
-            due,
-        )
+        priority = _first(options.get("priority"), declared.priority, conf.task_default_priority)
+        return Envelope(message, queue, priority, due)
 
 
 def declared_places(declared: TaskOptions) -> Mapping[str, str]:
@@ -358,10 +351,12 @@ _ANY_TASK: Final = TaskOptions()
 _NOT_COPIED: Final = frozenset({"task_id", "ignore_result", "reply_to", "link", "link_error"})
 
 
-def _shadow(
-    name_of: Callable[..., str | None], args: Sequence[Any], kwargs: Mapping[str, Any], options: CallOptions
-) -> str | None:
-    shadow = name_of(args, kwargs, options)
+def _shadow(declared: TaskOptions, args: Sequence[Any], kwargs: Mapping[str, Any], options: CallOptions) -> str | None:
+    """Return the name that logs show instead of the task's, if there is one."""
+    given = options.get("shadow")
+    if given is not None or declared.shadow_name is None:
+        return given
+    shadow = declared.shadow_name(args, kwargs, options)
     if shadow is not None and not is_name(shadow):
         raise InvalidOption(
             f"shadow_name returned {shadow!r}, which is no name of 1 to {MAX_NAME} printable characters"

@@ -106,7 +106,9 @@ class MiddlewareStack:
         self.runners: tuple[Middleware, ...] = ()
 
     def add(self, middleware: Middleware) -> None:
-        """Put `middleware` inside of all that is there.
+        """Put `middleware` round the calls that the app sends and the tasks that its workers run from now on.
+
+        What was added first is outermost: it sees a call before the others do, and its outcome after them.
 
         Raises:
             InvalidOption: it is a class, or has not `send` and `run` as coroutine functions.

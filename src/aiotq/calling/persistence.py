@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 
 from ..core.settings import Settings
 from ..exceptions import ConnectionLost, PublishFailed, PublishTimeout
-from .publisher import UNTIL_DEADLINE, RetryPolicy, persistence_of
+from .retry_policy import UNTIL_DEADLINE, RetryPolicy, persistence_of
 
 T = TypeVar("T")
 

@@ -33,7 +33,7 @@ from .given_ids import NONE_SEEN, Seen
 from .middleware import OutgoingCall
 from .persistence import persistently
 from .publish_signals import Call, tell_after, tell_before
-from .publisher import RetryPolicy, persistence_of_calls
+from .retry_policy import RetryPolicy, persistence_of_calls
 
 if TYPE_CHECKING:
     from .core import AppCore

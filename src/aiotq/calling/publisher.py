@@ -8,16 +8,14 @@ import logging
 import math
 import random
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from ..commit import Committer, Finish
 from ..core.aio import Batcher
-from ..core.values import value
 from ..exceptions import (
     ConnectionLost,
-    InvalidOption,
     NotConnected,
     OperationalError,
     PublishFailed,
@@ -27,6 +25,7 @@ from ..exceptions import (
 from ..results import NO_JOIN_CHANGES, Join, JoinChanges, Record
 from ..transport.refusals import apart, send_apart
 from ..wire.message import Envelope
+from .retry_policy import FIRST_PAUSE, LONGEST_PAUSE, RetryPolicy
 
 logger = logging.getLogger("aiotq.publisher")
 
@@ -35,8 +34,6 @@ MAX_GROUP: Final = 1000
 MAX_GROUP_WEIGHT: Final = 8 * 1024 * 1024
 #: What a message weighs beside its body, so that small ones are limited by count.
 _BASE_WEIGHT: Final = 8 * 1024
-_FIRST_PAUSE: Final = 0.02
-_LONGEST_PAUSE: Final = 0.5
 
 
 class BrokerSide(Protocol):
@@ -45,69 +42,6 @@ class BrokerSide(Protocol):
     async def connected(self) -> None: ...
 
     async def send(self, batch: Sequence[Envelope]) -> None: ...
-
-
-@value
-class RetryPolicy:
-    """How often a call is sent again that the broker did not answer, and after how many seconds.
-
-    `max_retries` None: as long as its deadline allows. With `retry_errors` only after errors that are, or come from,
-    one of these.
-
-    Source: Celery, "Calling Tasks" (Message Sending Retry).
-    """
-
-    max_retries: int | None = 3
-    interval_start: float = 0.0
-    interval_step: float = 0.2
-    interval_max: float = 0.2
-    retry_errors: tuple[type[BaseException], ...] | None = None
-
-    def pause(self, retries: int, error: BaseException) -> float | None:
-        """Return the seconds before the next attempt; None if there is none."""
-        if self.max_retries is not None and retries >= self.max_retries:
-            return None
-        if self.retry_errors is not None and not _comes_from(error, self.retry_errors):
-            return None
-        return min(self.interval_start + self.interval_step * retries, self.interval_max)
-
-
-#: One attempt.
-ONCE: Final = RetryPolicy(0)
-#: As many as the deadline allows.
-UNTIL_DEADLINE: Final = RetryPolicy(None, _FIRST_PAUSE, 0.05, _LONGEST_PAUSE)
-
-
-def persistence_of(retry: bool, policy: Mapping[str, Any] | None) -> RetryPolicy | None:
-    """Return what `retry` and `retry_policy` come to; None: as long as the deadline allows, in growing steps."""
-    if not retry:
-        return ONCE
-    if not policy:
-        return None
-    errors = policy.get("retry_errors")
-    fields: dict[str, Any] = {**policy, "retry_errors": None if errors is None else tuple(errors)}
-    return RetryPolicy(**fields)
-
-
-def persistence_of_calls(
-    calls: Iterable[Mapping[str, Any]], retry: bool, policy: Mapping[str, Any] | None
-) -> RetryPolicy | None:
-    """Return what the options of calls that are sent together say; `retry` and `policy` are the settings'.
-
-    Raises:
-        InvalidOption: they say different things.
-    """
-    found: list[RetryPolicy | None] = []
-    for options in calls:
-        said: RetryPolicy | None = None
-        if "retry" in options or "retry_policy" in options:
-            own = {**(policy or {}), **options.get("retry_policy", {})}
-            said = persistence_of(options.get("retry", retry), own) or UNTIL_DEADLINE
-        if said not in found:
-            found.append(said)
-    if len(found) > 1:
-        raise InvalidOption("calls that are sent together have one `retry` and one `retry_policy`: send them apart")
-    return found[0] if found else None
 
 
 class _Call:
@@ -360,7 +294,7 @@ class Publisher:
 
     async def _attempt(self) -> None:
         """Send the group until the broker has it; whose deadline passes meanwhile is told, and left out."""
-        pause = _FIRST_PAUSE
+        pause = FIRST_PAUSE
         loop = asyncio.get_running_loop()
         later = 0.0  #: loop time of the next attempt
         while self._group:
@@ -394,7 +328,7 @@ class Publisher:
             if self._group and later != math.inf:
                 later = min(call.next_at for call in self._group)
                 await self._sleep_until(later, pause)
-                pause = min(pause * 2, _LONGEST_PAUSE)
+                pause = min(pause * 2, LONGEST_PAUSE)
 
     def _whose_turn(self, later: float) -> list[_Call]:
         """Return the calls of the group that are to be tried at loop time `later`; 0.0: all."""
@@ -473,14 +407,6 @@ class Publisher:
             self._look_by(min(left))
         if not self._group and self._limit is not None and not self._limit.expired():
             self._limit.reschedule(now)
-
-
-def _comes_from(error: BaseException | None, kinds: tuple[type[BaseException], ...]) -> bool:
-    while error is not None:
-        if isinstance(error, kinds):
-            return True
-        error = error.__cause__
-    return False
 
 
 def _by_queues(group: Sequence[_Call]) -> list[list[_Call]]:

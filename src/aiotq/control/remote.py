@@ -125,8 +125,10 @@ class Control:
         destination: Destination = None,
         timeout: float = TIMEOUT,
     ) -> Answers:
-        """Have each worker run `min` to `max` calls at once, until it is started anew: more as soon as all slots are taken,
-        fewer when few were for half a minute."""
+        """Have each worker run `min` to `max` calls at once, until it is started anew.
+
+        More as soon as all slots are taken, fewer when few were for half a minute.
+        """
         return await ask(self._core, "autoscale", [max, min, kind], destination=destination, timeout=timeout)
 
     async def pool_restart(self, *, destination: Destination = None, timeout: float = TIMEOUT) -> Answers:

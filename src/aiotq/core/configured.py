@@ -20,8 +20,11 @@ class Sources:
         self._arguments = arguments
         self._take_own()
 
-    def take(self, source: object, namespace: str) -> None:
-        """Take settings from a mapping, a module, class or object, or the import path of one.
+    def config_from_object(self, source: object, *, namespace: str = "") -> None:
+        """Take settings from a mapping, a module, class or object, or the import path of one (`"proj.config"`).
+
+        The environment and the arguments given to `AioTQ` stay above them. With `namespace="AIOTQ"` only names
+        that begin with `AIOTQ_` count.
 
         Raises:
             SettingsError: one of them is unknown or has a value it can't have.
@@ -31,22 +34,24 @@ class Sources:
         self._conf.update(settings.from_object(source, namespace))
         self._take_own()
 
-    def take_named(self, variable: str, namespace: str, *, is_optional: bool) -> bool:
-        """Take settings from the module that an environment variable names; return whether it names one.
+    def config_from_envvar(self, variable_name: str, silent: bool = False, *, namespace: str = "") -> bool:
+        """Take settings from the module that an environment variable names; return whether it is set.
+
+        Otherwise as `config_from_object`. One that is not set is an error, unless `silent`.
 
         Raises:
-            SettingsError: it is not set (unless it `is_optional`), names no module, or a setting in that can't be used.
+            SettingsError: it is not set, names no module, or a setting in that can't be used.
         """
-        path = os.environ.get(variable, "").strip()
+        path = os.environ.get(variable_name, "").strip()
         if not path:
-            if is_optional:
+            if silent:
                 return False
-            raise SettingsError(f"environment variable {variable} is not set: it is to name a module of settings")
+            raise SettingsError(f"environment variable {variable_name} is not set: it is to name a module of settings")
         try:
             found = _import_object(path)
         except (ImportError, AttributeError) as exc:
-            raise SettingsError(f"environment variable {variable}: {path!r} can't be imported: {exc}") from exc
-        self.take(found, namespace)
+            raise SettingsError(f"environment variable {variable_name}: {path!r} can't be imported: {exc}") from exc
+        self.config_from_object(found, namespace=namespace)
         return True
 
     def _take_own(self) -> None:

@@ -5,17 +5,14 @@
 from __future__ import annotations
 
 import difflib
-import inspect
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, TypeVar, cast, get_args
 
-from ..core.schedules import seconds_apart
 from ..exceptions import InvalidOption, InvalidSetting
-from ..wire.message import LONGEST_LIMIT, MAX_NAME, is_name
+from ..wire.message import LONGEST_LIMIT, is_name
+from .expected import DELAY, EXCEPTIONS, NAME, OF_CALLS, SECONDS, YES_OR_NO, Expected, is_rate, takes
 
 T = TypeVar("T", bound=Mapping[str, Any])
 
@@ -73,121 +70,8 @@ class CallOptions(TypedDict, total=False):
     "The same after failure, called with request, exception and traceback. A task with one parameter gets the id only."
 
 
-@dataclass(frozen=True, slots=True)
-class _Expected:
-    """The values that an option may have: for the check, and in words for the error."""
-
-    words: str
-    types: tuple[type, ...]
-    holds: Callable[[Any], bool] = lambda _: True
-
-    def accepts(self, given: object) -> bool:
-        if isinstance(given, bool) and bool not in self.types:
-            return False
-        return isinstance(given, self.types) and self.holds(given)
-
-
-def _is_rate(given: Any) -> bool:
-    try:
-        seconds_apart(given)
-    except ValueError:
-        return False
-    return True
-
-
-def _takes(given: Callable[..., object], count: int) -> bool:
-    """Whether a function can be called with `count` arguments, as far as its signature tells."""
-    try:
-        inspect.signature(given).bind(*(None,) * count)
-    except TypeError:
-        return False
-    except ValueError:  # not written in Python: it has no signature
-        return True
-    return True
-
-
-def naming(shadow_name: Callable[..., str | None], task: object) -> Callable[..., str | None]:
-    """Return a `shadow_name` as a function of args, kwargs and options. Celery's take the task before these."""
-    return shadow_name if _takes(shadow_name, 3) else partial(shadow_name, task)
-
-
-def _is_exception(given: object) -> bool:
-    return isinstance(given, type) and issubclass(given, BaseException)
-
-
-def is_retry_policy(given: Mapping[str, Any]) -> bool:
-    """Whether `given` is a valid `retry_policy`."""
-    for name, each in given.items():
-        match name:
-            case "max_retries":
-                fits = each is None or (type(each) is int and each >= 0)
-            case "interval_start" | "interval_step" | "interval_max":
-                fits = type(each) in {int, float} and 0 <= each <= LONGEST_LIMIT
-            case "retry_errors":
-                fits = each is None or (
-                    isinstance(each, (tuple, list)) and all(map(_is_exception, cast("Sequence[object]", each)))
-                )
-            case _:
-                fits = False
-        if not fits:
-            return False
-    return True
-
-
-_NAME: Final = _Expected(f"a string of 1 to {MAX_NAME} printable characters", (str,), is_name)
-_SECONDS: Final = _Expected(
-    "seconds, more than 0, at most ten years", (int, float), lambda given: 0 < given <= LONGEST_LIMIT
-)
-_DELAY: Final = _Expected("seconds, 0 or more", (int, float), lambda given: 0 <= given < math.inf)
-_YES_OR_NO: Final = _Expected("true or false", (bool,))
-_EXPECTED: Final[Mapping[str, _Expected]] = {
-    "task_id": _NAME,
-    "countdown": _Expected("seconds or a timedelta", (int, float), lambda given: -math.inf < given < math.inf),
-    "eta": _Expected("a datetime", (datetime,)),
-    "expires": _Expected(
-        "seconds, a timedelta or a datetime",
-        (int, float, datetime),
-        lambda given: isinstance(given, datetime) or -math.inf < given < math.inf,
-    ),
-    "queue": _NAME,
-    "exchange": _Expected(
-        "the name of an exchange; its type is declared in task_queues",
-        (str,),
-        lambda given: not given or is_name(given),
-    ),
-    "routing_key": _Expected(
-        f"a string of at most {MAX_NAME} characters", (str,), lambda given: len(given) <= MAX_NAME
-    ),
-    "priority": _Expected("a whole number from 0 to 9", (int,), lambda given: 0 <= given <= 9),
-    "serializer": _Expected("a serializer's name", (str,)),
-    "compression": _Expected("a compression's name", (str,)),
-    "ignore_result": _YES_OR_NO,
-    "headers": _Expected(
-        "a mapping with string keys", (Mapping,), lambda given: all(isinstance(key, str) for key in given)
-    ),
-    "stamps": _Expected(
-        "a mapping of names to values, none of them the name of a calling option",
-        (Mapping,),
-        lambda given: all(is_name(name) and name not in CallOptions.__annotations__ for name in given),
-    ),
-    "soft_time_limit": _SECONDS,
-    "time_limit": _SECONDS,
-    "shadow": _NAME,
-    "add_to_parent": _YES_OR_NO,
-    "reply_to": _NAME,
-    "publish_timeout": _SECONDS,
-    "retry": _YES_OR_NO,
-    "retry_policy": _Expected(
-        "a mapping with some of max_retries (a whole number, 0 or more, or None), interval_start, interval_step, "
-        "interval_max (seconds) and retry_errors (exception types)",
-        (Mapping,),
-        is_retry_policy,
-    ),
-    "link": _Expected("a signature or a list of them", (object,)),
-    "link_error": _Expected("a signature or a list of them", (object,)),
-}
 #: All options of a call.
-CALL_OPTIONS: Final = frozenset(_EXPECTED)
+CALL_OPTIONS: Final = frozenset(OF_CALLS)
 #: Options that only a call that is sent can have, not one that runs in this process.
 ONLY_SENT: Final = frozenset(
     {"countdown", "eta", "expires", "queue", "exchange", "routing_key", "priority", "publish_timeout"}
@@ -197,16 +81,13 @@ ONLY_SENT: Final = frozenset(
 _OF_ONE_CALL: Final = frozenset(
     {"task_id", "eta", "reply_to", "publish_timeout", "retry", "retry_policy", "link", "link_error"}
 )
-_EXCEPTIONS: Final = _Expected(
-    "a tuple of exception types", (tuple, list), lambda given: all(map(_is_exception, given))
-)
 #: Options of a task that are kept as tuples.
 TUPLES: Final = frozenset({"autoretry_for", "dont_autoretry_for", "throws"})
 #: Options of a call that a retry may change.
 RETRY_OPTIONS: Final = frozenset({"queue", "priority", "expires", "soft_time_limit", "time_limit", "shadow", "headers"})
 
 
-def _option(expected: _Expected, default: Any = None, *, factory: Callable[[], Any] | None = None) -> Any:
+def _option(expected: Expected, default: Any = None, *, factory: Callable[[], Any] | None = None) -> Any:
     """Return the field of a task's option, with the values that it may have."""
     metadata = {"expected": expected}
     if factory is not None:
@@ -220,31 +101,31 @@ def _option(expected: _Expected, default: Any = None, *, factory: Callable[[], A
 class Attributes:
     """The options of a task that are its attributes. None: the value of the settings."""
 
-    bind: bool = _option(_YES_OR_NO, False)
-    typing: bool = _option(_YES_OR_NO, True)
-    queue: str | None = _option(_NAME, None)
-    exchange: str | None = _option(_EXPECTED["exchange"], None)
-    routing_key: str | None = _option(_EXPECTED["routing_key"], None)
-    priority: int | None = _option(_EXPECTED["priority"], None)
-    serializer: str | None = _option(_EXPECTED["serializer"], None)
-    compression: str | None = _option(_EXPECTED["compression"], None)
-    ignore_result: bool | None = _option(_YES_OR_NO, None)
-    acks_late: bool | None = _option(_YES_OR_NO, None)
-    track_started: bool | None = _option(_YES_OR_NO, None)
-    expires: float | None = _option(_SECONDS, None)
-    soft_time_limit: float | None = _option(_SECONDS, None)
-    time_limit: float | None = _option(_SECONDS, None)
+    bind: bool = _option(YES_OR_NO, False)
+    typing: bool = _option(YES_OR_NO, True)
+    queue: str | None = _option(NAME, None)
+    exchange: str | None = _option(OF_CALLS["exchange"], None)
+    routing_key: str | None = _option(OF_CALLS["routing_key"], None)
+    priority: int | None = _option(OF_CALLS["priority"], None)
+    serializer: str | None = _option(OF_CALLS["serializer"], None)
+    compression: str | None = _option(OF_CALLS["compression"], None)
+    ignore_result: bool | None = _option(YES_OR_NO, None)
+    acks_late: bool | None = _option(YES_OR_NO, None)
+    track_started: bool | None = _option(YES_OR_NO, None)
+    expires: float | None = _option(SECONDS, None)
+    soft_time_limit: float | None = _option(SECONDS, None)
+    time_limit: float | None = _option(SECONDS, None)
     max_retries: int | None = _option(
-        _Expected(
+        Expected(
             "a whole number, 0 or more, or None for ever", (int, type(None)), lambda given: given is None or given >= 0
         ),
         3,
     )
-    default_retry_delay: float = _option(_DELAY, 180.0)
-    autoretry_for: tuple[type[BaseException], ...] = _option(_EXCEPTIONS, ())
-    dont_autoretry_for: tuple[type[BaseException], ...] = _option(_EXCEPTIONS, ())
+    default_retry_delay: float = _option(DELAY, 180.0)
+    autoretry_for: tuple[type[BaseException], ...] = _option(EXCEPTIONS, ())
+    dont_autoretry_for: tuple[type[BaseException], ...] = _option(EXCEPTIONS, ())
     retry_kwargs: Mapping[str, Any] = _option(
-        _Expected(
+        Expected(
             "a mapping with max_retries, countdown or both",
             (Mapping,),
             lambda given: set(given) <= {"max_retries", "countdown"},
@@ -252,27 +133,25 @@ class Attributes:
         factory=dict[str, Any],
     )
     retry_backoff: float | bool = _option(
-        _Expected(
+        Expected(
             "true, false, or seconds of the first delay", (bool, int, float), lambda given: 0 <= given <= LONGEST_LIMIT
         ),
         False,
     )
-    retry_backoff_max: float = _option(_SECONDS, 600.0)
-    retry_jitter: bool = _option(_YES_OR_NO, True)
-    reject_on_worker_lost: bool | None = _option(_YES_OR_NO, None)
-    max_deliveries: int | None = _option(_Expected("a whole number, 1 or more", (int,), lambda given: given >= 1), None)
-    store_errors_even_if_ignored: bool | None = _option(_YES_OR_NO, None)
-    throws: tuple[type[BaseException], ...] = _option(_EXCEPTIONS, ())
-    trail: bool = _option(_YES_OR_NO, True)
+    retry_backoff_max: float = _option(SECONDS, 600.0)
+    retry_jitter: bool = _option(YES_OR_NO, True)
+    reject_on_worker_lost: bool | None = _option(YES_OR_NO, None)
+    max_deliveries: int | None = _option(Expected("a whole number, 1 or more", (int,), lambda given: given >= 1), None)
+    store_errors_even_if_ignored: bool | None = _option(YES_OR_NO, None)
+    throws: tuple[type[BaseException], ...] = _option(EXCEPTIONS, ())
+    trail: bool = _option(YES_OR_NO, True)
     resultrepr_maxsize: int = _option(
-        _Expected("a number of characters, 0 or more", (int,), lambda given: given >= 0), 1024
+        Expected("a number of characters, 0 or more", (int,), lambda given: given >= 0), 1024
     )
     rate_limit: str | float | None = _option(
-        _Expected('a rate such as "100/m", "5/h" or 10 (a second)', (str, int, float), _is_rate), None
+        Expected('a rate such as "100/m", "5/h" or 10 (a second)', (str, int, float), is_rate), None
     )
-    max_concurrency: int | None = _option(
-        _Expected("a whole number, 1 or more", (int,), lambda given: given >= 1), None
-    )
+    max_concurrency: int | None = _option(Expected("a whole number, 1 or more", (int,), lambda given: given >= 1), None)
 
 
 @dataclass(slots=True, kw_only=True, unsafe_hash=True)
@@ -280,21 +159,21 @@ class TaskOptions(Attributes):
     """The options that a task declares; how it runs is no attribute of it (`run` is the method of a task class)."""
 
     run: RunsIn | None = _option(
-        _Expected('"loop", "thread" or "process"', (str,), lambda given: given in get_args(RunsIn)), None
+        Expected('"loop", "thread" or "process"', (str,), lambda given: given in get_args(RunsIn)), None
     )
     shadow_name: Callable[..., str | None] | None = _option(
-        _Expected(
+        Expected(
             "a function of args, kwargs and options, or of the task and these",
             (object,),
-            lambda given: callable(given) and (_takes(given, 3) or _takes(given, 4)),
+            lambda given: callable(given) and (takes(given, 3) or takes(given, 4)),
         ),
         None,
     )
 
 
 #: What the options of a task may be, except `base`, which is checked elsewhere.
-_DECLARED: Final[Mapping[str, _Expected]] = {
-    "name": _NAME,
+_DECLARED: Final[Mapping[str, Expected]] = {
+    "name": NAME,
     **{each.name: each.metadata["expected"] for each in fields(TaskOptions)},
 }
 #: All options of a task, except `base`, which is checked elsewhere.
@@ -343,7 +222,7 @@ def check_declaration(options: Mapping[str, object]) -> None:
             raise InvalidOption(f"task option {option} must be {expected.words}, not {given!r}")
     retrying: Any = options.get("retry_kwargs") or {}
     for option in ("max_retries", "countdown"):
-        expected = _DECLARED.get(option, _DELAY)
+        expected = _DECLARED.get(option, DELAY)
         if option in retrying and not expected.accepts(retrying[option]):
             raise InvalidOption(
                 f"task option retry_kwargs: {option} must be {expected.words}, not {retrying[option]!r}"
@@ -371,7 +250,7 @@ def check_limits(name: str, soft: float | None, hard: float | None) -> None:
 def _instead_of_declaring(option: str) -> str:
     if option in _NOT_DECLARED:
         return f": {_NOT_DECLARED[option]}"
-    if option in _EXPECTED:
+    if option in OF_CALLS:
         return f": it belongs to a call, as in task.apply_async(…, {option}=…)"
     return _nearest(option, _DECLARED)
 
@@ -381,7 +260,7 @@ def _instead_of_calling_with(option: str) -> str:
         return f": {_NOT_CALLED[option]}"
     if option in _DECLARED:
         return f": it belongs to the task, as in @app.task({option}=…)"
-    return _nearest(option, _EXPECTED)
+    return _nearest(option, OF_CALLS)
 
 
 def instead_of_declaring(option: str) -> str | None:
@@ -391,7 +270,7 @@ def instead_of_declaring(option: str) -> str | None:
 
 def instead_of_calling_with(option: str) -> str | None:
     """Return what to do about an option of a call; None: it is one of ours."""
-    return None if option in _EXPECTED else _instead_of_calling_with(option).lstrip(": ")
+    return None if option in OF_CALLS else _instead_of_calling_with(option).lstrip(": ")
 
 
 def _nearest(option: str, known: Mapping[str, object]) -> str:
@@ -407,7 +286,7 @@ def stamps_of(given: Mapping[str, Any]) -> dict[str, list[Any]]:
     """
     for name in given:
         if not is_name(name):
-            raise ValueError(f"a name is {_NAME.words}, not {name!r}")
+            raise ValueError(f"a name is {NAME.words}, not {name!r}")
     return {
         name: list(cast("Sequence[Any]", each)) if isinstance(each, (list, tuple, set, frozenset)) else [each]
         for name, each in given.items()
@@ -420,7 +299,7 @@ def check_retry_policy(given: object) -> object:
     Raises:
         InvalidSetting: it can't be used.
     """
-    expected = _EXPECTED["retry_policy"]
+    expected = OF_CALLS["retry_policy"]
     if given is not None and not expected.accepts(given):
         raise InvalidSetting("task_publish_retry_policy", given, expected.words)
     return given
@@ -428,9 +307,9 @@ def check_retry_policy(given: object) -> object:
 
 def check_route_option(option: str, given: object) -> str | None:
     """Return None if a route may have `option` with the value `given`, else what it must be, in words."""
-    expected = _EXPECTED.get(option)
+    expected = OF_CALLS.get(option)
     if expected is None or option in _OF_ONE_CALL:
-        there_are = ", ".join(sorted(_EXPECTED.keys() - _OF_ONE_CALL))
+        there_are = ", ".join(sorted(OF_CALLS.keys() - _OF_ONE_CALL))
         return f"an option that a route can have ({there_are})"
     return None if expected.accepts(given) else expected.words
 
@@ -450,7 +329,7 @@ def check_options_here(name: str, options: Mapping[str, Any], retries: object = 
 def check_options(name: str, options: CallOptions, *, runs_in: RunsIn | None = None) -> None:
     """Raise `InvalidOption` if one of `options` of a call to `name` is unknown or has an impossible value."""
     for option, given in options.items():
-        expected = _EXPECTED.get(option)
+        expected = OF_CALLS.get(option)
         if expected is None:
             raise InvalidOption(f"{name}: unknown option {option!r}{_instead_of_calling_with(option)}")
         if not expected.accepts(given):

@@ -10,6 +10,7 @@ import sys
 import weakref
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -28,7 +29,8 @@ from ..canvas.structure import ACCUMULATE
 from ..core.settings import Settings
 from ..exceptions import InvalidOption, NotRegistered
 from ..wire.known_types import home_module
-from .options import DECLARABLE, TUPLES, RunsIn, TaskOptions, check_declaration, naming
+from .expected import takes
+from .options import DECLARABLE, TUPLES, RunsIn, TaskOptions, check_declaration
 from .running import gives_coroutine
 from .task import CoroutineTask, FunctionTask, Task, TaskCore
 
@@ -119,7 +121,7 @@ class Decorator(Protocol):
     """The type of `app.task(...)`: from a function to its task."""
 
     @overload
-    def __call__(  # type: ignore[overload-overlap]  # as in `AioTQ.task`
+    def __call__(  # type: ignore[overload-overlap]  # as in `TaskRegistry.task`
         self, fn: Callable[P, Coroutine[Any, Any, R]], /
     ) -> CoroutineTask[P, R]: ...
     @overload
@@ -131,7 +133,7 @@ class BindingDecorator(Protocol):
     """The type of `app.task(bind=True, ...)`: the function's first parameter is the task."""
 
     @overload
-    def __call__(  # type: ignore[overload-overlap]  # as in `AioTQ.task`
+    def __call__(  # type: ignore[overload-overlap]  # as in `TaskRegistry.task`
         self, fn: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]], /
     ) -> CoroutineTask[P, R]: ...
     @overload
@@ -162,8 +164,27 @@ class TaskRegistry:
         """The tasks that were declared; `tasks` has those beside them that every app has."""
         return {name: task for name, task in self.tasks.items() if name not in _BUILT_IN}
 
-    def task(self, fn: Callable[..., Any] | None, options: Mapping[str, Any]) -> Any:
-        """Return the task of a function, or what makes one of a function; see `AioTQ.task`."""
+    # An `async def` is also a function that returns something, so the overloads overlap; the first that fits is meant.
+    @overload
+    def task(  # type: ignore[overload-overlap]
+        self, fn: Callable[P, Coroutine[Any, Any, R]], /
+    ) -> CoroutineTask[P, R]: ...
+    @overload
+    def task(self, fn: Callable[P, R], /) -> FunctionTask[P, R]: ...
+    @overload
+    def task(self, *, bind: Literal[True], **options: Unpack[TaskDeclaration]) -> BindingDecorator: ...
+    @overload
+    def task(self, *, bind: Literal[False] = ..., **options: Unpack[TaskDeclaration]) -> Decorator: ...
+    def task(self, fn: Callable[..., Any] | None = None, **options: Any) -> Any:
+        """Make a function a task: `@app.task`, or `@app.task(queue="hi", …)`.
+
+        An `async def` runs on the worker's loop, a plain function in a thread, and with `run="process"` in a child
+        process (for what keeps a core busy). `bind=True` gives the function its task as the first argument. The name is
+        module and function unless `name` says otherwise.
+
+        Raises:
+            InvalidOption: an option is unknown, or makes no sense for this function.
+        """
         check_declaration(options)
         if fn is not None:
             return self._register(fn, options)
@@ -252,8 +273,9 @@ class TaskRegistry:
     ) -> None:
         """Have `package.tasks` of each of `packages` imported before a worker starts, where there is one.
 
-        `packages` may be a function that returns them then. `force=True` imports them now; what can't be imported
-        then is not tried again. The path of a class with a `name` stands for the package of that name.
+        `packages` may be a function that returns them then, or the entries of Django's `INSTALLED_APPS`: the path of a
+        class with a `name` stands for the package of that name. `force=True` imports them now; what can't be imported
+        then is not tried again.
         """
         discovery = packages, related_name
         self._discoveries.append(discovery)
@@ -307,7 +329,7 @@ _registries: Final[weakref.WeakSet[TaskRegistry]] = weakref.WeakSet()
 
 
 @overload
-def shared_task(  # type: ignore[overload-overlap]  # as in `AioTQ.task`
+def shared_task(  # type: ignore[overload-overlap]  # as in `TaskRegistry.task`
     fn: Callable[P, Coroutine[Any, Any, R]], /
 ) -> CoroutineTask[P, R]: ...
 @overload
@@ -359,10 +381,15 @@ def _make_task(
         kind = type(base.__name__, (base, kind), {"__module__": base.__module__, "__doc__": base.__doc__})
     task: Task[..., Any] = kind.of(fn, name, TaskOptions(**declared), core, like)
     if (shadow_name := declared.get("shadow_name") or getattr(task, "shadow_name", None)) is not None:
-        task.declared = replace(task.declared, shadow_name=naming(shadow_name, task))
+        task.declared = replace(task.declared, shadow_name=_naming(shadow_name, task))
     if core is not None:
         task.on_bound(core.app)
     return task
+
+
+def _naming(shadow_name: Callable[..., str | None], task: object) -> Callable[..., str | None]:
+    """Return a `shadow_name` as a function of args, kwargs and options. Celery's take the task before these."""
+    return shadow_name if takes(shadow_name, 3) else partial(shadow_name, task)
 
 
 def _check_function(fn: Any) -> None:

@@ -10,10 +10,10 @@ from ..core.schedules import backoff
 from ..core.settings import Settings
 from ..core.tracebacks import described
 from ..core.values import replace
-from ..exceptions import Ignore, Reject, Retry, Snooze, TaskPredicate
+from ..exceptions import Ignore, InvalidOption, Reject, Retry, Snooze, TaskPredicate
 from ..wire.message import Envelope, Message, Step
 from ..wire.serializers import SerializerRegistry
-from .options import CallOptions, TaskOptions, check_options
+from .options import RETRY_OPTIONS, CallOptions, RunsIn, TaskOptions, check_options, said
 
 #: Which counts of several that parts of one task asked for side by side, the lowest first; a replacement is 2.
 _WEIGHTS: Final = ((Reject, 0), (Ignore, 1), (Retry, 3), (Snooze, 4))
@@ -150,6 +150,20 @@ def _merged(
         left = dict(given_kwargs)
         return [left.pop(task.parameter(index), value) for index, value in enumerate(args)], left
     return given_args or (), given_kwargs or {}
+
+
+def check_retry(name: str, options: Mapping[str, Any], runs_in: RunsIn) -> None:
+    """Check the options of `self.retry`, `eta` and `countdown` among them.
+
+    Raises:
+        InvalidOption: one is unknown or has an impossible value.
+        EncodeError: a header has no form in JSON.
+    """
+    if unknown := options.keys() - RETRY_OPTIONS - {"eta", "countdown"}:
+        raise InvalidOption(f"{name}: unknown option {min(unknown)!r} (there are {', '.join(sorted(RETRY_OPTIONS))})")
+    options = said(options)
+    check_options(name, cast(CallOptions, options), runs_in=runs_in)
+    check_carried(name, options)
 
 
 def _check_asked(name: str, again: Retry, options: CallOptions) -> None:

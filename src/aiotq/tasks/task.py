@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, ParamSpec, Protocol, Self, TypeVar, Unpack, cast
 
 from .. import exceptions, states
-from ..calling.envelopes import ArgumentCheck, EnvelopeBuilder, check_carried, given_arguments
+from ..calling.envelopes import ArgumentCheck, EnvelopeBuilder, given_arguments
 from ..canvas.composites import Chunks
 from ..canvas.outcome import Replace
 from ..canvas.serialized import chunked
@@ -33,15 +33,14 @@ from .handlers import Handlers, overridden
 from .options import (
     DECLARABLE,
     READABLE,
-    RETRY_OPTIONS,
     CallOptions,
     Declared,
     TaskOptions,
-    check_options,
     check_options_here,
     said,
 )
 from .request import Request, running_request
+from .retries import check_retry
 from .running import Running, call_apart, calling_run, current_request, entered, gives_coroutine
 
 if TYPE_CHECKING:
@@ -416,18 +415,16 @@ class Task(Declared, Handlers, Generic[P, R]):
             raise CallError(f"{self.name}.retry: {_NOT_RUNNING}")
         if isinstance(countdown, timedelta):
             countdown = countdown.total_seconds()
-        if unknown := options.keys() - RETRY_OPTIONS:
-            raise InvalidOption(
-                f"{self.name}.retry: unknown option {min(unknown)!r} (there are {', '.join(sorted(RETRY_OPTIONS))})"
-            )
-        given = {"eta": eta, "countdown": countdown}
-        timing = {option: wanted for option, wanted in given.items() if wanted is not None}
+        name = f"{self.name}.retry"
+        check_retry(name, {**options, "eta": eta, "countdown": countdown}, self.runs_in)
         options = said(options)
-        check_options(f"{self.name}.retry", cast(CallOptions, {**timing, **options}), runs_in=self.runs_in)
-        check_carried(f"{self.name}.retry", options)
         if "queue" in options:
             self._core.builder.check_queue(options["queue"])
-        _check_retry(f"{self.name}.retry", args, kwargs, exc, max_retries)
+        given_arguments(name, args, kwargs)
+        if exc is not None and not isinstance(cast(object, exc), BaseException):
+            raise InvalidOption(f"{name}: exc must be an exception, not {shown(exc)}")
+        if max_retries is not None and (type(max_retries) is not int or max_retries < 0):
+            raise InvalidOption(f"{name}: max_retries must be a whole number, 0 or more, not {max_retries!r}")
         most = self.max_retries if max_retries is None else max_retries
         if most is not None and request.retries >= most:
             if exc is not None:
@@ -484,14 +481,6 @@ def _sync_call(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str
     """Return the text of the call that code without a loop makes."""
     given = [shown(each) for each in args] + [f"{key}={shown(each)}" for key, each in kwargs.items()]
     return f"{name}.sync.delay({', '.join(given)})"
-
-
-def _check_retry(name: str, args: object, kwargs: object, exc: object, most: object) -> None:
-    given_arguments(name, cast(Any, args), cast(Any, kwargs))
-    if exc is not None and not isinstance(exc, BaseException):
-        raise InvalidOption(f"{name}: exc must be an exception, not {shown(exc)}")
-    if most is not None and (type(most) is not int or most < 0):
-        raise InvalidOption(f"{name}: max_retries must be a whole number, 0 or more, not {most!r}")
 
 
 class CoroutineTask(Task[P, R]):

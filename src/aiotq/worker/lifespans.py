@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from contextvars import ContextVar
-from typing import Any, Final, Generic, TypeVar, cast
+from typing import Any, Final, Generic, TypeVar, cast, overload
 
 from ..exceptions import CallError, InvalidOption, WorkerLifespanError
 
@@ -90,14 +90,32 @@ class WorkerLifespan(Generic[T]):
                     raise WorkerLifespanError(self.name, "end", exc) from exc
 
 
-@asynccontextmanager
-async def all_entered(lifespans: Sequence[WorkerLifespan[Any]]) -> AsyncGenerator[None, None]:
-    """Be in all of `lifespans`, the first one outermost."""
-    if not lifespans:
-        yield
-        return
-    async with lifespans[0].entered(), all_entered(lifespans[1:]):
-        yield
+class WorkerLifespans:
+    """The lifespans that an app has declared."""
+
+    def __init__(self) -> None:
+        self._declared: list[WorkerLifespan[Any]] = []
+
+    @overload
+    def declare(self, fn: Callable[[], AsyncIterator[T]], /) -> WorkerLifespan[T]: ...
+    @overload
+    def declare(self, fn: Callable[[], AbstractAsyncContextManager[T]], /) -> WorkerLifespan[T]: ...
+    def declare(self, fn: Callable[[], Any], /) -> WorkerLifespan[Any]:
+        """Have each worker of the app open something before its first task, and close it after its last commit.
+
+        Raises:
+            InvalidOption: `fn` is no async function with one yield, and returns no async context manager.
+        """
+        self._declared.append(declared := WorkerLifespan[Any](fn))
+        return declared
+
+    @asynccontextmanager
+    async def all_entered(self) -> AsyncGenerator[None, None]:
+        """Be in all of them, the first one outermost."""
+        async with AsyncExitStack() as stack:
+            for each in self._declared:
+                await stack.enter_async_context(each.entered())
+            yield
 
 
 def _factory(fn: Any, name: str) -> Callable[[], AbstractAsyncContextManager[Any]]:

@@ -33,7 +33,6 @@ from .delivery_info import DeliveryInfo
 from .execution import Execution
 from .intake import Intake
 from .lifeline import Lifeline
-from .lifespans import all_entered
 from .obeying import Obeying
 from .observers import Observer, Observers, Told
 from .options import WorkerOptions
@@ -161,7 +160,7 @@ class Worker:
         lease = conf.worker_lease
         async with AsyncExitStack() as stack:
             connection = await stack.enter_async_context(self._core.connections.holding())
-            await stack.enter_async_context(all_entered(self._core.lifespans))
+            await stack.enter_async_context(self._core.lifespans.all_entered())
             stack.push_async_callback(self._tell, lambda each: each.stopped(self))
             await self._queues.look(connection.ledger)
             consumer = await stack.enter_async_context(
@@ -185,24 +184,22 @@ class Worker:
             connection.revocation_listeners.add(self._revoked)
             stack.callback(connection.revocation_listeners.discard, self._revoked)
             async with asyncio.TaskGroup() as upkeep:
-                completing = upkeep.create_task(completer.run(), name="aiotq.completer")
-                reclaiming = upkeep.create_task(self._reclaim(consumer, lifeline, lease), name="aiotq.reclaim")
-                seeing_to_seats = upkeep.create_task(seating.run(), name="aiotq.seats")
-                failing = (
-                    upkeep.create_task(self._fail_overdue(connection, completer), name="aiotq.overdue")
-                    if connection.ledger.has_joins
-                    else None
-                )
                 intake = self._intake = self._make_intake(connection, consumer, committer, completer, seating, pool)
                 scaler = Autoscaler(intake.slots, intake.resize)
-                scaling = upkeep.create_task(scaler.run(), name="aiotq.autoscale")
-                watching = upkeep.create_task(
-                    self._queues.watch(connection.ledger, connection.bus), name="aiotq.paused_queues"
-                )
                 steering = Steering(
                     self, self._core, connection, intake, scaler, pool, presence, self._queues, started=self._started
                 )
-                obeying = upkeep.create_task(self._obeying(connection, steering).run(), name="aiotq.control")
+                beside = [
+                    upkeep.create_task(completer.run(), name="aiotq.completer"),
+                    upkeep.create_task(self._reclaim(consumer, lifeline, lease), name="aiotq.reclaim"),
+                    upkeep.create_task(seating.run(), name="aiotq.seats"),
+                    upkeep.create_task(self._fail_overdue(connection, completer), name="aiotq.overdue"),
+                    upkeep.create_task(scaler.run(), name="aiotq.autoscale"),
+                    upkeep.create_task(
+                        self._queues.watch(connection.ledger, connection.bus), name="aiotq.paused_queues"
+                    ),
+                    upkeep.create_task(self._obeying(connection, steering).run(), name="aiotq.control"),
+                ]
                 await presence.announce()  # before it takes anything: who is told that it is ready finds its row
                 async with intake.owning_runs(), asyncio.TaskGroup() as receiving:
                     taking = receiving.create_task(intake.run(), name="aiotq.intake")
@@ -219,9 +216,8 @@ class Worker:
                         intake.give_up()
                         raise
                 await self._commit_the_rest(completer, seating)
-                for each in (completing, reclaiming, seeing_to_seats, failing, obeying, scaling, watching):
-                    if each is not None:
-                        each.cancel()
+                for each in beside:
+                    each.cancel()
 
     async def _commit_the_rest(self, completer: Completer, seating: ConcurrencyLimits) -> None:
         with suppress(TimeoutError):
@@ -417,6 +413,8 @@ class Worker:
 
     async def _fail_overdue(self, connection: Connection, completer: Completer) -> None:
         """Fail joins at which nobody arrived for too long, on a timer: no workflow waits for ever."""
+        if not connection.ledger.has_joins:
+            return
         coordinator = self._coordinator(connection)
         interval = min(self._core.conf.join_timeout / 4, _OVERDUE_INTERVAL)
         complaint = WarnOnce(logger, "looking for chords that wait for too long failed")
