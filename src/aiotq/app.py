@@ -20,6 +20,8 @@ from .tasks.options import CallOptions, said
 from .tasks.task import Task, set_default_app
 
 if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
     from .beat.entries import PeriodicOptions
     from .beat.manage import Schedules
     from .beat.scheduler import Scheduler
@@ -190,6 +192,12 @@ class AioTQ:
         """Stay connected while an ASGI application runs: `FastAPI(lifespan=app.lifespan)`."""
         async with self:
             yield
+
+    def health_app(self) -> Starlette:
+        """Return an ASGI application with `/live`, `/ready` and `/metrics` of this process: for `api.mount`."""
+        from .web.health import Health  # noqa: PLC0415
+
+        return Health(self._core, works=False).application()
 
     def worker(self, queues: Sequence[str] | None = None, **choices: Unpack[WorkerChoices]) -> Worker:
         """Return a worker to run in this loop: `async with app.worker(): …`; leaving it stops it (P6).

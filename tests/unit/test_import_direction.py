@@ -53,6 +53,7 @@ _FEW_DRAW: Final = "few processes look at workflows"
 _FEW_SCHEDULE: Final = "few processes have schedules"
 _MADE_OF_SIGNATURES: Final = "it knows signatures and what is composed of them; a signature's method leads there"
 _FEW_WORK: Final = "most processes send calls and run none"
+_FEW_ARE_WATCHED: Final = "it needs libraries that are not installed everywhere"
 _FEW_OPERATE: Final = "few processes ask workers, or have commands of their own"
 _APP: Final = "the type of what users know as the app: what they get from it is checked; it runs nothing"
 #: Imports in functions, and those for type checkers that lead upward: from one module to another, and why. All others
@@ -67,6 +68,7 @@ LATE: Final[Mapping[tuple[str, str], str]] = {
     ("app", "beat.manage"): _FEW_SCHEDULE,
     ("app", "beat.scheduler"): _FEW_SCHEDULE,
     ("app", "control.remote"): _FEW_OPERATE,
+    ("app", "web.health"): _FEW_ARE_WATCHED,
     ("app", "worker.inline"): _FEW_CALL_HERE,
     ("app", "worker.options"): _FEW_WORK,
     ("app", "worker.worker"): _FEW_WORK,
@@ -75,14 +77,19 @@ LATE: Final[Mapping[tuple[str, str], str]] = {
     ("calling.connection", "results.pushed"): "few stores of results can't push them",
     ("calling.core", "app"): _APP,
     ("calling.core", "beat.entries"): _FEW_SCHEDULE,
+    ("calling.core", "beat.scheduler"): _FEW_SCHEDULE,
     ("calling.core", "canvas.coordinator"): _FEW_WORK,
     ("calling.core", "control.declared"): _FEW_OPERATE,
+    ("calling.core", "worker.observers"): _FEW_WORK,
+    ("calling.core", "worker.worker"): _FEW_WORK,
     ("canvas.signature", "app"): _APP,
     ("canvas.signature", "canvas.composites"): _MADE_OF_SIGNATURES,
     ("canvas.signature", "canvas.drawn"): _FEW_DRAW,
     ("canvas.signature", "canvas.serialized"): _MADE_OF_SIGNATURES,
     ("canvas.signature", "canvas.stamping"): "few workflows are stamped",
     ("canvas.signature", "canvas.structure"): _MADE_OF_SIGNATURES,
+    ("commands.http", "web.health"): _FEW_ARE_WATCHED,
+    ("commands.http", "web.serving"): _FEW_ARE_WATCHED,
     ("graph.graph", "graph.drawing"): "a graph is data: few are drawn",
     ("results.handle", "results.drawn"): _FEW_DRAW,
     ("results.handle", "results.progress"): "few processes follow a workflow",

@@ -10,6 +10,7 @@ import logging
 import os
 import random
 import socket
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, Self
@@ -66,6 +67,9 @@ class Scheduler:
         self._offset = 0.0  #: the ledger's clock minus ours
         #: Whether it is the one that sends.
         self.is_live = False
+        #: Whether it sends, or waits for its turn.
+        self.is_ready = False
+        self._answered_at = time.monotonic()
 
     async def __aenter__(self) -> Self:
         await self._service.start()
@@ -73,6 +77,11 @@ class Scheduler:
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self.stop()
+
+    @property
+    def silence(self) -> float:
+        """Seconds since the ledger answered last. It is asked at least once a lease."""
+        return time.monotonic() - self._answered_at
 
     async def stop(self) -> None:
         """Send no more; return when it has ended. Another scheduler may take over at once."""
@@ -95,15 +104,19 @@ class Scheduler:
                 )
             agenda = Agenda(core, connection, connection.sender(self._holder, self._lease), entries)
             await (signals.beat_embedded_init if self._is_embedded else signals.beat_init).send(self)
+            core.schedulers.append(self)
             try:
                 async with asyncio.TaskGroup() as group:
                     running = group.create_task(self._run(connection, agenda), name="aiotq.beat.run")
                     watching = group.create_task(_fail_with(connection), name="aiotq.beat.connection")
                     ready(self)
+                    self.is_ready = True
                     await stopping.wait()
+                    self.is_ready = False
                     running.cancel()
                     watching.cancel()
             finally:
+                core.schedulers.remove(self)
                 await self._leave(connection)
 
     async def _run(self, connection: Connection, agenda: Agenda) -> None:
@@ -185,6 +198,7 @@ class Scheduler:
     async def _has_permit(self, connection: Connection) -> bool:
         """Take the permit to be the live one, or renew it: one small request."""
         (waiting,) = await connection.ledger.acquire_permits([self._permit], self._holder, self._permit_lease)
+        self._answered_at = time.monotonic()
         return not waiting
 
     async def _leave(self, connection: Connection) -> None:

@@ -45,8 +45,11 @@ from .wire_values import forms_of
 if TYPE_CHECKING:
     from ..app import AioTQ
     from ..beat.entries import Entry
+    from ..beat.scheduler import Scheduler
     from ..canvas.coordinator import Coordinator
     from ..control.declared import CommandDecorator, DeclaredCommand, Kind
+    from ..worker.observers import Observer
+    from ..worker.worker import Worker
 
 Handle = TypeVar("Handle")
 
@@ -134,6 +137,10 @@ class AppCore:
         self.middleware = MiddlewareStack()
         self.lifespans = WorkerLifespans()
         self.commands: dict[str, DeclaredCommand] = {}  #: the user's own, which workers obey
+        #: Those that run in this process, and who is told what happens in them.
+        self.workers: list[Worker] = []
+        self.schedulers: list[Scheduler] = []
+        self.observers: list[Observer] = []
         #: Periodic tasks that were declared in code, by name.
         self.periodic: dict[str, Entry] = {}
         self.on_after_configure = Signal("on_after_configure", "source")
@@ -310,6 +317,23 @@ class AppCore:
         expires = now + self.conf.result_expires
         record = Record(request.id, state, body, self.codec.content_type, expires, request.reply_to)
         await connection.records.put([record])
+
+    def observe(self, observer: Observer) -> None:
+        """Have `observer` told what happens in the workers of this process: those that run, and those to come."""
+        self.observers.append(observer)
+        for each in self.workers:
+            each.observe(observer)
+
+    @contextmanager
+    def having_worker(self, worker: Worker) -> Generator[None, None, None]:
+        """Know that `worker` runs here."""
+        for observer in self.observers:
+            worker.observe(observer)
+        self.workers.append(worker)
+        try:
+            yield
+        finally:
+            self.workers.remove(worker)
 
     def command_decorator(self, kind: Kind) -> CommandDecorator:
         """Return what makes a function a command that the app's workers obey."""

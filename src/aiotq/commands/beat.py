@@ -13,6 +13,7 @@ from ..beat.scheduler import Scheduler
 from ..core.inside import core_of
 from .app_option import Target, connected
 from .command import command
+from .http import Http, read_address, serving_health
 from .logs import log_as, start_logging
 from .reaching import reached
 from .worker import Level, LogFormat, Name
@@ -23,32 +24,36 @@ _STOPPING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 @command()
-def beat(target: Target, name: Name = None, level: Level = "INFO", log_format: LogFormat = None) -> None:
+def beat(
+    target: Target, name: Name = None, level: Level = "INFO", log_format: LogFormat = None, http: Http = None
+) -> None:
     """Send periodic tasks until SIGTERM, SIGHUP or SIGINT (Ctrl-C).
 
     Any number may run: one sends, the others wait, and each occurrence is sent once. aiotq worker --beat does the same.
     """
+    address = None if http is None else read_address(http)
     handler = start_logging(level, log_format, None)
     app = target.load()
     log_as(handler, app, level, log_format, None)
-    asyncio.run(_serve(app, name))
+    asyncio.run(_serve(app, name, address))
 
 
-async def _serve(app: AioTQ, name: str | None) -> None:
+async def _serve(app: AioTQ, name: str | None, address: tuple[str, int] | None) -> None:
     asked = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in _STOPPING:
         if signal.getsignal(number) is not signal.SIG_IGN:  # SIGHUP by nohup stays ignored
             loop.add_signal_handler(number, asked.set)
-    if not await reached(app, asked.wait):
-        return
-    scheduler = Scheduler(core_of(app), name=name, is_embedded=False)
-    async with connected(app), scheduler:
-        logger.info("scheduler %s is ready (pid %d)", scheduler.name, os.getpid())
-        async with asyncio.TaskGroup() as group:
-            stopping = group.create_task(_stop_when(asked, scheduler), name="aiotq.stopping")
-            await scheduler.wait()
-            stopping.cancel()
+    async with serving_health(app, address):
+        if not await reached(app, asked.wait):
+            return
+        scheduler = Scheduler(core_of(app), name=name, is_embedded=False)
+        async with connected(app), scheduler:
+            logger.info("scheduler %s is ready (pid %d)", scheduler.name, os.getpid())
+            async with asyncio.TaskGroup() as group:
+                stopping = group.create_task(_stop_when(asked, scheduler), name="aiotq.stopping")
+                await scheduler.wait()
+                stopping.cancel()
     logger.info("scheduler %s stopped", scheduler.name)
 
 

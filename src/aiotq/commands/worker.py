@@ -16,6 +16,7 @@ from ..worker.options import WorkerChoices, WorkerOptions, worker_options
 from . import banner as banners
 from .app_option import BROKER_VARIABLE, Target, UsageError
 from .command import command
+from .http import Http, read_address
 from .logs import FORMATS, LEVELS, log_as, start_logging
 from .reload import run_reloading
 from .supervisor import ChildCommand, run_fleet
@@ -88,6 +89,7 @@ def worker(
     level: Level = "INFO",
     log_format: LogFormat = None,
     beat: Beat = False,
+    http: Http = None,
     workers: Workers = 1,
     reload: Reload = False,
     banner: Banner = True,
@@ -101,6 +103,9 @@ def worker(
     for option, text in (("--queues", queues), ("--exclude-queues", exclude_queues)):
         if text is not None and not read_names(text):
             raise UsageError(f"{option} names no queue: write them as hi,lo")
+    address = None if http is None else read_address(http)
+    if workers > 1 and address is not None:
+        raise UsageError("--http: several workers can't share a port; start each with its own, or one alone")
     if workers > 1 or reload:
         start_logging(level, log_format, "workers")
         child = _child_command(target, context)
@@ -124,7 +129,7 @@ def worker(
     app.conf.update({setting: wanted for setting, wanted in overrides.items() if wanted is not None})
     options = _options(app.conf, name, queues, exclude_queues)
     announce = partial(banners.banner, app, target.spec, options) if banner and form == "text" else None
-    run_worker(app, options, announce=announce, parent_fd=parent_fd, with_beat=beat)
+    run_worker(app, options, announce=announce, parent_fd=parent_fd, with_beat=beat, http=address)
 
 
 def _options(conf: Settings, name: str | None, queues: str | None, exclude_queues: str | None) -> WorkerOptions:

@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, nullcontext, suppress
+from contextlib import AbstractAsyncContextManager, ExitStack, nullcontext, suppress
 from typing import Final, cast
 
 from ..app import AioTQ
@@ -21,6 +21,7 @@ from ..signals import celeryd_init
 from ..worker.options import WorkerOptions
 from ..worker.worker import Worker
 from .app_option import CommandFailed, connected
+from .http import serving_health
 from .reaching import reached
 from .worker_signals import Signals, exit_hard
 
@@ -40,10 +41,12 @@ def run_worker(
     announce: Callable[[str], None] | None = None,
     parent_fd: int | None = None,
     with_beat: bool = False,
+    http: tuple[str, int] | None = None,
 ) -> None:
     """Run a worker until a signal stops it, and then end this process if threads keep it from ending.
 
-    `with_beat`: a scheduler runs beside it. `announce` is called with its name when it runs.
+    `with_beat`: a scheduler runs beside it. `announce` is called with its name when it runs. `http`: host and port at
+    which health and metrics are served.
 
     Raises:
         CommandFailed: broker or store can't be reached.
@@ -55,7 +58,7 @@ def run_worker(
         parent = None if parent_fd is None else stack.enter_context(socket.socket(fileno=parent_fd))
         try:
             with asyncio.Runner(loop_factory=_loop_factory(app)) as runner:
-                runner.run(_serve(app, worker, stop, announce, parent, with_beat))
+                runner.run(_serve(app, worker, stop, announce, parent, with_beat, http))
         except Exception as exc:
             if _threads_ended():
                 raise
@@ -78,12 +81,25 @@ async def _serve(
     announce: Callable[[str], None] | None,
     parent: socket.socket | None,
     with_beat: bool,
+    http: tuple[str, int] | None,
 ) -> None:
     stop.listen()
     await celeryd_init.send(worker, instance=worker, conf=app.conf, options=worker.options)
-    if not await reached(app, stop.asked):
-        return
-    scheduler = Scheduler(core_of(app), name=worker.name) if with_beat else nullcontext()
+    async with serving_health(app, http):
+        if not await reached(app, stop.asked):
+            return
+        scheduler = Scheduler(core_of(app), name=worker.name) if with_beat else nullcontext()
+        await _work(app, worker, stop, announce, parent, scheduler)
+
+
+async def _work(
+    app: AioTQ,
+    worker: Worker,
+    stop: Signals,
+    announce: Callable[[str], None] | None,
+    parent: socket.socket | None,
+    scheduler: AbstractAsyncContextManager[object],
+) -> None:
     async with connected(app), worker, scheduler:
         stop.can_wait = True
         gc.freeze()  # modules and tasks stay for ever: looking through them again and again finds nothing

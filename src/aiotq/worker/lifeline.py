@@ -77,6 +77,11 @@ class Lifeline:
         """Whether our own leases may have ended, this process having been suspended or kept from renewing them."""
         return time.monotonic() >= self._renewed_at + self._lease
 
+    @property
+    def lag(self) -> float:
+        """Seconds by which the loop is late now."""
+        return max(0.0, time.monotonic() - self._ticked_at - _TICK)
+
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
         self._loop_thread = threading.get_ident()

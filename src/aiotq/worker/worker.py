@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import random
 import socket
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
@@ -18,7 +17,6 @@ from ..calling.core import AppCore
 from ..canvas.coordinator import Coordinator
 from ..commit import Committer
 from ..core.aio import Service, finish
-from ..core.logs import WarnOnce
 from ..core.version import VERSION
 from ..exceptions import OperationalError
 from ..results.revocations import is_among
@@ -44,6 +42,7 @@ from .run_handlers import Handlers
 from .steering import Steering
 from .taken_queues import TakenQueues
 from .task_signals import TaskSignals
+from .upkeep import Reclaiming, fail_overdue
 
 logger = logging.getLogger("aiotq.worker")
 
@@ -51,10 +50,6 @@ logger = logging.getLogger("aiotq.worker")
 _CLEANUP: Final = 5.0
 #: Seconds that it has beyond those: it is cancelled some more times, and then abandoned.
 _LAST_CLEANUP: Final = 10.0
-#: Seconds between looks for what dead workers held, about: it starts again so soon after its lease has ended.
-_RECLAIM_INTERVAL: Final = 1.5
-#: Seconds between looks for joins that wait for too long.
-_OVERDUE_INTERVAL: Final = 30.0
 #: Seconds that the last commits of a stopping worker may take; after that their leases end by themselves.
 _LAST_COMMITS: Final = 30.0
 
@@ -78,6 +73,10 @@ class Worker:
         self._holder = f"{self.name}#{mark}"  # two workers may be given one name, and must not share leases
         self._service: Service[Worker] = Service(self._main, f"aiotq.worker.{self.name}")
         self._stop_now = asyncio.Event()
+        self._lifeline: Lifeline | None = None
+        self._reclaiming = Reclaiming(core.conf.worker_lease)
+        #: Whether it takes tasks.
+        self.is_ready = False
         self._grace = options.grace
         self._held: dict[int | str, Delivery] = {}
         self._queues = TakenQueues(options.queues)
@@ -126,6 +125,22 @@ class Worker:
         """What runs now."""
         return tuple(self._intake.runs.values()) if self._intake is not None else ()
 
+    @property
+    def silence(self) -> float:
+        """Seconds since the broker answered last. It is asked something every few seconds."""
+        return self._reclaiming.silence
+
+    def facts(self) -> Mapping[str, Any]:
+        """Return what its row says of it, and more that changes at any moment. May be called in another thread."""
+        lag = 0.0 if self._lifeline is None else self._lifeline.lag
+        uncommitted = 0 if self._completer is None else self._completer.uncommitted
+        return {
+            **self._describe(),
+            "loop_lag_seconds": lag,
+            "broker_silence_seconds": self.silence,
+            "uncommitted": uncommitted,
+        }
+
     def observe(self, observer: Observer) -> None:
         """Have `observer` told what happens in this worker."""
         self._observers.add(observer)
@@ -159,6 +174,7 @@ class Worker:
         self._warn_of_queues()
         lease = conf.worker_lease
         async with AsyncExitStack() as stack:
+            stack.enter_context(self._core.having_worker(self))
             connection = await stack.enter_async_context(self._core.connections.holding())
             await stack.enter_async_context(self._core.lifespans.all_entered())
             stack.push_async_callback(self._tell, lambda each: each.stopped(self))
@@ -169,7 +185,7 @@ class Worker:
             committer = connection.committer(consumer, self._holder, lease)
             seating = self._seating = self._make_seating(connection, lease)
             presence = await stack.enter_async_context(Presence(connection.ledger, self._holder, self._describe, lease))
-            lifeline = await stack.enter_async_context(
+            lifeline = self._lifeline = await stack.enter_async_context(
                 Lifeline(
                     presence.after(partial(seating.renew, committer)),
                     self._held,
@@ -191,9 +207,12 @@ class Worker:
                 )
                 beside = [
                     upkeep.create_task(completer.run(), name="aiotq.completer"),
-                    upkeep.create_task(self._reclaim(consumer, lifeline, lease), name="aiotq.reclaim"),
+                    upkeep.create_task(self._reclaiming.run(connection, consumer, lifeline), name="aiotq.reclaim"),
                     upkeep.create_task(seating.run(), name="aiotq.seats"),
-                    upkeep.create_task(self._fail_overdue(connection, completer), name="aiotq.overdue"),
+                    upkeep.create_task(
+                        fail_overdue(connection, self._coordinator(connection), completer, conf.join_timeout),
+                        name="aiotq.overdue",
+                    ),
                     upkeep.create_task(scaler.run(), name="aiotq.autoscale"),
                     upkeep.create_task(
                         self._queues.watch(connection.ledger, connection.bus), name="aiotq.paused_queues"
@@ -205,8 +224,10 @@ class Worker:
                     taking = receiving.create_task(intake.run(), name="aiotq.intake")
                     try:
                         await self._tell(lambda each: each.ready(self))
+                        self.is_ready = True
                         ready(self)
                         await _until(stopping, taking, connection)
+                        self.is_ready = False
                         taking.cancel()
                         intake.close()
                         how = "Cold" if self._stop_now.is_set() else "Warm"
@@ -392,43 +413,6 @@ class Worker:
             if cut is not None:
                 cut.cancel()
         return not any(which(run) for run in intake.runs.values())
-
-    async def _reclaim(self, consumer: Consumer, lifeline: Lifeline, lease: float) -> None:
-        """Give strays of dead workers back, at start and then on a timer, whatever this worker is doing.
-
-        Not while its own leases may have ended: it would take itself for dead.
-        """
-        complaint = WarnOnce(logger, "looking for tasks of dead workers failed")
-        while True:
-            try:
-                if not lifeline.is_late:
-                    if count := await consumer.reclaim():
-                        logger.warning("handed back %d tasks of dead workers", count)
-                    complaint.withdraw()
-            except OperationalError as exc:
-                complaint.make(exc)
-            except Exception:  # a defect must not end the worker
-                logger.exception("looking for tasks of dead workers failed, trying again")
-            await asyncio.sleep(min(lease / 3, _RECLAIM_INTERVAL) * random.uniform(0.7, 1.3))
-
-    async def _fail_overdue(self, connection: Connection, completer: Completer) -> None:
-        """Fail joins at which nobody arrived for too long, on a timer: no workflow waits for ever."""
-        if not connection.ledger.has_joins:
-            return
-        coordinator = self._coordinator(connection)
-        interval = min(self._core.conf.join_timeout / 4, _OVERDUE_INTERVAL)
-        complaint = WarnOnce(logger, "looking for chords that wait for too long failed")
-        while True:
-            await asyncio.sleep(interval * random.uniform(0.7, 1.3))
-            try:
-                for join_id in await connection.ledger.overdue():
-                    logger.error("chord %s fails: none of its tasks ended for join_timeout seconds", join_id)
-                    completer.add(coordinator.overdue(join_id))
-                complaint.withdraw()
-            except OperationalError as exc:
-                complaint.make(exc)
-            except Exception:  # a defect must not end the worker
-                logger.exception("looking for chords that wait for too long failed, trying again")
 
     def _settled(self, delivery: Delivery) -> None:
         self._held.pop(delivery.lease, None)

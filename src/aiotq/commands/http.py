@@ -1,0 +1,64 @@
+"""`--http`: health and metrics of a worker or scheduler process, for probes and Prometheus."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Annotated, Final
+
+import typer
+
+from ..app import AioTQ
+from ..core.inside import core_of
+from ..exceptions import OperationalError
+from .app_option import CommandFailed, UsageError
+
+logger = logging.getLogger("aiotq.web")
+
+Http = Annotated[
+    str | None,
+    typer.Option("--http", metavar="HOST:PORT", help="Serve /live, /ready and /metrics there (aiotq[metrics])."),
+]
+
+_LOOPBACK: Final = "127.0.0.1"
+
+
+def read_address(text: str) -> tuple[str, int]:
+    """Return the host and port that `--http` names; a port alone is this machine's own.
+
+    Raises:
+        UsageError: it names none.
+    """
+    host, colon, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]") if colon else _LOOPBACK
+    if not host or not port.isascii() or not port.isdecimal() or int(port) > 65_535:
+        raise UsageError(f"--http: write HOST:PORT, as 127.0.0.1:9100 or [::]:9100, not {text!r}")
+    return host, int(port)
+
+
+@asynccontextmanager
+async def serving_health(app: AioTQ, address: tuple[str, int] | None) -> AsyncGenerator[None, None]:
+    """Serve what is seen of this process while entered; nothing without an address.
+
+    Raises:
+        CommandFailed: the libraries are not installed, or nobody can listen there.
+    """
+    if address is None:
+        yield
+        return
+    try:
+        from ..web.health import Health  # noqa: PLC0415
+        from ..web.serving import listen, serving  # noqa: PLC0415
+    except ImportError as exc:
+        raise CommandFailed(f"--http needs {exc.name}, which is not installed: pip install 'aiotq[metrics]'") from exc
+    try:
+        listener = listen(*address)
+    except OperationalError as exc:
+        raise CommandFailed(f"--http: {exc}") from exc
+    host, port = listener.getsockname()[:2]
+    health = Health(core_of(app), works=True, home=asyncio.get_running_loop())
+    async with serving(health.application(), listener):
+        logger.info("health and metrics at http://%s:%d/", f"[{host}]" if ":" in host else host, port)
+        yield

@@ -1,0 +1,1 @@
+"""Seen from outside: health and metrics over HTTP (P10: watching changes nothing)."""

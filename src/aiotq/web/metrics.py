@@ -1,0 +1,207 @@
+"""Prometheus' metrics of one process: what its workers did, counted as they are told, and read when somebody asks.
+
+Counting is a dictionary and some additions for each run: prometheus-client's own counters, with a lock each, would cost
+several times that. A scrape turns the counts into its families, so that the library writes the format.
+
+Source: https://prometheus.io/docs/practices/naming/
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from .. import states
+from ..canvas.outcome import REJECTED, Outcome
+from ..commit import Finish
+from ..transport import Delivery, QueueStats
+from ..worker.observers import Observer
+from ..worker.run import Run
+
+#: Upper bounds of seconds.
+_RUN_BOUNDS: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
+_WAIT_BOUNDS: Final = (0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 3600.0)
+_COMMIT_BOUNDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0)
+_GROUP_BOUNDS: Final = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0)
+#: Pairs of a task and a queue that are told apart; anybody can send calls of tasks with any name.
+_MOST_SERIES: Final = 1_000
+OTHER: Final = ("(other)", "(other)")
+
+#: The state in which a run ended -> the metric that counts it.
+_COUNTED: Final[Mapping[str, str]] = {
+    states.SUCCESS: "succeeded",
+    states.FAILURE: "failed",
+    states.RETRY: "retried",
+    states.REVOKED: "revoked",
+    states.IGNORED: "ignored",
+    REJECTED: "dead",
+}
+_MEANING: Final[Mapping[str, str]] = {
+    "received": "Messages that workers took",
+    "started": "Runs that began",
+    "succeeded": "Runs that returned a value",
+    "failed": "Runs that failed, and are not tried again",
+    "retried": "Runs that are tried again",
+    "revoked": "Calls that were revoked, or expired",
+    "ignored": "Runs that asked to be ignored",
+    "dead": "Messages that became dead letters",
+    "handed_back": "Messages that were taken, not started, and returned to their queues",
+}
+
+
+class Histogram:
+    """How often something was in which interval; `sum` of all."""
+
+    __slots__ = ("bounds", "counts", "sum")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, amount: float) -> None:
+        self.counts[bisect_left(self.bounds, amount)] += 1
+        self.sum += amount
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """Return the upper bounds, each with how many were not over it."""
+        total, found = 0, list[tuple[str, float]]()
+        for bound, count in zip((*self.bounds, float("inf")), tuple(self.counts), strict=True):
+            total += count
+            found.append(("+Inf" if bound == float("inf") else repr(bound), total))
+        return found
+
+
+class _Series:
+    """What happened to the calls of one task from one queue."""
+
+    __slots__ = (*_MEANING, "run", "wait")
+
+    def __init__(self) -> None:
+        self.received = self.started = self.handed_back = 0
+        self.succeeded = self.failed = self.retried = self.revoked = self.ignored = self.dead = 0
+        self.run = Histogram(_RUN_BOUNDS)
+        self.wait = Histogram(_WAIT_BOUNDS)
+
+
+class Metrics(Observer, Collector):
+    """Counts what the workers of a process do. Told on their loops; read by whoever scrapes, in any thread."""
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._series: dict[tuple[str, str], _Series] = {}
+        self._commits = Histogram(_COMMIT_BOUNDS)
+        self._groups = Histogram(_GROUP_BOUNDS)
+        self._leases_lost = 0
+
+    def __repr__(self) -> str:
+        return "<metrics>"
+
+    def received(self, deliveries: Sequence[Delivery]) -> None:
+        for each in deliveries:
+            self._of(each).received += 1
+
+    def handed_back(self, delivery: Delivery, delay: float) -> None:
+        self._of(delivery).handed_back += 1
+
+    def started(self, run: Run) -> None:
+        message = run.delivery.message
+        series = self._of(run.delivery)
+        series.started += 1
+        ready_at = message.eta or message.sent_at
+        if ready_at is not None:
+            series.wait.observe(max(0.0, self._clock() - ready_at))
+
+    def ended(self, run: Run, outcome: Outcome | None, finish: Finish | None) -> None:
+        series = self._of(run.delivery)
+        if run.is_told:
+            series.run.observe(run.seconds)
+        if outcome is not None and (counted := _COUNTED.get(outcome.state)) is not None:
+            setattr(series, counted, getattr(series, counted) + 1)
+
+    def lost(self, deliveries: Collection[Delivery]) -> None:
+        self._leases_lost += len(deliveries)
+
+    def committed(self, count: int, seconds: float) -> None:
+        self._groups.observe(count)
+        self._commits.observe(seconds)
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield what was counted, as prometheus-client writes it."""
+        series = sorted(self._series.copy().items())
+        labels = ("task", "queue")
+        for name, meaning in _MEANING.items():
+            family = CounterMetricFamily(f"aiotq_tasks_{name}", meaning, labels=labels)
+            for key, each in series:
+                family.add_metric(key, getattr(each, name))
+            yield family
+        runs = HistogramMetricFamily("aiotq_task_run_seconds", "How long runs took", labels=labels)
+        waits = HistogramMetricFamily(
+            "aiotq_task_wait_seconds", "From the time at which a call was sent or due to its start", labels=labels
+        )
+        for key, each in series:
+            runs.add_metric(key, each.run.buckets(), each.run.sum)
+            waits.add_metric(key, each.wait.buckets(), each.wait.sum)
+        commits = HistogramMetricFamily("aiotq_commit_seconds", "How long writing a group of ends took")
+        commits.add_metric((), self._commits.buckets(), self._commits.sum)
+        groups = HistogramMetricFamily("aiotq_commit_group_size", "How many ends were written together")
+        groups.add_metric((), self._groups.buckets(), self._groups.sum)
+        lost = CounterMetricFamily("aiotq_leases_lost", "Messages whose lease ended although this worker lives")
+        lost.add_metric((), self._leases_lost)
+        yield from (runs, waits, commits, groups, lost)
+
+    def _of(self, delivery: Delivery) -> _Series:
+        key = delivery.message.task, delivery.queue
+        found = self._series.get(key)
+        if found is None:
+            if len(self._series) >= _MOST_SERIES:
+                key = OTHER
+            found = self._series.setdefault(key, _Series())
+        return found
+
+
+def queue_families(queues: Sequence[QueueStats]) -> Iterator[Metric]:
+    """Yield what stands in queues: the same for every process that tells it, so that one takes `max by (queue)`."""
+    counts = GaugeMetricFamily(
+        "aiotq_queue_messages",
+        "Messages in a queue: ready, leased to workers, delayed, dead",
+        labels=("queue", "state"),
+    )
+    ages = GaugeMetricFamily(
+        "aiotq_queue_oldest_seconds", "The age of the oldest message that is ready", labels=("queue",)
+    )
+    for each in queues:
+        for state in ("ready", "leased", "delayed", "dead"):
+            counts.add_metric((each.name, state), getattr(each, state))
+        if each.oldest_age is not None:
+            ages.add_metric((each.name,), each.oldest_age)
+    yield from (counts, ages)
+
+
+def gauge(
+    name: str, meaning: str, labels: Sequence[str], samples: Iterable[tuple[Sequence[str], float]]
+) -> GaugeMetricFamily:
+    """Return a gauge with its samples: the values of the labels, and the amount."""
+    family = GaugeMetricFamily(name, meaning, labels=labels)
+    for values, amount in samples:
+        family.add_metric(values, amount)
+    return family
+
+
+def about_workers(workers: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
+    """Yield the gauges of workers, of which each has told its facts."""
+    slots = [((each["name"], kind), capacity) for each in workers for kind, (_, capacity) in each["slots"].items()]
+    yield gauge("aiotq_worker_slots", "Tasks that may run at once", ("worker", "kind"), slots)
+    for fact, meaning in (
+        ("running", "Tasks that run now"),
+        ("loop_lag_seconds", "How late the event loop is now"),
+        ("broker_silence_seconds", "Since the broker answered last"),
+        ("uncommitted", "Ends that are not written yet"),
+    ):
+        yield gauge(f"aiotq_worker_{fact}", meaning, ("worker",), [((each["name"],), each[fact]) for each in workers])

@@ -1,0 +1,85 @@
+"""What a worker does for others now and then, whatever it is doing itself: strays go back, forgotten joins fail."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Final
+
+from ..calling.connection import Connection
+from ..canvas.coordinator import Coordinator
+from ..core.logs import WarnOnce
+from ..exceptions import OperationalError
+from ..transport import Consumer
+from .completer import Completer
+from .lifeline import Lifeline
+
+logger = logging.getLogger("aiotq.worker")
+
+#: Seconds between looks for what dead workers held, about: it starts again so soon after its lease has ended.
+_RECLAIM_INTERVAL: Final = 1.5
+#: Seconds between looks for joins that wait for too long.
+_OVERDUE_INTERVAL: Final = 30.0
+
+
+class Reclaiming:
+    """Gives strays of dead workers back, at start and then on a timer; so it knows when the broker answered last.
+
+    Not while the worker's own leases may have ended: it would take itself for dead.
+    """
+
+    def __init__(self, lease: float) -> None:
+        self._interval = min(lease / 3, _RECLAIM_INTERVAL)
+        self._answered_at = time.monotonic()
+
+    @property
+    def silence(self) -> float:
+        """Seconds since the broker answered."""
+        return time.monotonic() - self._answered_at
+
+    async def run(self, connection: Connection, consumer: Consumer, lifeline: Lifeline) -> None:
+        """Do so until cancelled."""
+
+        async def look() -> None:
+            if lifeline.is_late:
+                return
+            if count := await consumer.reclaim():
+                logger.warning("handed back %d tasks of dead workers", count)
+            with suppress(OperationalError):  # a broker that finds strays by itself was asked nothing
+                await connection.broker.connected()
+                self._answered_at = time.monotonic()
+
+        await _repeat(look, "looking for tasks of dead workers failed", self._interval, at_once=True)
+
+
+async def fail_overdue(connection: Connection, coordinator: Coordinator, completer: Completer, patience: float) -> None:
+    """Fail joins at which nobody arrived for `patience` seconds, until cancelled: no workflow waits for ever."""
+    if not connection.ledger.has_joins:
+        return
+
+    async def look() -> None:
+        for join_id in await connection.ledger.overdue():
+            logger.error("chord %s fails: none of its tasks ended for join_timeout seconds", join_id)
+            completer.add(coordinator.overdue(join_id))
+
+    await _repeat(look, "looking for chords that wait for too long failed", min(patience / 4, _OVERDUE_INTERVAL))
+
+
+async def _repeat(look: Callable[[], Awaitable[None]], failed: str, interval: float, *, at_once: bool = False) -> None:
+    """Await `look` again and again until cancelled; a failure is said once, and a defect does not end the worker."""
+    complaint = WarnOnce(logger, failed)
+    while True:
+        if not at_once:
+            await asyncio.sleep(interval * random.uniform(0.7, 1.3))
+        at_once = False
+        try:
+            await look()
+            complaint.withdraw()
+        except OperationalError as exc:
+            complaint.make(exc)
+        except Exception:
+            logger.exception("%s, trying again", failed)
