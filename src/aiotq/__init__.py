@@ -42,10 +42,11 @@ from .exceptions import (
     WorkerLifespanError,
 )
 from .lookup import find_app
+from .results.document import Update
 from .results.eager_result import EagerResult
-from .results.handle import AsyncResult, Update
+from .results.handle import AsyncResult
 from .results.sets import GroupResult, ResultSet
-from .results.sync_result import SyncGroupResult, SyncResult
+from .results.sync_result import SyncGroupResult, SyncResult, SyncResultSet
 from .tasks.handlers import ExceptionInfo
 from .tasks.options import CallOptions
 from .tasks.registry import shared_task
@@ -106,6 +107,7 @@ __all__ = [
     "StampingVisitor",
     "SyncGroupResult",
     "SyncResult",
+    "SyncResultSet",
     "Task",
     "TaskError",
     "TaskIgnored",

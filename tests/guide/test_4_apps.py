@@ -134,7 +134,7 @@ def test_a_script_without_a_loop_calls_through_sync(tmp_path: Path) -> None:
         ready.wait()
 
         result = add.sync.delay(2, 2)
-        print(result.get(timeout=5), result.state(), result.ready(), result.successful(), result.failed())
+        print(result.get(timeout=5), result.state, result.ready(), result.successful(), result.failed())
         print(add.options(priority=9).sync.delay(3, 3).get(timeout=5))
         print(add.sync.apply_async((1,), {"y": 1}, countdown=0.01).get(timeout=5))
         done.set()

@@ -184,19 +184,3 @@ async def test_get_raises_the_error_of_a_failed_parent_if_asked(kit: Kit, run: R
     with pytest.raises(ValueError, match="no luck"):
         await result.get(10, follow_parents=True)
     assert await (await (kit.add.s(1, 1) | kit.add.s(1)).delay()).get(10, follow_parents=True) == 3
-
-
-async def test_results_for_code_without_a_loop_are_compared_indexed_and_asked(app: AioTQ, kit: Kit) -> None:
-    async with app, app.worker():
-        one: Any = (await kit.add.delay(1, 1)).sync
-        many: Any = (await group(kit.add.s(0, i) for i in range(2)).delay()).sync
-
-        def ask() -> None:
-            assert [member.get(10) for member in many] == many.get(10) == [0, 1]
-            assert many[1] == app.AsyncResult(many[1].id).sync
-            assert one.get(10) == 2
-            assert (one.look().state, one.look().info, one.children()) == ("SUCCESS", 2, [])
-            assert one.date_done() is not None
-            assert one != many[0]
-
-        await asyncio.to_thread(ask)

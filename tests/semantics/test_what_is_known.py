@@ -136,7 +136,7 @@ async def test_what_code_without_a_loop_reads(make_app: MakeApp) -> None:
     @app.task
     def read(task_id: str) -> list[Any]:
         result = app.AsyncResult(task_id).sync
-        return [result.name(), result.args(), result.kwargs(), result.retries(), result.queue(), bool(result.worker())]
+        return [result.name, result.args, result.kwargs, result.retries, result.queue, bool(result.worker)]
 
     async with app, app.worker():
         result = await add.delay(2, y=2)

@@ -7,8 +7,9 @@ An error that must be one is marked as ignored. Both checkers heed that mark, an
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Any, assert_type
 
 from aiotq import (
@@ -25,6 +26,7 @@ from aiotq import (
     Signature,
     SyncGroupResult,
     SyncResult,
+    SyncResultSet,
     Task,
     Update,
     WorkerLifespan,
@@ -300,7 +302,14 @@ def code_without_a_loop() -> None:
     assert_type(add.sync.delay(1).get(timeout=5), int)
     assert_type(add.options(queue="hi").sync.delay(1, y=2), SyncResult[int])
     assert_type(double.sync.apply_async((1.5,), countdown=1), SyncResult[float])
-    assert_type(add.sync.delay(1).state(), str)
+    assert_type(add.sync.delay(1).state, str)
+    assert_type(add.sync.delay(1).date_done, datetime | None)
+    assert_type(add.sync.delay(1).updates(), Iterator[Update])
+    assert_type(add.sync.apply((1,)), SyncResult[int])
+    assert_type(group(add.s(1)).sync.apply(), SyncGroupResult[int])
+    assert_type(app.sync(app.send_many, [add.s(1)]).sync, SyncResultSet[int])
+    assert_type(app.sync(app.send_many, [add.s(1)]).sync[0].get(), int)
+    assert_type(app.sync(app.send_many, [add.s(1)]).sync[1:].join(), list[int])
 
     add.sync.delay("1")  # type: ignore[arg-type]
 

@@ -112,7 +112,7 @@ def test_code_without_a_loop_calls_and_reads_at_once() -> None:
 
     try:
         result = add.sync.delay(2, 2)
-        assert (result.get(), result.state(), result.successful()) == (4, states.SUCCESS, True)
+        assert (result.get(), result.state, result.successful()) == (4, states.SUCCESS, True)
     finally:
         core_of(app).bridge.stop()
 

@@ -30,7 +30,7 @@ INSIDE: Final = {
         *("called", "is_coroutine", "runs_in", "shared", "room_for"),
     },
     "Signature": {"as_part", "called_with", "fields", "sender", "text", "when_failed"},
-    "AsyncResult": {"document", "elsewhere", "reply_to", "see", "seen", "may_be_unknown", "tell"},
+    "AsyncResult": {"awaited", "document", "elsewhere", "failure", "may_be_unknown", "reply_to", "see", "seen", "tell"},
 }
 THERE: Final[dict[str, Any]] = {
     "AioTQ": app,

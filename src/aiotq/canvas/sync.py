@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from ..core.sync import Bridge
@@ -52,8 +53,36 @@ class SyncCanvas(Generic[Handle]):
         """As `Canvas.apply_async`."""
         return self._send(args, kwargs, options)
 
-    def _send(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None, options: Mapping[str, Any]) -> Any:
-        async def send() -> Any:
-            return await self._canvas.apply_async(args, kwargs, **options)
+    @overload
+    def apply(
+        self: SyncCanvas[AsyncResult[R]],
+        args: Sequence[Any] = ...,
+        kwargs: Mapping[str, Any] | None = ...,
+        *,
+        throw: bool | None = ...,
+        **options: Any,
+    ) -> SyncResult[R]: ...
+    @overload
+    def apply(
+        self: SyncCanvas[GroupResult[R]],
+        args: Sequence[Any] = ...,
+        kwargs: Mapping[str, Any] | None = ...,
+        *,
+        throw: bool | None = ...,
+        **options: Any,
+    ) -> SyncGroupResult[R]: ...
+    def apply(
+        self,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        throw: bool | None = None,
+        **options: Any,
+    ) -> Any:
+        """As `Canvas.apply`."""
+        canvas: Any = self._canvas
+        return self._bridge.run(partial(canvas.apply, args, kwargs, throw=throw, **options)).sync
 
-        return self._bridge.run(send).sync
+    def _send(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None, options: Mapping[str, Any]) -> Any:
+        canvas: Any = self._canvas
+        return self._bridge.run(partial(canvas.apply_async, args, kwargs, **options)).sync

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import atexit
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
 from concurrent.futures import Future
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar, cast
 
 from anyio import from_thread
 
@@ -18,6 +18,8 @@ T = TypeVar("T")
 
 #: Seconds the interpreter's exit waits for connections to close.
 _EXIT_TIMEOUT: Final = 5.0
+#: After the last item of an iteration.
+_END: Final = object()
 #: What a forked process was born with: its thread is in the parent. Kept, because to take it apart is to wait for that.
 _of_the_parent: Final[list[object]] = []
 
@@ -83,6 +85,18 @@ class Bridge:
                 atexit.register(self.stop)
             portal = self._background.portal
         return portal.call(call)
+
+    def each(self, items: AsyncGenerator[T, None]) -> Generator[T, None, None]:
+        """Yield what `items` yields, as it comes; raises as `run`."""
+
+        async def following() -> T | object:
+            return await anext(items, _END)
+
+        try:
+            while (item := self.run(following)) is not _END:
+                yield cast(T, item)
+        finally:
+            self.run(items.aclose)
 
     def forget(self) -> None:
         """Begin anew in a forked process, to which the background loop's thread did not come along."""

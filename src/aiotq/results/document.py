@@ -136,6 +136,49 @@ class Document:
         }
 
 
+@value
+class Update:
+    """The state of a task at one moment, and all that is known of it then.
+
+    `info` is the value, the exception, or the argument of `update_state`. `children` are the ids of the calls that the
+    task has made. `args`, `kwargs`, `retries`, `queue` and `stamps` are stored with `result_extended`.
+    """
+
+    state: str
+    info: Any
+    is_ready: bool
+    traceback: str | None = None
+    date_done: datetime | None = None
+    name: str | None = None
+    worker: str | None = None
+    children: tuple[str, ...] = ()
+    args: tuple[Any, ...] | None = None
+    kwargs: Mapping[str, Any] | None = None
+    retries: int | None = None
+    queue: str | None = None
+    stamps: Mapping[str, Sequence[Any]] | None = None
+
+    @classmethod
+    def of(cls, found: Document) -> Update:
+        """Return what a stored document tells."""
+        how = found.called
+        return cls(
+            found.state,
+            found.result,
+            states.is_ready(found.state),
+            found.traceback,
+            found.date_done,
+            found.name,
+            found.worker,
+            found.children,
+            how.args,
+            how.kwargs,
+            how.retries,
+            how.queue,
+            how.stamps,
+        )
+
+
 class DocumentCodec:
     """Turns outcomes into record bodies and back, under one app's serializers and limits."""
 

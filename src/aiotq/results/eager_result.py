@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .document import Document
-from .handle import AsyncResult, Update
+from ..core.tracebacks import users_frames
+from .document import Document, Update
+from .handle import AsyncResult
 from .reader import Readers
 
 if TYPE_CHECKING:
@@ -33,14 +34,14 @@ class EagerResult(AsyncResult[R_co]):
         parent: AsyncResult[Any] | GroupResult[Any] | None = None,
     ) -> None:
         super().__init__(task_id, readers, parent=parent)
-        self._frames = value.__traceback__ if isinstance(value, BaseException) else None
+        self._frames = users_frames(value) if isinstance(value, BaseException) else None
         done = datetime.fromtimestamp(readers.now(), UTC).isoformat()
         self.see(Document(task_id, state, value, {"traceback": traceback, "date_done": done}))
 
     def __repr__(self) -> str:
         return f"<EagerResult: {self.id}>"
 
-    async def updates(self) -> AsyncIterator[Update]:
+    async def updates(self) -> AsyncGenerator[Update, None]:
         """Yield the final state."""
         yield await self.look()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import inspect
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from contextlib import aclosing
 from datetime import datetime
 from types import TracebackType
@@ -25,10 +25,9 @@ from typing import (
 
 from .. import states
 from ..core.inside import App, core_of
-from ..core.values import value
 from ..exceptions import ResultTimeout
 from ..tasks.request import running_request
-from .document import Document
+from .document import Document, Update
 from .get_options import GetOptions, check_options, check_timeout, tell
 from .reader import Reader, Readers, default_readers
 from .records import Record
@@ -52,15 +51,6 @@ OnMessage = Callable[[dict[str, Any]], Any]
 _REVOCATION_TIME: Final = 86_400.0
 #: The same for a result made from an id, which does not know when its task is due.
 LONG_REVOCATION: Final = 366 * 86_400.0
-
-
-@value
-class Update:
-    """One state change of a task: `info` is the value, the exception, or the argument of `update_state`."""
-
-    state: str
-    info: Any
-    is_ready: bool
 
 
 class AsyncResult(Generic[R_co]):
@@ -176,6 +166,18 @@ class AsyncResult(Generic[R_co]):
             InvalidOption: an option of Celery's that has no meaning here; the text says what to do instead.
             Exception: the task's exception; a `RemoteError` if its class is not loaded in this process.
         """
+        __tracebackhide__ = True
+        error = await self.awaited(timeout, propagate, options, on_message)
+        if error is not None:  # raised here, with no further frame of ours
+            raise error
+        return self.seen()
+
+    wait = get
+
+    async def awaited(
+        self, timeout: float | None, propagate: bool, options: GetOptions, on_message: OnMessage | None = None
+    ) -> BaseException | None:
+        """Wait as `get` does; return what that is to raise of the task's."""
         check_options(options)
         check_timeout(timeout)
         if not self.is_known:
@@ -192,106 +194,114 @@ class AsyncResult(Generic[R_co]):
                 await slot.take_back(self.id)
         return await self.tell(options, propagate=propagate)
 
-    wait = get
+    async def tell(self, options: GetOptions, *, propagate: bool) -> BaseException | None:
+        """Return what `get` is to raise, now that the task has ended; otherwise give its callback the value."""
+        error = self.failure() if propagate else None
+        if error is None:
+            await tell(options.get("callback"), self.id, self.seen())
+        elif options.get("follow_parents"):
+            error = await self._parents_failure() or error
+        return error
 
-    async def tell(self, options: GetOptions, *, propagate: bool) -> R_co | BaseException:
-        """Return or raise what this object knows, as `options` have it."""
-        document = self._document
-        if options.get("follow_parents") and propagate and document is not None:
-            await self._raise_parents_error(document)
-        value = self._told(document, propagate)
-        await tell(options.get("callback"), self.id, value)
-        return value
-
-    async def _raise_parents_error(self, document: Document) -> None:
-        """Raise the error of the first failed step before this one, if this one failed."""
+    async def _parents_failure(self) -> BaseException | None:
+        """Return the error of the first failed step before this one."""
         steps: list[AsyncResult[Any] | GroupResult[Any]] = []
-        before = self.parent if document.state in states.EXCEPTION_STATES else None
+        before = self.parent
         while before is not None:
             steps.append(before)
             before = before.parent
         for step in reversed(steps):
-            for result in [step] if isinstance(step, AsyncResult) else step.members:
-                found = await result.look()
-                if found.is_ready:
-                    result.seen()
+            for result in [step] if isinstance(step, AsyncResult) else step.leaves():
+                if (await result.look()).is_ready and (error := result.failure()) is not None:
+                    return error
+        return None
 
-    def seen(self, *, propagate: bool = True) -> R_co | BaseException:
-        """Like `get`, without waiting, for an outcome that this object already has (`is_known`)."""
-        return self._told(self._document, propagate)
+    def seen(self) -> R_co | BaseException:
+        """Return the task's value, or its exception, once this object has the outcome (`is_known`)."""
+        return cast(R_co, None) if self._document is None else cast(R_co, self._document.result)
 
-    def _told(self, document: Document | None, propagate: bool) -> R_co | BaseException:
-        if document is None:  # its result is ignored
-            return cast(R_co, None)
-        if propagate and document.state in states.EXCEPTION_STATES:
-            error: BaseException = document.result
-            raise error.with_traceback(self._frames)  # it is raised again at each await: its traceback must not grow
-        return cast(R_co, document.result)
+    def failure(self) -> BaseException | None:
+        """Return the exception that awaiting this object raises, if it has the outcome and that is one."""
+        if self._document is None or self._document.state not in states.EXCEPTION_STATES:
+            return None
+        error: BaseException = self._document.result
+        return error.with_traceback(self._frames)  # it is raised again at each await: its traceback must not grow
 
     async def look(self) -> Update:
-        """Return the task's state with its value, exception or progress, in one request."""
-        document = await self._present()
-        return Update(document.state, document.result, states.is_ready(document.state))
+        """Return the task's state with all that is known of it, in one request; PENDING if nothing is stored.
+
+        Each of the methods below it returns one part of that, and asks anew until the task has ended.
+        """
+        if self._document is None:
+            reader = await self._readers.reader()
+            (record,) = await reader.records.get([self.id])
+            if record is None:
+                return Update(states.PENDING, None, is_ready=False)
+            document = reader.codec.decode(record)
+            if not states.is_ready(document.state):
+                return Update.of(document)
+            self._document = document
+        return Update.of(self._document)
 
     async def state(self) -> str:
         """Return the task's state; PENDING if nothing is stored under the id."""
-        return (await self._present()).state
+        return (await self.look()).state
 
     async def ready(self) -> bool:
         """Whether the task has ended, with any outcome."""
-        return states.is_ready((await self._present()).state)
+        return (await self.look()).is_ready
 
     async def successful(self) -> bool:
         """Whether the task has ended with a value."""
-        return (await self._present()).state == states.SUCCESS
+        return (await self.look()).state == states.SUCCESS
 
     async def failed(self) -> bool:
         """Whether the task has ended with an exception."""
-        return (await self._present()).state == states.FAILURE
+        return (await self.look()).state == states.FAILURE
 
     async def info(self) -> Any:
         """Return the value, the exception, or the argument of the running task's `update_state`."""
-        return (await self._present()).result
+        return (await self.look()).info
 
     async def traceback(self) -> str | None:
         """Return the worker's traceback as text, if the task failed."""
-        return (await self._present()).traceback
+        return (await self.look()).traceback
 
     async def date_done(self) -> datetime | None:
         """Return when the task ended (UTC)."""
-        return (await self._present()).date_done
+        return (await self.look()).date_done
 
     async def name(self) -> str | None:
         """Return the task's name, if a state is stored."""
-        return (await self._present()).name
+        return (await self.look()).name
 
     async def worker(self) -> str | None:
         """Return the name of the worker that runs or ran the task."""
-        return (await self._present()).worker
+        return (await self.look()).worker
 
     async def args(self) -> tuple[Any, ...] | None:
         """Return the positional arguments; stored with `result_extended`, if a run began."""
-        return (await self._present()).called.args
+        return (await self.look()).args
 
     async def kwargs(self) -> Mapping[str, Any] | None:
         """Return the keyword arguments; stored as `args` are."""
-        return (await self._present()).called.kwargs
+        return (await self.look()).kwargs
 
     async def retries(self) -> int | None:
         """Return the number of retries; stored with `result_extended`."""
-        return (await self._present()).called.retries
+        return (await self.look()).retries
 
     async def queue(self) -> str | None:
         """Return the queue of the message; stored with `result_extended`."""
-        return (await self._present()).called.queue
+        return (await self.look()).queue
 
     async def stamps(self) -> Mapping[str, Sequence[Any]] | None:
         """Return the stamps, if there are any; stored with `result_extended`."""
-        return (await self._present()).called.stamps
+        return (await self.look()).stamps
 
     async def children(self) -> list[AsyncResult[Any]]:
         """Return the results of the calls that this task made."""
-        return [AsyncResult(str(child), self._readers) for child in (await self._present()).children]
+        return [AsyncResult(child, self._readers) for child in (await self.look()).children]
 
     async def graph(self) -> Graph:
         """Return its workflow up to this step, with callbacks, calls made by its tasks, and all their states.
@@ -314,17 +324,11 @@ class AsyncResult(Generic[R_co]):
             async for now in changes:
                 yield now
 
-    async def updates(self) -> AsyncIterator[Update]:
+    async def updates(self) -> AsyncGenerator[Update, None]:
         """Yield the present state, and then each change until the task has ended."""
-        reader = await self._readers.reader()
-        async with reader.waiting.records([self.id], elsewhere=self.elsewhere(reader), size=_BACKLOG) as records:
-            last: Record | None = None
-            while last is None or not states.is_ready(last.state):
-                record = await records.get()
-                if record != last:  # a push and a look may tell the same
-                    last = record
-                    document = reader.codec.decode(record)
-                    yield Update(document.state, document.result, states.is_ready(document.state))
+        async with aclosing(self._changes(await self._readers.reader())) as changes:
+            async for document in changes:
+                yield Update.of(document)
 
     async def forget(self) -> None:
         """Delete the task's stored result and state."""
@@ -346,18 +350,6 @@ class AsyncResult(Generic[R_co]):
         else:
             expires = now + max(LONG_REVOCATION, reader.result_expires)
         await reader.ledger.revoke([self.id], terminate=terminate, expires=expires)
-
-    async def _present(self) -> Document:
-        if self._document is not None:
-            return self._document
-        reader = await self._readers.reader()
-        (record,) = await reader.records.get([self.id])
-        if record is None:
-            return Document(self.id, states.PENDING, None, {})
-        document = reader.codec.decode(record)
-        if states.is_ready(document.state):
-            self._document = document
-        return document
 
     async def _terminal(self, timeout: float | None, on_message: OnMessage | None) -> None:
         if timeout is None:
@@ -395,21 +387,24 @@ class AsyncResult(Generic[R_co]):
         """Return the id if its records are pushed to another process, else nothing."""
         return (self.id,) if is_elsewhere(reader, self) else ()
 
-    async def _tell(self, reader: Reader, on_message: OnMessage) -> None:
+    async def _changes(self, reader: Reader) -> AsyncGenerator[Document, None]:
+        """Yield what is stored now, and then each change until the task has ended."""
         async with reader.waiting.records([self.id], elsewhere=self.elsewhere(reader), size=_BACKLOG) as records:
             last: Record | None = None
-            while True:
+            while last is None or not states.is_ready(last.state):
                 record = await records.get()
-                if record == last:  # a push and a look may tell the same
-                    continue
-                last = record
-                document = reader.codec.decode(record)
+                if record != last:  # a push and a look may tell the same
+                    last = record
+                    yield reader.codec.decode(record)
+
+    async def _tell(self, reader: Reader, on_message: OnMessage) -> None:
+        async with aclosing(self._changes(reader)) as changes:
+            async for document in changes:
                 told = on_message(document.as_meta())
                 if inspect.isawaitable(told):
                     await told
                 if states.is_ready(document.state):
                     self._document = document
-                    return
 
 
 def _unpickled(

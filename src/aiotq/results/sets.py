@@ -16,7 +16,7 @@ from .get_options import GetOptions, check_options, check_timeout
 from .handle import AsyncResult, progress_in_task, seen_graph
 from .reader import Readers, default_readers
 from .records import Record
-from .sync_result import SyncGroupResult
+from .sync_result import SyncGroupResult, SyncResultSet
 from .waiting import warned_when_long
 
 if TYPE_CHECKING:
@@ -24,43 +24,32 @@ if TYPE_CHECKING:
     from .progress import Progress
 
 R_co = TypeVar("R_co", covariant=True)
+Leaf_co = TypeVar("Leaf_co", covariant=True)
 
 
 #: Least seconds for which the shape of a saved group is kept.
 _SHAPE_KEPT: Final = 86_400.0
 
 
-class ResultSet(Sequence[AsyncResult[R_co]]):
-    """The results of many calls, in the order of the calls. Awaiting it returns the list of their values.
+class Results(Generic[R_co, Leaf_co]):
+    """The results of many calls: what `ResultSet` and `GroupResult` have in common."""
 
-    results = await app.send_many(add.s(i, i) for i in range(10))
-    assert await results == [0, 2, 4, 6, 8, 10, 12, 14, 16, 18]
-    """
+    _readers: Readers
 
-    def __init__(self, results: Iterable[AsyncResult[R_co]], app: App[Readers]) -> None:
-        self._results = tuple(results)
-        self._readers = core_of(app)
+    def leaves(self) -> Sequence[AsyncResult[Leaf_co]]:
+        """Return the results of all its tasks in order, those of nested groups among them."""
+        raise NotImplementedError
 
-    @overload
-    def __getitem__(self, index: int) -> AsyncResult[R_co]: ...
-    @overload
-    def __getitem__(self, index: slice) -> ResultSet[R_co]: ...
-    def __getitem__(self, index: int | slice) -> AsyncResult[R_co] | ResultSet[R_co]:
-        if isinstance(index, slice):
-            return ResultSet(self._results[index], self._readers)
-        return self._results[index]
+    def _tolerated(self) -> frozenset[str]:
+        """Return the ids of tasks whose failure is not raised."""
+        return frozenset()
 
-    def __len__(self) -> int:
-        return len(self._results)
-
-    def __iter__(self) -> Iterator[AsyncResult[R_co]]:
-        return iter(self._results)
+    def values(self, *, propagate: bool) -> list[Any]:
+        """Return the values, now that all tasks have ended."""
+        return [result.seen() for result in self.leaves()]
 
     def __await__(self) -> Generator[Any, Any, list[R_co]]:
         return self.get().__await__()
-
-    def __repr__(self) -> str:
-        return f"<ResultSet: {len(self)} results>"
 
     @overload
     async def get(
@@ -83,71 +72,71 @@ class ResultSet(Sequence[AsyncResult[R_co]]):
             ResultTimeout: not all came in time; the tasks go on.
             InvalidOption: an option of Celery's that has no meaning here; the text says what to do instead.
         """
-        await self.wait(timeout, propagate=propagate, **options)
-        return [result.seen(propagate=propagate) for result in self]
+        __tracebackhide__ = True
+        error = await self.awaited(timeout, propagate, options)
+        if error is not None:  # raised here, with no further frame of ours
+            raise error
+        return self.values(propagate=propagate)
+
+    join = get
 
     async def wait(
-        self,
-        timeout: float | None = None,
-        *,
-        propagate: bool = False,
-        tolerated: frozenset[str] = frozenset(),
-        **options: Unpack[GetOptions],
+        self, timeout: float | None = None, *, propagate: bool = False, **options: Unpack[GetOptions]
     ) -> None:
-        """Return when all have ended. With `propagate` raise the first failure, except for ids in `tolerated`.
-
-        `options` are as for `get`.
+        """Return when all have ended; with `propagate` raise the first failure. `options` are as for `get`.
 
         Raises:
             ResultTimeout: not all ended within `timeout` seconds; the tasks go on.
         """
+        __tracebackhide__ = True
+        error = await self.awaited(timeout, propagate, options)
+        if error is not None:
+            raise error
+
+    async def awaited(self, timeout: float | None, propagate: bool, options: GetOptions) -> BaseException | None:
+        """Wait for all; return the first failure if that is to be raised."""
         check_timeout(timeout)
         check_options(options)
-        doubtful = [result.id for result in self if result.may_be_unknown] if timeout is None else []
+        leaves, tolerated = self.leaves(), self._tolerated()
+        doubtful = [result.id for result in leaves if result.may_be_unknown] if timeout is None else []
         limit = asyncio.timeout(timeout)
         try:
             with warned_when_long(doubtful):
-                async with limit, aclosing(self._completed()) as completed:
-                    async for results in completed:
-                        for result in results:
-                            await result.tell(options, propagate=propagate and result.id not in tolerated)
+                async with limit, aclosing(self.as_completed()) as completed:
+                    async for result in completed:
+                        raises = propagate and result.id not in tolerated
+                        if (error := await result.tell(options, propagate=raises)) is not None:
+                            return error
         except TimeoutError:
-            if not limit.expired():  # a task raised it
+            if not limit.expired():  # a callback raised it
                 raise
-            missing = sum(not result.is_known for result in self)
-            raise ResultTimeout(f"{missing} of {len(self)} results did not come within {timeout:g} s") from None
+            missing = sum(not result.is_known for result in leaves)
+            raise ResultTimeout(f"{missing} of {len(leaves)} results did not come within {timeout:g} s") from None
+        return None
 
-    async def as_completed(self) -> AsyncGenerator[AsyncResult[R_co], None]:
-        """Yield each result when its task has ended; awaiting it then returns at once."""
-        async with aclosing(self._completed()) as completed:
-            async for results in completed:
-                for result in results:
-                    yield result
-
-    async def _completed(self) -> AsyncGenerator[list[AsyncResult[R_co]], None]:
-        """Yield lists of results whose tasks have ended."""
-        yield [result for result in self if result.is_known]
-        pending: dict[str, list[AsyncResult[R_co]]] = {}
-        for result in self:
-            if not result.is_known:
+    async def as_completed(self) -> AsyncGenerator[AsyncResult[Leaf_co], None]:
+        """Yield the result of each task when it has ended; awaiting it then returns at once."""
+        leaves, pending = self.leaves(), dict[str, list[AsyncResult[Leaf_co]]]()
+        for result in leaves:
+            if result.is_known:
+                yield result
+            else:
                 pending.setdefault(result.id, []).append(result)
         if not pending:
             return
         reader = await self._readers.reader()
-        elsewhere = [found for result in self for found in result.elsewhere(reader) if found in pending]
+        elsewhere = [found for result in leaves for found in result.elsewhere(reader) if found in pending]
         slot, waited = running_request.get().slot, tuple(pending)
         if slot is not None:
             slot.lend(*waited)
         try:
-            async with reader.waiting.records(tuple(pending), elsewhere=elsewhere) as records:
+            async with reader.waiting.records(waited, elsewhere=elsewhere) as records:
                 while pending:
-                    ended: list[AsyncResult[R_co]] = []
                     for record in await records.take():
                         if states.is_ready(record.state):
                             for result in pending.pop(record.id, ()):
                                 result.see(reader.codec.decode(record))
-                                ended.append(result)
-                    yield ended
+                                yield result
         finally:
             if slot is not None:
                 slot.take_back_now(*waited)
@@ -159,7 +148,7 @@ class ResultSet(Sequence[AsyncResult[R_co]]):
     async def ready(self) -> bool:
         """Whether all tasks have ended."""
         await self.states()
-        return all(result.is_known for result in self)
+        return all(result.is_known for result in self.leaves())
 
     async def successful(self) -> bool:
         """Whether all tasks have ended with a value."""
@@ -175,33 +164,65 @@ class ResultSet(Sequence[AsyncResult[R_co]]):
 
     async def states(self) -> list[str]:
         """Return the state of each task, in one request."""
-        unknown = [result for result in self if not result.is_known]
-        if unknown:
+        leaves, found = self.leaves(), dict[str, str]()
+        if unknown := [result for result in leaves if result.document is None]:
             reader = await self._readers.reader()
             records = await reader.records.get([result.id for result in unknown])
             present = {record.id: record for record in records if record is not None}
+            found = {task_id: record.state for task_id, record in present.items()}
             for result in unknown:
-                if result.id in present and states.is_ready(present[result.id].state):
+                if states.is_ready(found.get(result.id, states.PENDING)):
                     result.see(reader.codec.decode(present[result.id]))
-        else:
-            present = {}
-        return [
-            (await result.state()) if result.is_known else getattr(present.get(result.id), "state", states.PENDING)
-            for result in self
-        ]
+        return [found.get(each.id, states.PENDING) if each.document is None else each.document.state for each in leaves]
 
     async def forget(self) -> None:
         """Delete the stored results and states of the tasks."""
-        ids = [result.id for result in self if not result.is_eager]
+        ids = [result.id for result in self.leaves() if not result.is_eager]
         if ids:
             await (await self._readers.reader()).forget(ids)
 
     async def revoke(self, *, terminate: bool = False) -> None:
         """Revoke all of the calls; see `AsyncResult.revoke`."""
-        await asyncio.gather(*(result.revoke(terminate=terminate) for result in self))
+        await asyncio.gather(*(result.revoke(terminate=terminate) for result in self.leaves()))
 
 
-class GroupResult(Generic[R_co]):
+class ResultSet(Results[R_co, R_co], Sequence[AsyncResult[R_co]]):
+    """The results of many calls, in the order of the calls. Awaiting it returns the list of their values.
+
+    results = await app.send_many(add.s(i, i) for i in range(10))
+    assert await results == [0, 2, 4, 6, 8, 10, 12, 14, 16, 18]
+    """
+
+    def __init__(self, results: Iterable[AsyncResult[R_co]], app: App[Readers]) -> None:
+        self.results = tuple(results)
+        self._readers = core_of(app)
+
+    @overload
+    def __getitem__(self, index: int) -> AsyncResult[R_co]: ...
+    @overload
+    def __getitem__(self, index: slice) -> ResultSet[R_co]: ...
+    def __getitem__(self, index: int | slice) -> AsyncResult[R_co] | ResultSet[R_co]:
+        if isinstance(index, slice):
+            return ResultSet(self.results[index], self._readers)
+        return self.results[index]
+
+    def __len__(self) -> int:
+        return len(self.results)
+
+    def __repr__(self) -> str:
+        return f"<ResultSet: {len(self)} results>"
+
+    @property
+    def sync(self) -> SyncResultSet[R_co]:
+        """These results for code without a loop."""
+        return SyncResultSet(self, self._readers.bridge)
+
+    def leaves(self) -> Sequence[AsyncResult[R_co]]:
+        """Return its results."""
+        return self.results
+
+
+class GroupResult(Results[R_co, Any]):
     """The result of a group: its members' results, nested as the group is. Awaiting it returns the list of values.
 
     result = await group(add.s(i, i) for i in range(3))()
@@ -223,9 +244,6 @@ class GroupResult(Generic[R_co]):
         self._readers = core_of(app)
         #: For each member the effect of its failure on the group: "fail", "skip" or "continue".
         self.when_failed = tuple(when_failed) or ("fail",) * len(self.results)
-
-    def __await__(self) -> Generator[Any, Any, list[R_co]]:
-        return self.get().__await__()
 
     def __len__(self) -> int:
         return len(self.results)
@@ -273,58 +291,7 @@ class GroupResult(Generic[R_co]):
     @property
     def members(self) -> ResultSet[Any]:
         """The results of all its tasks in order, including those of nested groups."""
-        return ResultSet(self._leaves(), self._readers)
-
-    @overload
-    async def get(
-        self, timeout: float | None = ..., *, propagate: Literal[True] = ..., **options: Unpack[GetOptions]
-    ) -> list[R_co]: ...
-    @overload
-    async def get(
-        self, timeout: float | None = ..., *, propagate: bool, **options: Unpack[GetOptions]
-    ) -> list[R_co | BaseException]: ...
-    async def get(
-        self, timeout: float | None = None, *, propagate: bool = True, **options: Unpack[GetOptions]
-    ) -> list[R_co] | list[R_co | BaseException]:
-        """Return the values in order, waiting up to `timeout` seconds for the last.
-
-        The first failure that comes in is raised at once; `propagate=False` puts exceptions in the list instead.
-        `callback(task_id, value)` is called for each task that has ended, in the order in which they end.
-        `follow_parents` and `interval` are as for `AsyncResult.get`.
-
-        Raises:
-            ResultTimeout: not all came in time; the tasks go on.
-            InvalidOption: an option of Celery's that has no meaning here; the text says what to do instead.
-        """
-        check_options(options)
-        await self.members.wait(timeout, propagate=propagate, tolerated=frozenset(self._tolerated()), **options)
-        return cast("list[R_co]", await self._values("fail" if propagate else "continue"))
-
-    join = get
-
-    def as_completed(self) -> AsyncGenerator[AsyncResult[Any], None]:
-        """Yield the result of each task when it has ended; awaiting it then returns at once."""
-        return self.members.as_completed()
-
-    async def completed_count(self) -> int:
-        """Return how many of its tasks have ended with a value."""
-        return await self.members.completed_count()
-
-    async def ready(self) -> bool:
-        """Whether all of its tasks have ended."""
-        return await self.members.ready()
-
-    async def successful(self) -> bool:
-        """Whether all of its tasks have ended with a value."""
-        return await self.members.successful()
-
-    async def failed(self) -> bool:
-        """Whether one of its tasks has failed."""
-        return await self.members.failed()
-
-    async def waiting(self) -> bool:
-        """Whether one of its tasks has not ended yet."""
-        return await self.members.waiting()
+        return ResultSet(self.leaves(), self._readers)
 
     async def graph(self) -> Graph:
         """Return its workflow with the states of the tasks; see `AsyncResult.graph`."""
@@ -336,13 +303,9 @@ class GroupResult(Generic[R_co]):
             async for now in changes:
                 yield now
 
-    async def revoke(self, *, terminate: bool = False) -> None:
-        """Revoke all of its calls; see `AsyncResult.revoke`."""
-        await self.members.revoke(terminate=terminate)
-
     async def forget(self) -> None:
         """Delete the stored results of its tasks, and its own shape if it was saved."""
-        ids = [result.id for result in self._leaves() if not result.is_eager]
+        ids = [result.id for result in self.leaves() if not result.is_eager]
         if ids or not self.results:
             await (await self._readers.reader()).forget([self.id, *ids])
 
@@ -368,33 +331,38 @@ class GroupResult(Generic[R_co]):
             raise CallError(f"{group_id} is the id of a task, not of a group that was saved")
         return cast(Self, result_of_shape(cast("dict[str, Any]", shape), readers))
 
-    def _leaves(self) -> Iterator[AsyncResult[Any]]:
-        for result in self.results:
-            if isinstance(result, GroupResult):
-                yield from result._leaves()
-            else:
-                yield result
+    def leaves(self) -> Sequence[AsyncResult[Any]]:
+        """Return the results of all its tasks in order, including those of nested groups."""
+        return [leaf for result in self.results for leaf in leaves_of(result)]
 
-    def _tolerated(self) -> Iterator[str]:
-        """Yield the ids of tasks whose failure does not fail the group."""
+    def _tolerated(self) -> frozenset[str]:
+        """Return the ids of tasks whose failure does not fail the group."""
+        found: set[str] = set()
         for result, when_failed in zip(self.results, self.when_failed, strict=True):
-            if isinstance(result, GroupResult):
-                yield from result._tolerated() if when_failed == "fail" else (leaf.id for leaf in result._leaves())
-            elif when_failed != "fail":
-                yield result.id
+            if when_failed != "fail":
+                found.update(leaf.id for leaf in leaves_of(result))
+            elif isinstance(result, GroupResult):
+                found |= result._tolerated()
+        return frozenset(found)
 
-    async def _values(self, otherwise: str) -> list[Any]:
+    def values(self, *, propagate: bool) -> list[Any]:
+        return self._nested("fail" if propagate else "continue")
+
+    def _nested(self, otherwise: str) -> list[Any]:
         """Return the values; `otherwise` applies to failed members without a policy of their own."""
         values: list[Any] = []
         for result, own in zip(self.results, self.when_failed, strict=True):
             when_failed = otherwise if own == "fail" else own
             if isinstance(result, GroupResult):
-                values.append(await result._values(when_failed))
-            elif when_failed == "fail":
-                values.append(await result.get())
-            elif when_failed != "skip" or await result.successful():
-                values.append(await result.get(propagate=False))
+                values.append(result._nested(when_failed))
+            elif when_failed != "skip" or (result.document is not None and result.document.state == states.SUCCESS):
+                values.append(result.seen())
         return values
+
+
+def leaves_of(result: AsyncResult[Any] | GroupResult[Any]) -> Sequence[AsyncResult[Any]]:
+    """Return the results of the tasks of `result`: itself, or those of a group."""
+    return [result] if isinstance(result, AsyncResult) else result.leaves()
 
 
 def _unpickled(shape: Mapping[str, Any]) -> AsyncResult[Any] | GroupResult[Any]:

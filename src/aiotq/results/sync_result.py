@@ -1,44 +1,157 @@
-"""Results for code without a loop: `SyncResult` of a single call, `SyncGroupResult` of a group."""
+"""Results for code without a loop: plain methods, and attributes for what a coroutine asks for elsewhere."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, Unpack, overload
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, Unpack, cast, overload
 
 from ..core.sync import Bridge
 from .get_options import GetOptions, check_options
 
 if TYPE_CHECKING:
     from ..graph.graph import Graph
-    from .handle import AsyncResult, OnMessage, Update
-    from .sets import GroupResult
+    from .document import Update
+    from .handle import AsyncResult, OnMessage
+    from .progress import Progress
+    from .sets import GroupResult, Results, ResultSet  # noqa: F401 (`ResultSet` is in a string: it has a base of its own)
 
 R_co = TypeVar("R_co", covariant=True)
+Part = TypeVar("Part")
+Of_co = TypeVar("Of_co", bound="AsyncResult[Any] | Results[Any, Any]", covariant=True)
+Step_co = TypeVar("Step_co", bound="AsyncResult[Any] | GroupResult[Any]", covariant=True)
+Many_co = TypeVar("Many_co", bound="Results[Any, Any]", covariant=True)
 
 
-class SyncResult(Generic[R_co]):
-    """An `AsyncResult` for code without a loop: the same methods, as plain functions."""
+class Seen(Generic[Part]):
+    """One part of what `SyncResult.look` returns, as an attribute. It is asked for anew until the task has ended."""
 
-    def __init__(self, result: AsyncResult[R_co], bridge: Bridge) -> None:
+    def __init__(self, part: Callable[[Update], Part]) -> None:
+        self._part = part
+
+    def __get__(self, result: SyncResult[Any] | None, kind: type[SyncResult[Any]]) -> Part:
+        if result is None:  # of the class: for those that only look at it
+            return cast(Part, self)
+        return self._part(result.look())
+
+
+class _Sync(Generic[Of_co]):
+    """What the results of one call and of many have in common."""
+
+    def __init__(self, result: Of_co, bridge: Bridge) -> None:
         self._result = result
         self._bridge = bridge
-        self.id = result.id
 
     def __repr__(self) -> str:
-        return f"<SyncResult: {self.id}>"
+        return f"<Sync{repr(self._result).lstrip('<')}"
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, SyncResult) and other.id == self.id
+        return isinstance(other, _Sync) and bool(cast("_Sync[Any]", other)._result == self._result)
 
     def __hash__(self) -> int:
-        return hash(self.id)
+        return hash(self._result)
+
+    def _ended(
+        self,
+        wait: Callable[..., Coroutine[Any, Any, BaseException | None]],
+        timeout: float | None,
+        propagate: bool,
+        options: GetOptions,
+        **more: Any,
+    ) -> BaseException | None:
+        """Wait; return what is to be raised. The callback in `options` is called after that, in this thread."""
+        check_options(options)
+        callback = options.pop("callback", None)
+        error = self._bridge.run(partial(wait, timeout, propagate, options, **more))
+        if callback is not None and error is None:
+            for result in self._leaves():
+                callback(result.id, result.seen())
+        return error
+
+    def _leaves(self) -> Sequence[AsyncResult[Any]]:
+        raise NotImplementedError
+
+    def ready(self) -> bool:
+        return self._bridge.run(self._result.ready)
+
+    def successful(self) -> bool:
+        return self._bridge.run(self._result.successful)
+
+    def failed(self) -> bool:
+        return self._bridge.run(self._result.failed)
+
+    def forget(self) -> None:
+        self._bridge.run(self._result.forget)
+
+    def revoke(self, *, terminate: bool = False) -> None:
+        self._bridge.run(partial(self._result.revoke, terminate=terminate))
+
+
+class _SyncStep(_Sync[Step_co]):
+    """What a result has that may be a step of a workflow."""
+
+    @property
+    def id(self) -> str:
+        """The id of the call, or of the group."""
+        return self._result.id
 
     @property
     def parent(self) -> SyncResult[Any] | SyncGroupResult[Any] | None:
         """The result of the step before it in its chain."""
         parent = self._result.parent
         return None if parent is None else parent.sync
+
+    @property
+    def graph(self) -> Graph:
+        """Its workflow, with the states that the tasks have now."""
+        return self._bridge.run(self._result.graph)
+
+    def progress(self) -> Iterator[Progress]:
+        return self._bridge.each(self._result.progress())
+
+    def as_tuple(self) -> tuple[Any, ...]:
+        return self._result.as_tuple()
+
+
+class SyncResult(_SyncStep["AsyncResult[R_co]"], Generic[R_co]):
+    """An `AsyncResult` for code without a loop: what is awaited there is a plain call or an attribute here.
+
+    result = add.sync.delay(2, 2)
+    assert result.get(timeout=3) == 4
+    assert result.state == "SUCCESS"
+    """
+
+    state = Seen(lambda now: now.state)
+    info = Seen(lambda now: now.info)
+    traceback = Seen(lambda now: now.traceback)
+    date_done = Seen(lambda now: now.date_done)
+    name = Seen(lambda now: now.name)
+    worker = Seen(lambda now: now.worker)
+    args = Seen(lambda now: now.args)
+    kwargs = Seen(lambda now: now.kwargs)
+    retries = Seen(lambda now: now.retries)
+    queue = Seen(lambda now: now.queue)
+    stamps = Seen(lambda now: now.stamps)
+
+    @property
+    def task_name(self) -> str | None:
+        """The task's name, if the handle is of a call that was made here."""
+        return self._result.task_name
+
+    @property
+    def is_eager(self) -> bool:
+        """Whether the task ran where it was called."""
+        return self._result.is_eager
+
+    @property
+    def is_known(self) -> bool:
+        """Whether this handle has seen its task end."""
+        return self._result.is_known
+
+    @property
+    def children(self) -> list[SyncResult[Any]]:
+        """The results of the calls that the task made."""
+        return [child.sync for child in self._bridge.run(self._result.children)]
 
     @overload
     def get(
@@ -67,94 +180,95 @@ class SyncResult(Generic[R_co]):
         **options: Unpack[GetOptions],
     ) -> R_co | BaseException:
         """Like `AsyncResult.get`; `callback` is a plain function, called in this thread."""
-        check_options(options)
-        callback = options.pop("callback", None)
+        __tracebackhide__ = True
+        error = self._ended(self._result.awaited, timeout, propagate, options, on_message=on_message)
+        if error is not None:
+            raise error
+        return self._result.seen()
 
-        async def get() -> R_co | BaseException:
-            return await self._result.get(timeout, propagate=propagate, on_message=on_message, **options)
-
-        value = self._bridge.run(get)
-        if callback is not None:
-            callback(self.id, value)
-        return value
-
-    def graph(self) -> Graph:
-        return self._bridge.run(self._result.graph)
+    wait = get
 
     def look(self) -> Update:
         return self._bridge.run(self._result.look)
 
-    def state(self) -> str:
-        return self._bridge.run(self._result.state)
+    def updates(self) -> Iterator[Update]:
+        return self._bridge.each(self._result.updates())
 
-    def ready(self) -> bool:
-        return self._bridge.run(self._result.ready)
-
-    def successful(self) -> bool:
-        return self._bridge.run(self._result.successful)
-
-    def failed(self) -> bool:
-        return self._bridge.run(self._result.failed)
-
-    def info(self) -> Any:
-        return self._bridge.run(self._result.info)
-
-    def traceback(self) -> str | None:
-        return self._bridge.run(self._result.traceback)
-
-    def date_done(self) -> datetime | None:
-        return self._bridge.run(self._result.date_done)
-
-    def children(self) -> list[SyncResult[Any]]:
-        return [child.sync for child in self._bridge.run(self._result.children)]
-
-    def name(self) -> str | None:
-        return self._bridge.run(self._result.name)
-
-    def worker(self) -> str | None:
-        return self._bridge.run(self._result.worker)
-
-    def args(self) -> tuple[Any, ...] | None:
-        return self._bridge.run(self._result.args)
-
-    def kwargs(self) -> Mapping[str, Any] | None:
-        return self._bridge.run(self._result.kwargs)
-
-    def retries(self) -> int | None:
-        return self._bridge.run(self._result.retries)
-
-    def queue(self) -> str | None:
-        return self._bridge.run(self._result.queue)
-
-    def stamps(self) -> Mapping[str, Sequence[Any]] | None:
-        return self._bridge.run(self._result.stamps)
-
-    def forget(self) -> None:
-        self._bridge.run(self._result.forget)
-
-    def revoke(self, *, terminate: bool = False) -> None:
-        async def revoke() -> None:
-            await self._result.revoke(terminate=terminate)
-
-        self._bridge.run(revoke)
+    def _leaves(self) -> Sequence[AsyncResult[Any]]:
+        return [self._result]
 
 
-class SyncGroupResult(Generic[R_co]):
-    """A `GroupResult` for code without a loop: the same methods, as plain functions."""
+class _SyncMany(_Sync[Many_co], Generic[Many_co, R_co]):
+    """What the results of many calls have in common."""
 
-    def __init__(self, result: GroupResult[R_co], bridge: Bridge) -> None:
-        self._result = result
-        self._bridge = bridge
-        self.id = result.id
+    @overload
+    def get(
+        self, timeout: float | None = ..., *, propagate: Literal[True] = ..., **options: Unpack[GetOptions]
+    ) -> list[R_co]: ...
+    @overload
+    def get(
+        self, timeout: float | None = ..., *, propagate: bool, **options: Unpack[GetOptions]
+    ) -> list[R_co | BaseException]: ...
+    def get(
+        self, timeout: float | None = None, *, propagate: bool = True, **options: Unpack[GetOptions]
+    ) -> list[R_co] | list[R_co | BaseException]:
+        """Like `ResultSet.get`; `callback` is a plain function, called in this thread, in the order of the tasks."""
+        __tracebackhide__ = True
+        error = self._ended(self._result.awaited, timeout, propagate, options)
+        if error is not None:
+            raise error
+        return self._result.values(propagate=propagate)
 
-    def __repr__(self) -> str:
-        return f"<SyncGroupResult: {self.id}>"
+    join = get
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, SyncGroupResult) and (self.id, self.results) == (other.id, other.results)
+    def wait(self, timeout: float | None = None, *, propagate: bool = False, **options: Unpack[GetOptions]) -> None:
+        """Like `ResultSet.wait`; `callback` as for `get`."""
+        __tracebackhide__ = True
+        error = self._ended(self._result.awaited, timeout, propagate, options)
+        if error is not None:
+            raise error
 
-    def __hash__(self) -> int:
-        return hash(self.id)
+    def as_completed(self) -> Iterator[SyncResult[Any]]:
+        """Yield the result of each task when it has ended."""
+        return (result.sync for result in self._bridge.each(self._result.as_completed()))
+
+    def completed_count(self) -> int:
+        return self._bridge.run(self._result.completed_count)
+
+    def waiting(self) -> bool:
+        return self._bridge.run(self._result.waiting)
+
+    def states(self) -> list[str]:
+        return self._bridge.run(self._result.states)
+
+    def _leaves(self) -> Sequence[AsyncResult[Any]]:
+        return self._result.leaves()
+
+
+class SyncResultSet(_SyncMany["ResultSet[R_co]", R_co], Sequence[SyncResult[R_co]]):
+    """A `ResultSet` for code without a loop: the same methods, as plain functions."""
+
+    def __len__(self) -> int:
+        return len(self._result)
+
+    @property
+    def results(self) -> list[SyncResult[R_co]]:
+        """The results, in the order of the calls."""
+        return list(self)
+
+    @overload
+    def __getitem__(self, index: int) -> SyncResult[R_co]: ...
+    @overload
+    def __getitem__(self, index: slice) -> SyncResultSet[R_co]: ...
+    def __getitem__(self, index: int | slice) -> SyncResult[R_co] | SyncResultSet[R_co]:
+        return self._result[index].sync
+
+
+class SyncGroupResult(_SyncMany["GroupResult[R_co]", R_co], _SyncStep["GroupResult[R_co]"]):
+    """A `GroupResult` for code without a loop: the same methods, as plain functions.
+
+    One that was saved is read by `app.sync(GroupResult.restore, group_id, app)`.
+    """
 
     def __len__(self) -> int:
         return len(self._result)
@@ -171,63 +285,14 @@ class SyncGroupResult(Generic[R_co]):
         return [member.sync for member in self._result]
 
     @property
-    def parent(self) -> SyncResult[Any] | SyncGroupResult[Any] | None:
-        """The result of the step before it in its chain."""
-        parent = self._result.parent
-        return None if parent is None else parent.sync
+    def children(self) -> list[SyncResult[Any] | SyncGroupResult[Any]]:
+        """The members' results."""
+        return self.results
 
-    @overload
-    def get(
-        self, timeout: float | None = ..., *, propagate: Literal[True] = ..., **options: Unpack[GetOptions]
-    ) -> list[R_co]: ...
-    @overload
-    def get(
-        self, timeout: float | None = ..., *, propagate: bool, **options: Unpack[GetOptions]
-    ) -> list[R_co | BaseException]: ...
-    def get(
-        self, timeout: float | None = None, *, propagate: bool = True, **options: Unpack[GetOptions]
-    ) -> list[R_co] | list[R_co | BaseException]:
-        """Like `GroupResult.get`; `callback` is a plain function, called in this thread, in the order of the tasks."""
-        check_options(options)
-        callback = options.pop("callback", None)
-
-        async def get() -> list[R_co] | list[R_co | BaseException]:
-            return await self._result.get(timeout, propagate=propagate, **options)
-
-        values = self._bridge.run(get)
-        if callback is not None:
-            for result in self._result.members:
-                callback(result.id, result.seen(propagate=False))
-        return values
-
-    join = get
-
-    def graph(self) -> Graph:
-        return self._bridge.run(self._result.graph)
-
-    def completed_count(self) -> int:
-        return self._bridge.run(self._result.completed_count)
-
-    def ready(self) -> bool:
-        return self._bridge.run(self._result.ready)
-
-    def successful(self) -> bool:
-        return self._bridge.run(self._result.successful)
-
-    def failed(self) -> bool:
-        return self._bridge.run(self._result.failed)
-
-    def waiting(self) -> bool:
-        return self._bridge.run(self._result.waiting)
-
-    def revoke(self, *, terminate: bool = False) -> None:
-        async def revoke() -> None:
-            await self._result.revoke(terminate=terminate)
-
-        self._bridge.run(revoke)
-
-    def forget(self) -> None:
-        self._bridge.run(self._result.forget)
+    @property
+    def members(self) -> SyncResultSet[Any]:
+        """The results of all its tasks in order, including those of nested groups."""
+        return self._result.members.sync
 
     def save(self) -> None:
         self._bridge.run(self._result.save)

@@ -71,6 +71,21 @@ class SyncCalls(Generic[P, R]):
         result: handle.AsyncResult[R] = core_of(self._task).bridge.run(send)
         return result.sync
 
+    def apply(
+        self,
+        args: Sequence[Any] | None = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        throw: bool | None = None,
+        retries: int = 0,
+        **options: Unpack[CallOptions],
+    ) -> SyncResult[R]:
+        """As `Task.apply`."""
+        merged: CallOptions = {**self._options, **said(options)}
+        run: Any = partial(self._task.apply, args, kwargs, throw=throw, retries=retries, **merged)
+        result: handle.AsyncResult[R] = core_of(self._task).bridge.run(run)
+        return result.sync
+
     def add_to_chord(self, canvas: Canvas[Any]) -> SyncResult[Any]:
         """As `Task.add_to_chord`, in a task that is a plain function."""
         return core_of(self._task).bridge.run(self._task.add_to_chord, canvas).sync
