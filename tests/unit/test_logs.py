@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from aiotq.core.json_logs import JsonFormatter
-from aiotq.core.logs import ReadableFormatter, has_colours, state_of
+from aiotq.core.logs import ReadableFormatter, giving, has_colours
 
 
 class Log:
@@ -94,34 +94,18 @@ def test_the_name_of_the_worker_is_said() -> None:
     assert log.lines()[0]["worker"] == "anna-1"
 
 
-def task_line(text: str, *values: object, name: str = "aiotq.task") -> logging.LogRecord:
-    return logging.LogRecord(name, logging.INFO, __file__, 1, text, values, None)
+def task_line(text: str, *values: object, state: str | None = None, level: int = logging.INFO) -> logging.LogRecord:
+    record = logging.LogRecord("aiotq.task", level, __file__, 1, text, values, None)
+    vars(record).update({} if state is None else giving(state))
+    return record
 
 
-@pytest.mark.parametrize(
-    ("text", "state"),
-    [
-        ("Task %s[%s] succeeded in %.3f s: %s", "SUCCESS"),
-        ("Task %s[%s] failed in %.3f s: %s", "FAILURE"),
-        ("Task %s[%s] raised expected: %s", "FAILURE"),
-        ("Task %s[%s] raised %s after %.3f s", "FAILURE"),
-        ("Task %s[%s]: %s", "RETRY"),
-        ("Task %s[%s] runs again in %g s", "RETRY"),
-        ("Task %s[%s] expired", "REVOKED"),
-        ("Task %s[%s] was revoked while it ran", "REVOKED"),
-        ("Task %s[%s] becomes a dead letter (%s): %s", "REJECTED"),
-        ("Task %s[%s] was interrupted by the stop and is handed back", "PENDING"),
-        ("Task %s[%s] runs in a thread: its time_limit can't be kept", None),
-        ("Task proj.add is what I wrote myself: it failed", None),
-    ],
-)
-def test_a_workers_line_tells_the_state_of_its_task(text: str, state: str | None) -> None:
-    assert state_of(task_line(text, "proj.add", "42")) == state
-    assert state_of(task_line(text, "proj.add", "42", name="proj.jobs")) is None
+def test_a_line_says_in_a_field_of_its_own_which_state_it_gives_its_task() -> None:
+    told = json.loads(JsonFormatter().format(task_line("Task %s[%s] expired", "proj.add", "42", state="REVOKED")))
+    written = json.loads(JsonFormatter().format(task_line("Task proj.add[42] succeeded, I wrote myself")))
 
-
-def test_no_value_can_pretend_to_be_a_verb() -> None:
-    assert state_of(task_line("Task %s[%s] runs in %s", "proj.add", "42", "x] failed")) is None
+    assert (told["state"], "extra" in told) == ("REVOKED", False)
+    assert "state" not in written
 
 
 def test_a_line_of_a_task_that_ended_has_its_state_and_asks_for_its_times() -> None:
@@ -133,23 +117,24 @@ def test_a_line_of_a_task_that_ended_has_its_state_and_asks_for_its_times() -> N
 
     formatter = JsonFormatter(about=about)
 
-    line = json.loads(formatter.format(task_line("Task %s[%s] succeeded in %.3f s: %s", "proj.add", "42", 0.5, "4")))
+    line = json.loads(formatter.format(task_line("Task %s[%s] is over", "proj.add", "42", state="SUCCESS")))
 
     assert asked == ["SUCCESS"]
     assert (line["state"], line["duration"]) == ("SUCCESS", 0.5)
 
 
 @pytest.mark.parametrize(
-    ("verb", "coloured"),
+    ("verb", "state", "level", "coloured"),
     [
-        ("succeeded in 0.002 s: 4", "\x1b[32msucceeded\x1b[0m in 0.002 s: 4"),
-        ("failed in 0.1 s: no luck", "\x1b[31mfailed\x1b[0m in 0.1 s: no luck"),
-        ("raised expected: no luck", "\x1b[33mraised expected\x1b[0m: no luck"),
-        ("says hello", "says hello"),
+        ("succeeded in 0.002 s: 4", "SUCCESS", logging.INFO, "\x1b[32msucceeded\x1b[0m in 0.002 s: 4"),
+        ("failed in 0.1 s: no luck", "FAILURE", logging.ERROR, "\x1b[31mfailed\x1b[0m in 0.1 s: no luck"),
+        ("raised expected: no luck", "FAILURE", logging.INFO, "\x1b[33mraised expected\x1b[0m: no luck"),
+        ("expired", "REVOKED", logging.INFO, "\x1b[33mexpired\x1b[0m"),
+        ("says hello", None, logging.INFO, "says hello"),
     ],
 )
-def test_the_verb_is_coloured_on_terminals_alone(verb: str, coloured: str) -> None:
-    record = task_line(f"Task proj.add[42] {verb}")
+def test_the_verb_is_coloured_on_terminals_alone(verb: str, state: str | None, level: int, coloured: str) -> None:
+    record = task_line(f"Task proj.add[42] {verb}", state=state, level=level)
 
     assert ReadableFormatter(coloured=True).format(record).endswith(f" Task proj.add[42] {coloured}")
     assert ReadableFormatter().format(record).endswith(f" Task proj.add[42] {verb}")

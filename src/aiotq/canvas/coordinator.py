@@ -10,6 +10,7 @@ from typing import Any
 from .. import states
 from ..commit import Finish
 from ..core.clock import Clock
+from ..core.logs import giving
 from ..core.tracebacks import described, text_of
 from ..exceptions import AioTQError, CallError, DeadLettered, EncodeError, JoinLost, Refused
 from ..results import NO_JOIN_CHANGES, Arrival, JoinChanges, JoinExtension, Record
@@ -183,7 +184,8 @@ class Coordinator:
                 added=outcome.added,
             )
         except CallError as exc:  # what it returned, or what it added to its chord
-            logger.error("Task %s[%s] returned a value that can't be stored: %s", message.task, message.id, exc)
+            text = "Task %s[%s] returned a value that can't be stored: %s"
+            logger.error(text, message.task, message.id, exc, extra=giving(states.FAILURE))
             return self._failed(delivery, exc, outcome.policy, links)
 
     def _failed(self, delivery: Delivery, error: BaseException, policy: Policy, links: Links) -> Finish:

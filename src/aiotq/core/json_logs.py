@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from .logs import format_error, state_of
+from .logs import format_error, giving, state_of
 
 #: What every record has; anything else was given with `extra=`.
-_STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", *giving("")}
 
 
 class JsonFormatter(logging.Formatter):
@@ -42,11 +42,11 @@ class JsonFormatter(logging.Formatter):
         }
         if self._label:
             fields["worker"] = self._label
+        state = state_of(record)
         if self._about is not None:
-            state = state_of(record)
             fields.update(self._about(state))
-            if state is not None:
-                fields["state"] = state
+        if state is not None:
+            fields["state"] = state
         if record.exc_info and record.exc_info[1] is not None:
             fields["exception"] = format_error(record.exc_info[1]).rstrip()
         elif record.exc_text:

@@ -8,6 +8,7 @@ import os
 import re
 import time
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Final, TextIO
@@ -16,26 +17,8 @@ import anyio
 
 from .. import states
 
-#: What the lines of a task that ended or goes on say: their verb, the state that it means, its colour.
-_ENDS: Final = (
-    ("succeeded", states.SUCCESS, "32"),
-    ("raised expected", states.FAILURE, "33"),
-    ("raised", states.FAILURE, "31"),
-    ("failed", states.FAILURE, "31"),
-    ("can't be retried", states.FAILURE, "31"),
-    ("becomes a dead letter", "REJECTED", "31"),
-    ("was revoked", states.REVOKED, "33"),
-    ("expired", states.REVOKED, "33"),
-    ("asked to be ignored", "IGNORED", "33"),
-    ("runs again", states.RETRY, "33"),
-    ("its process died, it runs again", states.RETRY, "33"),
-    ("was rejected and is handed back", states.PENDING, "33"),
-    ("was interrupted by the stop", states.PENDING, "33"),
-)
-_VERB: Final = re.compile(rf"^(Task \S+:? )({'|'.join(re.escape(verb) for verb, _, _ in _ENDS)})")
-_COLOUR_OF_VERB: Final = {verb: colour for verb, _, colour in _ENDS}
-#: A retry says so by itself.
-_RETRIED: Final = "Task %s[%s]: %s"
+#: What a line says of the task that it names, up to its details; coloured if the line gives the task a state.
+_VERB: Final = re.compile(r"^(Task \S+:? )(.+?)(?= in |: | \(|$)")
 _COLOURS: Final = {"DEBUG": "2", "WARNING": "33", "ERROR": "31", "CRITICAL": "1;31"}
 #: Code that stands between an entry point and the user's: ours, and what we call it through.
 _MACHINERY: Final = (
@@ -80,8 +63,9 @@ class ReadableFormatter(logging.Formatter):
         if self._coloured and (colour := _COLOURS.get(record.levelname)):
             level = f"\x1b[{colour}m{level}\x1b[0m"
         message = record.message.rstrip()
-        if self._coloured:
-            message = _VERB.sub(_with_coloured_verb, message, count=1)
+        if self._coloured and (state := state_of(record)) is not None:
+            colour = _colour(state, record.levelno)
+            message = _VERB.sub(lambda found: f"{found[1]}\x1b[{colour}m{found[2]}\x1b[0m", message, count=1)
         return f"{self.formatTime(record)} {level} {self._label}{name}{message}"
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
@@ -94,19 +78,19 @@ class ReadableFormatter(logging.Formatter):
         return format_error(ei[1]).rstrip() if ei[1] is not None else ""
 
 
-def _with_coloured_verb(found: re.Match[str]) -> str:
-    return f"{found[1]}\x1b[{_COLOUR_OF_VERB[found[2]]}m{found[2]}\x1b[0m"
+def _colour(state: str, level: int) -> str:
+    return "32" if state == states.SUCCESS else "31" if level >= logging.ERROR else "33"
+
+
+def giving(state: str) -> Mapping[str, str]:
+    """Return the `extra` of a line that says that its task has come to `state`."""
+    return {"task_state": state}
 
 
 def state_of(record: logging.LogRecord) -> str | None:
-    """Return the state that a worker's line gives its task; None of one that tells no such thing, or is the user's."""
-    if record.name != "aiotq.task":
-        return None
-    text = str(record.msg)  # as it was written, without values: no value can pretend to be a verb
-    if text == _RETRIED:
-        return states.RETRY
-    found = _VERB.match(text.replace("%s[%s]", "?", 1))
-    return None if found is None else next(state for verb, state, _ in _ENDS if verb == found[2])
+    """Return the state that a line gives its task (`giving`); None of one that tells no such thing."""
+    state: str | None = getattr(record, "task_state", None)
+    return state
 
 
 def format_error(error: BaseException) -> str:

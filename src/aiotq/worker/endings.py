@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any, Final, Protocol
 
+from .. import states
 from ..canvas.coordinator import describe
 from ..canvas.links import NO_LINKS, embedded
 from ..canvas.outcome import (
@@ -21,6 +22,7 @@ from ..canvas.outcome import (
     Revoked,
 )
 from ..core.clock import Clock
+from ..core.logs import giving
 from ..core.settings import Settings
 from ..core.tracebacks import formatted, logged, text_of
 from ..core.values import replace, sendable, shown
@@ -104,12 +106,17 @@ class Endings:
                     self._failed(limit, run, task, policy) if again is None else self._retried(again, run, task, policy)
                 )
             case Cancelled.REVOKED:
-                logger.info("Task %s[%s] was revoked while it ran", name, message.id)
+                logger.info("Task %s[%s] was revoked while it ran", name, message.id, extra=giving(states.REVOKED))
                 return Revoked(run.delivery, "terminated", policy)
             case Cancelled.STOPPING:
                 if run.is_settled:
                     return Failure(run.delivery, WorkerLostError("the worker stopped before the task ended"), policy)
-                logger.warning("Task %s[%s] was interrupted by the stop and is handed back", name, message.id)
+                logger.warning(
+                    "Task %s[%s] was interrupted by the stop and is handed back",
+                    name,
+                    message.id,
+                    extra=giving(states.PENDING),
+                )
                 return Returned(run.delivery)
             case Cancelled.LEASE_LOST | None:
                 return None
@@ -117,22 +124,26 @@ class Endings:
     def rejected(self, run: Run, reason: str, detail: str) -> Rejected:
         """Return the outcome of what is given up; what follows it is told, if its message can be believed."""
         message, detail = run.delivery.message, sendable(detail, MAX_DETAIL)
-        logger.error("Task %s[%s] becomes a dead letter (%s): %s", message.task, message.id, reason, detail)
-        return Rejected(run.delivery, reason, detail, NO_LINKS if reason in UNTRUSTED else run.links)
+        rejected = Rejected(run.delivery, reason, detail, NO_LINKS if reason in UNTRUSTED else run.links)
+        text = "Task %s[%s] becomes a dead letter (%s): %s"
+        logger.error(text, message.task, message.id, reason, detail, extra=giving(rejected.state))
+        return rejected
 
     def _failed(self, error: BaseException, run: Run, task: Task[..., Any], policy: Policy) -> Failure:
         message = run.delivery.message
-        name, why = message.shadow or message.task, describe(error)
+        name, why, failed = message.shadow or message.task, describe(error), giving(states.FAILURE)
         if are_all(error, task.declared.throws):
-            logger.info("Task %s[%s] raised expected: %s", name, message.id, why)
+            logger.info("Task %s[%s] raised expected: %s", name, message.id, why, extra=failed)
             return Failure(run.delivery, error, policy)
         shown_error = logged(error, whole=logger.isEnabledFor(logging.DEBUG))
         if shown_error is None:
             why = formatted(error)
         if isinstance(error, Exception):
-            logger.error("Task %s[%s] failed in %.3f s: %s", name, message.id, run.seconds, why, exc_info=shown_error)
+            text = "Task %s[%s] failed in %.3f s: %s"
+            logger.error(text, name, message.id, run.seconds, why, exc_info=shown_error, extra=failed)
         else:
-            logger.error("Task %s[%s] raised %s after %.3f s", name, message.id, why, run.seconds, exc_info=shown_error)
+            text = "Task %s[%s] raised %s after %.3f s"
+            logger.error(text, name, message.id, why, run.seconds, exc_info=shown_error, extra=failed)
         return Failure(run.delivery, error, policy)
 
     def _asked(self, asked: TaskPredicate, run: Run, task: Task[..., Any], policy: Policy) -> Outcome:
@@ -144,12 +155,15 @@ class Endings:
             case Retry():
                 return self._retried(asked, run, task, policy)
             case Snooze():
-                logger.info("Task %s[%s] runs again in %g s", name, message.id, asked.seconds)
+                logger.info(
+                    "Task %s[%s] runs again in %g s", name, message.id, asked.seconds, extra=giving(states.RETRY)
+                )
                 now = self._clock.time()
                 again = snoozed(message, delivery.queue, delivery.priority, asked.seconds, now)
                 return Retried(delivery, asked, sealed(self._signer, again), policy)
             case Reject(requeue=True) if not run.is_settled:
-                logger.info("Task %s[%s] was rejected and is handed back: %s", name, message.id, text_of(asked.reason))
+                text, why = "Task %s[%s] was rejected and is handed back: %s", text_of(asked.reason)
+                logger.info(text, name, message.id, why, extra=giving(states.PENDING))
                 return Returned(delivery, _REQUEUE_DELAY)
             case Reject():
                 return self.rejected(run, "rejected", text_of(asked.reason))
@@ -157,7 +171,7 @@ class Endings:
                 logger.info("Task %s[%s] was replaced by %s", name, message.id, shown(asked.canvas))
                 return Replaced(delivery, asked.canvas, policy)
             case _:
-                logger.info("Task %s[%s] asked to be ignored", name, message.id)
+                logger.info("Task %s[%s] asked to be ignored", name, message.id, extra=giving(states.IGNORED))
                 return Ignored(delivery, policy)
 
     def _retried(self, again: Retry, run: Run, task: Task[..., Any], policy: Policy) -> Outcome:
@@ -180,9 +194,11 @@ class Endings:
             )
             envelope = sealed(self._signer, envelope)
         except AioTQError as exc:
-            logger.error("Task %s[%s] can't be retried as asked: %s", message.task, message.id, exc)
+            text = "Task %s[%s] can't be retried as asked: %s"
+            logger.error(text, message.task, message.id, exc, extra=giving(states.FAILURE))
             return Failure(delivery, exc, policy)
-        logger.info("Task %s[%s]: %s", message.shadow or message.task, message.id, again)
+        name = message.shadow or message.task
+        logger.info("Task %s[%s]: %s", name, message.id, again, extra=giving(states.RETRY))
         return Retried(delivery, again if again.exc is None else again.exc, envelope, policy)
 
     def _lost_process(self, exc: WorkerLostError, run: Run, task: Task[..., Any], policy: Policy) -> Outcome:
@@ -191,7 +207,8 @@ class Endings:
         message = delivery.message
         if message.losses + 1 >= self._policies.of(task).max_deliveries:
             return self.rejected(run, "poison", f"its process died {message.losses + 1} times")
-        logger.warning("Task %s[%s]: its process died, it runs again", message.task, message.id)
+        text = "Task %s[%s]: its process died, it runs again"
+        logger.warning(text, message.task, message.id, extra=giving(states.RETRY))
         again = after_loss(message, delivery.queue, delivery.priority)
         return Retried(delivery, exc, sealed(self._signer, again), policy)
 

@@ -29,6 +29,7 @@ from ..canvas.outcome import (
     Success,
 )
 from ..canvas.serialized import as_canvas
+from ..core.logs import giving
 from ..core.values import replace, shown
 from ..exceptions import (
     MalformedMessage,
@@ -189,7 +190,7 @@ class Execution:
         """Return what the body of a delivery says; or its outcome, if it is expired or can't be read."""
         message = run.delivery.message
         if self._is_expired(message, terms):
-            logger.info("Task %s[%s] expired", message.task, message.id)
+            logger.info("Task %s[%s] expired", message.task, message.id, extra=giving(states.REVOKED))
             return Revoked(run.delivery, "expired", policy, self.links(message))
         try:
             return self.decode(message)
@@ -222,7 +223,7 @@ class Execution:
         """Return the outcome of a delivery whose task is not known here: for others, or expired, or given up."""
         message = run.delivery.message
         if message.expires is not None and message.expires <= self._clock.time():
-            logger.info("Task %s[%s] expired", message.task, message.id)
+            logger.info("Task %s[%s] expired", message.task, message.id, extra=giving(states.REVOKED))
             return Revoked(run.delivery, "expired", Policy(message.ignore_result), self.links(message))
         delay = self._unknown_tasks.delay(run.delivery)
         if delay is not None:
@@ -236,7 +237,8 @@ class Execution:
     def revoked(self, run: Run) -> Outcome:
         """Return the outcome of a delivery that was revoked before it could start."""
         message = run.delivery.message
-        logger.info("Task %s[%s] was revoked before it started", message.task, message.id)
+        text = "Task %s[%s] was revoked before it started"
+        logger.info(text, message.task, message.id, extra=giving(states.REVOKED))
         return Revoked(run.delivery, "revoked", Policy(message.ignore_result), self.links(message))
 
     async def _surrounded(self, run: Run, task: Task[..., Any], request: Request) -> Any:
@@ -387,4 +389,5 @@ class Execution:
                 message.id,
                 run.seconds,
                 shown(value)[:most],
+                extra=giving(states.SUCCESS),
             )

@@ -10,6 +10,7 @@ from collections import ChainMap, deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
 
+from .. import states
 from ..backends.memory.state import MemoryState
 from ..calling.callbacks import check_callbacks
 from ..calling.core import AppCore
@@ -21,6 +22,7 @@ from ..canvas.planner import NOTHING, Planner, Position
 from ..canvas.signature import LINKS, Canvas, Signature
 from ..canvas.structure import first_calls, frozen, signatures_of
 from ..commit import Finish
+from ..core.logs import giving
 from ..core.tracebacks import arguments_of
 from ..core.values import replace
 from ..exceptions import InvalidOption, NotRegistered, Snooze
@@ -261,7 +263,7 @@ class _Inline:
         try:
             self._core.find_task(message.task)
         except NotRegistered as exc:
-            logger.error("Task %s[%s] can't run here: %s", message.task, message.id, exc)
+            logger.error("Task %s[%s] can't run here: %s", message.task, message.id, exc, extra=giving(states.FAILURE))
             return Failure(run.delivery, exc, _KEEPS_ALL)
         outcome = await self._execution.run(run)
         assert outcome is not None, "there is no lease here that could be lost"

@@ -6,11 +6,13 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol
 
+from .. import states
 from ..canvas.coordinator import describe
 from ..canvas.join_result import JoinResult, gather
 from ..canvas.links import Broken, Links
 from ..canvas.outcome import Failure, Outcome, Policy, Postponed, Returned, Revoked, Skipped
 from ..core.clock import Clock
+from ..core.logs import giving
 from ..core.values import replace
 from ..exceptions import JoinLost, OperationalError
 from ..results import Joined
@@ -89,15 +91,16 @@ class Steps:
         if gathered.error is not None:
             why = describe(gathered.error)
             if gathered.is_passed_on:
-                logger.info("Task %s[%s] does not run, an earlier step ended: %s", message.task, message.id, why)
+                text = "Task %s[%s] does not run, an earlier step ended: %s"
+                logger.info(text, message.task, message.id, why, extra=giving(gathered.state))
                 links = replace(links, scope=links.scope + gathered.scope)
                 return Skipped(delivery, gathered.error, gathered.state, policy, links, gathered.cause)
             links = replace(links, given=())
-            logger.error("Task %s[%s] does not run: %s", message.task, message.id, why)
+            logger.error("Task %s[%s] does not run: %s", message.task, message.id, why, extra=giving(states.FAILURE))
             return Failure(delivery, gathered.error, policy, links)
         now = self._core.clock.time()
         if step.lifetime is not None and joined.ended_at + step.lifetime <= now:
-            logger.info("Task %s[%s] expired", message.task, message.id)
+            logger.info("Task %s[%s] expired", message.task, message.id, extra=giving(states.REVOKED))
             return Revoked(delivery, "expired", policy, links)
         if step.wait is not None and (due := joined.ended_at + step.wait) > now:
             later = postponed(message, step, delivery.queue, delivery.priority, joined.ended_at, due)
