@@ -142,6 +142,21 @@ class WatchContract:
         await heard.arrived(("a", SUCCESS))
         assert {each.id for each in heard.records} == {"a"}
 
+    async def test_who_begins_to_watch_hears_nothing_of_the_past(self, results: KeptHarness) -> None:
+        watcher, heard = await results.connect()
+        worker, _ = await results.connect()
+        told = "somebody else"
+        for step in range(3):
+            await worker.records.put([record(results, "a", "PROGRESS", body=b"%d" % step, reply_to=told)])
+
+        watcher.records.listening = True
+        await watcher.records.watch("a")
+        await worker.records.put([record(results, "a", "PROGRESS", body=b"new", reply_to=told)])
+        await worker.records.put([record(results, "a", reply_to=told)])
+
+        await heard.arrived(("a", SUCCESS))
+        assert [each.body for each in heard.records if each.state == "PROGRESS"] == [b"new"]
+
     async def test_after_unwatching_nothing_more_is_heard(self, results: KeptHarness) -> None:
         watcher, heard = await results.connect()
         worker, _ = await results.connect()

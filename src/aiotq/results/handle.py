@@ -388,12 +388,12 @@ class AsyncResult(Generic[R_co]):
         return (self.id,) if is_elsewhere(reader, self) else ()
 
     async def _changes(self, reader: Reader) -> AsyncGenerator[Document, None]:
-        """Yield what is stored now, and then each change until the task has ended."""
+        """Yield what is stored of the task now, and then each change until it has ended."""
         async with reader.waiting.records([self.id], elsewhere=self.elsewhere(reader), size=_BACKLOG) as records:
             last: Record | None = None
             while last is None or not states.is_ready(last.state):
                 record = await records.get()
-                if record != last:  # a push and a look may tell the same
+                if last is None or not record.is_behind(last):  # a push and a look may tell the same
                     last = record
                     yield reader.codec.decode(record)
 

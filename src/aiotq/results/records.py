@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import field
 from typing import Any, Final, Self
 
 from ..core.values import value
@@ -18,7 +19,10 @@ RESULTS: Final = "results"
 
 @value
 class Record:
-    """One state of one task. `body` is the encoded result document; `expires` is wall time."""
+    """One state of one task. `body` is the encoded result document; `expires` is wall time.
+
+    `order` is the store's: of a task's records that are read, one is no newer than another if its order is no higher.
+    """
 
     id: str
     state: str
@@ -26,6 +30,11 @@ class Record:
     content_type: str
     expires: float
     reply_to: str | None = None  #: the address (`RecordStore.address`) of the process that wants a push
+    order: int = field(default=0, compare=False)  #: 0: the store says nothing
+
+    def is_behind(self, other: Record) -> bool:
+        """Whether it says nothing beyond `other`, a record of the same task that came before it."""
+        return self == other or 0 < self.order <= other.order
 
 
 class RecordStore(abc.ABC):

@@ -87,7 +87,7 @@ def mail(
             (seen[0], *values),
         ).fetchall()
         if len(rows) == _BATCH:
-            return [Record(*row[:-1]) for row in rows], (rows[-1][-1], seen[1]), True
+            return [Record(*row) for row in rows], (rows[-1][-1], seen[1]), True
         ended: list[Any] = connection.execute(
             f"SELECT {RECORD}, seq FROM results WHERE seq > ? AND is_ready AND {for_us} ORDER BY seq LIMIT {_BATCH}",
             (seen[1], *values),
@@ -96,7 +96,8 @@ def mail(
         connection.execute("COMMIT")
     is_more = len(ended) == _BATCH
     last_result = ended[-1][-1] if is_more else last_result
-    return [Record(*row[:-1]) for row in (*rows, *ended)], (last_update, last_result), is_more
+    records = [*(Record(*row) for row in rows), *(Record(*row[:-1]) for row in ended)]
+    return records, (last_update, last_result), is_more
 
 
 def last_numbers(connection: sqlite3.Connection) -> Seen:

@@ -36,7 +36,7 @@ class SQLiteRecords(RecordStore):
         super().__init__()
         self.database = database
         self.clock = clock
-        self._watched: dict[str, None] = {}
+        self._watched: dict[str, int] = {}  #: ids, each with the last number of `updates` before it was watched
         self._seen: Seen = (0, 0)
         #: While nobody listened there was mail; the next `get` tells where to go on reading.
         self._is_behind = True
@@ -76,23 +76,22 @@ class SQLiteRecords(RecordStore):
     async def get(self, ids: Sequence[str]) -> Sequence[Record | None]:
         if not ids:
             return ()
-        is_behind = self._is_behind
         wanted, now = list(dict.fromkeys(ids)), self.clock.time()
 
         def get(connection: sqlite3.Connection) -> tuple[Seen, dict[str, Record]]:
             # Before the records: what is written in between is seen twice, and not missed.
-            last = last_numbers(connection) if is_behind else (0, 0)
+            last = last_numbers(connection)
             found: dict[str, Record] = {}
             for chunk in in_chunks(wanted):
                 rows = connection.execute(
-                    f"SELECT {RECORD} FROM results WHERE id IN ({marks(len(chunk))}) AND expires > ?",
-                    (*chunk, now),
+                    f"SELECT {RECORD}, ? FROM results WHERE id IN ({marks(len(chunk))}) AND expires > ?",
+                    (last[0], *chunk, now),
                 )
                 found.update((row[0], Record(*row)) for row in rows.fetchall())
             return last, found
 
         last, found = await self.database.read(get)
-        if is_behind and self._is_behind:
+        if self._is_behind:
             self._seen = last
             self._is_behind = False
         return [found.get(task_id) for task_id in ids]
@@ -112,12 +111,17 @@ class SQLiteRecords(RecordStore):
         await self.database.write(forget)
 
     async def watch(self, task_id: str) -> None:
-        self._watched[task_id] = None
         row = (task_id, self.address, self.clock.time() + WATCH_EXPIRES)
-        await self.database.write(
-            lambda transaction: transaction.insert("INSERT OR REPLACE INTO watchers (id, address, expires)", [row]),
-            durable=False,
-        )
+
+        def watch(transaction: Transaction) -> int:
+            transaction.insert("INSERT OR REPLACE INTO watchers (id, address, expires)", [row])
+            return last_numbers(transaction.connection)[0]
+
+        is_new = task_id not in self._watched
+        self._watched.setdefault(task_id, 0)
+        last = await self.database.write(watch, durable=False)
+        if is_new:
+            self._watched[task_id] = last
 
     async def unwatch(self, task_id: str) -> None:
         self._watched.pop(task_id, None)
@@ -142,9 +146,13 @@ class SQLiteRecords(RecordStore):
         is_more = True
         while is_more:
             read = partial(mail, address=address, is_watching=is_watching, seen=self._seen)
-            records, self._seen, is_more = await self.database.read(read)
-            if records:
+            found, self._seen, is_more = await self.database.read(read)
+            if records := [each for each in found if not self._is_past(each)]:
                 self.on_push(records)
+
+    def _is_past(self, record: Record) -> bool:
+        """Whether `record` is what another process was told of a task before it was watched here."""
+        return 0 < record.order <= self._watched.get(record.id, 0) and record.reply_to != self.address
 
     def _purge(self, transaction: Transaction) -> bool:
         """Delete a batch of what is expired, and renew what is not; return whether there may be more."""
