@@ -70,6 +70,8 @@ _CHECKS: Final[Mapping[str, Check]] = {
     "task_routes": lambda given: check_routes(given, check_route_option),
     "worker_queue_weights": check_weights,
 }
+#: Seconds without an answer of the broker that are always allowed.
+_LEAST_SILENCE: Final = 30.0
 #: Those there are, for a fork.
 _cores: Final[weakref.WeakSet[AppCore]] = weakref.WeakSet()
 
@@ -317,6 +319,12 @@ class AppCore:
         expires = now + self.conf.result_expires
         record = Record(request.id, state, body, self.codec.content_type, expires, request.reply_to)
         await connection.records.put([record])
+
+    @property
+    def allowed_silence(self) -> float:
+        """Seconds without an answer of the broker after which a worker or scheduler is not well: after one lease,
+        others may have what it held."""
+        return max(_LEAST_SILENCE, 2 * self.conf.worker_lease)
 
     def observe(self, observer: Observer) -> None:
         """Have `observer` told what happens in the workers of this process: those that run, and those to come."""

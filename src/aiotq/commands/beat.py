@@ -16,6 +16,7 @@ from .command import command
 from .http import Http, read_address, serving_health
 from .logs import log_as, start_logging
 from .reaching import reached
+from .systemd import say, watched_by_systemd
 from .worker import Level, LogFormat, Name
 
 logger = logging.getLogger("aiotq.beat")
@@ -50,13 +51,16 @@ async def _serve(app: AioTQ, name: str | None, address: tuple[str, int] | None) 
         scheduler = Scheduler(core_of(app), name=name, is_embedded=False)
         async with connected(app), scheduler:
             logger.info("scheduler %s is ready (pid %d)", scheduler.name, os.getpid())
-            async with asyncio.TaskGroup() as group:
-                stopping = group.create_task(_stop_when(asked, scheduler), name="aiotq.stopping")
-                await scheduler.wait()
-                stopping.cancel()
+            core = core_of(app)
+            with watched_by_systemd(lambda: scheduler.silence <= core.allowed_silence):
+                async with asyncio.TaskGroup() as group:
+                    stopping = group.create_task(_stop_when(asked, scheduler), name="aiotq.stopping")
+                    await scheduler.wait()
+                    stopping.cancel()
     logger.info("scheduler %s stopped", scheduler.name)
 
 
 async def _stop_when(asked: asyncio.Event, scheduler: Scheduler) -> None:
     await asked.wait()
+    say("STOPPING=1")
     await scheduler.stop()

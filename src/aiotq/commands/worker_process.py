@@ -23,6 +23,7 @@ from ..worker.worker import Worker
 from .app_option import CommandFailed, connected
 from .http import serving_health
 from .reaching import reached
+from .systemd import say, watched_by_systemd
 from .worker_signals import Signals, exit_hard
 
 logger = logging.getLogger("aiotq.worker")
@@ -109,15 +110,18 @@ async def _work(
         if parent is not None:
             _attach(parent, stop)
         logger.info("worker %s is ready (pid %d)", worker.name, os.getpid())
-        async with asyncio.TaskGroup() as group:
-            stopping = group.create_task(_stop_when_asked(worker, stop), name="aiotq.stopping")
-            await worker.wait()
-            stopping.cancel()
+        core = core_of(app)
+        with watched_by_systemd(lambda: worker.silence <= core.allowed_silence):
+            async with asyncio.TaskGroup() as group:
+                stopping = group.create_task(_stop_when_asked(worker, stop), name="aiotq.stopping")
+                await worker.wait()
+                stopping.cancel()
     logger.info("worker %s stopped (tasks finished: %d)", worker.name, worker.completed)
 
 
 async def _stop_when_asked(worker: Worker, stop: Signals) -> None:
     await stop.asked()
+    say("STOPPING=1")
     await worker.stop()
 
 

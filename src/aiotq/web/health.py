@@ -34,10 +34,6 @@ T = TypeVar("T")
 _QUEUES_FOR: Final = 5.0
 #: Seconds that the broker has to tell of its queues.
 _PATIENCE: Final = 3.0
-#: Seconds without an answer of the broker that are always allowed.
-_LEAST_SILENCE: Final = 30.0
-#: Leases without an answer of the broker that are allowed: after one, others have what was held.
-_LEASES: Final = 2.0
 
 
 @value
@@ -102,15 +98,13 @@ class Health:
 
     def live(self) -> Sequence[Check]:
         """Return what `/live` looks at."""
-        most = max(_LEAST_SILENCE, _LEASES * self._core.conf.worker_lease)
-        return [check_live(each, most) for each in self._members()]
+        return [check_live(each, self._core.allowed_silence) for each in self._members()]
 
     async def ready(self) -> Sequence[Check]:
         """Return what `/ready` looks at."""
         members = self._members()
         if members:
-            most = max(_LEAST_SILENCE, self._core.conf.worker_lease)
-            return [check_ready(each, most) for each in members]
+            return [check_ready(each, self._core.allowed_silence) for each in members]
         if self._works:
             return [Check("worker", False, "it starts, or has stopped")]
         try:
