@@ -24,14 +24,6 @@ async def test_sighup_stops_cleanly(shell: Shell) -> None:
     assert "SUCCESS" in shell.output("result", "jobs", task_id)
 
 
-async def test_sighup_stops_several_workers_cleanly(shell: Shell) -> None:
-    async with shell.started("worker", "jobs", "--workers", "2") as parent:
-        for _ in range(2):
-            await parent.line("is ready")
-        parent.send(signal.SIGHUP)
-        assert await parent.ended() == 0
-
-
 async def test_sigusr1_has_it_tell_what_runs_and_where_that_stands(shell: Shell) -> None:
     task_id = shell.output("call", "jobs", "jobs.wait_for", "--args", '["gate"]')
     in_thread = shell.output("call", "jobs", "jobs.hold", "--args", '["door"]')

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Final, Protocol, cast
 
 from .app_option import CommandFailed
-from .supervisor import STOPPING, ChildCommand, Supervisor, default_name, listen
+from .kept_worker import ChildCommand
+from .supervisor import STOPPING, Supervisor, default_name, listen
 
 logger = logging.getLogger("aiotq.workers")
 

@@ -17,9 +17,11 @@ from . import banner as banners
 from .app_option import BROKER_VARIABLE, Target, UsageError
 from .command import command
 from .http import Http, read_address
+from .kept_worker import ChildCommand
 from .logs import FORMATS, LEVELS, log_as, start_logging
 from .reload import run_reloading
-from .supervisor import ChildCommand, run_fleet
+from .share import Share, read_size
+from .supervisor import run_fleet
 from .words import read_names, read_queues
 from .worker_process import run_worker
 
@@ -59,6 +61,17 @@ LogFormat = Annotated[
     typer.Option("--log-format", metavar="FORMAT", help=f"{', or '.join(FORMATS)}: one object a line, and no banner."),
 ]
 Workers = Annotated[int, typer.Option(metavar="N", min=1, help="Whole worker processes.")]
+Burst = Annotated[
+    bool, typer.Option("--burst", help="End when no message is ready and nothing runs; exit code 1 if a task failed.")
+]
+MaxTasks = Annotated[int | None, typer.Option(metavar="N", min=1, help="End after so many tasks, about.")]
+MaxTime = Annotated[float | None, typer.Option(metavar="SECONDS", min=0, help="End after so much time.")]
+MaxTasksPerWorker = Annotated[
+    int | None, typer.Option(metavar="N", min=1, help="Replace a worker process after so many tasks, about.")
+]
+MaxMemoryPerWorker = Annotated[
+    str | None, typer.Option(metavar="SIZE", help="Replace a worker process that uses more memory, as 300M or 2G.")
+]
 Reload = Annotated[
     bool, typer.Option("--reload", help="Start anew when a .py file of the project changes (aiotq[reload]).")
 ]
@@ -90,6 +103,11 @@ def worker(
     log_format: LogFormat = None,
     beat: Beat = False,
     http: Http = None,
+    burst: Burst = False,
+    max_tasks: MaxTasks = None,
+    max_time: MaxTime = None,
+    max_tasks_per_worker: MaxTasksPerWorker = None,
+    max_memory_per_worker: MaxMemoryPerWorker = None,
     workers: Workers = 1,
     reload: Reload = False,
     banner: Banner = True,
@@ -99,6 +117,8 @@ def worker(
 
     The first one stops cleanly: running tasks may end within the grace time, the rest is handed back. The
     second hands all back at once, the third exits at once. SIGUSR1 has it log what runs and where that stands.
+
+    With --workers, SIGHUP replaces the workers one after the other, SIGTTIN starts one more, SIGTTOU stops one.
     """
     for option, text in (("--queues", queues), ("--exclude-queues", exclude_queues)):
         if text is not None and not read_names(text):
@@ -106,7 +126,8 @@ def worker(
     address = None if http is None else read_address(http)
     if workers > 1 and address is not None:
         raise UsageError("--http: several workers can't share a port; start each with its own, or one alone")
-    if workers > 1 or reload:
+    share = _share(burst, max_tasks, max_time, max_tasks_per_worker, max_memory_per_worker)
+    if workers > 1 or reload or (share.goes_on and parent_fd is None):
         start_logging(level, log_format, "workers")
         child = _child_command(target, context)
         is_well = (run_reloading if reload else run_fleet)(child, name=name, count=workers)
@@ -129,7 +150,33 @@ def worker(
     app.conf.update({setting: wanted for setting, wanted in overrides.items() if wanted is not None})
     options = _options(app.conf, name, queues, exclude_queues)
     announce = partial(banners.banner, app, target.spec, options) if banner and form == "text" else None
-    run_worker(app, options, announce=announce, parent_fd=parent_fd, with_beat=beat, http=address)
+    is_well = run_worker(
+        app, options, announce=announce, parent_fd=parent_fd, with_beat=beat, http=address, share=share
+    )
+    if not is_well:
+        raise typer.Exit(1)
+
+
+def _share(
+    burst: bool,
+    max_tasks: int | None,
+    max_time: float | None,
+    max_tasks_per_worker: int | None,
+    max_memory_per_worker: str | None,
+) -> Share:
+    """Return what the worker does before it ends by itself."""
+    per_worker = max_tasks_per_worker is not None or max_memory_per_worker is not None
+    if per_worker and (burst or max_tasks is not None or max_time is not None):
+        raise UsageError(
+            "--max-tasks-per-worker and --max-memory-per-worker have no end: not with --burst, --max-tasks, --max-time"
+        )
+    return Share(
+        tasks=max_tasks if max_tasks_per_worker is None else max_tasks_per_worker,
+        memory=read_size("--max-memory-per-worker", max_memory_per_worker),
+        seconds=max_time,
+        is_all=burst,
+        goes_on=per_worker,
+    )
 
 
 def _options(conf: Settings, name: str | None, queues: str | None, exclude_queues: str | None) -> WorkerOptions:

@@ -16,6 +16,7 @@ from typing import Final, cast
 
 from ..app import AioTQ
 from ..beat.scheduler import Scheduler
+from ..calling.core import AppCore
 from ..core.inside import core_of
 from ..signals import celeryd_init
 from ..worker.options import WorkerOptions
@@ -23,6 +24,7 @@ from ..worker.worker import Worker
 from .app_option import CommandFailed, connected
 from .http import serving_health
 from .reaching import reached
+from .share import WITHOUT_END, Counting, Share, done
 from .systemd import say, watched_by_systemd
 from .worker_signals import Signals, exit_hard
 
@@ -30,6 +32,10 @@ logger = logging.getLogger("aiotq.worker")
 
 #: What a worker tells the parent that started it (`--parent-fd`); the end of that connection asks it to stop.
 READY: Final = b"R"
+#: That it has done its share: it ends, and another one is to go on.
+ANOTHER: Final = b"A"
+#: That it has done all there was: nobody is to go on.
+DONE: Final = b"D"
 #: Seconds that threads which nobody waits for have to end before the process ends without them.
 _THREADS_END: Final = 0.5
 _ANYIO_THREAD: Final = "AnyIO worker thread"
@@ -43,8 +49,11 @@ def run_worker(
     parent_fd: int | None = None,
     with_beat: bool = False,
     http: tuple[str, int] | None = None,
-) -> None:
+    share: Share = WITHOUT_END,
+) -> bool:
     """Run a worker until a signal stops it, and then end this process if threads keep it from ending.
+
+    Return whether a worker that was to do all there was saw no task fail.
 
     `with_beat`: a scheduler runs beside it. `announce` is called with its name when it runs. `http`: host and port at
     which health and metrics are served.
@@ -55,11 +64,14 @@ def run_worker(
     """
     worker = Worker(core_of(app), options)
     stop = Signals(worker, options.grace)
+    counting = Counting()
+    if share.is_all:
+        worker.observe(counting)
     with ExitStack() as stack:
         parent = None if parent_fd is None else stack.enter_context(socket.socket(fileno=parent_fd))
         try:
             with asyncio.Runner(loop_factory=_loop_factory(app)) as runner:
-                runner.run(_serve(app, worker, stop, announce, parent, with_beat, http))
+                runner.run(_serve(app, worker, stop, announce, parent, with_beat, http, share))
         except Exception as exc:
             if _threads_ended():
                 raise
@@ -72,7 +84,8 @@ def run_worker(
         exit_hard(1)
     if worker.left_running or not _threads_ended():
         logger.warning("exiting without waiting for threads that still run")
-        exit_hard(0)
+        exit_hard(1 if counting.failed else 0)
+    return counting.failed == 0
 
 
 async def _serve(
@@ -83,6 +96,7 @@ async def _serve(
     parent: socket.socket | None,
     with_beat: bool,
     http: tuple[str, int] | None,
+    share: Share,
 ) -> None:
     stop.listen()
     await celeryd_init.send(worker, instance=worker, conf=app.conf, options=worker.options)
@@ -90,7 +104,7 @@ async def _serve(
         if not await reached(app, stop.asked):
             return
         scheduler = Scheduler(core_of(app), name=worker.name) if with_beat else nullcontext()
-        await _work(app, worker, stop, announce, parent, scheduler)
+        await _work(app, worker, stop, announce, parent, scheduler, share)
 
 
 async def _work(
@@ -100,6 +114,7 @@ async def _work(
     announce: Callable[[str], None] | None,
     parent: socket.socket | None,
     scheduler: AbstractAsyncContextManager[object],
+    share: Share,
 ) -> None:
     async with connected(app), worker, scheduler:
         stop.can_wait = True
@@ -113,9 +128,12 @@ async def _work(
         core = core_of(app)
         with watched_by_systemd(lambda: worker.silence <= core.allowed_silence):
             async with asyncio.TaskGroup() as group:
-                stopping = group.create_task(_stop_when_asked(worker, stop), name="aiotq.stopping")
+                beside = [group.create_task(_stop_when_asked(worker, stop), name="aiotq.stopping")]
+                if share:
+                    beside.append(group.create_task(_stop_when_done(share, worker, core, stop, parent)))
                 await worker.wait()
-                stopping.cancel()
+                for each in beside:
+                    each.cancel()
     logger.info("worker %s stopped (tasks finished: %d)", worker.name, worker.completed)
 
 
@@ -123,6 +141,16 @@ async def _stop_when_asked(worker: Worker, stop: Signals) -> None:
     await stop.asked()
     say("STOPPING=1")
     await worker.stop()
+
+
+async def _stop_when_done(
+    share: Share, worker: Worker, core: AppCore, stop: Signals, parent: socket.socket | None
+) -> None:
+    why = await done(share, worker, core)
+    if parent is not None:
+        with suppress(OSError):  # it is gone, and this worker ends in any case
+            parent.send(ANOTHER if share.goes_on else DONE)
+    stop.ask(why)
 
 
 def _attach(parent: socket.socket, stop: Signals) -> None:
