@@ -40,7 +40,7 @@ lint: setup ## Check format, style, types and the direction of imports
 	$(RUN) -m pytest -q tests/unit/test_import_direction.py
 
 test: setup servers celery ## Run all tests, those that kill workers included
-	$(RUN) -m pytest -n $(JOBS) --dist loadscope --no-loadscope-reorder $(ARGS)
+	$(RUN) -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 # Which servers are tested with which of these is a table in the script. SERVERS=valkey-8.1: that one alone.
 NEWER_TESTS = tests/contract tests/semantics tests/integration tests/interop tests/chaos
@@ -48,7 +48,7 @@ NEWER_TESTS = tests/contract tests/semantics tests/integration tests/interop tes
 test-newer: setup servers celery ## Run the tests that concern them on Redis 6.2 to 8.2, Valkey 8.1, RabbitMQ 4.0 (as root)
 	@sh scripts/newer-servers.sh build
 	@SERVERS='$(SERVERS)' sh scripts/newer-servers.sh test \
-		$(RUN) -m pytest -n $(JOBS) --dist loadscope --no-loadscope-reorder $(or $(ARGS),$(NEWER_TESTS))
+		$(RUN) -m pytest -n $(JOBS) --dist worksteal $(or $(ARGS),$(NEWER_TESTS))
 
 bench: setup servers ## Measure, and print each figure beside its target
 	$(RUN) -m benchmarks $(ARGS)

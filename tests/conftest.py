@@ -1,7 +1,7 @@
 """What every test must leave behind: nothing that still runs.
 
-Both checks are autouse, so they are set up before a test's other fixtures and look after those were torn
-down: a service that a fixture stops is no leak. What a fixture of a wider scope started is there before the
+The checks of threads and tasks are autouse, so they are set up before a test's other fixtures and look after those were
+torn down: a service that a fixture stops is no leak. What a fixture of a wider scope started is there before the
 test, and is not counted.
 """
 
@@ -11,15 +11,21 @@ import asyncio
 import signal
 import threading
 from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
 
 import hypothesis
 import pytest
 
 from .commands import close_commands
 from .servers import close_shared
+from .watchdog import no_process_left, pytest_configure, pytest_runtest_teardown, pytest_sessionfinish
 
-# Started in the background by a shell, we have SIGINT ignored, and every process that a test starts would inherit that.
+__all__ = ["no_process_left", "pytest_configure", "pytest_runtest_teardown", "pytest_sessionfinish"]
+
+# Started in the background by a shell, we have SIGINT ignored, and SIGHUP by nohup; every process that a test starts
+# would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # How long an example takes is the machine's business, which may have much else to do.
 hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
@@ -32,11 +38,12 @@ LAST_MOMENT = 2.0
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _end_servers() -> Iterator[None]:
+def _end_servers(no_process_left: None) -> Iterator[None]:
     """End the servers that tests of this process shared, and what ran their commands."""
-    yield
-    close_shared()
-    close_commands()
+    with ExitStack() as at_the_end:
+        at_the_end.callback(close_commands)
+        at_the_end.callback(close_shared)
+        yield
 
 
 @pytest.fixture(autouse=True)

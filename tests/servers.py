@@ -23,12 +23,14 @@ from typing import Any, Final, Protocol, Self
 
 import redis
 
+from .keeper import place_of_files
+
 #: Seconds a server may take to answer.
 START = 20.0
 #: The same for a RabbitMQ, which computes for five seconds when nobody else does.
 START_RABBIT = 60.0
-#: Bytes; more than all servers of the tests write.
-MUCH: Final = 4 * 1024**3
+#: Seconds a process that was killed may take to be gone.
+END: Final = 10.0
 
 
 def free_port() -> int:
@@ -57,7 +59,7 @@ class RedisServer:
         directory: Path | None = None,
     ) -> None:
         self._arguments = arguments
-        self._temporary = None if directory is not None else tempfile.TemporaryDirectory(prefix="aiotq-redis-")
+        self._temporary = None if directory is not None else _temporary("redis-", place_of_files())
         self.directory = directory if directory is not None else Path(str(self._temporary and self._temporary.name))
         self.port = int(str((settings or {}).get("port", 0))) or free_port()
         self._settings: dict[str, object] = {
@@ -66,6 +68,7 @@ class RedisServer:
             "dir": self.directory,
             "save": '""',
             "repl-diskless-sync-delay": 0,
+            "set-proc-title": "no",  # it would write over its environment, by which the keeper finds it
             **(settings or {}),
         }
         self.tls_port = int(str(self._settings.get("tls-port", 0)))
@@ -127,7 +130,7 @@ class RedisServer:
         """End it as a power cut would."""
         self.send_signal(signal.SIGKILL)
         if self._process is not None:
-            self._process.wait()
+            self._process.wait(END)
 
     def send_signal(self, number: signal.Signals) -> None:
         if self._process is not None and self._process.poll() is None:
@@ -220,7 +223,7 @@ class RedisSentinel:
     def _sentinel(self, watch: str) -> RedisServer:
         server = RedisServer({}, "--sentinel")
         lines = (
-            f"bind 127.0.0.1\nport {server.port}\ndir {server.directory}\n"
+            f"bind 127.0.0.1\nport {server.port}\ndir {server.directory}\nset-proc-title no\n"
             f"sentinel {watch}\n"
             f"sentinel down-after-milliseconds {self.SERVICE} 1000\n"
             f"sentinel failover-timeout {self.SERVICE} 3000\n"
@@ -263,7 +266,7 @@ class RabbitServer:
         clients_need_one: bool = False,
         plugins: Sequence[str] = (),
     ) -> None:
-        self._temporary = tempfile.TemporaryDirectory(prefix="aiotq-rabbit-", dir=_quick_directory())
+        self._temporary = _temporary("rabbit-", place_of_files(in_memory=True))
         self.directory = Path(self._temporary.name)
         self.port, self.tls_port, self._node_port, self._epmd_port = _quiet_ports(4)
         self.node = f"aiotq{self.port}@localhost"
@@ -310,7 +313,7 @@ class RabbitServer:
         self.kill()
         if self._epmd is not None:
             self._epmd.kill()
-            self._epmd.wait()
+            self._epmd.wait(END)
         self._temporary.cleanup()
 
     def start(self) -> None:
@@ -377,7 +380,7 @@ class RabbitServer:
         """End it as a power cut would."""
         self.send_signal(signal.SIGKILL)
         if self._process is not None:
-            self._process.wait()
+            self._process.wait(END)
 
     def stop(self) -> None:
         """Have it end in its own time, as an upgrade does."""
@@ -460,10 +463,8 @@ class RabbitServer:
         return {name: int(count) for name, _, count in (line.rpartition(" ") for line in lines if line)}
 
 
-def _quick_directory() -> str | None:
-    """Return a directory in memory if there is room, where a server that is killed finds its files again as well."""
-    memory = Path("/dev/shm")
-    return str(memory) if memory.is_dir() and shutil.disk_usage(memory).free > MUCH else None
+def _temporary(prefix: str, place: Path | None) -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix=prefix, dir=place)
 
 
 def _port_with_another_above() -> int:

@@ -138,7 +138,7 @@ class Process:
         killed_at = time.time()
         with self._chaos.backend.last_words(self.pid):
             self._popen.kill()
-            self._popen.wait()
+            self._popen.wait(PATIENCE)
         death = Death(self.pid, killed_at, self._chaos.standing())
         self._chaos.deaths.append(death)
         return death
@@ -147,7 +147,7 @@ class Process:
         """End it, however it is."""
         if self._popen.poll() is None:
             self._popen.kill()
-            self._popen.wait()
+            self._popen.wait(PATIENCE)
         if self._popen.stdin is not None:
             self._popen.stdin.close()
 

@@ -68,7 +68,7 @@ class Stuck:
     async def __aexit__(self, *exc_info: object) -> None:
         self._go_on.set()
         self._loop.call_soon_threadsafe(self._end.set)
-        await asyncio.to_thread(self._thread.join)
+        await asyncio.to_thread(self._thread.join, 30)
 
 
 class TestSlowHearers:

@@ -57,7 +57,7 @@ def running(project: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
         yield process
     finally:
         process.kill()
-        process.communicate()
+        process.communicate(timeout=30)
 
 
 def ticks(project: Path) -> int:

@@ -689,7 +689,7 @@ async def test_children_die_with_a_parent_which_is_killed(tmp_path: Path, state:
     assert exists(pid)
 
     program.kill()
-    await asyncio.to_thread(program.communicate)
+    await asyncio.to_thread(program.communicate, timeout=30)
 
     await gone(pid)
 

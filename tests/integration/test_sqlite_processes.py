@@ -126,7 +126,8 @@ async def child(code: str, path: Path, *arguments: str) -> AsyncIterator[asyncio
     finally:
         if process.returncode is None:
             process.kill()
-        await process.communicate()
+        async with asyncio.timeout(PATIENCE):
+            await process.communicate()  # it reads what was not read: `wait` would wait for that for ever
 
 
 async def heard(process: asyncio.subprocess.Process) -> str:
@@ -266,7 +267,6 @@ async def test_two_processes_that_write_at_once_wait_for_each_other(path: Path) 
             await transport.send([envelope(f"own-{n}")])
             slowest = max(slowest, time.monotonic() - started)
         sender.kill()
-        await sender.wait()
 
         found = ids(await received(transport))
 

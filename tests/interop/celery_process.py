@@ -58,7 +58,7 @@ class _Process:
     def __exit__(self, *exc_info: object) -> None:
         if self._process is not None:
             self._process.kill()
-            self._process.communicate()
+            self._process.communicate(timeout=PATIENCE)
 
     def _line(self) -> str:
         """Return the next line that it writes; empty: it ended."""

@@ -340,7 +340,7 @@ async def test_a_worker_whose_loop_is_blocked_is_answered_for_by_its_lifeline(ma
         assert blocks.name in member.blocked
     finally:
         release.set()
-        await asyncio.to_thread(worker.join)
+        await asyncio.to_thread(worker.join, 60)
     assert list(await registered((await core_of(asker).connection()).ledger)) == []
 
 
