@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from ..commands import shared_commands
 from ..waiting import wait_until
 
 PROJECT = """
@@ -40,8 +42,7 @@ def project(tmp_path: Path) -> Path:
 
 
 def aiotq(project: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "aiotq", *words]
-    return subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=60, check=False)
+    return shared_commands().run(words, project, os.environ, subprocess.DEVNULL, 60)
 
 
 def said(project: Path, *words: str) -> str:
