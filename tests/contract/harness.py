@@ -765,7 +765,7 @@ class RedisBusHarness(BusHarness):
             return [*client.keys(f"{self.address.base}*"), *client.pubsub_channels(f"{self.address.base}*")]
 
     async def cut(self, bus: Bus) -> bool:
-        pushes = self._clients[bus.address]._pushes
+        pushes = self._clients[bus.address]._pushes.wire
         assert pushes is not None
         pushes.abort("cut by a test")
         return True

@@ -315,7 +315,7 @@ async def test_an_idle_connection_that_hears_nothing_is_torn_down(
 ) -> None:
     """Nobody asks for anything: a push that can't come must not be waited for."""
     monkeypatch.setattr("aiotq.backends.redis.connection._QUIET", 0.3)
-    monkeypatch.setattr("aiotq.backends.redis.connection._CHECK", 0.1)
+    monkeypatch.setattr("aiotq.core.net.kept._CHECK", 0.1)
     caller = Work(proxy.url, prefix, HASTY)
     worker = Work(shared("redis").url, prefix)
     async with caller.app, worker.app, worker.app.worker():

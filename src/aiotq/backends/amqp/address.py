@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
-from urllib.parse import parse_qsl, quote, unquote, urlsplit
+from urllib.parse import quote, unquote
 
 from yarl import URL
 
+from ...core.net import urls
 from ...exceptions import OperationalError
 
 SCHEMES: Final = ("amqp", "amqps")
@@ -18,17 +18,11 @@ DEFAULT_PORT: Final = 5672
 DEFAULT_TLS_PORT: Final = 5671
 DEFAULT_HEARTBEAT: Final = 10
 _LONGEST_HEARTBEAT: Final = 60
-_TLS_OPTIONS: Final = (
-    *("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_password"),
-    *("ssl_cert_reqs", "ssl_check_hostname"),
-)
-_OPTIONS: Final = ("heartbeat", "connect_timeout", "reply_timeout", "auth", *_TLS_OPTIONS)
+_OPTIONS: Final = ("heartbeat", "connect_timeout", "reply_timeout", "auth", *urls.TLS_OPTIONS)
 #: The ways to log in that aiormq knows.
 _LOGINS: Final = ("plain", "external")
 #: Bytes of a virtual host's name that pamqp sends; AMQP allows 255.
 _LONGEST_VHOST: Final = 127
-_YES: Final = ("true", "1", "yes")
-_NO: Final = ("false", "0", "no")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +83,7 @@ class Address:
                 context.load_cert_chain(given["ssl_certfile"], given.get("ssl_keyfile"), given.get("ssl_password"))
         except (OSError, ssl.SSLError) as exc:
             raise OperationalError(f"{self.shown}: a certificate or key can't be used: {exc}") from exc
-        if given.get("ssl_check_hostname", "yes").lower() in _NO or given.get("ssl_cert_reqs") == "none":
-            context.check_hostname = False
+        context.check_hostname = urls.checks_hostname(given)
         if given.get("ssl_cert_reqs") == "none":
             context.verify_mode = ssl.CERT_NONE
         return context
@@ -124,47 +117,22 @@ def parse(url: str) -> Address:
 
 
 def _parse_one(url: str) -> Address:
-    scheme, separator, rest = url.partition("://")
-    scheme = scheme.lower()
-    if not separator or scheme not in SCHEMES:
-        raise ValueError(f"its scheme is none of {', '.join(SCHEMES)}")
-    before, _, query = rest.partition("?")
-    netloc, _, path = before.partition("/")
-    if "@" not in netloc and "@" in rest:
-        raise ValueError("in a user name or password / ? # and @ are written %2F %3F %23 %40")
-    options = _options(query, scheme)
-    credentials, _, hosts = netloc.rpartition("@")
-    username, _, password = credentials.partition(":")
-    shown_user = f"{username}:**@" if password else f"{username}@" if username else ""
+    parts = urls.split(url, SCHEMES)
+    is_encrypted = parts.scheme == "amqps"
+    options = urls.options_of(parts.query, _OPTIONS, encrypted=None if is_encrypted else "amqps")
+    default_port = DEFAULT_TLS_PORT if is_encrypted else DEFAULT_PORT
     return Address(
-        shown=f"{scheme}://{shown_user}{hosts}" + (f"/{path}" if path else ""),
-        endpoints=tuple(_endpoint(each, scheme) for each in hosts.split(",")),
-        vhost=_vhost(unquote(path) or "/"),
-        username=unquote(username) or "guest",
-        password=unquote(password) if credentials else "guest",
-        tls={name: given for name, given in options.items() if name in _TLS_OPTIONS} if scheme == "amqps" else None,
-        login=options.get("auth", "plain").lower(),
+        shown=parts.shown,
+        endpoints=tuple(Endpoint(*urls.host_and_port(each, default_port)) for each in parts.hosts.split(",")),
+        vhost=_vhost(unquote(parts.path.removeprefix("/")) or "/"),
+        username=unquote(parts.username) or "guest",
+        password=unquote(parts.password) if parts.has_credentials else "guest",
+        tls=urls.tls_of(options) if is_encrypted else None,
+        login=urls.choice(options, "auth", _LOGINS),
         heartbeat=_heartbeat(options.get("heartbeat", str(DEFAULT_HEARTBEAT))),
-        connect_timeout=_seconds("connect_timeout", options.get("connect_timeout", "5")),
-        reply_timeout=_seconds("reply_timeout", options.get("reply_timeout", "10")),
+        connect_timeout=urls.seconds(options, "connect_timeout", 5.0),
+        reply_timeout=urls.seconds(options, "reply_timeout", 10.0),
     )
-
-
-def _options(query: str, scheme: str) -> dict[str, str]:
-    options = dict(parse_qsl(query, keep_blank_values=True))
-    for name in options:
-        if name not in _OPTIONS:
-            near = difflib.get_close_matches(name, _OPTIONS, n=1)
-            raise ValueError(f"there is no option {name!r}" + (f", did you mean {near[0]!r}?" if near else ""))
-        if name in _TLS_OPTIONS and scheme != "amqps":
-            raise ValueError(f"{name} needs an encrypted scheme (amqps://)")
-    if options.get("auth", "plain").lower() not in _LOGINS:
-        raise ValueError(f"auth must be one of {', '.join(_LOGINS)}, not {options['auth']!r}")
-    if options.get("ssl_cert_reqs", "none") not in {"required", "none"}:
-        raise ValueError(f"ssl_cert_reqs must be one of required, none, not {options['ssl_cert_reqs']!r}")
-    if options.get("ssl_check_hostname", "yes").lower() not in {*_YES, *_NO}:
-        raise ValueError(f"ssl_check_hostname must be yes or no, not {options['ssl_check_hostname']!r}")
-    return options
 
 
 def _vhost(name: str) -> str:
@@ -175,29 +143,7 @@ def _vhost(name: str) -> str:
     return name
 
 
-def _endpoint(host: str, scheme: str) -> Endpoint:
-    wrong = f"the port of {host!r} is no number from 1 to 65535"
-    at = urlsplit(f"//{host}")
-    try:
-        port = at.port
-    except ValueError as exc:
-        raise ValueError(wrong) from exc
-    if port == 0:
-        raise ValueError(wrong)
-    return Endpoint(at.hostname or "localhost", port or (DEFAULT_TLS_PORT if scheme == "amqps" else DEFAULT_PORT))
-
-
 def _heartbeat(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= _LONGEST_HEARTBEAT:
         raise ValueError(f"heartbeat must be 1 to {_LONGEST_HEARTBEAT} seconds, not {text!r}")
     return int(text)
-
-
-def _seconds(name: str, text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise ValueError(f"{name} must be a number of seconds, not {text!r}")
-    return seconds

@@ -5,15 +5,15 @@ redis-py finds masters and slots (Sentinel, Cluster) and reads certificates; it 
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import socket
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, NamedTuple, cast
-from urllib.parse import parse_qsl, unquote, urlsplit
+from typing import Any, Final, Literal, cast
+from urllib.parse import unquote
 
+from ...core.net import urls
 from ...exceptions import MissingLibrary, NotConnected, OperationalError
 
 DEFAULT_PORT: Final = 6379
@@ -42,12 +42,8 @@ _KINDS: Final[Mapping[str, tuple[Kind, bool]]] = {
 }
 SCHEMES: Final = tuple(_KINDS)
 
-_TLS_OPTIONS: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_password", "ssl_cert_reqs")
 _SENTINEL_OPTIONS: Final = ("service", "sentinel_username", "sentinel_password")
-_OPTIONS: Final = (
-    *("prefix", "db", "connect_timeout", "reply_timeout"),
-    *(*_SENTINEL_OPTIONS, *_TLS_OPTIONS, "ssl_check_hostname"),
-)
+_OPTIONS: Final = ("prefix", "db", "connect_timeout", "reply_timeout", *_SENTINEL_OPTIONS, *urls.TLS_OPTIONS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,13 +139,8 @@ class Address:
     def _tls_arguments(self) -> dict[str, Any]:
         if self.tls is None:
             return {}
-        arguments: dict[str, Any] = {"ssl": True, "ssl_cert_reqs": "required", "ssl_check_hostname": True} | dict(
-            self.tls
-        )
-        arguments["ssl_check_hostname"] = str(arguments["ssl_check_hostname"]).lower() in {"true", "1", "yes"}
-        if arguments["ssl_cert_reqs"] == "none":
-            arguments["ssl_check_hostname"] = False  # there is nothing to check it against
-        return arguments
+        given = {"ssl": True, "ssl_cert_reqs": "required", **self.tls}
+        return {**given, "ssl_check_hostname": urls.checks_hostname(self.tls)}
 
     def _limits(self) -> dict[str, Any]:
         retry = redis_py("redis.retry").Retry(redis_py("redis.backoff").NoBackoff(), 0)
@@ -222,107 +213,49 @@ def parse(url: str) -> Address:
     Raises:
         ValueError: it does not describe one; the text says why, without the password.
     """
-    parts = _split(url)
-    if parts.scheme not in _KINDS:
-        raise ValueError(f"its scheme is none of {', '.join(SCHEMES)}")
+    parts = urls.split(url.partition("#")[0], SCHEMES)
     kind, is_encrypted = _KINDS[parts.scheme]
-    if "@" not in parts.netloc and "@" in url and kind != "socket":
-        raise ValueError("in a user name or password / ? # and @ are written %2F %3F %23 %40")
-    options = dict(parse_qsl(parts.query, keep_blank_values=True))
-    for name in options:
-        if name not in _OPTIONS:
-            near = difflib.get_close_matches(name, _OPTIONS, n=1)
-            raise ValueError(f"there is no option {name!r}" + (f", did you mean {near[0]!r}?" if near else ""))
-    if not is_encrypted and (given := [name for name in options if name.startswith("ssl_")]):
-        raise ValueError(f"{given[0]} needs an encrypted scheme (rediss://)")
+    options = urls.options_of(parts.query, _OPTIONS, encrypted=None if is_encrypted else "rediss")
     if kind != "sentinel" and (given := [name for name in options if name in _SENTINEL_OPTIONS]):
         raise ValueError(f"{given[0]} is for redis+sentinel://")
-    _check_choice(options, "ssl_cert_reqs", ("required", "none"))
-    _check_choice(options, "ssl_check_hostname", ("true", "false", "1", "0", "yes", "no"))
     prefix = options.get("prefix", DEFAULT_PREFIX)
     if not prefix or set(prefix) & set("{}") or not prefix.isprintable():
         raise ValueError("prefix must be printable characters without braces")
-    credentials, _, hosts = parts.netloc.rpartition("@")
-    if kind == "socket" and (hosts or not parts.path.strip("/")):
+    if kind == "socket" and (parts.hosts or not parts.path.strip("/")):
         raise ValueError(f"a socket is named by its whole path: {parts.scheme}:///run/redis.sock")
-    username, _, password = credentials.partition(":")
     database = options.get("db", parts.path.strip("/") if kind != "socket" else "") or "0"
     db = _whole("the database", database)
     if kind == "cluster" and db:
         raise ValueError("a cluster has database 0 only")
     return Address(
-        shown=_without_password(url, password),
+        shown=parts.shown,
         kind=kind,
-        endpoints=(Endpoint(path=unquote(parts.path)),) if kind == "socket" else tuple(_endpoints(hosts, kind)),
+        endpoints=(Endpoint(path=unquote(parts.path)),) if kind == "socket" else _endpoints(parts.hosts, kind),
         db=db,
-        username=unquote(username) or None,
-        password=unquote(password) or None,
+        username=unquote(parts.username) or None,
+        password=unquote(parts.password) or None,
         prefix=prefix,
         service=options.get("service", "mymaster"),
         sentinel_username=options.get("sentinel_username"),
         sentinel_password=options.get("sentinel_password"),
-        tls={name: value for name, value in options.items() if name.startswith("ssl_")} if is_encrypted else None,
-        connect_timeout=_seconds("connect_timeout", options.get("connect_timeout", "5")),
-        reply_timeout=_seconds("reply_timeout", options.get("reply_timeout", "10")),
+        tls=urls.tls_of(options) if is_encrypted else None,
+        connect_timeout=urls.seconds(options, "connect_timeout", 5.0),
+        reply_timeout=urls.seconds(options, "reply_timeout", 10.0),
     )
 
 
-class _Parts(NamedTuple):
-    scheme: str
-    netloc: str
-    path: str
-    query: str
-
-
-def _split(url: str) -> _Parts:
-    """Return the parts of a URL. `urlsplit` of some versions refuses several hosts of which one is in brackets."""
-    scheme, _, rest = url.partition("://")
-    before, _, query = rest.partition("#")[0].partition("?")
-    netloc, slash, path = before.partition("/")
-    return _Parts(scheme.lower(), netloc, slash + path, query)
-
-
-def _without_password(url: str, password: str) -> str:
-    shown = url.partition("?")[0]
-    return shown.replace(f":{password}@", ":**@") if password else shown
-
-
-def _endpoints(hosts: str, kind: Kind) -> list[Endpoint]:
-    found: list[Endpoint] = []
+def _endpoints(hosts: str, kind: Kind) -> tuple[Endpoint, ...]:
     default_port = DEFAULT_SENTINEL_PORT if kind == "sentinel" else DEFAULT_PORT
-    for each in hosts.split(","):
-        at = urlsplit(f"//{each}")
-        try:
-            port = at.port
-        except ValueError as exc:
-            raise ValueError(f"the port of {each!r} is no number from 1 to 65535") from exc
-        if port == 0:
-            raise ValueError(f"the port of {each!r} is no number from 1 to 65535")
-        found.append(Endpoint(at.hostname or "localhost", port or default_port))
+    found = tuple(Endpoint(*urls.host_and_port(each, default_port)) for each in hosts.split(","))
     if kind == "single" and len(found) > 1:
         raise ValueError("several hosts need redis+sentinel:// or redis+cluster://")
     return found
-
-
-def _check_choice(options: Mapping[str, str], name: str, choices: Sequence[str]) -> None:
-    if name in options and options[name].lower() not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, not {options[name]!r}")
 
 
 def _whole(what: str, text: str) -> int:
     if not text.isdecimal():
         raise ValueError(f"{what} must be a whole number, not {text!r}")
     return int(text)
-
-
-def _seconds(name: str, text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise ValueError(f"{name} must be a number of seconds, not {text!r}")
-    return seconds
 
 
 def _answers(sentinel: Any) -> bool:

@@ -10,14 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import random
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Self
 
 from anyio import to_thread
 
 from ...core.aio import Service
+from ...core.net.kept import Kept
 from ...exceptions import ConnectionLost, NotConnected, OperationalError, Refused
 from .address import Address, Endpoint
 from .blocking import BlockingClient
@@ -27,16 +26,8 @@ from .script import Script, pack
 
 logger = logging.getLogger("aiotq.redis")
 
-_FIRST_PAUSE: Final = 0.05
-_LONGEST_PAUSE: Final = 2.0
-#: Seconds after which a connection is thought to be of use.
-_SETTLED: Final = 3.0
-#: Seconds between looks at a connection: replies overdue, nothing heard.
-_CHECK: Final = 1.0
 #: Seconds of silence after which the server is asked whether it is there.
 _QUIET: Final = 5.0
-#: Seconds that a request waits for the connection to be there again before it fails.
-_PATIENCE: Final = 1.0
 #: What the server must at least be: the first with `XPENDING … IDLE`, `SET … PXAT` and `XADD … MINID`.
 _OLDEST: Final = (6, 2)
 
@@ -58,14 +49,15 @@ class RedisClient:
         self.base = address.base
         self.name = os.urandom(6).hex()
         self.blocking = BlockingClient(address)
-        self._requests: Wire | None = None
-        self._pushes: Wire | None = None
+        self._requests = Kept(
+            address.shown, "connection for requests", logger, self._connect_requests, self._check_requests
+        )
+        self._pushes = Kept(address.shown, "connection for pushes", logger, self._connect_pushes, self._check_pushes)
         #: Loop time at which the connection for requests was made anew; None for the first one.
         self.reconnected_at: float | None = None
-        self._is_up = asyncio.Event()
-        self._last_error: OperationalError | None = None
         self._most = _LONGEST_ARGUMENT
         self.bus = RedisBus(self.base, self.name, self.ask)
+        self._pushes.on_open.append(self.bus.tell_of_gap)
         self._channels: dict[bytes, tuple[Hearer, asyncio.Event]] = {}
         self._service: Service[None] = Service(self._main, "aiotq.redis")
 
@@ -89,9 +81,9 @@ class RedisClient:
             NotConnected: the server does not confirm it; there will be a gap, and it is tried again after that.
         """
         _, confirmed = self._channels.setdefault(channel, (hearer, asyncio.Event()))
-        if self._pushes is None or not self._pushes.is_open:
+        if (pushes := self._pushes.wire) is None or not pushes.is_open:
             return
-        self._pushes.tell(("SUBSCRIBE", channel))
+        pushes.tell(("SUBSCRIBE", channel))
         try:
             async with asyncio.timeout(self.address.reply_timeout):
                 await confirmed.wait()
@@ -100,8 +92,8 @@ class RedisClient:
 
     def unlisten(self, channel: bytes) -> None:
         """End what `listen` began."""
-        if self._channels.pop(channel, None) is not None and self._pushes is not None:
-            self._pushes.tell(("UNSUBSCRIBE", channel))
+        if self._channels.pop(channel, None) is not None and self._pushes.wire is not None:
+            self._pushes.wire.tell(("UNSUBSCRIBE", channel))
 
     async def run(self, script: Script, arguments: Sequence[Any]) -> Any:
         """Run `script` and return its reply.
@@ -113,9 +105,9 @@ class RedisClient:
             OperationalError: Redis refused; nothing was done.
         """
         packed = self._packed(arguments)
-        wire = self._requests
+        wire = self._requests.wire
         if wire is None or not wire.is_open:
-            wire = await self._connected()
+            wire = await self._requests.get()
         try:
             return await wire.ask(("EVALSHA", script.sha, 1, self.base, packed))
         except ScriptMissing:
@@ -144,45 +136,30 @@ class RedisClient:
         Raises:
             NotConnected: there is none.
         """
-        if self._requests is None or not self._requests.is_open:
-            await self._connected()
+        await self._requests.get()
 
     async def ask(self, *command: bytes | str | int | float) -> Any:
         """Send one command and return its reply; raises as `run` does."""
-        wire = self._requests
+        wire = self._requests.wire
         if wire is None or not wire.is_open:
-            wire = await self._connected()
+            wire = await self._requests.get()
         return await wire.ask(command)
-
-    async def _connected(self) -> Wire:
-        """Return the open connection, waiting a moment for one."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_PATIENCE):
-                while self._requests is None or not self._requests.is_open:
-                    self._is_up.clear()
-                    await self._is_up.wait()
-        if self._requests is None or not self._requests.is_open:
-            raise NotConnected(str(self._last_error or f"{self.address.shown}: there is no connection"))
-        return self._requests
 
     async def _main(self, ready: Callable[[None], None], stopping: asyncio.Event) -> None:
         try:
-            endpoint = await self._find()
-            await self._open_requests(endpoint)
-            await self._open_pushes(endpoint)
+            await self._requests.open()
+            await self._pushes.open()
             async with asyncio.TaskGroup() as group:
-                requests = self._keep("requests", self._open_requests, lambda: self._requests)
-                pushes = self._keep("pushes", self._open_pushes, lambda: self._pushes)
                 keeping = [
-                    group.create_task(requests, name="aiotq.redis.requests"),
-                    group.create_task(pushes, name="aiotq.redis.pushes"),
+                    group.create_task(self._requests.keep(), name="aiotq.redis.requests"),
+                    group.create_task(self._pushes.keep(), name="aiotq.redis.pushes"),
                 ]
                 ready(None)
                 await stopping.wait()
                 for task in keeping:
                     task.cancel()
         finally:
-            for wire in (self._requests, self._pushes):
+            for wire in (self._requests.wire, self._pushes.wire):
                 if wire is not None:
                     wire.abort("it was left")
             await to_thread.run_sync(self.blocking.close)
@@ -192,80 +169,27 @@ class RedisClient:
             return self.address.find()
         return await to_thread.run_sync(self.address.find, abandon_on_cancel=True)
 
-    async def _keep(
-        self, what: str, open_it: Callable[[Endpoint], Awaitable[None]], current: Callable[[], Wire | None]
-    ) -> None:
-        """Watch the connection for `what`, and make a new one when it ends, until cancelled.
+    def _check_requests(self, wire: Wire) -> None:
+        wire.check()
+        if wire.silence > _QUIET:
+            wire.ask(("PING",)).add_done_callback(_retrieve)
 
-        Each change is said once: what fails for hours, or connects and is thrown out again, does not fill the log.
-        """
-        loop = asyncio.get_running_loop()
-        shown = f"{self.address.shown} (connection for {what})"
-        pause = _FIRST_PAUSE
-        said: set[str] = set()
-        is_told = False
+    def _check_pushes(self, wire: Wire) -> None:
+        wire.check()
+        if wire.silence > _QUIET + self.address.reply_timeout:
+            wire.abort(f"silent for {wire.silence:.0f} s")
+        elif wire.silence > _QUIET:
+            wire.tell(("PING",))
 
-        def tell(message: str, reason: object) -> None:
-            nonlocal is_told
-            if str(reason) not in said:
-                said.add(str(reason))
-                is_told = True
-                logger.warning("%s %s: %s", shown, message, reason)
-
-        while True:
-            wire = current()
-            if wire is not None and not wire.closed.is_set():
-                began = loop.time()
-                await self._watch(wire)
-                if loop.time() - began > _SETTLED:
-                    pause = _FIRST_PAUSE
-                    said.clear()
-                tell("was lost, connecting again", wire.reason)
-                self._last_error = NotConnected(f"{self.address.shown}: the connection was lost ({wire.reason})")
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
-            pause = min(pause * 2, _LONGEST_PAUSE)
-            try:
-                await open_it(await self._find())
-            except OperationalError as exc:
-                tell("can't be opened, trying again", exc)
-                self._last_error = exc
-            except Exception:  # a defect must not end what everything depends on
-                logger.exception("%s can't be opened, trying again", shown)
-            else:
-                if is_told:
-                    is_told = False
-                    logger.warning("%s is open again", shown)
-
-    async def _watch(self, wire: Wire) -> None:
-        """Return when `wire` is closed; close it when it is silent for too long."""
-        loop = asyncio.get_running_loop()
-        limit = _QUIET + self.address.reply_timeout
-        while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_CHECK):
-                    await wire.closed.wait()
-                    return
-            wire.check()
-            silence = loop.time() - wire.heard_at
-            if wire is self._pushes:
-                if silence > limit:
-                    wire.abort(f"silent for {silence:.0f} s")
-                elif silence > _QUIET:
-                    wire.tell(("PING",))
-            elif silence > _QUIET:
-                wire.ask(("PING",)).add_done_callback(_retrieve)
-
-    async def _open_requests(self, endpoint: Endpoint) -> None:
-        wire = await Wire.open(self.address, endpoint)
+    async def _connect_requests(self) -> Wire:
+        wire = await Wire.open(self.address, await self._find())
         try:
             await self._check(wire)
         except BaseException:
             wire.abort("the server is of no use")
             raise
-        now = asyncio.get_running_loop().time()
-        self.reconnected_at = now if self._requests is not None else None
-        self._requests = wire
-        self._is_up.set()
+        self.reconnected_at = asyncio.get_running_loop().time() if self._requests.wire is not None else None
+        return wire
 
     async def _check(self, wire: Wire) -> None:
         """See that the server is one we can use.
@@ -310,7 +234,7 @@ class RedisClient:
             return _LONGEST_ARGUMENT
         return int(found[1]) if len(found) == 2 else _LONGEST_ARGUMENT
 
-    async def _open_pushes(self, endpoint: Endpoint) -> None:
+    async def _connect_pushes(self) -> Wire:
         answered = asyncio.Event()
         channels: set[bytes] = set()
 
@@ -328,7 +252,7 @@ class RedisClient:
                 for _, confirmed in self._channels.values():  # nobody is to wait for what won't come
                     confirmed.set()
 
-        wire = await Wire.open(self.address, endpoint, on_push)
+        wire = await Wire.open(self.address, await self._find(), on_push)
         try:
             wire.tell(("SUBSCRIBE", *self.bus.channels, *self._channels))
             async with asyncio.timeout(self.address.connect_timeout):
@@ -341,8 +265,7 @@ class RedisClient:
         except BaseException:
             wire.abort("subscribing failed")
             raise
-        self._pushes = wire
-        self.bus.tell_of_gap()
+        return wire
 
     def _heard(self, channel: bytes, payload: bytes) -> None:
         if channel in self.bus.channels:

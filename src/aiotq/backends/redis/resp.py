@@ -127,6 +127,11 @@ class Wire(asyncio.Protocol):
     def is_open(self) -> bool:
         return self._transport is not None and not self.closed.is_set()
 
+    @property
+    def silence(self) -> float:
+        """Seconds since something came."""
+        return self._loop.time() - self.heard_at
+
     def ask(self, command: Command) -> asyncio.Future[Any]:
         """Send `command` and return its reply to be; nothing is sent for a future that is done already.
 

@@ -1,0 +1,1 @@
+"""What brokers' connections have in common: reading their URLs, and being kept open."""
