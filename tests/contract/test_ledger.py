@@ -14,7 +14,7 @@ from aiotq.backends.memory.state import MemoryState
 from aiotq.backends.sqlite.joins import purge_joins
 from aiotq.backends.sqlite.ledger import SQLiteLedger
 from aiotq.results import Arrival, JoinChanges, JoinExtension, Record
-from aiotq.results.in_process import SWEEP_BATCH
+from aiotq.results.ledger_table import SWEEP_BATCH
 
 from ..servers import shared
 from .harness import JumpingClock, Kept, Pushes, RedisKeptHarness, SQLiteKeptHarness, memory

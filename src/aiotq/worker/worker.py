@@ -205,40 +205,43 @@ class Worker:
                 steering = Steering(
                     self, self._core, connection, intake, scaler, pool, presence, self._queues, started=self._started
                 )
-                beside = [
-                    upkeep.create_task(completer.run(), name="aiotq.completer"),
-                    upkeep.create_task(self._reclaiming.run(connection, consumer, lifeline), name="aiotq.reclaim"),
-                    upkeep.create_task(seating.run(), name="aiotq.seats"),
-                    upkeep.create_task(
-                        fail_overdue(connection, self._coordinator(connection), completer, conf.join_timeout),
-                        name="aiotq.overdue",
-                    ),
-                    upkeep.create_task(scaler.run(), name="aiotq.autoscale"),
-                    upkeep.create_task(
-                        self._queues.watch(connection.ledger, connection.bus), name="aiotq.paused_queues"
-                    ),
-                    upkeep.create_task(self._obeying(connection, steering).run(), name="aiotq.control"),
-                ]
+                overdue = fail_overdue(connection, self._coordinator(connection), completer, conf.join_timeout)
+                beside = {
+                    "completer": completer.run(),
+                    "reclaim": self._reclaiming.run(connection, consumer, lifeline),
+                    "seats": seating.run(),
+                    "overdue": overdue,
+                    "autoscale": scaler.run(),
+                    "paused_queues": self._queues.watch(connection.ledger, connection.bus),
+                    "control": self._obeying(connection, steering).run(),
+                }
+                running = [upkeep.create_task(each, name=f"aiotq.{name}") for name, each in beside.items()]
                 await presence.announce()  # before it takes anything: who is told that it is ready finds its row
-                async with intake.owning_runs(), asyncio.TaskGroup() as receiving:
-                    taking = receiving.create_task(intake.run(), name="aiotq.intake")
-                    try:
-                        await self._tell(lambda each: each.ready(self))
-                        self.is_ready = True
-                        ready(self)
-                        await _until(stopping, taking, connection)
-                        self.is_ready = False
-                        taking.cancel()
-                        intake.close()
-                        how = "Cold" if self._stop_now.is_set() else "Warm"
-                        await self._tell(lambda each: each.stopping(self, how))
-                        await self._end_runs(intake)
-                    except BaseException:
-                        intake.give_up()
-                        raise
+                await self._take(intake, connection, ready, stopping)
                 await self._commit_the_rest(completer, seating)
-                for each in beside:
+                for each in running:
                     each.cancel()
+
+    async def _take(
+        self, intake: Intake, connection: Connection, ready: Callable[[Worker], None], stopping: asyncio.Event
+    ) -> None:
+        """Take tasks until the worker is to stop; return when none of them runs any more."""
+        async with intake.owning_runs(), asyncio.TaskGroup() as receiving:
+            taking = receiving.create_task(intake.run(), name="aiotq.intake")
+            try:
+                await self._tell(lambda each: each.ready(self))
+                self.is_ready = True
+                ready(self)
+                await _until(stopping, taking, connection)
+                self.is_ready = False
+                taking.cancel()
+                intake.close()
+                how = "Cold" if self._stop_now.is_set() else "Warm"
+                await self._tell(lambda each: each.stopping(self, how))
+                await self._end_runs(intake)
+            except BaseException:
+                intake.give_up()
+                raise
 
     async def _commit_the_rest(self, completer: Completer, seating: ConcurrencyLimits) -> None:
         with suppress(TimeoutError):

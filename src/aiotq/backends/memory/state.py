@@ -6,8 +6,8 @@ import threading
 from collections.abc import Iterable
 
 from ...core.clock import SYSTEM_CLOCK, Clock
-from ...results.in_process import Expiring, LedgerTable
 from ...results.ledger import Closing, JoinChanges, Joined
+from ...results.ledger_table import Expiring, LedgerTable
 from ...results.records import RESULTS, Record
 from ...states import READY_STATES
 from ...wire.message import Envelope
