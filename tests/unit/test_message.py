@@ -18,6 +18,7 @@ from aiotq.wire.message import (
     MAX_NAME,
     Envelope,
     Message,
+    attempt_apart,
     new_id,
     pack,
     pack_envelope,
@@ -208,3 +209,12 @@ def test_new_ids_are_uuids_in_the_order_they_were_made() -> None:
 
     assert len(ids) == 1000
     assert all(uuid.UUID(each).version == 7 and str(uuid.UUID(each)) == each for each in ids)
+
+
+def test_attempts_apart_are_read_back_and_their_runs_are_counted() -> None:
+    for attempt in {attempt_apart() for _ in range(1000)}:
+        message = Message("a", "add", b"", attempt=attempt + 3)
+
+        assert unpack(pack(message)) == message
+        assert message.runs_before == 3
+    assert Message("a", "add", b"", attempt=5000).runs_before == 5000

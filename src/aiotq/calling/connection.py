@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Callable, Collection, Hashable
 from contextlib import AsyncExitStack
 from typing import Final
@@ -12,10 +13,10 @@ from ..backends.base import Backend, BackendContext, Memory, backend_class, mask
 from ..commit import Committer
 from ..control.bus import Bus
 from ..core.aio import Service
-from ..core.clock import Clock
+from ..core.clock import Clock, SharedClock
 from ..core.settings import Settings
 from ..core.values import value
-from ..exceptions import InvalidSetting
+from ..exceptions import InvalidSetting, OperationalError
 from ..results import Ledger, RecordStore
 from ..results.reader import Reader
 from ..results.waiting import Waiting
@@ -33,13 +34,16 @@ RPC: Final = "rpc://"
 _WITH_RPC: Final = ("amqp://", "amqps://")
 #: Seconds that leaving waits for messages under way, beyond their own deadlines.
 _DRAIN_TIMEOUT: Final = 10.0
+#: Seconds between looks at the server's clock.
+_CLOCKS_COMPARED: Final = 60.0
 
 
 class Connection:
     """What one app has in one loop while it is connected."""
 
-    def __init__(self, conf: Settings, clock: Clock, memory: Memory) -> None:
+    def __init__(self, conf: Settings, clock: Clock, shared_clock: SharedClock, memory: Memory) -> None:
         self._clock = clock
+        self._shared_clock = shared_clock
         backend = conf.result_backend
         self.keeps_results = backend != DISABLED
         if backend == RPC and not conf.broker_url.startswith(_WITH_RPC):
@@ -122,7 +126,9 @@ class Connection:
                 await stack.enter_async_context(backend)
             for part in (self.broker, self.bus, self.records, self.ledger):
                 await stack.enter_async_context(part)
+            await self._compare_clocks()
             async with asyncio.TaskGroup() as group:
+                comparing = group.create_task(self._keep_comparing_clocks(), name="aiotq.clocks")
                 publishing = group.create_task(self.publisher.run(), name="aiotq.publisher")
                 waiting = group.create_task(self.waiting.run(), name="aiotq.waiting")
                 ready(None)
@@ -134,6 +140,19 @@ class Connection:
                     logger.warning("closing with unsent messages: their callers get an error")
                 publishing.cancel()
                 waiting.cancel()
+                comparing.cancel()
+
+    async def _keep_comparing_clocks(self) -> None:
+        while True:
+            await asyncio.sleep(_CLOCKS_COMPARED * random.uniform(0.9, 1.1))
+            await self._compare_clocks()
+
+    async def _compare_clocks(self) -> None:
+        """Look by how much the clock of the server is off ours."""
+        try:
+            await self._shared_clock.compare(self.ledger.time)
+        except OperationalError as exc:  # what was found before holds
+            logger.debug("the server's clock can't be read: %s", exc)
 
 
 @value

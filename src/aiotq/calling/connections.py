@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-from ..core.clock import Clock
+from ..core.clock import Clock, SharedClock
 from ..core.settings import Settings
 from ..core.sync import Bridge
 from ..exceptions import CallError, NotConnected, OperationalError
@@ -35,6 +35,7 @@ class Connections:
         self,
         conf: Settings,
         clock: Clock,
+        shared_clock: SharedClock,
         *,
         name: str,
         configured: Callable[[], Awaitable[None]],
@@ -43,6 +44,7 @@ class Connections:
     ) -> None:
         self._conf = conf
         self._clock = clock
+        self._shared_clock = shared_clock
         self._name = name
         self._configured = configured
         self._settle = settle
@@ -81,7 +83,7 @@ class Connections:
             return slot.connection
 
     async def _connect(self, slot: _Slot) -> Connection:
-        connection = Connection(self._conf, self._clock, self._memory_for)
+        connection = Connection(self._conf, self._clock, self._shared_clock, self._memory_for)
         self._settle()
         self._conf.freeze(f"{self._name} is in use; settings are made before the first call")
         try:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 from ..backends.base import backend_class
 from ..canvas.planner import Planner
 from ..canvas.signature import Canvas
-from ..core.clock import Clock
+from ..core.clock import Clock, SharedClock
 from ..core.configured import Sources
 from ..core.settings import Check, Settings
 from ..core.sync import Bridge
@@ -131,6 +131,7 @@ class AppCore:
         self.main = main
         self.conf = Settings(checks={**_CHECKS, "task_annotations": self._annotated})
         self.clock = clock
+        self.shared_clock = SharedClock(clock)
         self.inline = inline
         self.registry = TaskRegistry(main, self.conf, task_cls, self)
         self.tasks = self.registry.tasks
@@ -176,6 +177,7 @@ class AppCore:
                 tasks=self.tasks,
                 check_queue=self._check_queue,
                 clock=self.clock,
+                shared_clock=self.shared_clock,
                 origin=self.origin,
                 signer=self.signer,
             )
@@ -400,11 +402,18 @@ class AppCore:
     def _act_by(self, conf: Settings, clock: Clock) -> None:
         self.conf = self.registry.conf = self.codecs.conf = conf
         self.clock = self.codecs.clock = clock
+        self.shared_clock = SharedClock(clock)
         self._builder = None
 
     def _new_connections(self, memory: Mapping[tuple[str, str], Any] | None = None) -> Connections:
         return Connections(
-            self.conf, self.clock, name=repr(self), configured=self.configured, settle=self._settle, memory=memory
+            self.conf,
+            self.clock,
+            self.shared_clock,
+            name=repr(self),
+            configured=self.configured,
+            settle=self._settle,
+            memory=memory,
         )
 
     def _settle(self) -> None:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from typing import Any, Final, Protocol, TypeVar, cast
 
-from ..core.clock import Clock
+from ..core.clock import Clock, SharedClock
 from ..core.settings import Settings
 from ..core.values import replace, value
 from ..exceptions import EncodeError, InvalidArguments, InvalidOption, MessageTooLarge
@@ -136,6 +136,7 @@ class EnvelopeBuilder:
         *,
         tasks: Mapping[str, Callee],
         clock: Clock,
+        shared_clock: SharedClock | None = None,
         origin: str | None = None,
         signer: Signer | None = None,
         check_queue: Callable[[str], None] | None = None,
@@ -146,6 +147,7 @@ class EnvelopeBuilder:
         self._router = router
         self._tasks = tasks
         self._clock = clock
+        self._shared_clock = shared_clock or SharedClock(clock)
         self._origin = origin
         self._signer = signer
         self._check_queue = check_queue
@@ -270,7 +272,7 @@ class EnvelopeBuilder:
         part: Part | None,
     ) -> Envelope:
         """Return the envelope of a call that is checked. Options go: the call's, the task's, the settings'."""
-        conf, serializers, now = self.conf, self._serializers, self._clock.time()
+        conf, serializers, now, ahead = self.conf, self._serializers, self._clock.time(), self._shared_clock.ahead
         serializer = serializers.to_send(
             options.get("serializer") or declared.serializer or conf.task_serializer, conf.accept_content
         )
@@ -295,9 +297,9 @@ class EnvelopeBuilder:
             serializer.content_type,
             serializer.content_encoding,
             None if ignore_result and part is None else options.get("reply_to") or reply_to,
-            now,
+            now + ahead,
             due,
-            None if expires is None else wall_time("expires", expires, now, conf),
+            None if expires is None else expiry(expires, now, ahead, conf),
             parent.root_id or parent.id,
             parent.id,
             soft_time_limit=options.get("soft_time_limit") or declared.soft_time_limit,
@@ -473,6 +475,12 @@ def wall_time(option: str, given: float | timedelta | datetime | None, now: floa
     if time >= END_OF_TIME:
         raise InvalidOption(f"option {option}: {given!r} is beyond the end of the calendar")
     return time
+
+
+def expiry(given: float | timedelta | datetime, now: float, ahead: float, conf: Settings) -> float | None:
+    """Return the time that `expires` means by the shared clock, which is so far ahead; raises as `wall_time`."""
+    time = wall_time("expires", given, now, conf)
+    return time if time is None or not ahead else min(max(time + ahead, 0.0), END_OF_TIME - 1)
 
 
 def _in_zone(option: str, given: datetime, name: str) -> datetime:

@@ -317,7 +317,7 @@ class Continuation:
             "root_id": message.root_id or message.id,
             "parent_id": message.parent_id,
             "retries": message.retries,
-            "attempt": message.attempt,
+            "attempt": message.runs_before,
             "timelimit": [message.time_limit, message.soft_time_limit],
             "headers": dict(message.headers or {}),
             **({"stamps": dict(message.stamps)} if message.stamps else {}),

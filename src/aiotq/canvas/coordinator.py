@@ -309,7 +309,7 @@ def _called(delivery: Delivery) -> Called:
     """Return how the task of `delivery` was called; without its arguments, if it did not run here."""
     request = running_request.get()
     message = delivery.message
-    if (request.id, request.attempt) == message.key:
+    if (request.id, request.attempt) == (message.id, message.runs_before):
         return Called(request.args, request.kwargs, message.retries, delivery.queue, message.stamps)
     return Called(retries=message.retries, queue=delivery.queue, stamps=message.stamps)
 

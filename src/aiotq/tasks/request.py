@@ -212,7 +212,7 @@ def request_of(
         is_eager=is_eager,
         called_directly=False,
         ignore_result=message.ignore_result,
-        attempt=message.attempt,
+        attempt=message.runs_before,
         step=message.step,
         stamps=message.stamps or {},
         replaced_task_nesting=message.replacements,

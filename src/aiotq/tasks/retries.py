@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
 
-from ..calling.envelopes import Callee, check_carried, encode_body, wall_time
+from ..calling.envelopes import Callee, check_carried, encode_body, expiry, wall_time
 from ..core.schedules import backoff
 from ..core.settings import Settings
 from ..core.tracebacks import described
@@ -96,8 +96,11 @@ def retried(
     kwargs: Mapping[str, Any],
     embed: Mapping[str, Any],
     now: float,
+    ahead: float,
 ) -> Envelope:
     """Return the envelope in which `message` runs again as `again` says; it ran with `args`, `kwargs` and `embed`.
+
+    `ahead`: of the shared clock.
 
     Raises:
         EncodeError, MessageTooLarge, InvalidArguments, InvalidOption: it can't be sent so.
@@ -120,7 +123,7 @@ def retried(
         body=body,
         step=step,
         eta=due,
-        expires=message.expires if expires is None else wall_time("expires", expires, now, conf),
+        expires=message.expires if expires is None else expiry(expires, now, ahead, conf),
         retries=message.retries + 1,
         attempt=message.attempt + 1,
         soft_time_limit=options.get("soft_time_limit", message.soft_time_limit),
@@ -180,13 +183,18 @@ def snoozed(message: Message, queue: str, priority: int, seconds: float, now: fl
     return Envelope(replace(message, eta=due, attempt=message.attempt + 1), queue, priority, due)
 
 
-def postponed(message: Message, step: Step, queue: str, priority: int, ended_at: float, due: float) -> Envelope:
-    """Return the envelope in which a step of a workflow starts when it is `due`; what it awaits ended at `ended_at`."""
+def postponed(
+    message: Message, step: Step, queue: str, priority: int, ended_at: float, due: float, ahead: float
+) -> Envelope:
+    """Return the envelope in which a step of a workflow starts when it is `due`; what it awaits ended at `ended_at`.
+
+    `ahead`: of the shared clock.
+    """
     fresh = replace(
         message,
-        sent_at=ended_at,
+        sent_at=ended_at + ahead,
         eta=due,
-        expires=message.expires if step.lifetime is None else ended_at + step.lifetime,
+        expires=message.expires if step.lifetime is None else ended_at + step.lifetime + ahead,
         attempt=message.attempt + 1,
         step=replace(step, wait=None, lifetime=None),
     )

@@ -21,7 +21,7 @@ from ..canvas.outcome import Outcome, Success
 from ..commit import Finish
 from ..core.inside import core_of
 from ..exceptions import MessageError
-from ..wire.message import ATTEMPTS_APART, Envelope, Message
+from ..wire.message import Envelope, Message
 from ..worker.observers import Observer
 from ..worker.run import Run
 from ..worker.worker import Worker
@@ -287,7 +287,7 @@ class TestWorker:
         return "\n".join([f"it is {self.now}", *parts])
 
     def _note_sent(self, envelope: Envelope, now: float) -> None:
-        if envelope.message.attempt % ATTEMPTS_APART == 0:
+        if envelope.message.runs_before == 0:
             self.sent.append(self._as_sent(envelope, now))
 
     def _note_change(self) -> None:

@@ -34,10 +34,11 @@ END_OF_TIME: Final = 253_402_300_800.0
 #: Seconds that a limit may be: ten years; clocks and operating systems refuse to wait for much longer.
 LONGEST_LIMIT: Final = 315_360_000.0
 _MAX_COUNT: Final = 2**31
-#: Calls of one id that are different calls begin with attempts so far apart (see `attempt_apart`).
-ATTEMPTS_APART: Final = 1024
-#: Numbers at which attempts may begin: two calls of one id get the same one hardly ever.
-_APARTNESS: Final = 2**20
+#: Calls of one id that are different calls begin with attempts so far apart, from the first of these numbers on (see
+#: `attempt_apart`). So many numbers: two calls get the same one hardly ever.
+_APART: Final = 1024
+_FIRST_APART: Final = 2**20
+_NUMBERS: Final = 2**20 - 2**10
 
 
 @value
@@ -100,10 +101,15 @@ class Message:
         """What makes two messages the same one."""
         return self.id, self.attempt
 
+    @property
+    def runs_before(self) -> int:
+        """How often this call was retried, snoozed or replaced."""
+        return self.attempt if self.attempt < _FIRST_APART else self.attempt % _APART
+
 
 def attempt_apart() -> int:
     """Return an attempt for a call to begin at whose id another call has or had: brokers and claims tell them apart."""
-    return ATTEMPTS_APART * (1 + int.from_bytes(os.urandom(4), "big") % (_APARTNESS - 1))
+    return _FIRST_APART + _APART * (int.from_bytes(os.urandom(4), "big") % _NUMBERS)
 
 
 def is_name(given: object) -> bool:

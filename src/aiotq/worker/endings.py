@@ -21,7 +21,7 @@ from ..canvas.outcome import (
     Returned,
     Revoked,
 )
-from ..core.clock import Clock
+from ..core.clock import Clock, SharedClock
 from ..core.logs import giving
 from ..core.settings import Settings
 from ..core.tracebacks import formatted, logged, text_of
@@ -64,6 +64,9 @@ class EndingsCore(Protocol):
     def clock(self) -> Clock: ...
 
     @property
+    def shared_clock(self) -> SharedClock: ...
+
+    @property
     def serializers(self) -> SerializerRegistry: ...
 
     @property
@@ -76,6 +79,7 @@ class Endings:
     def __init__(self, core: EndingsCore, policies: TaskPolicies) -> None:
         self._conf = core.conf
         self._clock = core.clock
+        self._shared_clock = core.shared_clock
         self._serializers = core.serializers
         self._signer = core.signer
         self._policies = policies
@@ -191,6 +195,7 @@ class Endings:
                 kwargs=request.kwargs,
                 embed=embedded(replace(links, broken=None, is_given=False)) if links is not NO_LINKS else {},
                 now=self._clock.time(),
+                ahead=self._shared_clock.ahead,
             )
             envelope = sealed(self._signer, envelope)
         except AioTQError as exc:

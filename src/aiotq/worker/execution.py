@@ -89,7 +89,7 @@ class Execution:
     ) -> None:
         self._core = core
         self._conf = core.conf
-        self._clock = core.clock
+        self._shared_clock = core.shared_clock
         self._tasks = core.tasks
         self._onion = core.middleware
         self._accept = frozenset(core.conf.accept_content)
@@ -107,7 +107,7 @@ class Execution:
         self._whence = DeliveryInfo(core.conf)
         #: By task: the soft and the hard limit that a command gave it, in place of all others.
         self.time_limits: dict[str, tuple[float | None, float | None]] = {}
-        self._unknown_tasks = UnknownTasks(core.clock, core.conf.worker_unknown_task_timeout)
+        self._unknown_tasks = UnknownTasks(core.shared_clock, core.conf.worker_unknown_task_timeout)
 
     async def run(self, run: Run) -> Outcome | None:
         """Run one delivery and return its outcome; None when it is no longer ours to settle."""
@@ -222,7 +222,7 @@ class Execution:
     def _unknown(self, run: Run) -> Outcome:
         """Return the outcome of a delivery whose task is not known here: for others, or expired, or given up."""
         message = run.delivery.message
-        if message.expires is not None and message.expires <= self._clock.time():
+        if message.expires is not None and message.expires <= self._shared_clock.time():
             logger.info("Task %s[%s] expired", message.task, message.id, extra=giving(states.REVOKED))
             return Revoked(run.delivery, "expired", Policy(message.ignore_result), self.links(message))
         delay = self._unknown_tasks.delay(run.delivery)
@@ -366,7 +366,7 @@ class Execution:
         expires = message.expires
         if expires is None and terms.expires is not None and message.sent_at is not None:
             expires = message.sent_at + terms.expires  # it was called by name, by who does not know the task
-        return expires is not None and expires <= self._clock.time()
+        return expires is not None and expires <= self._shared_clock.time()
 
     async def _tell_started(self, request: Request) -> None:
         try:

@@ -22,6 +22,7 @@ from ..canvas.planner import NOTHING, Planner, Position
 from ..canvas.signature import LINKS, Canvas, Signature
 from ..canvas.structure import first_calls, frozen, signatures_of
 from ..commit import Finish
+from ..core.clock import SharedClock
 from ..core.logs import giving
 from ..core.tracebacks import arguments_of
 from ..core.values import replace
@@ -179,6 +180,8 @@ class _Inline:
         self.middleware = core.middleware
         self.serializers = core.serializers
         self.clock = _StandingClock(core.clock.time())
+        self.shared_clock = SharedClock(self.clock)
+        self.shared_clock.ahead = core.shared_clock.ahead
         self.tasks: Mapping[str, Task[..., Any]] = ChainMap(cast("Any", own), cast("Any", core.tasks))
         self._core = core
         self._records = MemoryState(clock=self.clock)

@@ -11,7 +11,7 @@ from ..canvas.coordinator import describe
 from ..canvas.join_result import JoinResult, gather
 from ..canvas.links import Broken, Links
 from ..canvas.outcome import Failure, Outcome, Policy, Postponed, Returned, Revoked, Skipped
-from ..core.clock import Clock
+from ..core.clock import Clock, SharedClock
 from ..core.logs import giving
 from ..core.values import replace
 from ..exceptions import JoinLost, OperationalError
@@ -37,6 +37,9 @@ class StepsCore(Protocol):
 
     @property
     def clock(self) -> Clock: ...
+
+    @property
+    def shared_clock(self) -> SharedClock: ...
 
     @property
     def signer(self) -> Signer | None: ...
@@ -103,7 +106,8 @@ class Steps:
             logger.info("Task %s[%s] expired", message.task, message.id, extra=giving(states.REVOKED))
             return Revoked(delivery, "expired", policy, links)
         if step.wait is not None and (due := joined.ended_at + step.wait) > now:
-            later = postponed(message, step, delivery.queue, delivery.priority, joined.ended_at, due)
+            ahead = self._core.shared_clock.ahead
+            later = postponed(message, step, delivery.queue, delivery.priority, joined.ended_at, due, ahead)
             return Postponed(delivery, sealed(self._core.signer, later))
         return gathered
 

@@ -279,7 +279,7 @@ class Worker:
     def _make_seating(self, connection: Connection, lease: float) -> ConcurrencyLimits:
         core = self._core
         return ConcurrencyLimits(
-            core.tasks, connection.ledger, connection.broker, core.clock, holder=self._holder, lease=lease
+            core.tasks, connection.ledger, connection.broker, core.shared_clock, holder=self._holder, lease=lease
         )
 
     def _make_intake(
