@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -164,12 +165,8 @@ async def test_headers_that_rabbitmq_made_larger_than_a_frame_are_buried_and_cut
         assert reasons <= {"malformed", "expired"}
         assert "malformed" in reasons
         assert await work.app.admin.purge_dead()
-    assert not await _left(vhost)
-
-
-async def _left(vhost: str) -> int:
-    async with operator(vhost) as channel:
-        return await channel.count("default") + await channel.count("aiotq.dead")
+    left = shared_rabbit().queues(vhost_of(vhost))
+    assert (left["default"], left["aiotq.dead"]) == (0, 0)
 
 
 async def test_dead_letters_that_rabbitmq_made_keep_their_key_and_are_as_old_as_they_are(vhost: str) -> None:
@@ -186,6 +183,25 @@ async def test_dead_letters_that_rabbitmq_made_keep_their_key_and_are_as_old_as_
         assert await work.app.admin.purge_dead(older_than=60) == 0
         async with work.app.worker():
             assert await work.app.admin.replay(keys[0]) == 1
+            await wait_until(lambda: work.began[1] == 1, "it ran")
+
+
+async def test_a_dead_letter_that_expired_in_rabbitmq_is_as_old_as_it_says_and_keeps_its_key(vhost: str) -> None:
+    work = Work(vhost, amqp_queue_type="quorum")
+    async with work.app:
+        await work.double.delay(5)  # declares all
+        async with operator(vhost) as channel:
+            await channel.purge_queue("default")
+        began = time.time()
+        await publish(vhost, "default", CALL, **JSON, headers=CALLED, expiration="1")
+        letters = [(await wait_until(work.app.admin.dead_letters, "it is a dead letter"))[0] for _ in range(3)]
+
+        assert {letter.reason for letter in letters} == {"expired"}
+        assert len({(letter.key, letter.died_at) for letter in letters}) == 1
+        assert began - 1 <= letters[0].died_at <= time.time()
+        assert await work.app.admin.purge_dead(older_than=60) == 0
+        async with work.app.worker():
+            assert await work.app.admin.replay([letters[0].key]) == 1
             await wait_until(lambda: work.began[1] == 1, "it ran")
 
 

@@ -26,6 +26,8 @@ from .rpc_work import process, put, record
 
 #: Seconds after which the server closes the channel of who holds a message.
 CONSUMER_TIMEOUT = 2
+#: Seconds, once or twice, after which the server hands on again what the next queue did not confirm: 180 if not set.
+HANDED_ON_AGAIN = 3
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,11 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(certificates: Path) -> Iterator[RabbitServer]:
-    impatient = {"consumer_timeout": CONSUMER_TIMEOUT * 1000, "channel_tick_interval": 200}
+    impatient = {
+        "consumer_timeout": CONSUMER_TIMEOUT * 1000,
+        "channel_tick_interval": 200,
+        "dead_letter_worker_publisher_confirm_timeout": HANDED_ON_AGAIN * 1000,
+    }
     with RabbitServer(rabbit=impatient, certificates=certificates, clients_need_one=True) as server:
         yield server
 
@@ -205,9 +211,10 @@ async def test_a_killed_server_loses_nothing_and_what_ran_ran_once(server: Rabbi
 
 
 async def test_a_server_that_is_killed_while_messages_climb_down_the_ladder_loses_none(server: RabbitServer) -> None:
+    """Those that were between two queues come when the server's own patience ends, twice at most."""
     work = Work(server.vhost(), amqp_queue_type="quorum", task_publish_timeout=60.0, worker_lease=5.0)
     async with work.app, work.app.worker():
-        await work.double.options(countdown=60.0).delay(-1)
+        await work.double.options(countdown=3600.0).delay(-1)
         await asyncio.sleep(1.5)  # RabbitMQ 3.10 forgets a quorum queue that was new when it was killed (tried)
         await work.app.send_many(work.double.options(countdown=1.5 + x / 200).s(x) for x in range(1000))
         await wait_until(lambda: len(work.began) > 100, "the first have come")
@@ -216,3 +223,20 @@ async def test_a_server_that_is_killed_while_messages_climb_down_the_ladder_lose
         await wait_until(lambda: len(work.began) == 1000, "all came", timeout=60)
 
     assert set(work.began.values()) == {1}
+
+
+async def test_what_the_next_queue_refuses_waits_on_the_ladder_and_comes_when_the_server_tries_again(
+    server: RabbitServer,
+) -> None:
+    vhost = server.vhost()
+    work = Work(vhost, amqp_queue_type="quorum")
+    async with work.app, work.app.worker():
+        await (await work.double.apply_async((1,), countdown=0.4)).get(timeout=10)
+        full = ('{<<"max-length">>, 0}', '{<<"overflow">>, <<"reject-publish">>}')
+        server.set_policy(vhost_of(vhost), "^default$", *full)
+        await work.double.apply_async((2,), countdown=0.4)
+        await asyncio.sleep(1.5)  # nothing comes: the thing under test
+        assert 2 not in work.began
+
+        server.set_policy(vhost_of(vhost), "^nothing$", *full)
+        await wait_until(lambda: work.began[2] == 1, "it runs", timeout=2 * HANDED_ON_AGAIN + 5)

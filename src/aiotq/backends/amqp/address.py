@@ -19,7 +19,7 @@ DEFAULT_TLS_PORT: Final = 5671
 DEFAULT_HEARTBEAT: Final = 10
 _LONGEST_HEARTBEAT: Final = 60
 _OPTIONS: Final = ("heartbeat", "connect_timeout", "reply_timeout", "auth", *urls.TLS_OPTIONS)
-#: The ways to log in that aiormq knows.
+#: The ways to log in that aiormq knows; it has no way to add one (decision 0070).
 _LOGINS: Final = ("plain", "external")
 #: Bytes of a virtual host's name that pamqp sends; AMQP allows 255.
 _LONGEST_VHOST: Final = 127
@@ -128,11 +128,19 @@ def _parse_one(url: str) -> Address:
         username=unquote(parts.username) or "guest",
         password=unquote(parts.password) if parts.has_credentials else "guest",
         tls=urls.tls_of(options) if is_encrypted else None,
-        login=urls.choice(options, "auth", _LOGINS),
+        login=_login(options),
         heartbeat=_heartbeat(options.get("heartbeat", str(DEFAULT_HEARTBEAT))),
         connect_timeout=urls.seconds(options, "connect_timeout", 5.0),
         reply_timeout=urls.seconds(options, "reply_timeout", 10.0),
     )
+
+
+def _login(options: Mapping[str, str]) -> str:
+    if options.get("auth", "").lower() == "amqplain":
+        raise ValueError(
+            "auth must be plain or external; a server that has amqplain has plain, unless it was taken away"
+        )
+    return urls.choice(options, "auth", _LOGINS)
 
 
 def _vhost(name: str) -> str:

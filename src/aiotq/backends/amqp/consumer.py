@@ -1,6 +1,6 @@
 """One worker's hold on some queues of a RabbitMQ: what is pushed, kept until it can start, handed back (P2, P5, P7).
 
-The broker pushes at most what the worker's slots can start, to each queue's consumer. It stands on a `Prefetched` until
+The broker pushes at most what the worker's slots can start, to each queue's consumer. It stands on `Shelves` until
 a read takes it, or goes back when nobody reads for a moment. The right to run it is its claim in the ledger: a
 delivery whose channel is gone is settled by whoever gets it next and finds that claim.
 """
@@ -18,14 +18,13 @@ from typing import Any, Final, Protocol
 from ...core.aio import Service, finish
 from ...core.clock import Clock
 from ...exceptions import MalformedMessage, OperationalError
-from ...transport.broker import FAIR_EVERY, Consumer, DeadLetter, Delivery, QueueOrder, Turns
+from ...transport.broker import Consumer, DeadLetter, Delivery, QueueOrder
 from ...wire.message import Message, new_id
 from .channel import Channel, Refused
 from .connection import AmqpClient
 from .frames import Delivered, header_size
-from .messages import Counts, Outgoing, default_of, taken_from
-from .prefetched import DOWNWARDS, UPWARDS, Entry, Held, NearlyDue, Prefetched, Source, Unreadable
-from .properties import properties_of
+from .messages import Counts, Outgoing, taken_from
+from .prefetched import Entry, Held, NearlyDue, Shelves, Source, Unreadable
 
 logger = logging.getLogger("aiotq.transport.amqp")
 
@@ -88,14 +87,11 @@ class AmqpConsumer(Consumer):
         self._clock = clock
         self._lease = lease
         self._park_after = park_after
-        self._order = order
         self._name = f"{name}#{new_id()[-8:]}"
         self._numbers = 0
-        self._reads = 0
         self._sources = self._sources_of(queues)
         self._by_tag: dict[str, Source] = {}
-        self._shelves = {name: Prefetched(name) for name in queues}
-        self._turns = Turns(self._shelves, order)
+        self._shelves = Shelves(queues, order)
         #: What the worker has, by its lease; emptied by the transport that settles it.
         self.held: dict[str, Held] = {}
         self._early: list[Entry] = []  #: goes back to the ladder
@@ -140,13 +136,13 @@ class AmqpConsumer(Consumer):
             while limit > 0:
                 self._news.clear()  # before looking, so that nothing is missed that comes in between
                 await self._see(limit, is_last=self._loop.time() >= deadline)
-                if taken := self._take(limit, suspect):
-                    return taken
+                if taken := self._shelves.take(limit, suspect=suspect):
+                    return [self._delivery(entry) for entry in taken]
                 if not await self._something(deadline):
                     break
         finally:
             self._readers -= 1
-            if any(self._shelves.values()):
+            if self._shelves:
                 self._remind(_HOARD)
         return ()
 
@@ -168,10 +164,7 @@ class AmqpConsumer(Consumer):
             async with self._changing:
                 await finish(self._stop(channel, left), _LAST_WORDS, once_cancelled=True)
         self._sources = [source for source in self._sources if source.name in wanted] + new
-        for name in known - wanted:
-            self._give_back(self._shelves.pop(name).all())
-        self._shelves = {name: self._shelves.get(name, Prefetched(name)) for name in queues}
-        self._turns = Turns(self._shelves, self._order)
+        self._give_back(self._shelves.read_from(queues))
 
     def _sources_of(self, queues: Collection[str]) -> list[Source]:
         return [Source(name, queue, low) for name in queues for low, queue in self._broker.queues_of(name).items()]
@@ -230,7 +223,7 @@ class AmqpConsumer(Consumer):
 
     def _unfit(self, prefetch: int, limit: int) -> list[Source]:
         """Return the sources of which something else is to be pushed than is."""
-        is_short = sum(map(len, self._shelves.values())) < limit
+        is_short = len(self._shelves) < limit
         return [
             source
             for source in self._sources
@@ -272,7 +265,7 @@ class AmqpConsumer(Consumer):
                 answer.add_done_callback(partial(self._got, source, channel))
             await asyncio.wait(answers)
             sources = [source for source, answer in zip(sources, answers, strict=True) if answer.result() is not None]
-            if not sources or sum(map(len, self._shelves.values())) >= limit:
+            if not sources or len(self._shelves) >= limit:
                 return
 
     def _got(self, source: Source, channel: Channel, answer: asyncio.Future[Delivered | None]) -> None:
@@ -310,11 +303,8 @@ class AmqpConsumer(Consumer):
 
     def _shelve(self, entry: Entry) -> None:
         """Have the next read take `entry`, or give it back if its queue is not read any more."""
-        shelf = self._shelves.get(entry.queue)
-        if shelf is None:
-            self._give_back([entry])
-        else:
-            shelf.add(entry)
+        if entry.channel.is_open and not self._shelves.add(entry):
+            entry.channel.give_back([entry.tag])
 
     def _give_back(self, entries: Iterable[Entry]) -> None:
         for entry in entries:
@@ -332,8 +322,7 @@ class AmqpConsumer(Consumer):
 
     def _lost(self) -> None:
         """The channel is gone, and all that came on it: it is delivered again, here or elsewhere."""
-        for shelf in self._shelves.values():
-            shelf.clear()
+        self._shelves.clear()
         self._early.clear()
         self._ripening.clear()
         self._junk.clear()
@@ -341,29 +330,6 @@ class AmqpConsumer(Consumer):
         for source in self._sources:
             source.tag = ""
         self._news.set()
-
-    def _take(self, limit: int, suspect: bool) -> list[Delivery]:
-        order = UPWARDS if self._reads % FAIR_EVERY == FAIR_EVERY - 1 else DOWNWARDS
-        shelves = self._turns.items
-        taken: list[Entry] = []
-        if suspect:
-            for shelf in shelves:
-                if shelf.suspects:
-                    taken.append(shelf.suspects.popleft())
-                    break
-        for together in [[shelf] for shelf in shelves] if self._order.is_strict else [shelves]:
-            for shelf in together:
-                while shelf.again and len(taken) < limit:
-                    taken.append(shelf.again.popleft())
-            for priority in order:
-                for shelf in together:
-                    level = shelf.levels[priority]
-                    while level and len(taken) < limit:
-                        taken.append(level.popleft())
-        if taken:
-            self._reads += 1
-            self._turns.advance(entry.queue for entry in taken)
-        return [self._delivery(entry) for entry in taken]
 
     def _delivery(self, entry: Entry) -> Delivery:
         self._numbers += 1
@@ -436,7 +402,7 @@ class AmqpConsumer(Consumer):
 
     async def _let_go(self) -> None:
         """Give back what was pushed and can't start: nobody reads, and nothing came for a moment."""
-        entries = [entry for shelf in self._shelves.values() for entry in shelf.all()]
+        entries = self._shelves.all()
         if self._readers or not entries:
             return
         now = self._loop.time()
@@ -456,9 +422,8 @@ class AmqpConsumer(Consumer):
         await self._stop(channel, self._sources)
         if self._readers:  # somebody came meanwhile, and has it pushed again
             return
-        entries = [entry for shelf in self._shelves.values() for entry in shelf.all()]
-        for shelf in self._shelves.values():
-            shelf.clear()
+        entries = self._shelves.all()
+        self._shelves.clear()
         channel.give_back([entry.tag for entry in entries])
 
     async def _park_long(self) -> None:
@@ -486,24 +451,17 @@ class AmqpConsumer(Consumer):
             now = self._loop.time()
             junk, self._junk = self._junk, []
             early, self._early = self._early, []
-            patient = now - _SUSPECT_PATIENCE
-            late = [
-                entry
-                for shelf in self._shelves.values()
-                for entry in shelf.suspects
-                if not self._takes_suspects and entry.came_at <= patient
-            ]
-            for entry in late:
-                self._shelves[entry.queue].suspects.remove(entry)
+            late = [] if self._takes_suspects else self._shelves.take_suspects(now - _SUSPECT_PATIENCE)
             aside = [(entry, entry.taken.due) for entry in early]
             aside += [(entry, self._clock.time() + _SUSPECT_PATIENCE) for entry in late]
-            if any(shelf.suspects for shelf in self._shelves.values()):
+            if self._shelves.has_suspects:
                 self._remind(_SUSPECT_PATIENCE)
             try:
                 await self._put_away(junk, aside)
             except BaseException:
-                self._junk += junk
-                self._early += early
+                # What came on a channel that is gone is delivered again.
+                self._junk += [each for each in junk if each.channel.is_open]
+                self._early += [entry for entry in early if entry.channel.is_open]
                 for entry in late:
                     self._shelve(entry)
                 raise
@@ -513,17 +471,7 @@ class AmqpConsumer(Consumer):
         out: list[Outgoing] = []
         for each in junk:
             logger.error("queue %r: an unreadable message becomes a dead letter: %s", each.source.queue, each.why)
-            letter = DeadLetter(
-                new_id(),
-                each.source.name,
-                default_of(each.source.lowest),
-                None,
-                each.arrival.body,
-                "malformed",
-                each.why,
-                self._clock.time(),
-            )
-            out.append(self._broker.burial(letter, _properties(each.arrival)))
+            out.append(self._broker.burial(each.letter(self._clock.time()), each.properties()))
         for entry, due in aside:
             taken = entry.taken
             out.append(self._broker.again(taken.message, entry.queue, taken.priority, taken.counts, due))
@@ -541,10 +489,3 @@ class AmqpConsumer(Consumer):
         self._news.set()
         if not self._readers:
             self._remind(_HOARD)
-
-
-def _properties(arrival: Delivered) -> dict[str, Any]:
-    try:
-        return properties_of(arrival.properties)
-    except MalformedMessage:
-        return {}

@@ -25,6 +25,7 @@ from .connection import AmqpClient, KeptChannel
 from .frames import Delivered
 from .properties import properties_of
 from .subscription import Subscription, numbered_posts
+from .topology import TYPE
 
 logger = logging.getLogger("aiotq.results")
 
@@ -121,7 +122,7 @@ class RpcRecords(RecordStore):
     async def _declare(self, channel: Channel) -> Sequence[str]:
         """Declare the queue of replies, which outlives its connection: what came meanwhile is in it."""
         kept = min(round(max(self._expires, _LEAST_KEPT) * 1000), _LONGEST)
-        await channel.declare_queue(self._queue, {"x-expires": kept})
+        await channel.declare_queue(self._queue, {TYPE: "classic", "x-expires": kept})
         return (self._queue,)
 
     def _arrived(self, arrival: Delivered) -> None:

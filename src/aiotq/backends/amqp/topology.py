@@ -40,6 +40,8 @@ CELERY_DELIVER: Final = "celery_delayed_delivery"
 LONGEST_NAME: Final = 255 - len(":0")
 #: Seconds for which a queue of the ladder is believed to be there.
 _TRUSTED: Final = 5.0
+#: The argument that says of which type a queue is: without it, what the virtual host has for a default.
+TYPE: Final = "x-queue-type"
 #: Arguments that are the operator's business once a queue exists.
 _TOLERATED: Final = ("x-delivery-limit", "x-message-ttl")
 
@@ -173,21 +175,15 @@ class Topology:
         arguments: dict[str, Any] = {**self._type(), "x-dead-letter-exchange": below}
         if self._kind == "quorum":
             arguments |= {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}
-        try:
-            channel = await self._lane.channel()
-            await channel.declare_exchange(entry, "topic", {"alternate-exchange": DEAD})
-            for queue, (pattern, kept) in ladder_queues(digit).items():
-                await channel.declare_queue(queue, arguments | {"x-message-ttl": kept})
-                await channel.bind_queue(queue, entry, pattern)
-            await channel.bind_exchange(below, entry, ladder_pattern(digit, 0))
-            await channel.declare_exchange(ladder_mark(digit), "fanout")
-        except Refused as exc:
-            raise _explained("a part of the ladder", entry, exc) from exc
+        await self._exchange(entry, "topic", {"alternate-exchange": DEAD})
+        for queue, (pattern, kept) in ladder_queues(digit).items():
+            await self._declare(queue, arguments | {"x-message-ttl": kept})
+            await self._bind(queue, entry, pattern)
+        await (await self._lane.channel()).bind_exchange(below, entry, ladder_pattern(digit, 0))
+        await self._exchange(ladder_mark(digit), "fanout", {})
 
     def _type(self) -> dict[str, Any]:
-        if self._kind == "classic":
-            return {}
-        return {"x-queue-type": self._kind}
+        return {TYPE: self._kind}
 
     async def _exists(self, exchange: str) -> bool:
         try:
@@ -206,14 +202,14 @@ class Topology:
 
     async def _declare(self, queue: str, arguments: dict[str, Any]) -> None:
         wire = await self._client.wire()
-        is_quorum = arguments.get("x-queue-type") == "quorum"
+        is_quorum = arguments.get(TYPE) == "quorum"
         if is_quorum and wire.version >= (4, 0) and "x-dead-letter-strategy" not in arguments:
             # From 4.0 on the broker drops what came back 20 times: it also counts what was only prefetched.
             arguments = {**arguments, "x-delivery-limit": -1}
         try:
             await (await self._lane.channel()).declare_queue(queue, arguments)
         except Refused as exc:
-            if not (exc.differs and any(name in exc.text for name in _TOLERATED)):
+            if not (exc.differs and _is_tolerable(exc.text, self._kind)):
                 raise _explained("queue", queue, exc) from exc
             logger.warning("queue %r is used as it is: %s", queue, exc.text)
 
@@ -247,6 +243,13 @@ class Topology:
             if exc.is_missing:
                 return 0
             raise
+
+
+def _is_tolerable(text: str, kind: str) -> bool:
+    """Whether what differs, in the server's words, does not matter: a queue declared without a type is classic."""
+    return any(name in text for name in _TOLERATED) or (
+        kind == "classic" and f"'{TYPE}'" in text and text.rstrip("'").endswith("current is none")
+    )
 
 
 def _explained(what: str, name: str, refused: Refused) -> OperationalError:
