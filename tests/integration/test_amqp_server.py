@@ -15,7 +15,7 @@ from aiotq.backends.amqp.frames import Post
 from aiotq.backends.amqp.messages import outgoing
 from aiotq.backends.amqp.properties import pack_properties
 from aiotq.core.inside import core_of
-from aiotq.exceptions import NotConnected, OperationalError, PublishTimeout
+from aiotq.exceptions import NotConnected, OperationalError, PublishTimeout, Refused
 from aiotq.wire.message import Message, new_id
 
 from ..certificates import make_certificates
@@ -230,13 +230,18 @@ async def test_what_the_next_queue_refuses_waits_on_the_ladder_and_comes_when_th
 ) -> None:
     vhost = server.vhost()
     work = Work(vhost, amqp_queue_type="quorum")
-    async with work.app, work.app.worker():
-        await (await work.double.apply_async((1,), countdown=0.4)).get(timeout=10)
-        full = ('{<<"max-length">>, 0}', '{<<"overflow">>, <<"reject-publish">>}')
-        server.set_policy(vhost_of(vhost), "^default$", *full)
+    async with work.app:
+        await work.double.apply_async((1,), countdown=0.4)  # declares all
+        server.set_policy(
+            vhost_of(vhost), "^default$", '{<<"max-length">>, 1}', '{<<"overflow">>, <<"reject-publish">>}'
+        )
+        with pytest.raises((Refused, PublishTimeout), match="a limit of that queue"):
+            for x in range(10, 20):
+                await work.double.options(publish_timeout=0.5).delay(x)
+        waiting = server.queues(vhost_of(vhost))["default"]
         await work.double.apply_async((2,), countdown=0.4)
-        await asyncio.sleep(1.5)  # nothing comes: the thing under test
-        assert 2 not in work.began
+        await asyncio.sleep(1.0)  # nothing comes: the thing under test
+        assert server.queues(vhost_of(vhost))["default"] == waiting
 
-        server.set_policy(vhost_of(vhost), "^nothing$", *full)
-        await wait_until(lambda: work.began[2] == 1, "it runs", timeout=2 * HANDED_ON_AGAIN + 5)
+        async with work.app.worker():
+            await wait_until(lambda: work.began[2] == 1, "it runs", timeout=2 * HANDED_ON_AGAIN + 5)
