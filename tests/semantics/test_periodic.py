@@ -8,16 +8,20 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import pytest
 
-from aiotq import AioTQ, crontab, interval, signals
+from aiotq import AioTQ, chain, crontab, group, interval, once, signals
+from aiotq.backends.redis.connection import RedisClient
+from aiotq.backends.sqlite.connection import Database
 from aiotq.beat.scheduler import Scheduler
+from aiotq.core.clock import SystemClock
 from aiotq.core.inside import core_of
 from aiotq.exceptions import ScheduleError
-from aiotq.results import ScheduleChange
+from aiotq.results import Permit, ScheduleChange
 
 from ..waiting import wait_until
 from .conftest import NOT_ON_RABBITMQ
@@ -35,6 +39,7 @@ class Kit:
         self.seen: list[tuple[str, datetime | None]] = []
 
     def app(self, declare: Declare | None = None, **settings: Any) -> AioTQ:
+        """Make an app; `clock` is what it takes the time from."""
         app = AioTQ("proj", broker=self.url, **{"worker_lease": 1.0, **settings})
         noted = self.seen
 
@@ -130,25 +135,53 @@ async def test_another_scheduler_takes_over_and_nothing_is_missed(kit: Kit) -> N
     assert {later - sooner for sooner, later in pairwise(dues)} == {timedelta(seconds=0.1)}
 
 
-async def test_one_that_waits_asks_once_a_lease(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
-    app = kit.app(every(60.0))
-    async with running(app) as (first,):
-        await wait_until(lambda: first.is_live, "the first is live")
-        other = kit.app(every(60.0), worker_lease=0.5)
-        asked: list[float] = []
-        async with other, other.beat() as second:
-            ledger = (await core_of(other).connection()).ledger
-            original = ledger.acquire_permits
+async def test_one_that_waits_makes_one_request_a_lease_and_no_other(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    permit = Permit(("beat", 0), "beat proj", 1, 0.0)
+    async with kit.app() as app:
+        await (await core_of(app).connection()).ledger.acquire_permits([permit], "another one", 600.0)
+        waiting = app if kit.url.startswith("memory") else kit.app(every(60.0), worker_lease=0.3)
+        asked: list[tuple[str, float]] = []
 
-            async def acquire(*given: Any) -> Any:
-                asked.append(asyncio.get_running_loop().time())
-                return await original(*given)
+        def counted(kind: type[Any], name: str) -> None:
+            original = getattr(kind, name)
 
-            monkeypatch.setattr(ledger, "acquire_permits", acquire)
-            await wait_until(lambda: len(asked) >= 4, "it asked four times")
-            assert not second.is_live
+            async def counting(self: Any, *given: Any, **named: Any) -> Any:
+                asked.append((name, asyncio.get_running_loop().time()))
+                return await original(self, *given, **named)
 
-    assert min(later - sooner for sooner, later in pairwise(asked)) >= 0.5
+            monkeypatch.setattr(kind, name, counting)
+
+        async with waiting, waiting.beat(name="waiting") as scheduler:
+            ledger = (await core_of(waiting).connection()).ledger
+            requests = [(RedisClient, "run"), (RedisClient, "ask"), (Database, "write"), (Database, "read")]
+            for kind, name in requests if waiting is not app else [(type(ledger), "acquire_permits")]:
+                counted(kind, name)
+            await wait_until(lambda: len(asked) >= 4, "it asked four times", timeout=20)
+            assert not scheduler.is_live
+            found = asked[:]  # leaving makes one more
+
+    lease = core_of(waiting).conf.worker_lease
+    assert len({name for name, _ in found}) == 1
+    assert min(later - sooner for (_, sooner), (_, later) in pairwise(found)) >= 0.95 * lease
+
+
+async def test_a_workflow_is_sent_once_by_three_schedulers(kit: Kit) -> None:
+    def declare(app: AioTQ) -> None:
+        note = app.tasks["proj.note"]
+        flow = group(note.si("a"), chain(note.si("b"), note.si("c"))) | note.si("end")
+        app.add_periodic_task(0.2, flow, name="flow", misfire="all", expires=None)
+
+    apps = [kit.app(declare) for _ in range(3)]
+    async with AsyncExitStack() as stack:
+        for app in apps:
+            await stack.enter_async_context(running(app))
+        await wait_until(lambda: kit.count("end") >= 5, "five runs")
+        shown = await apps[0].schedules.get("flow")
+
+    assert shown.last_id is not None
+    for mark in ("a", "b", "c", "end"):
+        assert Counter(kit.dues(mark)).most_common(1)[0][1] == 1
+    assert set(kit.dues("end")) <= set(kit.dues("a")) & set(kit.dues("c"))
 
 
 async def test_what_was_missed_is_sent_as_the_policy_says(kit: Kit) -> None:
@@ -167,6 +200,72 @@ async def test_what_was_missed_is_sent_as_the_policy_says(kit: Kit) -> None:
     assert shown["each-all"].skipped == {}
     assert shown["each-once"].skipped["superseded"] >= 2
     assert shown["each-once"].skipped_why == "superseded"
+
+
+class ShiftedClock(SystemClock):
+    """A machine's clock that somebody sets."""
+
+    def __init__(self) -> None:
+        self.shift = 0.0
+
+    def time(self) -> float:
+        return super().time() + self.shift
+
+
+async def test_a_clock_that_jumps_forward_and_back_doubles_and_loses_nothing(kit: Kit) -> None:
+    """On Redis the server's clock counts. Elsewhere what a jump skips is late, and what comes again was sent."""
+
+    def declare(app: AioTQ) -> None:
+        for misfire in ("all", "once"):
+            every(0.1, misfire, misfire=misfire)(app)
+
+    clock = ShiftedClock()
+    app = kit.app(declare, clock=clock)
+    async with running(app):
+        for shift in (0.0, 1.5, -1.0, 900.0, 0.0):
+            clock.shift, count = shift, kit.count("all")
+            await wait_until(partial(lambda least: kit.count("all") > least, count + 3), "runs go on", timeout=10)
+            if kit.url.startswith("redis"):
+                assert max(kit.dues("all")) < datetime.now(UTC) + timedelta(seconds=0.5), "nothing is early"
+            elif shift == 900.0:
+                break  # back again, nothing would be due for that long
+        shown = {each.name: each for each in await app.schedules.list()}
+
+    dues = sorted(kit.dues("all"))
+    assert {later - sooner for sooner, later in pairwise(dues)} == {timedelta(seconds=0.1)}
+    assert shown["each-all"].skipped == {}
+    assert Counter(kit.dues("once")).most_common(1)[0][1] == 1
+    if not kit.url.startswith("redis"):
+        assert shown["each-once"].skipped["superseded"] > 100
+
+
+async def test_a_clock_that_is_an_hour_off_on_one_of_three_machines_changes_nothing(
+    kit: Kit, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On Redis the server's clock counts. Elsewhere all of them are on one machine."""
+    shifts = (-3600.0, 0.0, 3600.0) if kit.url.startswith("redis") else (0.0, 0.0, 0.0)
+    async with AsyncExitStack() as stack:
+        schedulers: list[Scheduler] = []
+        for shift in shifts:
+            clock = ShiftedClock()
+            clock.shift = shift
+            app = await stack.enter_async_context(kit.app(every(0.1, misfire="all"), clock=clock, worker_lease=0.4))
+            schedulers.append(await stack.enter_async_context(app.beat(name=f"off by {shift:g}")))
+        worker = kit.app(every(0.1, misfire="all"))
+        await stack.enter_async_context(worker)
+        await stack.enter_async_context(worker.worker())
+        for _ in range(3):  # each of them is the live one, one after the other
+            await wait_until(lambda: any(each.is_live for each in schedulers), "one is live")
+            count = kit.count()
+            await wait_until(partial(lambda least: kit.count() > least, count + 2), "it sends")
+            (live,) = (each for each in schedulers if each.is_live)
+            schedulers.remove(live)
+            await live.stop()
+
+    dues = sorted(kit.dues())
+    assert {later - sooner for sooner, later in pairwise(dues)} == {timedelta(seconds=0.1)}
+    assert abs(max(dues) - datetime.now(UTC)) < timedelta(seconds=20)
+    assert sum("off that of the ledger" in line for line in caplog.messages) == sum(map(bool, shifts))
 
 
 async def test_an_entry_that_raises_does_not_stop_the_others(kit: Kit, caplog: pytest.LogCaptureFixture) -> None:
@@ -192,6 +291,49 @@ async def test_an_entry_that_raises_does_not_stop_the_others(kit: Kit, caplog: p
     assert any("broken one" in line and "never again" in line for line in said)
     assert any("past one" in line and "is not after" in line for line in said)
     assert len(said) == 2
+
+
+async def test_a_schedule_that_never_comes_again_is_shown_as_such_and_the_others_go_on(kit: Kit) -> None:
+    class Never:
+        def next(self, after: datetime, zone: Any) -> None:
+            return None
+
+    def declare(app: AioTQ) -> None:
+        note = app.tasks["proj.note"]
+        app.add_periodic_task(Never(), note.s("never"), name="never")
+        app.add_periodic_task(once(datetime(2001, 1, 1, tzinfo=UTC)), note.s("past"), name="past")
+        every(0.05)(app)
+
+    app = kit.app(declare)
+    async with running(app):
+        await wait_until(lambda: kit.count() >= 2, "the other one runs")
+        shown = {each.name: (each.next_due, each.problem) for each in await app.schedules.list()}
+
+    assert shown["never"] == shown["past"] == (None, None)
+    assert {mark for mark, _ in kit.seen} == {"x"}
+
+
+async def test_a_thousand_that_are_due_in_the_same_second_are_each_sent_once(kit: Kit) -> None:
+    moment = datetime.now(UTC) + timedelta(seconds=2)
+
+    def declare(app: AioTQ) -> None:
+        for number in range(1000):
+            app.add_periodic_task(once(moment), app.tasks["proj.note"].s(f"{number}"), name=f"entry {number}")
+
+    sent: Counter[str] = Counter()
+
+    def hear(sender: object, headers: dict[str, Any], **_: Any) -> None:
+        sent[headers["periodic_task_name"]] += 1
+
+    signals.after_task_publish.connect(hear)
+    try:
+        async with kit.app(declare) as app, app.beat(), app.beat():
+            await wait_until(lambda: len(sent) == 1000, "all were sent", timeout=20)
+            assert [each.ready for each in await app.admin.queues()] == [1000]
+            assert {each.runs for each in await app.schedules.list()} == {1}
+    finally:
+        signals.after_task_publish.disconnect(hear)
+    assert set(sent.values()) == {1}
 
 
 async def test_an_entry_whose_task_is_gone_is_told_of_and_the_others_go_on(

@@ -65,6 +65,8 @@ class Scheduler:
         self._permit = Permit(("beat", 0), f"beat {scope_of(core)}", 1, 0.0)
         self._service: Service[Scheduler] = Service(self._main, f"aiotq.beat.{self.name}")
         self._offset = 0.0  #: the ledger's clock minus ours
+        self._drift = 0.0  #: our wall time minus monotonic time when they were compared, and when that was
+        self._compared = 0.0
         #: Whether it is the one that sends.
         self.is_live = False
         #: Whether it sends, or waits for its turn.
@@ -142,21 +144,22 @@ class Scheduler:
         """Send what is due, until another one has the permit."""
         monotonic = self._core.clock.monotonic
         revision = await self._read(connection, agenda)
+        await self._compare_clocks(connection)
         self.is_live = True
         logger.info("scheduler %s is live: %d periodic tasks", self.name, len(agenda))
         complaint.withdraw()
-        drift = await self._compare_clocks(connection)
-        compared = monotonic()
         while True:
             renew_at = monotonic() + self._permit_lease / 3
             while monotonic() < renew_at:
+                if self._has_jumped():
+                    await self._compare_clocks(connection)
                 await agenda.step(self._now())
                 await self._until(agenda.next_look, renew_at)
             if not await self._has_permit(connection):
                 logger.info("scheduler %s is not live any more: another one has taken over", self.name)
                 return
-            if abs(self._core.clock.time() - monotonic() - drift) > _JUMP or monotonic() - compared > self._lease:
-                drift, compared = await self._compare_clocks(connection), monotonic()
+            if monotonic() - self._compared > self._lease:
+                await self._compare_clocks(connection)
             if await connection.ledger.schedules_revision(scope_of(self._core)) != revision:
                 revision = await self._read(connection, agenda, is_first=False)
 
@@ -183,8 +186,13 @@ class Scheduler:
         """Wall time by the ledger's clock."""
         return self._core.clock.time() + self._offset
 
-    async def _compare_clocks(self, connection: Connection) -> float:
-        """Take the ledger's clock for the right one; return by how much ours is ahead of monotonic time."""
+    def _has_jumped(self) -> bool:
+        """Whether our wall time went another way than monotonic time since it was compared."""
+        clock = self._core.clock
+        return abs(clock.time() - clock.monotonic() - self._drift) > _JUMP
+
+    async def _compare_clocks(self, connection: Connection) -> None:
+        """Take the ledger's clock for the right one."""
         clock = self._core.clock
         before = clock.time()
         theirs = await connection.ledger.time()
@@ -193,7 +201,8 @@ class Scheduler:
         if abs(offset) > _WRONG and abs(offset - self._offset) > _WRONG:
             logger.warning("the clock here is %.1f s off that of the ledger, which counts for periodic tasks", -offset)
         self._offset = offset
-        return clock.time() - clock.monotonic()
+        self._compared = clock.monotonic()
+        self._drift = after - self._compared
 
     async def _has_permit(self, connection: Connection) -> bool:
         """Take the permit to be the live one, or renew it: one small request."""

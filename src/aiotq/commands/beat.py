@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -50,6 +51,8 @@ async def _serve(app: AioTQ, name: str | None, address: tuple[str, int] | None) 
             return
         scheduler = Scheduler(core_of(app), name=name, is_embedded=False)
         async with connected(app), scheduler:
+            gc.freeze()
+            gc.enable()  # `main` disables it for what is short
             logger.info("scheduler %s is ready (pid %d)", scheduler.name, os.getpid())
             core = core_of(app)
             with watched_by_systemd(lambda: scheduler.silence <= core.allowed_silence):
