@@ -239,6 +239,30 @@ async def test_a_body_that_cannot_be_read_is_the_end_of_its_task_only(work: Work
         await work.works()
 
 
+@pytest.mark.parametrize(
+    "junk", [b"", b"\xc1", msgpack.packb(7), msgpack.packb([1, 2, 3]), msgpack.packb(["m", "b", [[1]]])]
+)
+async def test_foreign_rows_of_periodic_tasks_are_named_and_the_others_go_on(
+    work: Work, junk: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = work.app
+    app.add_periodic_task(0.05, work.double.s(1), name="ours", expires=None)
+    async with app:
+        with shared("redis").client() as client:
+            client.hset(f"{work.base}:schedules:x", mapping={b"theirs": junk, b"\xff": junk})
+        async with app.beat() as scheduler:
+            await wait_until(lambda: scheduler.is_live, "it is live")
+            shown = await app.schedules.list()
+            while not next(each for each in shown if each.name == "ours").runs:
+                shown = await app.schedules.list()
+
+        (theirs,) = (each for each in shown if each.name == "theirs")
+        assert "can't be read" in str(theirs.problem)
+        assert any("theirs" in line for line in caplog.messages)
+        await app.schedules.remove("theirs")
+        assert "theirs" not in {each.name for each in await app.schedules.list()}
+
+
 # What is left behind
 
 

@@ -7,9 +7,9 @@ An error that must be one is marked as ignored. Both checkers heed that mark, an
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, assert_type
 
 from aiotq import (
@@ -32,10 +32,14 @@ from aiotq import (
     WorkerLifespan,
     chain,
     chord,
+    crontab,
     group,
+    interval,
+    once,
     shared_task,
     signature,
 )
+from aiotq.beat.manage import PeriodicTask
 from aiotq.tasks.task import CoroutineTask, FunctionTask
 
 app = AioTQ("typing", broker="memory://")
@@ -354,3 +358,21 @@ async def an_app_and_a_worker_are_entered() -> None:
         assert_type(worker.running, int)
 
     app.worker(concurency=5)  # type: ignore[call-arg]
+
+
+# Periodic tasks
+
+
+async def what_is_periodic_keeps_its_type() -> None:
+    assert_type(await app.periodic(crontab(hour=7), args=(1,), misfire="all")(add).delay(1), AsyncResult[int])
+    assert_type(app.add_periodic_task(timedelta(minutes=1), add.s(1), overlap="skip", jitter=5), str)
+    assert_type(app.add_periodic_task(interval(60, aligned=True), add.s(1) | add.s(2), priority=9), str)
+    assert_type(app.add_periodic_task(once("2030-01-01T00:00:00Z"), group(add.s(1)), expires=None), str)
+    assert_type(await app.schedules.list(), Sequence[PeriodicTask])
+    assert_type(await app.schedules.fire("name"), AsyncResult[Any])
+    assert_type((await app.schedules.get("name")).next_due, datetime | None)
+
+    app.add_periodic_task(60, add.s(1), overlap="maybe")  # type: ignore[arg-type]
+    app.add_periodic_task(60, add.s(1), mis_fire="all")  # type: ignore[call-arg]
+    app.add_periodic_task("often", add.s(1))  # type: ignore[arg-type]
+    app.add_periodic_task(60, "proj.add")  # type: ignore[arg-type]

@@ -55,9 +55,14 @@ async def read_revision(client: RedisClient, scope: str) -> int:
 
 
 def _row(name: str, packed: bytes) -> ScheduleRow:
+    seen = _UNREADABLE
     try:
-        mark, body, unsent = unpack(packed)
-        return ScheduleRow(name, mark.decode(), body, envelopes_of_list(unsent))
-    except (AttributeError, TypeError, ValueError, MalformedMessage) as exc:
+        fields = unpack(packed)
+        seen = fields[0].decode()  # by this the row can be removed, whatever the rest is
+        _, body, unsent = fields
+        if not isinstance(body, bytes):
+            raise TypeError("its body is no text")
+        return ScheduleRow(name, seen, body, envelopes_of_list(unsent))
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, MalformedMessage) as exc:
         logger.warning("periodic task %s: its row can't be read: %s", name, exc)
-        return ScheduleRow(name, _UNREADABLE, b"")
+        return ScheduleRow(name, seen, b"")
