@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .beat.manage import Schedules
     from .beat.scheduler import Scheduler
     from .beat.schedules import AnySchedule
+    from .control.events import Events
     from .control.remote import Control
     from .worker.options import WorkerChoices
     from .worker.worker import Worker
@@ -288,6 +289,13 @@ class AioTQ:
         from .control.remote import Control  # noqa: PLC0415
 
         return Control(self._core)
+
+    @property
+    def events(self) -> Events:
+        """What workers tell while it happens: `async for event in app.events.capture(): …`."""
+        from .control.events import Events  # noqa: PLC0415
+
+        return Events(self._core)
 
 
 def _inline() -> Inline:

@@ -100,7 +100,7 @@ def test_settings_are_found_wherever_they_are_made() -> None:
         "app.conf.enable_utc = False\n"
         "app.conf['broker_pool_limit'] = 3\n"
         "CELERY_TASK_SERIALIZER = 'json'\n"
-        "CELERY_WORKER_SEND_TASK_EVENTS = True\n"
+        "CELERY_WORKER_POOL = 'solo'\n"
         "app.control.purge()\n"
     )
 
@@ -111,7 +111,7 @@ def test_settings_are_found_wherever_they_are_made() -> None:
         (4, "setting imports"),
         (5, "setting conf.enable_utc"),
         (6, "setting conf['broker_pool_limit']"),
-        (8, "setting CELERY_WORKER_SEND_TASK_EVENTS"),
+        (8, "setting CELERY_WORKER_POOL"),
         (9, "app.control"),
     ]
 

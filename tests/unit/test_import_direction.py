@@ -37,6 +37,7 @@ FLOORS: Final = (
     (
         *("worker", "beat"),
         *("control.admin", "control.asking", "control.commands", "control.remote", "control.shown_settings"),
+        "control.events",
     ),
     ("app",),
     ("lookup",),
@@ -67,6 +68,7 @@ LATE: Final[Mapping[tuple[str, str], str]] = {
     ("app", "beat.declared"): _FEW_SCHEDULE,
     ("app", "beat.manage"): _FEW_SCHEDULE,
     ("app", "beat.scheduler"): _FEW_SCHEDULE,
+    ("app", "control.events"): _FEW_OPERATE,
     ("app", "control.remote"): _FEW_OPERATE,
     ("app", "web.health"): _FEW_ARE_WATCHED,
     ("app", "worker.inline"): _FEW_CALL_HERE,

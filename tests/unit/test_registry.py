@@ -136,7 +136,7 @@ def test_a_plain_function_cannot_run_on_the_loop_nor_a_coroutine_in_a_thread(app
         ("que", "did you mean 'queue'?"),
         ("serialiser", "did you mean 'serializer'?"),
         ("xyz", "there are acks_late,"),
-        ("send_events", "leave it out; signals and result.updates() cost nothing while nobody uses them"),
+        ("send_events", "leave it out; events are sent of all tasks, and only while somebody reads them"),
         ("backend", "all results of an app are kept in its result_backend"),
         ("countdown", "it belongs to a call, as in task.apply_async(…, countdown=…)"),
     ],

@@ -307,7 +307,6 @@ def test_what_is_so_anyway_or_is_not_needed_is_taken_and_noted_once(
         ("worker_prefetch_multiplier", 4, "worker_prefetch says how many"),
         ("worker_pool", "prefork", "each task says how it runs"),
         ("beat_scheduler", "django_celery_beat.schedulers:DatabaseScheduler", "app.schedules.add"),
-        ("worker_send_task_events", True, "no events are sent"),
         ("broker_transport_options", {"visibility_timeout": 3600}, "there is no visibility timeout to set"),
         ("cassandra_servers", ["a"], "results are kept in SQLite, Redis"),
     ],

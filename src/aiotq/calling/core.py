@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from ..beat.scheduler import Scheduler
     from ..canvas.coordinator import Coordinator
     from ..control.declared import CommandDecorator, DeclaredCommand, Kind
+    from ..control.event_sender import EventSender
     from ..worker.observers import Observer
     from ..worker.worker import Worker
 
@@ -140,6 +141,7 @@ class AppCore:
         self.middleware = MiddlewareStack()
         self.lifespans = WorkerLifespans()
         self.commands: dict[str, DeclaredCommand] = {}  #: the user's own, which workers obey
+        self.event_senders: dict[str, EventSender] = {}  #: by the names of the workers that run here
         #: Those that run in this process, and who is told what happens in them.
         self.workers: list[Worker] = []
         self.schedulers: list[Scheduler] = []

@@ -60,7 +60,7 @@ _OF_RESULTS: Final[Mapping[str, str]] = {
 #: What an app of Celery's has and ours has not: what to write instead.
 _OF_APPS: Final[Mapping[str, str]] = {
     "control": "app.admin revokes, looks into queues and purges them",
-    "events": "aiotq.signals tell what happens",
+    "events": "async for event in app.events.capture(): ..., and app.events.State for what they come to",
     "worker_main": "aiotq worker proj:app, or async with app.worker(): ...",
     "start": "aiotq worker proj:app, or async with app.worker(): ...",
     "connection_or_acquire": "leave it out: the app keeps its connections itself",

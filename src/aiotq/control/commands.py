@@ -91,7 +91,7 @@ class Steered(Protocol):
         ...
 
     async def announce(self) -> None:
-        """Write the worker's row into the fleet registry now."""
+        """Write the worker's row into the fleet registry now, and tell those who read events."""
         ...
 
     def resize(self, kind: str, capacity: int) -> None: ...
@@ -102,6 +102,13 @@ class Steered(Protocol):
 
     def limit_rate(self, task: str, interval: float | None) -> None: ...
     def limit_time(self, task: str, soft: float | None, hard: float | None) -> None: ...
+
+    @property
+    def sends_events(self) -> bool:
+        """Whether events go to those who don't ask for them, too."""
+        ...
+
+    def send_events(self, to_all: bool) -> None: ...
     def pause(self) -> None: ...
     def resume(self) -> None: ...
     def ask_to_stop(self) -> None: ...
@@ -308,7 +315,7 @@ def cancel_consumer(worker: Steered, queue: str) -> object:
 
 
 async def heartbeat(worker: Steered) -> object:
-    """Say now that the worker is there: its row in the registry is written."""
+    """Say now that the worker is there: in its row of the registry, and to those who read events."""
     await worker.announce()
     return {"ok": "heartbeat sent"}
 
@@ -323,6 +330,22 @@ def resume(worker: Steered) -> object:
     """Take messages again."""
     worker.resume()
     return {"ok": "resumed"}
+
+
+def enable_events(worker: Steered) -> object:
+    """Send events, as -E does: to Celery's monitors, and to readers who don't ask for them."""
+    if worker.sends_events:
+        return {"ok": "task events already enabled"}
+    worker.send_events(True)
+    return {"ok": "task events enabled"}
+
+
+def disable_events(worker: Steered) -> object:
+    """Send events only while somebody asks for them."""
+    if not worker.sends_events:
+        return {"ok": "task events already disabled"}
+    worker.send_events(False)
+    return {"ok": "task events disabled"}
 
 
 def log_level(worker: Steered, level: str, logger: str = "") -> object:
@@ -347,6 +370,7 @@ _INSPECT: Final[Sequence[Callable[..., object]]] = (
 _CONTROL: Final[Sequence[Callable[..., object]]] = (
     *(rate_limit, time_limit, pool_grow, pool_shrink, autoscale, pool_restart, add_consumer, cancel_consumer),
     *(pause, resume, heartbeat, log_level, shutdown),
+    *(enable_events, disable_events),
 )
 
 

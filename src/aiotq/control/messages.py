@@ -80,7 +80,7 @@ def pack_command(command: Command, signer: Signer | None) -> bytes:
         body = orjson.dumps(given)
     except TypeError as exc:
         raise CallError(f"{command.name}: arguments of commands are JSON: {exc}") from exc
-    packed = _sealed(signer, COMMANDS, {"id": command.id}, body)
+    packed = seal(signer, COMMANDS, {"id": command.id}, body)
     if len(packed) > MAX_PAYLOAD:
         raise CallError(f"{command.name}: a command has at most {MAX_PAYLOAD} bytes, and this one {len(packed)}")
     return packed
@@ -93,7 +93,7 @@ def unpack_command(data: bytes, signer: Signer | None) -> Command:
         MalformedMessage: it is none.
         Unsigned, BadSignature: commands are to be signed, and this one is not, or was changed.
     """
-    head, body = _opened(signer, COMMANDS, data)
+    head, body = unseal(signer, COMMANDS, data)
     given = _object(body)
     name, args, kwargs = given.get("name"), given.get("args"), given.get("kwargs")
     destination, reply_to, sent_at = given.get("destination"), given.get("reply_to"), given.get("sent_at")
@@ -115,12 +115,12 @@ def pack_answer(
     count = max(1, -(-len(answer) // _PART))
     for number in range(count):
         head = {"id": command_id, "worker": worker, "key": key, "error": is_error, "part": number, "of": count}
-        yield _sealed(signer, ANSWERS, head, answer[number * _PART : (number + 1) * _PART])
+        yield seal(signer, ANSWERS, head, answer[number * _PART : (number + 1) * _PART])
 
 
 def unpack_answer(data: bytes, signer: Signer | None) -> AnswerPart:
     """Return the part of an answer in `data`; raises as `unpack_command`."""
-    head, body = _opened(signer, ANSWERS, data)
+    head, body = unseal(signer, ANSWERS, data)
     worker, key, number, count = head.get("worker"), head.get("key"), head.get("part"), head.get("of")
     if not (isinstance(worker, str) and isinstance(key, str)):
         raise MalformedMessage("an answer names its worker")
@@ -137,13 +137,15 @@ def as_json(answer: object) -> bytes:
         raise CallError(f"the answer has no form in JSON: {exc}") from exc
 
 
-def _sealed(signer: Signer | None, topic: str, head: dict[str, Any], body: bytes) -> bytes:
+def seal(signer: Signer | None, topic: str, head: dict[str, Any], body: bytes) -> bytes:
+    """Return a message of `topic`: `head`, which has an id, as one line, signed if there is a signer, and `body`."""
     if signer is not None:
         head["signature"] = signer.signed(_as_message(topic, head, body)).signature
     return orjson.dumps(head) + b"\n" + body
 
 
-def _opened(signer: Signer | None, topic: str, data: bytes) -> tuple[dict[str, Any], bytes]:
+def unseal(signer: Signer | None, topic: str, data: bytes) -> tuple[dict[str, Any], bytes]:
+    """Return head and body of what `seal` made; raises as `unpack_command`."""
     line, separator, body = data.partition(b"\n")
     head = _object(line)
     command_id, signature = head.get("id"), head.pop("signature", None)

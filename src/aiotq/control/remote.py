@@ -146,7 +146,7 @@ class Control:
         return await ask(self._core, "cancel_consumer", [queue], destination=destination, timeout=timeout)
 
     async def heartbeat(self, *, destination: Destination = None, timeout: float = TIMEOUT) -> Answers:
-        """Have workers write their rows into the registry now."""
+        """Have workers write their rows into the registry now, and tell those who read events."""
         return await ask(self._core, "heartbeat", destination=destination, timeout=timeout)
 
     async def pause_queue(self, queue: str) -> bool:
@@ -162,6 +162,14 @@ class Control:
     ) -> Answers:
         """Change the level of a logger (default: the root's), until a worker is started anew."""
         return await ask(self._core, "log_level", [level, logger], destination=destination, timeout=timeout)
+
+    async def enable_events(self, *, destination: Destination = None, timeout: float = TIMEOUT) -> Answers:
+        """Have workers send events to Celery's monitors, and to readers who don't ask for them; as with `-E`."""
+        return await ask(self._core, "enable_events", destination=destination, timeout=timeout)
+
+    async def disable_events(self, *, destination: Destination = None, timeout: float = TIMEOUT) -> Answers:
+        """Have workers send events only while somebody asks for them."""
+        return await ask(self._core, "disable_events", destination=destination, timeout=timeout)
 
     async def shutdown(self, *, destination: Destination = None, timeout: float = TIMEOUT) -> Answers:
         """Have workers stop cleanly, as with SIGTERM (P6)."""

@@ -42,7 +42,7 @@ def _elsewhere(instead: str, *harmless: Any) -> CelerySetting:
 
 
 _SCHEDULER: Final = "a scheduler keeps periodic tasks where results are kept, and any number of them may run"
-_NO_EVENTS: Final = "no events are sent; a worker's JSON log and `aiotq.signals` tell what happens"
+_NO_EVENTS: Final = "events come over the broker's bus, and to Celery's monitors as Celery sends them by default"
 _NO_CONTROL: Final = "workers are not controlled through queues, so there are none of that kind"
 _IN_BROKER_URL: Final = "part of broker_url, such as amqp://user:password@host:5672/vhost"
 _IN_BACKEND_URL: Final = "part of result_backend, such as redis://user:password@host:6379/0"
@@ -164,7 +164,6 @@ CELERY_SETTINGS: Final[Mapping[str, CelerySetting]] = {
     "task_retry_on_worker_lost": _elsewhere("task_reject_on_worker_lost = True hands such a task back", False),
     "task_remote_tracebacks": _needless("a failure carries the worker's traceback"),
     "task_repr_maxlevels": _needless("what logs show is short"),
-    "task_send_sent_event": _elsewhere(_NO_EVENTS, False),
     "worker_agent": _elsewhere(
         "workers have no agents; signals and app.worker_lifespan stand at their start and end", None
     ),
@@ -204,7 +203,6 @@ CELERY_SETTINGS: Final[Mapping[str, CelerySetting]] = {
     "worker_disable_prefetch": _harmless(True, False, otherwise="worker_prefetch"),
     "worker_redirect_stdouts": _elsewhere("what tasks print goes to stdout", False),
     "worker_redirect_stdouts_level": _needless("what tasks print goes to stdout"),
-    "worker_send_task_events": _elsewhere(_NO_EVENTS, False),
     "worker_state_db": _needless("revocations are kept with the results"),
     "worker_timer": _needless("time is the event loop's"),
     "worker_timer_precision": _needless("time is the event loop's"),

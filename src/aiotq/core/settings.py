@@ -100,6 +100,8 @@ class _Values:
     "When a task's child process dies. True: hand the message back, so that it may run again. False: fail the task."
     task_store_errors_even_if_ignored: bool = False
     "Store failures even if results are ignored."
+    task_send_sent_event: bool = False
+    "Send the event `task-sent` of each call, to those who want events."
     task_message_max_size: int = 4 * 1024 * 1024
     "Largest size of an encoded call in bytes. A larger call is refused; a larger message becomes a dead letter."
     task_publish_timeout: float = 5.0
@@ -148,6 +150,8 @@ class _Values:
     "Seconds for which running tasks may go on after a worker was asked to stop."
     worker_loop_lag: float = 1.0
     "Seconds for which a task may block the event loop before the worker logs its name."
+    worker_send_task_events: bool = False
+    "Send events to those who don't ask for them as well: Celery's monitors (`-E`). Others say that they want them."
     worker_max_tasks_per_child: int | None = None
     "Tasks after which a child process is replaced."
 

@@ -192,7 +192,7 @@ _NOT_DECLARED: Final[Mapping[str, str]] = {
     "from_config": "read settings from app.conf, and set options by name with task_annotations",
     "pydantic": "leave it out; a model among the arguments arrives as that model",
     "request_stack": "leave it out; each run has its own request",
-    "send_events": "leave it out; signals and result.updates() cost nothing while nobody uses them",
+    "send_events": "leave it out; events are sent of all tasks, and only while somebody reads them",
 }
 #: Celery's options of calls that don't exist here: why, or what to do instead.
 _NOT_CALLED: Final[Mapping[str, str]] = {

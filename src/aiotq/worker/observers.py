@@ -85,6 +85,10 @@ class Observers:
         """Tell `observer` too, from now on."""
         self._added = (*self._added, observer)
 
+    def remove(self, observer: Observer) -> None:
+        """Tell `observer` no more."""
+        self._added = tuple(each for each in self._added if each is not observer)
+
     def __bool__(self) -> bool:
         """Whether anybody hears of all that happens."""
         return bool(connected or self._added)

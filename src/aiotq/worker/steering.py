@@ -16,6 +16,7 @@ from ..exceptions import AioTQError
 from ..tasks.options import RunsIn
 from ..transport import Delivery, QueueStats
 from .autoscale import Autoscaler, Bounds
+from .events import WorkerEvents
 from .intake import Intake
 from .presence import Presence
 from .processes.pool import ProcessPool
@@ -43,6 +44,7 @@ class Steering:
         pool: ProcessPool,
         presence: Presence,
         queues: TakenQueues,
+        events: WorkerEvents,
         *,
         started: float,
     ) -> None:
@@ -56,6 +58,7 @@ class Steering:
         self._pool = pool
         self._presence = presence
         self._queues = queues
+        self._events = events
 
     @property
     def user_facing(self) -> object:
@@ -89,6 +92,8 @@ class Steering:
         return self._presence.row()
 
     async def announce(self) -> None:
+        if self._events.sender.is_on:
+            self._events.beat()
         await self._presence.announce()
 
     @property
@@ -132,6 +137,13 @@ class Steering:
 
     def resume(self) -> None:
         self._intake.resume()
+
+    @property
+    def sends_events(self) -> bool:
+        return self._events.sender.enabled
+
+    def send_events(self, to_all: bool) -> None:
+        self._events.sender.enabled = to_all
 
     def ask_to_stop(self) -> None:
         self._worker.ask_to_stop()

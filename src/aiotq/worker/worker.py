@@ -28,6 +28,7 @@ from .autoscale import Autoscaler
 from .completer import Completer
 from .concurrency_limits import ConcurrencyLimits
 from .delivery_info import DeliveryInfo
+from .events import WorkerEvents
 from .execution import Execution
 from .intake import Intake
 from .lifeline import Lifeline
@@ -202,8 +203,18 @@ class Worker:
             async with asyncio.TaskGroup() as upkeep:
                 intake = self._intake = self._make_intake(connection, consumer, committer, completer, seating, pool)
                 scaler = Autoscaler(intake.slots, intake.resize)
+                events = WorkerEvents(self, self._core, connection, intake, self._observers)
                 steering = Steering(
-                    self, self._core, connection, intake, scaler, pool, presence, self._queues, started=self._started
+                    self,
+                    self._core,
+                    connection,
+                    intake,
+                    scaler,
+                    pool,
+                    presence,
+                    self._queues,
+                    events,
+                    started=self._started,
                 )
                 overdue = fail_overdue(connection, self._coordinator(connection), completer, conf.join_timeout)
                 beside = {
@@ -212,6 +223,7 @@ class Worker:
                     "seats": seating.run(),
                     "overdue": overdue,
                     "autoscale": scaler.run(),
+                    "events": events.run(),
                     "paused_queues": self._queues.watch(connection.ledger, connection.bus),
                     "control": self._obeying(connection, steering).run(),
                 }
@@ -219,6 +231,7 @@ class Worker:
                 await presence.announce()  # before it takes anything: who is told that it is ready finds its row
                 await self._take(intake, connection, ready, stopping)
                 await self._commit_the_rest(completer, seating)
+                await events.say_good_bye()
                 for each in running:
                     each.cancel()
 
