@@ -388,7 +388,7 @@ async def test_a_call_with_less_time_than_those_before_it_is_told_in_time(broker
 async def test_a_call_with_less_time_is_told_in_time_while_the_publisher_backs_off(
     broker: FaultyBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aiotq.calling.publisher._FIRST_PAUSE", 20.0)
+    monkeypatch.setattr("aiotq.calling.publisher.FIRST_PAUSE", 20.0)
     broker.faults = [broker.lose_request] * 10
 
     async with publishing(broker, timeout=30) as publisher:
@@ -563,7 +563,7 @@ async def test_a_cancelled_call_of_many_parts_leaves_no_error_unheard(
 async def test_closing_tells_everybody_who_waits(
     broker: FaultyBroker, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aiotq.calling.publisher._FIRST_PAUSE", 20.0)
+    monkeypatch.setattr("aiotq.calling.publisher.FIRST_PAUSE", 20.0)
     broker.faults = [getattr(broker, fault)]
 
     async with publishing(broker, timeout=60, max_pending=1) as publisher:
