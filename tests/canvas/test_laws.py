@@ -15,7 +15,7 @@ from aiotq import AioTQ, Canvas, chain, group
 from aiotq.canvas import as_canvas, as_form, chord
 from aiotq.exceptions import CallError, EncodeError
 
-from .agreeing import disagreements
+from .agreeing import disagreement_here, disagreements
 from .conftest import MakeApp
 from .specs import Adds, Call, Chain, Chord, Chunked, Fails, Group, Mapped, Replaces, Spec, Workflow
 from .tasks import Tasks
@@ -152,6 +152,20 @@ async def test_examples_come_to_what_the_laws_say(
         reports = [f"{name}: {each}" for name, workflow in sent.items() for each in found if each.workflow == workflow]
 
     assert not reports, "\n\n".join(reports)
+
+
+async def test_examples_that_are_applied_here_come_to_the_same(make_app: MakeApp) -> None:
+    app = make_app()
+    tasks = Tasks(app)
+
+    async with app:
+        found = [
+            f"{name}: {each}"
+            for number, (name, spec) in enumerate(EXAMPLES.items())
+            for each in await disagreement_here(tasks, Workflow(spec), f"w{number}")
+        ]
+
+    assert not found, "\n\n".join(found)
 
 
 # What can't be done, and is said

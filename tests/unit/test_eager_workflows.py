@@ -65,12 +65,8 @@ class Proj:
                 raise self.replace(becoming.s(count - 1))
             return [self.request.id, self.request.root_id, self.request.parent_id]
 
-        @app.task(name="spread", bind=True)
-        async def spread(self: Task[..., Any], count: int) -> Any:
-            raise self.replace(group(add.s(i, i) for i in range(count)))
-
         self.add, self.xsum, self.note, self.fail, self.told = add, xsum, note, fail, told
-        self.ignoring, self.becoming, self.spread = ignoring, becoming, spread
+        self.ignoring, self.becoming = ignoring, becoming
 
 
 @pytest.fixture
@@ -163,12 +159,7 @@ async def test_how_a_callback_fails_is_in_the_log(proj: Proj, caplog: pytest.Log
     assert "ValueError: no luck" in caplog.text
 
 
-async def test_a_task_that_is_replaced_ends_as_its_replacement(proj: Proj) -> None:
-    result: Any = await proj.spread.apply((3,))
-    assert await result == [0, 2, 4]
-    assert await (await (proj.spread.s(3) | proj.xsum.s()).apply()) == 6
-    assert await (await group(proj.spread.s(2), proj.add.s(1, 1)).apply()) == [[0, 2], 2]
-
+async def test_a_task_that_is_replaced_again_and_again_keeps_its_id_and_its_place(proj: Proj) -> None:
     often = await proj.becoming.apply((500,), task_id="kept")
     assert often.id == "kept"
     assert await often == ["kept", "kept", None]
@@ -249,15 +240,6 @@ async def test_a_task_that_wants_to_be_ignored_or_refuses_ends_what_waits_for_it
 
     with pytest.raises(DeadLettered, match="rejected: not mine"):
         await (refusing.s() | proj.note.s()).apply(throw=True)
-
-
-async def test_members_are_added_here_too(proj: Proj) -> None:
-    @proj.app.task(bind=True)
-    async def adding(self: Task[..., Any]) -> int:
-        await self.add_to_chord(proj.add.s(10, 10))
-        return 1
-
-    assert await (await chord([adding.s(), proj.add.s(1, 1)], proj.xsum.s()).apply()) == 23
 
 
 async def test_what_a_running_task_sends_is_its_child_and_in_its_tree(eager: Proj) -> None:
