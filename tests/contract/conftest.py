@@ -90,8 +90,8 @@ def _memory_with_redis(directory: Path) -> CommitHarness:
     return CommitHarness(MemoryTransportHarness(directory), RedisKeptHarness(directory))
 
 
-#: Ways of having a Redis: the contracts hold on each.
-REDIS: Final = ("redis", "redis-sentinel", "redis-cluster")
+#: Kinds of Redis: the contracts hold on each. What Sentinel leads to is a Redis like the other; there the laws hold.
+REDIS: Final = ("redis", "redis-cluster")
 RAW_TRANSPORTS: dict[str, Callable[[Path], RawTransportHarness]] = {
     "sqlite": SQLiteTransportHarness,
     **{kind: partial(RedisTransportHarness, kind=kind) for kind in REDIS},
@@ -103,7 +103,10 @@ TRANSPORTS: dict[str, Callable[[Path], TransportHarness]] = {"memory": _memory_t
 #: found through Sentinel and Cluster is a Redis like the other, and finding it takes longest.
 FRESH: dict[str, MakeBroker] = {
     **{name: MakeBroker(make) for name, make in TRANSPORTS.items() if name in {"memory", "sqlite", "redis"}},
-    **{name: MakeBroker(TRANSPORTS[name], examples=5) for name in ("redis-sentinel", "redis-cluster")},
+    **{
+        kind: MakeBroker(partial(RedisTransportHarness, kind=kind), examples=5)
+        for kind in ("redis-sentinel", "redis-cluster")
+    },
     "rabbitmq-classic": MakeBroker(partial(AmqpTransportHarness, kind="classic"), examples=8),
 }
 #: Brokers that know leases, and each message by its id.
