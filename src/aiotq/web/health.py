@@ -113,6 +113,10 @@ class Health:
             return [Check("broker", False, str(exc) or f"no answer within {_PATIENCE:g} s")]
         return [Check("broker", True, "connected")]
 
+    async def families(self) -> list[Metric]:
+        """Return what `/metrics` tells."""
+        return [*self._registry.collect(), *self._about_members(), *await self._about_queues()]
+
     def _members(self) -> Sequence[Worker | Scheduler]:
         return (*self._core.workers, *self._core.schedulers)
 
@@ -127,8 +131,7 @@ class Health:
 
     async def _metrics(self, request: Request) -> Response:
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
-        families = [*self._registry.collect(), *self._about_members(), *await self._about_queues()]
-        return Response(encode(_Families(families)), media_type=content_type)
+        return Response(encode(_Families(await self.families())), media_type=content_type)
 
     def _about_members(self) -> Iterator[Metric]:
         yield from about_workers([each.facts() for each in tuple(self._core.workers)])
