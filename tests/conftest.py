@@ -16,7 +16,7 @@ from contextlib import ExitStack
 import hypothesis
 import pytest
 
-from .commands import close_commands
+from .forked import close_forked
 from .servers import close_shared
 from .watchdog import no_process_left, pytest_configure, pytest_runtest_teardown, pytest_sessionfinish
 
@@ -39,9 +39,9 @@ LAST_MOMENT = 2.0
 
 @pytest.fixture(autouse=True, scope="session")
 def _end_servers(no_process_left: None) -> Iterator[None]:
-    """End the servers that tests of this process shared, and what ran their commands."""
+    """End the servers that tests of this process shared, and what forked their programs."""
     with ExitStack() as at_the_end:
-        at_the_end.callback(close_commands)
+        at_the_end.callback(close_forked)
         at_the_end.callback(close_shared)
         yield
 

@@ -19,6 +19,8 @@ from typing import Any, Final, Self, TypeVar
 from aiotq import AioTQ, AsyncResult
 from aiotq.tasks.task import Task
 
+from .. import forked
+from ..forked import Forked
 from ..waiting import wait_until
 from . import apps
 from .backends import Backend, Standing
@@ -71,6 +73,17 @@ def _variables(settings: Mapping[str, object]) -> dict[str, object]:
     return {f"AIOTQ_{name.upper()}": value for name, value in settings.items()}
 
 
+def _started(
+    command: Sequence[str], environment: Mapping[str, str], stdin: int, out: int
+) -> Forked | subprocess.Popen[bytes]:
+    """Start Python with this command: a module is forked, a file is a program from its first instruction on."""
+    first, *words = command
+    if first == "-m":
+        return forked.start(words, ROOT, environment, stdin=stdin, stdout=out, stderr=out)
+    command = [sys.executable, *command]
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdin=stdin, stdout=out, stderr=out)
+
+
 class Process:
     """A process that was started, and what it says."""
 
@@ -86,16 +99,11 @@ class Process:
             apps.FACTS: str(chaos.facts_file),
             **{name: str(value) for name, value in settings.items()},
         }
-        with log.open("ab") as out:
-            self._popen = subprocess.Popen(
-                command,
-                cwd=ROOT,
-                env=self.environment,
-                stdin=subprocess.PIPE,
-                stdout=out,
-                stderr=out,
-            )
-        self.pid = self._popen.pid
+        read, write = os.pipe()
+        self._stdin = os.fdopen(write, "wb")
+        with log.open("ab") as out, os.fdopen(read) as stdin:
+            self._process = _started(command, self.environment, stdin.fileno(), out.fileno())
+        self.pid = self._process.pid
 
     @property
     def said(self) -> str:
@@ -104,7 +112,7 @@ class Process:
     @property
     def exit_code(self) -> int | None:
         """None while it runs."""
-        return self._popen.poll()
+        return self._process.poll()
 
     async def says(self, text: str) -> None:
         """Wait until `text` stands in the log."""
@@ -123,33 +131,31 @@ class Process:
         return code
 
     def send_signal(self, number: signal.Signals) -> None:
-        self._popen.send_signal(number)
+        self._process.send_signal(number)
 
     def terminate(self) -> None:
         self.send_signal(signal.SIGTERM)
 
     def tell_to_go_on(self) -> None:
         """Close its standard input, which is what the programs here wait for."""
-        assert self._popen.stdin is not None
-        self._popen.stdin.close()
+        self._stdin.close()
 
     def kill(self) -> Death:
         """`kill -9`, and look at what it left before anybody else does."""
         killed_at = time.time()
         with self._chaos.backend.last_words(self.pid):
-            self._popen.kill()
-            self._popen.wait(PATIENCE)
+            self._process.kill()
+            self._process.wait(PATIENCE)
         death = Death(self.pid, killed_at, self._chaos.standing())
         self._chaos.deaths.append(death)
         return death
 
     def clear(self) -> None:
         """End it, however it is."""
-        if self._popen.poll() is None:
-            self._popen.kill()
-            self._popen.wait(PATIENCE)
-        if self._popen.stdin is not None:
-            self._popen.stdin.close()
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait(PATIENCE)
+        self._stdin.close()
 
 
 class Chaos:
@@ -184,7 +190,7 @@ class Chaos:
     def start(self, *command: str, name: str, **settings: object) -> Process:
         """Start a Python program; it is not ready yet."""
         log = self.directory / f"{len(self.processes) + 1:02}-{name}.log"
-        process = Process(self, (sys.executable, *command), log, settings)
+        process = Process(self, command, log, settings)
         self.processes.append(process)
         return process
 

@@ -24,7 +24,7 @@ from aiotq.cli import cli
 from aiotq.commands import output
 from aiotq.commands.app_option import Target
 from aiotq.commands.words import parse_duration
-from tests.commands import shared_commands
+from tests.forked import run_aiotq
 from tests.waiting import wait_until
 
 SOURCE: Final = Path(aiotq.__file__).parents[1]
@@ -141,7 +141,7 @@ class Shell:
         (directory / "jobs.py").write_text(JOBS)
 
     def run(self, *words: str, stdin: int = subprocess.DEVNULL) -> subprocess.CompletedProcess[str]:
-        return shared_commands().run(words, self.directory, environment(self.env), stdin, DEADLINE)
+        return run_aiotq(words, self.directory, environment(self.env), stdin=stdin, timeout=DEADLINE)
 
     def output(self, *words: str) -> str:
         """What a command prints that goes well."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from ..commands import shared_commands
+from ..forked import run_aiotq
 from ..waiting import wait_until
 
 PROJECT = """
@@ -42,7 +42,7 @@ def project(tmp_path: Path) -> Path:
 
 
 def aiotq(project: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return shared_commands().run(words, project, os.environ, subprocess.DEVNULL, 60)
+    return run_aiotq(words, project, os.environ, timeout=60)
 
 
 def said(project: Path, *words: str) -> str:
