@@ -20,15 +20,19 @@ from .commands.celery_words import Group, WorkerCommand
 from .commands.command import App, Broker, Debug
 from .commands.config import config
 from .commands.dead import dead
+from .commands.doctor import doctor
 from .commands.fleet import control, inspect, status
 from .commands.from_celery import from_celery
 from .commands.graph import graph
+from .commands.list_ import list_
+from .commands.migrate import migrate
 from .commands.output import complain
 from .commands.queues import pause, purge, queues, resume
 from .commands.report import report
 from .commands.result import result
 from .commands.revoke import revoke
 from .commands.schedule import schedule
+from .commands.shell import shell
 from .commands.tasks import tasks
 from .commands.worker import worker
 from .exceptions import AioTQError
@@ -44,10 +48,12 @@ cli: Final = typer.Typer(
 cli.command(cls=WorkerCommand)(worker)
 for _command in (
     *(beat, call, result, tasks, config, queues, purge, graph, revoke, report, from_celery),
-    *(status, inspect, control, pause, resume),
+    *(status, inspect, control, pause, resume, doctor, shell),
 ):
     cli.command()(_command)
+cli.command()(migrate)
 cli.add_typer(dead)
+cli.add_typer(list_)
 cli.add_typer(schedule)
 
 

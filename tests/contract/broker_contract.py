@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aiotq.transport import ACK, Broker, Consumer, Delivery, GiveUp, HandBack, QueueOrder, Settlement
+from aiotq.transport import ACK, Broker, Consumer, DeadLetter, Delivery, GiveUp, HandBack, QueueOrder, Settlement
 from aiotq.transport.broker import FAIR_EVERY
 from aiotq.wire.message import pack
 
@@ -63,6 +63,35 @@ class HurryContract:
         await transport.settle([(back, ACK)])
         assert list(await transport.make_due_now([("a", 0), ("later", 0)])) == [False, True]
         assert await drained(consumer, transport) == ["later"]
+
+    async def test_what_is_delayed_can_be_listed_and_taken_out(self, broker: TransportHarness) -> None:
+        transport = await broker.connect()
+        now = broker.now()
+        batch = [
+            envelope("later", due=now + 200, priority=9),
+            envelope("soon", due=now + 100),
+            envelope("other", "other", due=now + 1),
+            envelope("ready"),
+        ]
+        await transport.send(batch)
+        if not transport.can_make_due_now:
+            assert list(await transport.delayed("q")) == []
+            assert list(await transport.remove_delayed([("soon", 0)])) == [False]
+            return
+
+        listed = list(await transport.delayed("q"))
+
+        assert [(each.message, each.priority) for each in listed] == [
+            (each.message, each.priority) for each in batch[1::-1]
+        ]
+        assert [round((each.due or 0) - now) for each in listed] == [100, 200]
+        assert [each.message.id for each in await transport.delayed("q", limit=1)] == ["soon"]
+        keys = [("soon", 0), ("ready", 0), ("gone", 0), ("soon", 1)]
+        assert list(await transport.remove_delayed(keys)) == [True, False, False, False]
+        assert [each.message.id for each in await transport.delayed("q")] == ["later"]
+        assert list(await transport.delayed("none")) == []
+        await transport.send([envelope("soon")])
+        assert await drained(await broker.consumer(transport), transport) == ["ready", "soon"]
 
 
 class OrderContract:
@@ -837,6 +866,27 @@ class DeadLetterContract:
         if broker.is_fencing:  # elsewhere what was pushed to one who does not read counts as returned
             assert again.returns == 0
         assert not await transport.dead_letters()
+
+    async def test_dead_letters_of_another_broker_are_added_as_they_are(self, broker: TransportHarness) -> None:
+        transport = await broker.connect()
+        message = envelope("a").message
+        old, young = broker.now() - 200, broker.now() - 100
+        letters = [
+            DeadLetter("x", "q", 7, message, pack(message), "rejected", "because", old, 2),
+            DeadLetter("y", "q", 4, None, b"\xff junk", "malformed", "no message", young, 0),
+        ]
+
+        await transport.bury([])
+        await transport.bury(letters)
+
+        found = list(await transport.dead_letters("q"))
+        assert [(each.reason, each.detail, each.deaths) for each in found] == [
+            ("malformed", "no message", 0),
+            ("rejected", "because", 2),
+        ]
+        assert [round(each.died_at - broker.now()) for each in found] == [-100, -200]
+        assert (found[0].message, found[0].raw) == (None, b"\xff junk")
+        assert (found[1].message, found[1].priority) == (message, 7)
 
     async def test_dead_letters_are_deleted_by_queue_and_by_age(self, broker: TransportHarness) -> None:
         transport = await broker.connect()

@@ -24,6 +24,7 @@ from aiotq.results import (
     Record,
     RecordStore,
 )
+from aiotq.results.fleet import FleetRow
 from aiotq.states import FAILURE, REVOKED, SUCCESS
 from aiotq.transport import ACK, Broker, Delivery, GiveUp, HandBack
 
@@ -158,6 +159,20 @@ class CommitBasicsContract:
 
         assert list(answers) == [COMMITTED] * 300
         assert await standing(worker) == {"ready": 300, "leased": 0, "delayed": 0, "dead": 0}
+
+    async def test_a_row_of_the_fleet_registry_is_written_with_the_renewal(self, pair: CommitHarness) -> None:
+        worker = await pair.worker()
+        await worker.transport.send([envelope("a")])
+        (delivery,) = await worker.admitted()
+        renew = worker.committer.renew
+
+        assert list(await asyncio.to_thread(renew, [], FleetRow("me", b"first", 100.0))) == []
+        assert list(await asyncio.to_thread(renew, [delivery], FleetRow("me", b"second", 100.0))) == []
+
+        if worker.ledger.has_fleet:
+            (found,) = await worker.ledger.fleet()
+            assert (found.key, found.row) == ("me", b"second")
+            assert 90 < found.left <= 100
 
     async def test_renewing_keeps_what_is_held_and_reports_what_is_lost(self, pair: CommitHarness) -> None:
         worker = await pair.worker("one")

@@ -46,13 +46,13 @@ async def ask_and_be_killed(directory: Path, url: str) -> None:
     await process.wait()
 
 
-async def many_commands(directory: Path, url: str, *, timeout: float = 5.0, rounds: int = 50) -> None:
-    app = AioTQ("asks", broker=url)
-    async with app:
-        for _ in range(rounds):
-            await asyncio.gather(*(app.control.ping(timeout=timeout) for _ in range(5)))
+async def many_commands(directory: Path, url: str, *, timeout: float = 20, at_once: int = 10) -> None:
+    """Give a thousand commands and more; of four that ask two are killed midway."""
     for _ in range(2):
-        await ask_and_be_killed(directory, url)
+        async with AioTQ("asks", broker=url) as app:
+            for _ in range(500 // at_once):
+                await asyncio.gather(*(app.control.ping(timeout=timeout) for _ in range(at_once)))
+    await asyncio.gather(*(ask_and_be_killed(directory, url) for _ in range(2)))
 
 
 async def test_no_key_stays_in_redis(tmp_path: Path) -> None:
@@ -64,10 +64,15 @@ async def test_no_key_stays_in_redis(tmp_path: Path) -> None:
         def keys() -> set[bytes]:
             return set(client.keys(f"*{prefix}*"))
 
+        def channels() -> set[bytes]:
+            return set(client.pubsub_channels(f"*{prefix}*"))
+
         async with app, app.worker(name="one"):
-            before = keys()
+            await wait_until(lambda: any(key.endswith(b":waiting") for key in keys()), "the worker waits for messages")
+            before, heard = keys(), channels()
             await many_commands(tmp_path, url)
             assert keys() == before
+            await wait_until(lambda: channels() == heard, "the subscriptions of who was killed are gone")
         assert not [key for key in keys() if b"fleet" in key]
 
 
@@ -100,7 +105,7 @@ async def test_no_queue_stays_in_rabbitmq_but_those_for_results_which_expire(tmp
     async with app, app.worker(name="one"):
         before = queues()
         # Without a registry nobody knows who should answer: each question waits for its whole time.
-        await many_commands(tmp_path, url, timeout=0.2, rounds=20)
+        await many_commands(tmp_path, url, timeout=0.2, at_once=50)
         await wait_until(lambda: queues() == before, "the queues of who was killed are gone")
 
 

@@ -15,6 +15,7 @@ from aiotq.commit import COMMITTED, Finish
 from aiotq.core.inside import core_of
 from aiotq.exceptions import OperationalError
 from aiotq.results import Arrival, Join, JoinChanges, Record
+from aiotq.results.fleet import FleetRow
 from aiotq.transport import ACK, GiveUp, HandBack
 from aiotq.wire.message import Envelope, Message, pack
 
@@ -264,6 +265,26 @@ async def test_foreign_rows_of_periodic_tasks_are_named_and_the_others_go_on(
 
 
 # What is left behind
+
+
+async def test_a_foreign_key_in_the_place_of_the_fleet_registry_costs_no_lease(
+    work: Work, caplog: pytest.LogCaptureFixture
+) -> None:
+    with shared("redis").client() as client:
+        client.set(f"{work.base}:fleet", "something else")
+    async with work.app:
+        connection = await core_of(work.app).connection()
+        await connection.broker.send([Envelope(Message("a", "t", b""), "q")])
+        async with connection.broker.consumer("w", ["q"], lease=15) as consumer:
+            committer = connection.committer(consumer, "w", 15)
+            held = await consumer.receive(1, suspect=True, wait=10)
+
+            lost = await asyncio.to_thread(committer.renew, held, FleetRow("w", b"row", 15.0))
+
+            assert list(lost) == []
+            assert await connection.broker.settle([(held[0], ACK)]) == [True]
+    assert "the row in the fleet registry could not be written" in caplog.text
+    assert "WRONGTYPE" in caplog.text
 
 
 async def test_when_all_is_done_and_expired_the_server_is_as_it_was() -> None:

@@ -344,6 +344,42 @@ async def test_a_worker_whose_loop_is_blocked_is_answered_for_by_its_lifeline(ma
     assert list(await registered((await core_of(asker).connection()).ledger)) == []
 
 
+async def test_schedulers_are_in_the_registry_and_nobody_waits_for_their_answers(make_app: MakeApp) -> None:
+    app, asker = make_app(), make_app()
+    async with app, app.worker(name="one"), app.beat():
+
+        async def fleet() -> Any:
+            members = {each.kind: each for each in await asker.control.fleet()}
+            return members if len(members) == 2 and members["scheduler"].is_live else None
+
+        await app.control.heartbeat(timeout=20)
+        members = await wait_until(fleet, "both are there, and the scheduler is live")
+        assert members["worker"].name == "one"
+        assert members["scheduler"].queues == ()
+        assert not members["scheduler"].is_missing
+        began = time.monotonic()
+        assert sorted(await asker.control.ping(timeout=20)) == ["one"]
+        assert time.monotonic() - began < 15
+    assert list(await asker.control.fleet()) == []
+
+
+async def test_what_is_revoked_and_what_waits_for_its_time_is_told(make_app: MakeApp, url: str) -> None:
+    app, asker = make_app(), make_app()
+
+    @app.task
+    async def add() -> None: ...
+
+    async with app, app.worker(name="one"):
+        await add.options(countdown=1000).delay()
+        await asker.admin.revoke("some-id", tasks=["proj.add"])
+        inspect = asker.control.inspect(timeout=20)
+        counted = 0 if url.startswith("amqp") else 1  # RabbitMQ does not say for which queue something waits
+        assert (await inspect.scheduled())["one"] == [{"queue": "default", "delayed": counted}]
+        revoked = (await inspect.revoked())["one"]
+        assert {each["what"] for each in revoked} == {"some-id", "task proj.add"}
+        assert (await app.control.pool_restart(timeout=20))["one"] == {"ok": "child processes to be replaced: 0"}
+
+
 def test_who_is_missing_is_forgotten_after_a_while() -> None:
     table = FleetTable()
     table.renew("a", b"", 10.0, 0.0)

@@ -11,6 +11,7 @@ import pytest
 
 from aiotq.commit import COMMITTED, Admission, Answer, Committer, Finish
 from aiotq.exceptions import ConnectionLost, Refused
+from aiotq.results.fleet import FleetRow
 from aiotq.transport import ACK, Delivery, GiveUp, HandBack
 from aiotq.wire.message import Message
 from aiotq.worker import completer as module
@@ -34,6 +35,9 @@ class Store(Committer):
 
     async def admit(self, deliveries: Sequence[Delivery]) -> Admission:
         return Admission(deliveries)
+
+    def _renew_row(self, row: FleetRow) -> None:
+        raise NotImplementedError
 
     async def _commit(self, group: Sequence[Finish]) -> Sequence[Answer]:
         self.groups.append(len(group))

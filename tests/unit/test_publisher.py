@@ -15,6 +15,7 @@ from aiotq.calling.publisher import MAX_GROUP, Publisher
 from aiotq.commit import COMMITTED, Admission, Committed, Committer, Finish, LostLease
 from aiotq.exceptions import ConnectionLost, NotConnected, OperationalError, PublishTimeout, Refused, StorageError
 from aiotq.results import Join
+from aiotq.results.fleet import FleetRow
 from aiotq.transport import Delivery
 from aiotq.wire.message import Envelope, Message
 
@@ -188,7 +189,10 @@ class Joins(Committer):
     async def admit(self, deliveries: Sequence[Delivery]) -> Admission:
         raise NotImplementedError
 
-    def renew(self, held: Collection[Delivery]) -> Collection[Delivery]:
+    def renew(self, held: Collection[Delivery], row: FleetRow | None = None) -> Collection[Delivery]:
+        raise NotImplementedError
+
+    def _renew_row(self, row: FleetRow) -> None:
         raise NotImplementedError
 
     async def _commit(self, group: Sequence[Finish]) -> Sequence[Committed | LostLease]:

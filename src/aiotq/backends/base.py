@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import importlib
 import re
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Final, Self, cast
 
@@ -90,6 +90,14 @@ class Backend(abc.ABC):
 
     async def __aexit__(self, *exc_info: object) -> None:
         return None
+
+    async def warnings(self) -> Sequence[str]:
+        """Return what is wrong with the server's own settings, each with what to do behind a semicolon.
+
+        Raises:
+            OperationalError: it does not say how they are.
+        """
+        return ()
 
     def committer(self) -> Committer | None:
         """Return what commits to all its parts in one step; None: they have no such step."""

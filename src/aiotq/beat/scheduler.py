@@ -11,13 +11,14 @@ import os
 import random
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from .. import signals
 from ..calling.connection import Connection
 from ..calling.core import AppCore
+from ..control.presence import Presence, about_process
 from ..core.aio import Service
 from ..core.logs import WarnOnce
 from ..exceptions import NotConnected, OperationalError
@@ -64,6 +65,7 @@ class Scheduler:
         self._permit_lease = min(_LONGEST_PERMIT, self._lease * _PERMIT_PART)
         self._permit = Permit(("beat", 0), f"beat {scope_of(core)}", 1, 0.0)
         self._service: Service[Scheduler] = Service(self._main, f"aiotq.beat.{self.name}")
+        self._started = core.clock.time()
         self._offset = 0.0  #: the ledger's clock minus ours
         self._drift = 0.0  #: our wall time minus monotonic time when they were compared, and when that was
         self._compared = 0.0
@@ -104,22 +106,36 @@ class Scheduler:
                     "no store is shared by all processes (result_backend): a second scheduler would send everything "
                     "again, and what is due while none runs is not known"
                 )
+            presence = Presence(connection.ledger, self._holder, self._describe, self._lease)
             agenda = Agenda(core, connection, connection.sender(self._holder, self._lease), entries)
             await (signals.beat_embedded_init if self._is_embedded else signals.beat_init).send(self)
             core.schedulers.append(self)
             try:
-                async with asyncio.TaskGroup() as group:
+                async with presence, asyncio.TaskGroup() as group:
+                    await presence.announce()
+                    keeping = group.create_task(presence.keep(), name="aiotq.beat.presence")
                     running = group.create_task(self._run(connection, agenda), name="aiotq.beat.run")
                     watching = group.create_task(_fail_with(connection), name="aiotq.beat.connection")
                     ready(self)
                     self.is_ready = True
                     await stopping.wait()
                     self.is_ready = False
-                    running.cancel()
-                    watching.cancel()
+                    for each in (running, watching, keeping):
+                        each.cancel()
             finally:
                 core.schedulers.remove(self)
                 await self._leave(connection)
+
+    def _describe(self) -> Mapping[str, Any]:
+        """Return what stands in the scheduler's row of the fleet registry."""
+        return {
+            **about_process(),
+            "kind": "scheduler",
+            "name": self.name,
+            "is_live": self.is_live,
+            "started": self._started,
+            "seen": self._core.clock.time(),
+        }
 
     async def _run(self, connection: Connection, agenda: Agenda) -> None:
         """Be the live one, or wait to be."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Collection, Hashable
+from collections.abc import Callable, Collection, Hashable, Sequence
 from contextlib import AsyncExitStack
 from typing import Final
 
@@ -97,6 +97,15 @@ class Connection:
     def reply_to(self) -> str | None:
         """The address that the results of calls which are made through it are pushed to."""
         return self.records.address if self.keeps_results else None
+
+    async def warnings(self) -> Sequence[str]:
+        """Return what is wrong with the settings of the servers, each with what to do behind a semicolon.
+
+        Raises:
+            OperationalError: one does not say how they are.
+        """
+        backends = dict.fromkeys((self._broker_backend, self._results_backend))
+        return [each for backend in backends for each in await backend.warnings()]
 
     def committer(self, consumer: Consumer, holder: str, lease: float) -> Committer:
         """Return what commits the finishes of deliveries from `consumer`: atomic if all is in one backend."""

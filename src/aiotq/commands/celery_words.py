@@ -15,11 +15,8 @@ _SETTING: Final = "is a setting here: {name}, or {variable} in the environment"
 COMMANDS: Final[Mapping[str, str]] = {
     "amqp": "queues are seen with aiotq queues; for all else there is rabbitmqadmin",
     "events": "a worker's log tells what happens (aiotq worker --log-format json), and so do aiotq.signals",
-    "list": "aiotq queues lists queues, aiotq tasks lists tasks",
     "logtool": "aiotq worker --log-format json writes logs that programs can read",
-    "migrate": "messages are not moved between brokers: let workers of the old one empty it",
     "multi": "aiotq worker --workers N starts several; systemd or a container keeps them running",
-    "shell": "python -m asyncio, and in it: from proj import app",
     "upgrade": "aiotq from-celery PATH lists what is to be changed in a project, its settings as well",
 }
 
@@ -36,7 +33,8 @@ WORKER_OPTIONS: Final[Mapping[str, str]] = {
     '(--threads), tasks with run="process" in processes (--cpu-processes)',
     "-P": "there are no pools to choose from: -c for coroutines, --threads for plain functions, --cpu-processes for "
     'tasks with run="process"',
-    "--autoscale": "nothing grows or shrinks: -c says how many coroutines run at a time, and idle ones cost nothing",
+    "--autoscale": "-c says how many coroutines run at a time, and idle ones cost nothing; aiotq control autoscale "
+    "MAX MIN scales a worker that runs",
     "--max-tasks-per-child": _setting("worker_max_tasks_per_child"),
     "--max-memory-per-child": f"{_setting('worker_max_tasks_per_child')} bounds what a child process can gather",
     "--time-limit": _setting("task_time_limit"),

@@ -34,6 +34,10 @@ Destination = Annotated[
 Seconds = Annotated[float, typer.Option("-t", "--timeout", metavar="SECONDS", help="Wait no longer for answers.")]
 
 
+#: Words of Celery's `control` that are said to no worker: revocations are kept with results.
+_REVOKING: Final = ("revoke", "terminate")
+
+
 class NobodyThere(CommandFailed):
     """No worker answered."""
 
@@ -42,14 +46,14 @@ class NobodyThere(CommandFailed):
 
 @command()
 def status(target: Target, timeout: Seconds = TIMEOUT, as_json: Json = False) -> None:
-    """Show the workers that are there, and those that went missing in the last hour."""
+    """Show the workers and schedulers that are there, and those that went missing in the last hour."""
     members = target.run(lambda app: app.control.fleet(timeout=timeout))
     now = time.time()
     if as_json:
         output.as_json([_as_data(each) for each in members])
     elif members:
         output.table(_COLUMNS, [_row(each, now) for each in members], numbers=_NUMBERS, whole=("worker",))
-    if all(each.is_missing for each in members):
+    if all(each.is_missing for each in members if each.kind == "worker"):
         raise NobodyThere("no worker is there")
 
 
@@ -78,10 +82,22 @@ def control(
 ) -> None:
     """Tell workers to do something. Without a command: list those there are.
 
-    An argument is a word, or NAME=VALUE. What is changed holds until a worker is started anew. Calls are revoked by
-    `aiotq revoke`.
+    An argument is a word, or NAME=VALUE. What is changed holds until a worker is started anew. `revoke ID...` and
+    `terminate ID...` are those of `aiotq revoke`, which knows more ways to name calls.
     """
-    _tell(target, "control", words, destination, timeout, as_json)
+    if words and words[0] in _REVOKING:
+        _revoke(target, words)
+    else:
+        _tell(target, "control", words, destination, timeout, as_json)
+
+
+def _revoke(target: Target, words: list[str]) -> None:
+    """Revoke calls, as Celery's commands of these names do."""
+    name, *ids = words
+    if not ids:
+        raise UsageError(f"{name}: which calls? {name} ID...")
+    target.run(lambda app: app.admin.revoke(*ids, terminate=name == "terminate"))
+    print(f"revoked: {', '.join(map(output.printable, ids))}")
 
 
 def _tell(
@@ -183,6 +199,8 @@ def _state(member: FleetMember) -> str:
         return "missing"
     if member.blocked is not None:
         return "blocked"
+    if member.kind == "scheduler":
+        return "live" if member.is_live else "waits"
     return "paused" if member.is_paused else "up"
 
 
@@ -194,10 +212,10 @@ def _row(member: FleetMember, now: float) -> tuple[str, ...]:
         member.host,
         str(member.pid),
         output.age(member.seen - member.started),
-        f"{member.running}/{most}",
-        str(member.completed),
+        f"{member.running}/{most}" if member.kind == "worker" else "-",
+        str(member.completed) if member.kind == "worker" else "-",
         f"{member.load:.2f}",
-        ", ".join(member.queues),
+        ", ".join(member.queues) if member.kind == "worker" else "(beat)",
         member.version,
         output.age(max(now - member.seen, 0.0)),
     )
@@ -205,6 +223,7 @@ def _row(member: FleetMember, now: float) -> tuple[str, ...]:
 
 def _as_data(member: FleetMember) -> dict[str, Any]:
     return {
+        "kind": member.kind,
         "name": member.name,
         "state": _state(member),
         "key": member.key,

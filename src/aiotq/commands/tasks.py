@@ -22,7 +22,7 @@ def tasks(target: Target, as_json: Json = False) -> None:
     """List the app's tasks: how each runs, its queue, its arguments."""
     app = target.load()
     found = [
-        (name, output.KINDS[task.runs_in], _queues_of(app, task), _arguments_of(task))
+        (name, output.KINDS[task.runs_in], _shown_queues(app, task), _arguments_of(task))
         for name, task in sorted(core_of(app).registry.own_tasks.items())
     ]
     if as_json:
@@ -40,10 +40,17 @@ def _arguments_of(task: Task[..., Any]) -> str:
     return str(signature.replace(parameters=parameters))
 
 
-def _queues_of(app: AioTQ, task: Task[..., Any]) -> Sequence[str]:
-    """Return where calls of `task` go that say nothing of it and have no arguments."""
+def queues_of(app: AioTQ, task: Task[..., Any]) -> Sequence[str]:
+    """Return where calls of `task` go that say nothing of it and have no arguments.
+
+    Raises:
+        AioTQError: they can't be routed.
+    """
+    return core_of(app).router.route(task.name, (), {}, {}, declared_places(task.declared), task).queues
+
+
+def _shown_queues(app: AioTQ, task: Task[..., Any]) -> Sequence[str]:
     try:
-        route = core_of(app).router.route(task.name, (), {}, {}, declared_places(task.declared), task)
+        return list(queues_of(app, task))
     except AioTQError as exc:
         return [f"? ({exc})"]
-    return list(route.queues)

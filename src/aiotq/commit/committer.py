@@ -7,16 +7,20 @@ idempotent otherwise (`ordered`).
 from __future__ import annotations
 
 import abc
+import logging
 from collections.abc import Collection, Sequence
 from typing import Final
 
 from ..core.values import value
 from ..exceptions import Refused
+from ..results.fleet import FleetRow
 from ..results.ledger import NO_JOIN_CHANGES, JoinChanges, Ledger, ScheduleChange, check_join_changes
 from ..results.records import Record
 from ..results.revocations import is_among, keys_of
 from ..transport.broker import ACK, Consumer, Delivery, Settlement
 from ..wire.message import Envelope
+
+logger = logging.getLogger("aiotq.worker")
 
 
 @value
@@ -95,13 +99,30 @@ class Committer(abc.ABC):
         another live worker runs is handed back with a delay and not returned.
         """
 
-    def renew(self, held: Collection[Delivery]) -> Collection[Delivery]:
+    def renew(self, held: Collection[Delivery], row: FleetRow | None = None) -> Collection[Delivery]:
         """Renew the leases of `held` and return the lost ones. Blocking: the heartbeat thread calls it (P2).
+
+        `row` is written into the fleet registry, in the same request where broker and ledger are one system. Should
+        that fail alone, it is logged, and the leases are renewed.
 
         Raises:
             ConnectionLost: the leases may or may not have been renewed.
         """
-        return self.consumer.renew(held) if self.consumer is not None else ()
+        lost = self.consumer.renew(held) if self.consumer is not None else ()
+        self._write_row(row)
+        return lost
+
+    @abc.abstractmethod
+    def _renew_row(self, row: FleetRow) -> None:
+        """Write `row` into the fleet registry alone; blocking."""
+
+    def _write_row(self, row: FleetRow | None) -> None:
+        if row is None:
+            return
+        try:
+            self._renew_row(row)
+        except Exception as exc:  # what is lost is known by now, and must be told
+            logger.warning("the row in the fleet registry could not be written, trying again: %s", exc)
 
     async def commit(self, group: Sequence[Finish]) -> Sequence[Answer]:
         """Write all finishes of `group`, and answer for each. One lost lease never fails the others.

@@ -11,6 +11,7 @@ from typing import Final
 from ..core.clock import SYSTEM_CLOCK, Clock
 from ..core.values import sendable
 from ..exceptions import Refused
+from ..results.fleet import FleetRow
 from ..results.ledger import (
     NO_JOIN_CHANGES,
     AlreadyDone,
@@ -237,9 +238,9 @@ class OrderedCommitter(Committer):
         given_back = self._given_back[delivery.lease] = delivery, HandBack(delay)
         return given_back
 
-    def renew(self, held: Collection[Delivery]) -> Collection[Delivery]:
+    def renew(self, held: Collection[Delivery], row: FleetRow | None = None) -> Collection[Delivery]:
         if not held:
-            return super().renew(held)
+            return super().renew(held, row)
         ends = self._clock.time() + self._lease
         own: list[tuple[Delivery, _Hold | None]] = []
         lost: list[Delivery] = []
@@ -264,7 +265,11 @@ class OrderedCommitter(Committer):
             elif hold is not None:
                 hold.ends = ends
         self._lost.extend(lost)
+        self._write_row(row)
         return lost + [delivery for delivery in asking if delivery in lost_leases]
+
+    def _renew_row(self, row: FleetRow) -> None:
+        self._ledger.renew_presence(row.key, row.row, row.lease)
 
     async def _commit(self, group: Sequence[Finish]) -> Sequence[Answer]:
         scheduled = [finish for finish in group if finish.schedule is not None]

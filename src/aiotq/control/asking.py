@@ -167,7 +167,9 @@ async def _expected(ledger: Ledger, names: Sequence[str] | None) -> Mapping[str,
     if not ledger.has_fleet:
         return None
     return {
-        each.key: each.name for each in await registered(ledger) if not each.is_missing and is_meant(each.name, names)
+        each.key: each.name
+        for each in await registered(ledger)
+        if each.kind == "worker" and not each.is_missing and is_meant(each.name, names)
     }
 
 

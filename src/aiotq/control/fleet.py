@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import field
-from typing import Any, cast
+from typing import Any, Final, Literal, cast
 
 import orjson
 
@@ -12,12 +12,30 @@ from ..core.values import value
 from ..exceptions import MalformedMessage
 from ..results.fleet import Presence
 
+Kind = Literal["worker", "scheduler"]
+
+#: What a scheduler does not have.
+_NONE_OF_ITS_OWN: Final[Mapping[str, Any]] = {
+    "queues": (),
+    "tasks": (),
+    "task_count": 0,
+    "slots": {},
+    "running": 0,
+    "completed": 0,
+    "is_paused": False,
+    "blocked": None,
+}
+
 
 @value
 class FleetMember:
-    """A worker, as it last said it is (`await app.control.fleet()`). Times are seconds since the epoch."""
+    """A worker or a scheduler, as it last said it is (`await app.control.fleet()`). Times are seconds since the epoch.
+
+    A scheduler has no queues, tasks and slots.
+    """
 
     key: str  #: of this life of this worker
+    kind: Kind
     name: str
     host: str
     pid: int
@@ -35,6 +53,7 @@ class FleetMember:
     seen: float  #: when it last said so
     is_missing: bool  #: its lease ended, and it did not say good-bye
     missing_for: float  #: seconds
+    is_live: bool  #: of schedulers: it is the one that sends; a worker is always
     blocked: str | None  #: by what its event loop is blocked, if it is
     blocked_since: float | None
     blocked_stack: str = field(default="", repr=False)
@@ -53,9 +72,12 @@ def member_of(key: str, row: bytes, left: float) -> FleetMember:
     """Return what a worker says in `row`, whose lease has so many seconds `left`; raises as `read_member`."""
     try:
         said = cast("dict[str, Any]", orjson.loads(row))
+        if said.get("kind") == "scheduler":
+            said = {**_NONE_OF_ITS_OWN, **said}
         blocked: dict[str, Any] | None = said["blocked"]
         return FleetMember(
             key=key,
+            kind="scheduler" if said.get("kind") == "scheduler" else "worker",
             name=str(said["name"]),
             host=str(said["host"]),
             pid=int(said["pid"]),
@@ -73,6 +95,7 @@ def member_of(key: str, row: bytes, left: float) -> FleetMember:
             seen=float(said["seen"]),
             is_missing=left <= 0,
             missing_for=max(-left, 0.0),
+            is_live=bool(said.get("is_live", True)),
             blocked=None if blocked is None else str(blocked["by"]),
             blocked_since=None if blocked is None else float(blocked["since"]),
             blocked_stack="" if blocked is None else str(blocked["stack"]),

@@ -22,7 +22,7 @@ class Control:
     """What an operator asks of the workers, and tells them.
 
         for member in await app.control.fleet():
-            print(member.name, member.running, member.is_missing)
+            print(member.kind, member.name, member.running, member.is_missing)
         await app.control.rate_limit("proj.add", "10/m", destination=["mail-*"])
 
     `destination` are names of workers, and globs of them; None: all. `timeout` is in seconds, and the longest there is.
@@ -34,9 +34,9 @@ class Control:
         self._core = core
 
     async def fleet(self, *, timeout: float = TIMEOUT) -> Sequence[FleetMember]:
-        """Return every worker that is there, and those that went missing in the last hour, by their names.
+        """Return the workers and schedulers that are there, or went missing in the last hour, by their names.
 
-        It asks nobody: workers write rows into a registry. Where there is none (RabbitMQ without a store beside it) all
+        It asks nobody: they write rows into a registry. Where there is none (RabbitMQ without a store beside it) all
         are asked, for `timeout` seconds, and nobody is known to be missing.
         """
         ledger = (await self._core.connection()).ledger

@@ -23,6 +23,15 @@ class Presence:
     left: float
 
 
+@value
+class FleetRow:
+    """What is written into the registry: `row` under `key`, for `lease` seconds."""
+
+    key: str
+    row: bytes
+    lease: float
+
+
 class FleetTable:
     """The rows in the memory of one process; whoever has it holds its lock."""
 

@@ -273,6 +273,29 @@ class Broker(abc.ABC):
         """
         return [False] * len(keys)
 
+    async def delayed(self, queue: str, *, limit: int = 100) -> Sequence[Envelope]:
+        """Return what waits in `queue` for its due time, the first to be due in front.
+
+        What can't be read is left out. A broker that can't say what it has delayed returns nothing.
+        """
+        return ()
+
+    async def remove_delayed(self, keys: Sequence[tuple[str, int]]) -> Sequence[bool]:
+        """Delete messages, given by id and attempt, that wait for their due time; False for each that does not.
+
+        Raises:
+            ConnectionLost: some may have been deleted; repeating is safe.
+        """
+        return [False] * len(keys)
+
+    @abc.abstractmethod
+    async def bury(self, letters: Sequence[DeadLetter]) -> None:
+        """Add dead letters of another broker, the oldest first; their keys are others here.
+
+        Raises:
+            ConnectionLost: some may have been added; repeating adds them again.
+        """
+
     @abc.abstractmethod
     async def stats(self, queues: Collection[str] | None = None) -> Sequence[QueueStats]:
         """Return the numbers of messages in `queues` (default: all that are not empty), sorted by name."""

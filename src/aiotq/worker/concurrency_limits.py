@@ -18,6 +18,7 @@ from ..core.clock import Clock
 from ..core.logs import WarnOnce
 from ..exceptions import OperationalError
 from ..results import Ledger, Permit
+from ..results.fleet import FleetRow
 from ..results.permits import NOBODY
 from ..tasks.task import Task
 from ..transport import Broker, Delivery
@@ -106,9 +107,11 @@ class ConcurrencyLimits:
         elif (permit := self._waiting.pop(delivery.lease, None)) is not None:
             self._news.add((permit, False))
 
-    def renew(self, committer: Committer, held: Collection[Delivery]) -> Collection[Delivery]:
+    def renew(
+        self, committer: Committer, held: Collection[Delivery], row: FleetRow | None = None
+    ) -> Collection[Delivery]:
         """As `Committer.renew`, and for all permits too. Blocking: called by the heartbeat's thread."""
-        lost = committer.renew(held)
+        lost = committer.renew(held, row)
         if permits := list(self._taken.values()):
             self._ledger.renew_permits(permits, self._holder, self._lease)
         return lost

@@ -19,8 +19,8 @@ from typing import Final, Self
 
 from anyio import to_thread
 
+from ..control.presence import Blocked
 from ..core.logs import WarnOnce
-from ..core.values import value
 from ..exceptions import AioTQError
 from ..transport import Delivery
 
@@ -31,15 +31,6 @@ _RENEWALS: Final = 3
 _TICK: Final = 0.25
 #: Seconds between two looks at what runs: only what is there both times blocks the loop, and is named.
 _SECOND_LOOK: Final = 0.05
-
-
-@value
-class Blocked:
-    """What keeps the loop from turning, since when (wall time), and where it stands."""
-
-    by: str
-    since: float
-    stack: str
 
 
 class Lifeline:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from ..calling.connection import Connection
 from ..calling.core import AppCore
 from ..control.commands import RunningCall
+from ..control.presence import Presence
 from ..core.values import shown
 from ..exceptions import AioTQError
 from ..tasks.options import RunsIn
@@ -18,7 +19,6 @@ from ..transport import Delivery, QueueStats
 from .autoscale import Autoscaler, Bounds
 from .events import WorkerEvents
 from .intake import Intake
-from .presence import Presence
 from .processes.pool import ProcessPool
 from .run import Run
 from .standing import standing

@@ -16,8 +16,8 @@ from ..calling.connection import Connection
 from ..calling.core import AppCore
 from ..canvas.coordinator import Coordinator
 from ..commit import Committer
+from ..control.presence import MOST_TASKS, Presence, about_process
 from ..core.aio import Service, finish
-from ..core.version import VERSION
 from ..exceptions import OperationalError
 from ..results.revocations import is_among
 from ..tasks.options import RunsIn
@@ -35,7 +35,6 @@ from .lifeline import Lifeline
 from .obeying import Obeying
 from .observers import Observer, Observers, Told
 from .options import WorkerOptions
-from .presence import MOST_TASKS, Presence, about_process, machine_load
 from .processes.pool import ProcessPool
 from .rate_limits import Limiter
 from .run import Cancelled, Run, Slots
@@ -188,7 +187,7 @@ class Worker:
             presence = await stack.enter_async_context(Presence(connection.ledger, self._holder, self._describe, lease))
             lifeline = self._lifeline = await stack.enter_async_context(
                 Lifeline(
-                    presence.after(partial(seating.renew, committer)),
+                    presence.beside(partial(seating.renew, committer)),
                     self._held,
                     lease=lease,
                     loop_lag=conf.worker_loop_lag,
@@ -354,8 +353,8 @@ class Worker:
         slots = {} if intake is None else {kind: (each.taken, each.capacity) for kind, each in intake.slots.items()}
         return {
             **about_process(),
+            "kind": "worker",
             "name": self.name,
-            "version": VERSION,
             "queues": self.queues,
             "tasks": sorted(tasks)[:MOST_TASKS],
             "task_count": len(tasks),
@@ -363,7 +362,6 @@ class Worker:
             "running": self.running,
             "completed": self.completed,
             "is_paused": intake is not None and intake.is_paused,
-            "load": machine_load(),
             "started": self._started,
             "seen": self._core.clock.time(),
         }

@@ -185,6 +185,11 @@ class AmqpBroker(Broker):
         """Return a copy of what came on its way to its queue."""
         return outgoing(message, queue, priority, due, self._clock.time(), counts, is_flat=self._is_flat)
 
+    async def bury(self, letters: Sequence[DeadLetter]) -> None:
+        await self._topology.dead()
+        if letters:
+            await self.publish([self.burial(letter) for letter in letters])
+
     def burial(self, letter: DeadLetter, came_with: Mapping[str, Any] | None = None) -> Outgoing:
         """Return `letter` on its way to the dead letters."""
         return burial(letter, self._retention, came_with)

@@ -147,6 +147,18 @@ class MemoryBroker(Broker):
         with self.queues.lock:
             return [self.queues.make_due_now(key) for key in keys]
 
+    async def delayed(self, queue: str, *, limit: int = 100) -> Sequence[Envelope]:
+        with self.queues.lock:
+            return self.queues.waiting(queue, limit)
+
+    async def remove_delayed(self, keys: Sequence[tuple[str, int]]) -> Sequence[bool]:
+        with self.queues.lock:
+            return [self.queues.remove_delayed(key) for key in keys]
+
+    async def bury(self, letters: Sequence[DeadLetter]) -> None:
+        with self.queues.lock:
+            self.queues.add_dead(letters)
+
     async def stats(self, queues: Collection[str] | None = None) -> Sequence[QueueStats]:
         with self.queues.lock:
             return self.queues.stats(queues)

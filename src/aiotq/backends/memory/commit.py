@@ -15,6 +15,7 @@ from ...commit.committer import (
     admission,
     keys_of_all,
 )
+from ...results.fleet import FleetRow
 from ...transport.broker import Delivery
 from .broker import MemoryBroker
 from .state import MemoryState
@@ -33,6 +34,10 @@ class MemoryCommitter(Committer):
             return Admission(deliveries)
         with self._state.lock:
             return admission(deliveries, ledger.revoked(keys_of_all(deliveries)))
+
+    def _renew_row(self, row: FleetRow) -> None:
+        with self._state.lock:
+            self._state.ledger.fleet.renew(row.key, row.row, row.lease, self._state.ledger.clock.time())
 
     async def _commit(self, group: Sequence[Finish]) -> Sequence[Committed | LostLease]:
         with self._queues.lock, self._state.lock:

@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Final
 
 from ...core.clock import SYSTEM_CLOCK, Clock
+from ...core.values import replace
 from ...transport.broker import (
     HIGHEST_PRIORITY,
     LOWEST_PRIORITY,
@@ -307,6 +308,29 @@ class MemoryQueues:
         heapq.heapify(entry.queue.delayed)
         self._delay(entry, self.clock.time())
         return True
+
+    def waiting(self, name: str, limit: int) -> list[Envelope]:
+        """Return what is delayed in one queue, the first to be due in front."""
+        queue = self._queues.get(name)
+        now = self.clock.time()
+        delayed = heapq.nsmallest(limit, (each for each in queue.delayed if each[0] > now)) if queue is not None else []
+        return [Envelope(entry.message, name, entry.priority, due) for due, _, entry in delayed]
+
+    def remove_delayed(self, key: tuple[str, int]) -> bool:
+        """Delete one delayed message; False when there is none."""
+        entry = self._known.get(key)
+        if entry is None or entry.waits is None:
+            return False
+        entry.queue.delayed.remove(entry.waits)
+        heapq.heapify(entry.queue.delayed)
+        del self._known[key]
+        return True
+
+    def add_dead(self, letters: Sequence[DeadLetter]) -> None:
+        for letter in letters:
+            key = f"dead-{next(self._numbers)}"
+            self._dead[key] = replace(letter, key=key)
+        self._drop_old_dead(self.clock.time())
 
     def purge(self, name: str) -> int:
         queue = self._queues.get(name)

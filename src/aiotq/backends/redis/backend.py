@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Self
 
 from ...commit import Committer
@@ -13,6 +13,7 @@ from .broker import RedisBroker
 from .celery_records import CeleryRedisRecords
 from .commit import RedisCommitter
 from .connection import RedisClient
+from .health import server_warnings
 from .ledger import RedisLedger
 from .records import RedisRecords
 
@@ -42,6 +43,9 @@ class RedisBackend(Backend):
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self._client.__aexit__(*exc_info)
+
+    async def warnings(self) -> Sequence[str]:
+        return [f"Redis at {self._client.address.shown}: its {each}" for each in await server_warnings(self._client)]
 
     def committer(self) -> Committer:
         return RedisCommitter(*self._parts, clock=self._clock)

@@ -5,17 +5,31 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any, Final, Self
 
 from ...core.clock import SYSTEM_CLOCK, Clock
+from ...exceptions import MalformedMessage
 from ...transport.broker import FAIR, Broker, Consumer, DeadLetter, Delivery, QueueOrder, QueueStats, Settlement
-from ...wire.message import Envelope
+from ...wire.message import Envelope, unpack
 from .connection import RedisClient
 from .consumer import RedisConsumer
 from .envelopes import packed_envelopes, packed_key
 from .idempotent import NumberedWrites
-from .messages import MAKE_DUE_NOW, PURGE, REPLAY, SEND, SETTLE, STATS, dead_letter_of, packed_settlement, place_of
+from .messages import (
+    BURY,
+    DELAYED,
+    MAKE_DUE_NOW,
+    PURGE,
+    REMOVE_DELAYED,
+    REPLAY,
+    SEND,
+    SETTLE,
+    STATS,
+    dead_letter_of,
+    packed_settlement,
+    place_of,
+)
 
 DEAD_LETTER_RETENTION: Final = 30 * 86_400.0
 #: Seconds: what is more is beyond the clock of Redis.
@@ -99,6 +113,27 @@ class RedisBroker(Broker):
             return ()
         answers: bytes = await self.client.run(MAKE_DUE_NOW, [[packed_key(key) for key in keys]])
         return [bool(answer) for answer in answers]
+
+    async def delayed(self, queue: str, *, limit: int = 100) -> Sequence[Envelope]:
+        envelopes: list[Envelope] = []
+        for priority, blob, due in await self.client.run(DELAYED, [queue, limit]):
+            with suppress(MalformedMessage):
+                envelopes.append(Envelope(unpack(blob), queue, priority, float(due) / 1000))
+        return envelopes
+
+    async def remove_delayed(self, keys: Sequence[tuple[str, int]]) -> Sequence[bool]:
+        if not keys:
+            return ()
+        answers: bytes = await self.client.run(REMOVE_DELAYED, [[packed_key(key) for key in keys]])
+        return [bool(answer) for answer in answers]
+
+    async def bury(self, letters: Sequence[DeadLetter]) -> None:
+        packed = [
+            (each.queue, each.priority, each.raw, each.reason, each.detail, each.deaths, each.died_at * 1000)
+            for each in letters
+        ]
+        if packed:
+            await self.client.run(BURY, [self.retention, packed])
 
     async def stats(self, queues: Collection[str] | None = None) -> Sequence[QueueStats]:
         if queues is not None and not queues:

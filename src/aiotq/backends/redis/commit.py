@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
 from ...commit.committer import (
@@ -17,6 +17,7 @@ from ...commit.committer import (
     keys_of_all,
 )
 from ...core.clock import SYSTEM_CLOCK, Clock
+from ...results.fleet import FleetRow
 from ...transport.broker import Delivery
 from .broker import RedisBroker
 from .consumer import RedisConsumer
@@ -48,6 +49,14 @@ class RedisCommitter(Committer):
         if isinstance(self.consumer, RedisConsumer) and not self.consumer.saw_revocations:
             return Admission(deliveries)
         return admission(deliveries, await self._ledger.revoked(keys_of_all(deliveries)))
+
+    def renew(self, held: Collection[Delivery], row: FleetRow | None = None) -> Collection[Delivery]:
+        if row is None or not isinstance(self.consumer, RedisConsumer):
+            return super().renew(held, row)
+        return self.consumer.renew(held, row)
+
+    def _renew_row(self, row: FleetRow) -> None:
+        self._ledger.renew_presence(row.key, row.row, row.lease)
 
     async def _commit(self, group: Sequence[Finish]) -> Sequence[Committed | LostLease]:
         answers = await self._line.write(group, self._write)

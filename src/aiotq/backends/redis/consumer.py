@@ -13,8 +13,11 @@ from typing import Any, Final
 from ...core.aio import finish
 from ...core.clock import Clock
 from ...exceptions import MalformedMessage, OperationalError
+from ...results.fleet import FleetRow
 from ...transport.broker import FAIR_EVERY, Consumer, Delivery, QueueOrder, Turns
-from .connection import RedisClient, info_fields
+from .connection import RedisClient
+from .fleet import packed_row
+from .health import server_warnings
 from .messages import CANCEL_FETCH, FETCH, RECLAIM, REMOVE_CONSUMER, RENEW, SETTLE, delivery_of, junk_place_of, place_of
 
 logger = logging.getLogger("aiotq.transport.redis")
@@ -121,13 +124,17 @@ class RedisConsumer(Consumer):
                 break
         return ()
 
-    def renew(self, held: Collection[Delivery]) -> Collection[Delivery]:
+    def renew(self, held: Collection[Delivery], row: FleetRow | None = None) -> Collection[Delivery]:
+        """As the contract says; `row` of the fleet registry is written by the same script."""
         by_stream: dict[tuple[str, str], dict[str, Delivery]] = {}
         for delivery in held:
             queue, level, entry, _ = place_of(delivery)
             by_stream.setdefault((queue, level), {})[entry] = delivery
         arguments = [[queue, level, list(entries)] for (queue, level), entries in by_stream.items()]
-        kept = self._client.blocking.run(RENEW, [self._name, arguments])
+        packed = packed_row(row) if row is not None else False
+        *kept, complaint = self._client.blocking.run(RENEW, [self._name, arguments, packed])
+        if complaint:
+            logger.warning("the row in the fleet registry could not be written, trying again: %s", complaint.decode())
         return [
             delivery
             for entries, still_held in zip(by_stream.values(), map(frozenset[bytes], kept), strict=True)
@@ -231,20 +238,12 @@ class RedisConsumer(Consumer):
     async def _warn(self) -> None:
         """Warn of settings of the server that don't go with a queue."""
         try:
-            info = info_fields(await self._client.ask("INFO", "memory"))
-            info |= info_fields(await self._client.ask("INFO", "persistence"))
+            found = await server_warnings(self._client)
         except OperationalError as exc:
             logger.debug("can't read the server's settings: %s", exc)
             return
-        policy = info.get("maxmemory_policy", "noeviction")
-        if info.get("maxmemory", "0") != "0" and policy != "noeviction":
-            what = "queues, and lose tasks" if policy.startswith("allkeys") else "results before they expire"
-            self._warn_once(f"maxmemory-policy is {policy}: it may delete {what}; set it to noeviction")
-        if info.get("aof_enabled") == "0":
-            self._warn_once(
-                "append-only file is off: a restart loses what was accepted since its last snapshot; "
-                "set appendonly yes, and appendfsync always if not even a second may be lost"
-            )
+        for warning in found:
+            self._warn_once(warning)
 
     def _warn_once(self, warning: str) -> None:
         """Warn, once in the life of this process."""

@@ -9,7 +9,7 @@ from typing import Any, Final, Self
 
 from ...core.clock import SYSTEM_CLOCK, Clock
 from ...results.decisions import BOOKING_GRACE
-from ...results.fleet import MISSING_KEPT, Presence, sorted_by_key
+from ...results.fleet import MISSING_KEPT, FleetRow, Presence, sorted_by_key
 from ...results.ledger import (
     REVOKED as REVOKED_TOPIC,
 )
@@ -34,6 +34,7 @@ from ...results.revocations import unpack_notice
 from ...wire.message import Envelope
 from .connection import RedisClient
 from .envelopes import envelopes_of, packed_envelopes, packed_key, unpacked_key
+from .fleet import packed_row
 from .record_fields import (
     ACQUIRE_PERMITS,
     BOOK,
@@ -208,7 +209,7 @@ class RedisLedger(Ledger):
         ]
 
     def renew_presence(self, key: str, row: bytes, lease: float) -> None:
-        self._client.blocking.run(RENEW_PRESENCE, [key, row, lease * 1000, MISSING_KEPT * 1000])
+        self._client.blocking.run(RENEW_PRESENCE, [packed_row(FleetRow(key, row, lease))])
 
     async def end_presence(self, key: str) -> None:
         await self._client.run(END_PRESENCE, [key])

@@ -9,6 +9,7 @@ from ...exceptions import MalformedMessage
 from ...transport.broker import Acknowledge, DeadLetter, Delivery, GiveUp, HandBack, Settlement
 from ...wire.message import Message, unpack
 from .envelopes import packed_key
+from .fleet import LIBRARY as FLEET_ROWS
 from .script import Script
 
 
@@ -26,11 +27,14 @@ FETCH: Final = script("fetch")
 CANCEL_FETCH: Final = script("cancel_fetch")
 REMOVE_CONSUMER: Final = script("remove_consumer")
 RECLAIM: Final = script("reclaim")
-RENEW: Final = script("renew")
+RENEW: Final = Script(*LIBRARIES, FLEET_ROWS, "renew")
 STATS: Final = script("stats")
 PURGE: Final = script("purge")
 REPLAY: Final = script("replay")
 MAKE_DUE_NOW: Final = script("make_due_now")
+DELAYED: Final = script("delayed")
+REMOVE_DELAYED: Final = script("remove_delayed")
+BURY: Final = script("bury")
 
 #: The streams of what was given back and of suspects; all others are called by their priority.
 AGAIN: Final = "a"

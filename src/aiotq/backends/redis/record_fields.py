@@ -10,6 +10,7 @@ from ...results.ledger import NO_JOIN_CHANGES, Arrival, Join, JoinChanges
 from ...results.packing import pack_record, unpack_record
 from ...results.records import Record
 from .envelopes import PackedEnvelope, packed_envelopes
+from .fleet import LIBRARY as FLEET_ROWS
 from .script import Script, unpack
 
 _RESULTS: Final = "results"
@@ -41,7 +42,7 @@ BOOK: Final = script("book")
 ACQUIRE_PERMITS: Final = script("acquire_permits", _PERMITS)
 RENEW_PERMITS: Final = script("renew_permits", _PERMITS)
 HAND_OVER_PERMITS: Final = script("hand_over_permits", _PERMITS)
-RENEW_PRESENCE: Final = script("renew_presence")
+RENEW_PRESENCE: Final = script("renew_presence", FLEET_ROWS)
 END_PRESENCE: Final = script("end_presence")
 FLEET: Final = script("fleet")
 

@@ -18,7 +18,16 @@ from ...transport.broker import FAIR, Broker, Consumer, DeadLetter, Delivery, Qu
 from ...wire.message import Envelope, Message, unpack
 from .connection import Database
 from .consumer import SQLiteConsumer
-from .messages import BATCH, encode, insert, make_due_now, settle
+from .messages import (
+    BATCH,
+    add_dead,
+    delayed_envelopes,
+    encode,
+    insert,
+    make_due_now,
+    remove_delayed,
+    settle,
+)
 from .schema import DELAYED, FREE
 from .sql import Transaction
 
@@ -87,6 +96,18 @@ class SQLiteBroker(Broker):
     async def stats(self, queues: Collection[str] | None = None) -> Sequence[QueueStats]:
         now = self.clock.time()
         return await self.database.read(lambda connection: _stats(connection, queues, now))
+
+    async def delayed(self, queue: str, *, limit: int = 100) -> Sequence[Envelope]:
+        now = self.clock.time()
+        return await self.database.read(lambda connection: delayed_envelopes(connection, queue, now, limit))
+
+    async def remove_delayed(self, keys: Sequence[tuple[str, int]]) -> Sequence[bool]:
+        return await self.database.write(
+            lambda transaction: [remove_delayed(transaction, key) for key in keys] if keys else []
+        )
+
+    async def bury(self, letters: Sequence[DeadLetter]) -> None:
+        await self.database.write(lambda transaction: add_dead(transaction, letters))
 
     async def purge(self, queue: str) -> int:
         def purge_some(transaction: Transaction) -> int:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from ...commit.committer import COMMITTED, LEASE_LOST, Admission, Committed, Committer, Finish, LostLease, admitted
+from ...results.fleet import FleetRow
 from ...results.ledger import NO_JOIN_CHANGES, JoinChanges
 from ...results.records import Record
 from ...transport.broker import Delivery
 from ...wire.message import Envelope
 from .broker import SQLiteBroker
+from .consumer import SQLiteConsumer
+from .fleet import renew_presence
 from .joins import write_joinings
 from .ledger import SQLiteLedger
 from .messages import encode, insert, settle
@@ -30,6 +33,19 @@ class SQLiteCommitter(Committer):
 
     async def admit(self, deliveries: Sequence[Delivery]) -> Admission:
         return await admitted(self._ledger, deliveries)
+
+    def renew(self, held: Collection[Delivery], row: FleetRow | None = None) -> Collection[Delivery]:
+        if row is None or not isinstance(self.consumer, SQLiteConsumer):
+            return super().renew(held, row)
+        ends = self._clock.time() + row.lease
+
+        def write_row(transaction: Transaction) -> None:
+            renew_presence(transaction, row.key, row.row, ends)
+
+        return self.consumer.renew(held, beside=write_row)
+
+    def _renew_row(self, row: FleetRow) -> None:
+        self._ledger.renew_presence(row.key, row.row, row.lease)
 
     async def _commit(self, group: Sequence[Finish]) -> Sequence[Committed | LostLease]:
         now = self._clock.time()

@@ -92,13 +92,18 @@ class SQLiteConsumer(Consumer):
                 break
         return ()
 
-    def renew(self, held: Collection[Delivery]) -> Collection[Delivery]:
+    def renew(
+        self, held: Collection[Delivery], *, beside: Callable[[Transaction], None] | None = None
+    ) -> Collection[Delivery]:
+        """As the contract says; `beside` is written in the same transaction, and what fails of it alone is logged."""
         leases = [delivery.lease for delivery in held]
 
         def renew(transaction: Transaction) -> tuple[int, set[int]]:
             number = self._holder.register(transaction)
             if number != self._renewed:
                 undo_deaths(transaction, self._renewed)
+            if beside is not None:
+                _try(beside, transaction)
             return number, held_leases(transaction, leases)
 
         # Later than that, and the next attempt comes too late as well.
@@ -217,3 +222,10 @@ class SQLiteConsumer(Consumer):
         if not self._holder.is_known(connection):
             return True, None
         return False, next_due(connection, self._turns.items)
+
+
+def _try(write: Callable[[Transaction], None], transaction: Transaction) -> None:
+    try:
+        write(transaction)
+    except sqlite3.Error as exc:  # leases are renewed all the same
+        logger.warning("the row in the fleet registry could not be written, trying again: %s", exc)

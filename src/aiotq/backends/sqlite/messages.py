@@ -8,10 +8,21 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Final
 
-from ...transport.broker import HIGHEST_PRIORITY, LOWEST_PRIORITY, Acknowledge, Delivery, GiveUp, HandBack, Settlement
-from ...wire.message import Envelope, pack
+from ...exceptions import MalformedMessage
+from ...transport.broker import (
+    HIGHEST_PRIORITY,
+    LOWEST_PRIORITY,
+    Acknowledge,
+    DeadLetter,
+    Delivery,
+    GiveUp,
+    HandBack,
+    Settlement,
+)
+from ...wire.message import Envelope, pack, unpack
 from .schema import DELAYED, FREE
 from .sql import Transaction, in_chunks, marks
 
@@ -161,6 +172,46 @@ def make_due_now(transaction: Transaction, key: tuple[str, int], now: float) -> 
     transaction.execute(f"UPDATE messages SET since = min(since, ?) {where}", (now, *key))
     transaction.queues.add(found[0])
     return True
+
+
+def delayed_envelopes(connection: sqlite3.Connection, queue: str, now: float, limit: int) -> list[Envelope]:
+    """Return what waits in `queue` for its due time, the first to be due in front; not what can't be read."""
+    rows = connection.execute(
+        "SELECT CAST(priority AS INTEGER), since, data FROM messages INDEXED BY delayed"
+        f" WHERE holder = {DELAYED} AND queue = ? AND since > ? AND typeof(data) = 'blob' ORDER BY since, seq LIMIT ?",
+        (queue, now, limit),
+    )
+    found: list[Envelope] = []
+    for priority, due, data in rows:
+        with suppress(MalformedMessage):
+            found.append(Envelope(unpack(data), queue, priority, due))
+    return found
+
+
+def remove_delayed(transaction: Transaction, key: tuple[str, int]) -> bool:
+    """Delete one message that waits for its due time; False if there is none."""
+    where = f"WHERE id = ? AND attempt = ? AND holder = {DELAYED}"
+    return transaction.execute(f"DELETE FROM messages {where}", key).rowcount > 0
+
+
+def add_dead(transaction: Transaction, letters: Sequence[DeadLetter]) -> None:
+    """Add dead letters of another broker."""
+    transaction.insert(
+        "INSERT INTO dead (id, queue, priority, reason, detail, died_at, deaths, data)",
+        [
+            (
+                each.message.id if each.message is not None else None,
+                each.queue,
+                each.priority,
+                each.reason,
+                each.detail,
+                each.died_at,
+                each.deaths,
+                each.raw,
+            )
+            for each in letters
+        ],
+    )
 
 
 def next_due(connection: sqlite3.Connection, queues: Sequence[str]) -> float | None:

@@ -260,17 +260,23 @@ local function take_back_blames(consumer)
     redis.call('DEL', blames)
 end
 
--- Add a dead letter. `retention` in milliseconds.
-local function bury(queue, priority, blob, reason, detail, deaths, retention)
+-- Add a dead letter, that died now or at `died` (ms). `retention` in milliseconds.
+local function bury(queue, priority, blob, reason, detail, deaths, retention, died)
     local key = queue_key(queue, 'dead')
     local kind = type_of(key)
     if kind ~= 'none' and kind ~= 'stream' then
         redis.call('RENAME', key, key .. ':no-stream') -- not ours, and no reason to lose a message or half a finish
     end
-    redis.call(
-        'XADD', key, 'MINID', string.format('%.0f', math.max(now - retention, 0)), '*',
-        'm', blob, 'p', priority, 'r', reason, 'd', detail, 'n', deaths
-    )
+    local function write(call, id)
+        return call(
+            'XADD', key, 'MINID', string.format('%.0f', math.max(now - retention, 0)), id,
+            'm', blob, 'p', priority, 'r', reason, 'd', detail, 'n', deaths
+        )
+    end
+    local then_ = died and write(redis.pcall, string.format('%.0f-*', died))
+    if not then_ or type(then_) == 'table' and then_.err then -- its place in the stream is taken by younger ones
+        write(redis.call, '*')
+    end
     redis.call('PEXPIRE', key, string.format('%.0f', retention))
     redis.call('SADD', base .. ':queues', queue)
 end

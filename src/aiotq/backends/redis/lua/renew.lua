@@ -1,8 +1,8 @@
 -- Begin the leases of a consumer anew, and take back the deaths it was blamed for: it is alive.
--- ARGV: consumer, {{queue, level, {entry, …}}, …}.
--- RETURNS: for each of these the entries that are still held.
+-- ARGV: consumer, {{queue, level, {entry, …}}, …}, a row of the fleet registry (see `fleet_rows`) or false.
+-- RETURNS: for each of these the entries that are still held, and behind them why the row was not written, or ''.
 -- Keeps: what was given to somebody else, or is gone, is not taken back.
-local consumer, held = unpack(args)
+local consumer, held, row = unpack(args)
 local kept = {}
 for i, each in ipairs(held) do
     local key = queue_key(each[1], each[2])
@@ -26,4 +26,11 @@ for i, each in ipairs(held) do
 end
 take_back_blames(consumer)
 wake()
+kept[#kept + 1] = ''
+if row then
+    local is_written, complaint = pcall(write_fleet_row, row) -- leases are renewed whatever somebody did to its keys
+    if not is_written then
+        kept[#kept] = type(complaint) == 'table' and complaint.err or tostring(complaint)
+    end
+end
 return kept

@@ -1,10 +1,11 @@
-"""A worker's row in the fleet registry: written by the thread that renews its leases, gone when it stops (P10)."""
+"""A process's row in the fleet registry: a worker's goes with the renewal of its leases; gone when it stops (P10)."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import os
+import random
 import socket
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -15,21 +16,35 @@ from anyio import to_thread
 
 from ..core.aio import finish
 from ..core.logs import WarnOnce
+from ..core.values import value
+from ..core.version import VERSION
 from ..exceptions import AioTQError, OperationalError
 from ..results import Ledger
+from ..results.fleet import FleetRow
 from ..transport import Delivery
-from .lifeline import Blocked
 
 logger = logging.getLogger("aiotq.worker")
 
 RenewLeases = Callable[[Collection[Delivery]], Collection[Delivery]]
+RenewWithRow = Callable[[Collection[Delivery], FleetRow | None], Collection[Delivery]]
 
 #: Names of tasks in a row, at most: it is written every few seconds.
 MOST_TASKS: Final = 500
 #: Letters of a stack in a row, the innermost frames.
 _MOST_STACK: Final = 8_000
+#: How often the row is written in one lease.
+_RENEWALS: Final = 3
 #: Seconds that saying good-bye may take: the row goes by itself.
 _GOOD_BYE: Final = 5.0
+
+
+@value
+class Blocked:
+    """What keeps the loop from turning, since when (wall time), and where it stands."""
+
+    by: str
+    since: float
+    stack: str
 
 
 class Presence:
@@ -45,7 +60,7 @@ class Presence:
         self._lease = lease
         self._blocked: Blocked | None = None
         self._is_announced = False
-        self._complaint = WarnOnce(logger, "the worker's row in the fleet registry could not be written")
+        self._complaint = WarnOnce(logger, "the row in the fleet registry could not be written")
 
     async def __aenter__(self) -> Self:
         return self
@@ -56,7 +71,7 @@ class Presence:
             await finish(self._say_good_bye(), 2 * _GOOD_BYE)
 
     async def announce(self) -> None:
-        """Write the row for the first time: the worker can be asked now."""
+        """Write the row now, for the first time or before its turn: whoever looks finds it."""
         self._is_announced = True
         await to_thread.run_sync(self.renew)
 
@@ -68,28 +83,43 @@ class Presence:
             said = {"by": blocked.by, "since": blocked.since, "stack": blocked.stack[-_MOST_STACK:]}
         return {**self._describe(), "blocked": said}
 
-    def after(self, renew_leases: RenewLeases) -> RenewLeases:
-        """Return what renews leases, and then the row."""
+    def beside(self, renew_leases: RenewWithRow) -> RenewLeases:
+        """Return what renews leases and the row in one request."""
 
         def renew(held: Collection[Delivery]) -> Collection[Delivery]:
-            lost = renew_leases(held)
-            self.renew()
-            return lost
+            return renew_leases(held, self._packed())
 
         return renew
 
     def renew(self) -> None:
         """Write the row. Blocking; what fails is said once, and tried again with the next lease."""
-        if not (self._is_announced and self._ledger.has_fleet):
+        row = self._packed()
+        if row is None:
             return
         try:
-            self._ledger.renew_presence(self._key, orjson.dumps(self.row(), default=str), self._lease)
+            self._ledger.renew_presence(row.key, row.row, row.lease)
         except AioTQError as exc:
             self._complaint.make(exc)
         except Exception:  # nobody's lease depends on it
-            logger.exception("the worker's row in the fleet registry could not be written, trying again")
+            logger.exception("the row in the fleet registry could not be written, trying again")
         else:
             self._complaint.withdraw()
+
+    async def keep(self) -> None:
+        """Write the row on a timer until cancelled, for who has no leases to renew."""
+        while True:
+            await asyncio.sleep(self._lease / _RENEWALS * random.uniform(0.8, 1.0))
+            await to_thread.run_sync(self.renew)
+
+    def _packed(self) -> FleetRow | None:
+        """Return the row as it is written; None: there is nothing to be written, or the row can't be."""
+        if not (self._is_announced and self._ledger.has_fleet):
+            return None
+        try:
+            return FleetRow(self._key, orjson.dumps(self.row(), default=str), self._lease)
+        except Exception:  # leases are renewed all the same
+            logger.exception("the row in the fleet registry could not be made, trying again")
+            return None
 
     def tell_blocked(self, blocked: Blocked | None) -> None:
         """Say at once that the loop is blocked, or that it turns again: nobody else can. Called in the thread."""
@@ -101,15 +131,16 @@ class Presence:
             async with asyncio.timeout(_GOOD_BYE):
                 await self._ledger.end_presence(self._key)
         except (OperationalError, TimeoutError) as exc:
-            logger.debug("the worker's row in the fleet registry stays until its lease ends: %s", exc)
+            logger.debug("the row in the fleet registry stays until its lease ends: %s", exc)
 
 
 def about_process() -> Mapping[str, Any]:
-    """Return what a row says of the process and its machine, which does not change."""
-    return {"host": socket.gethostname(), "pid": os.getpid(), "boot_id": _boot_id()}
+    """Return what a row says of the process and its machine now."""
+    about = {"host": socket.gethostname(), "pid": os.getpid(), "boot_id": _boot_id()}
+    return {**about, "version": VERSION, "load": _machine_load()}
 
 
-def machine_load() -> float:
+def _machine_load() -> float:
     """Return the load of the machine over the last minute; 0 where it has none."""
     try:
         return round(os.getloadavg()[0], 2)
