@@ -217,7 +217,7 @@ class AioTQ:
     """Sent once, before the app is used for the first time in a process: the place to call `add_periodic_task`.
 
     Settings can still be changed then, but those of workers (`worker_…`), which are read when a worker is made. What a
-    receiver raises goes to whoever uses the app.
+    receiver raises is raised where the app is used.
     """
     on_after_finalize = Part(lambda core: core.on_after_finalize)
     """Sent after `on_after_configure`; a worker and a scheduler have registered all their tasks before."""
@@ -277,7 +277,7 @@ class AioTQ:
         return Schedules(self._core)
 
     admin = Part(Admin)
-    """Queues and dead letters, for whoever looks after them."""
+    """Queues, dead letters and revocations, for operators."""
     inspect_command = Part(lambda core: core.command_decorator("inspect"))
     """Have workers answer a command of your own, which changes nothing: `@app.inspect_command`."""
     control_command = Part(lambda core: core.command_decorator("control"))

@@ -44,7 +44,7 @@ Memory = Callable[[str, str, Callable[[], Any]], Any]
 
 @value
 class BackendContext:
-    """What backends get from their app.
+    """The settings and other parts of an app that its backends use.
 
     `memory(name, kind, make)` makes or finds what lasts longer than a connection: the app's own if `name` is empty.
     """
@@ -55,9 +55,9 @@ class BackendContext:
 
 
 class Backend(abc.ABC):
-    """What one URL stands for in one loop; an async context manager that connects what its parts share.
+    """A system as one URL names it, in one loop: an async context manager that connects what its parts share.
 
-    A part that it can't keep is None. They are entered by whoever uses them, after the backend.
+    A part that it can't keep is None. The app's connection enters them, after the backend.
     """
 
     #: Whether it decides for all workers; known before it is made.
@@ -115,7 +115,7 @@ def backend_class(url: str) -> type[Backend] | None:
 
 def mask_password(url: str) -> str:
     """Return `url` as it may be shown without its passwords."""
-    # Up to the last @: a password may hold what ends a URL's first part, if whoever wrote it did not know better.
+    # Up to the last @: a password may hold what ends a URL's first part, if it is not quoted.
     # Line ends too: a secret that was read from a file often has one.
     shown = re.sub(r"^([^:]+://[^:@/?#]*):.*@", r"\1:**@", url, flags=re.DOTALL)
     before, question, options = shown.partition("?")

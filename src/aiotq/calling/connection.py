@@ -39,7 +39,7 @@ _CLOCKS_COMPARED: Final = 60.0
 
 
 class Connection:
-    """What one app has in one loop while it is connected."""
+    """An app's broker, records, ledger and publisher in one loop, while it is connected."""
 
     def __init__(self, conf: Settings, clock: Clock, shared_clock: SharedClock, memory: Memory) -> None:
         self._clock = clock
@@ -166,7 +166,7 @@ class Connection:
 
 @value
 class Parts:
-    """What keeps which contract for an app."""
+    """The parts of a backend that keep each contract for an app."""
 
     broker: Broker
     records: RecordStore

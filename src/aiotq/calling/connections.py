@@ -1,4 +1,4 @@
-"""An app's connections, one a running loop: made with the first use, closed by whoever entered the app last."""
+"""An app's connections, one for each running loop: made at the first use, closed when the app is left."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from .retry_policy import RetryPolicy
 #: State of `memory://name` URLs, common to the apps of a process; `memory://` is each app's own.
 _named_memory: Final[dict[tuple[str, str], Any]] = {}
 _connected: Final[weakref.WeakSet[Connections]] = weakref.WeakSet()
-#: Connections that a fork copied: to take them apart here is to meddle with the parent's.
+#: Connections inherited through fork(). They are kept, so that this process never closes the sockets of the parent.
 _of_the_parent: Final[list[object]] = []
 
 
 class Connections:
-    """Connects with the first call of each loop, and disconnects with whoever leaves last.
+    """Connects with the first call of each loop, and disconnects when the last block that entered the app is left.
 
     Before the first connection `configured` is awaited, which lets the user's code have its last word on settings, and
     `settle` is called: it makes what depends on settings, which are frozen next. `name` is what errors call the app.
@@ -171,7 +171,7 @@ class Connections:
         return kept[name, kind]
 
     def forget(self) -> None:
-        """Drop what a fork copied: the connections are the parent's."""
+        """Forget the connections inherited through fork(): they are the parent's."""
         _of_the_parent.append((self._connections, self._last_connection))
         self._connections = weakref.WeakKeyDictionary()
         self._last_loop = self._last_connection = None
@@ -188,7 +188,7 @@ class _Slot:
         self.entered = 0
         self.holders = 0  #: workers
         self.is_left = False  #: whether somebody entered the app and the last one left it
-        self.failures = 0  #: attempts to connect that failed, and the last one's error
+        self.failures = 0  #: attempts to connect that failed, and the error of the last
         self.failure: OperationalError | None = None
         self.lock = asyncio.Lock()
 

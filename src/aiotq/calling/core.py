@@ -1,4 +1,4 @@
-"""What an app is made of: the parts that its own methods, its tasks, workers and handles act through."""
+"""The core of an app: the parts that its methods, its tasks, workers and result handles use."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from ..results.handle import AsyncResult
 from ..results.lineage import Lineage
 from ..results.reader import Reader
 from ..signals import Signal
+from ..tasks.calls import CallHere
 from ..tasks.options import CallOptions, check_retry_policy, check_route_option
 from ..tasks.registry import TaskRegistry
 from ..tasks.request import Request
@@ -97,18 +98,8 @@ class Inline(Protocol):
         """Run a workflow to its end; the handle of its result, which has ended."""
         ...
 
-    async def apply_call(
-        self,
-        core: AppCore,
-        task: Task[..., Any],
-        args: Sequence[Any],
-        kwargs: Mapping[str, Any],
-        options: CallOptions,
-        *,
-        throw: bool | None,
-        retries: int,
-    ) -> EagerResult[Any]:
-        """Run a call whose options were checked, as if it had been retried `retries` times; its result has ended."""
+    async def apply_call(self, core: AppCore, call: CallHere) -> EagerResult[Any]:
+        """Run a call whose options were checked; its result has ended."""
         ...
 
 
@@ -284,18 +275,9 @@ class AppCore:
         """As `Calling.apply`."""
         return await self.calling.apply(workflow, throw=throw, root_id=root_id)
 
-    async def apply_call(
-        self,
-        task: Task[..., Any],
-        args: Sequence[Any],
-        kwargs: Mapping[str, Any],
-        options: CallOptions,
-        *,
-        throw: bool | None,
-        retries: int,
-    ) -> EagerResult[Any]:
+    async def apply_call(self, call: CallHere) -> EagerResult[Any]:
         """Run a call in this process; what `Task.apply` does."""
-        return await self.inline().apply_call(self, task, args, kwargs, options, throw=throw, retries=retries)
+        return await self.inline().apply_call(self, call)
 
     async def joined(self, join_id: str) -> Joined | None:
         """Return what became of a join."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -60,9 +61,9 @@ class Parent(Protocol):
 
 @value
 class Part:
-    """What a call is of a workflow: its parent's id and its root's, its step, and the `embed` of its body.
+    """A call's place in a workflow: the ids of its parent and root, its step, and the `embed` of its body.
 
-    Its arguments were checked by whoever made it: they are not all there yet.
+    The planner has checked its arguments: they are not all there yet.
     """
 
     id: str | None
@@ -152,6 +153,13 @@ class EnvelopeBuilder:
         self._signer = signer
         self._check_queue = check_queue
         self._queues: set[str] = set()  #: those that were checked
+        self._makes_copies = True
+
+    def without_copies(self) -> EnvelopeBuilder:
+        """Return one that makes a single message of each call, however many queues it is routed to."""
+        single = copy.copy(self)
+        single._makes_copies = False
+        return single
 
     def now(self) -> float:
         """Wall time."""
@@ -247,7 +255,7 @@ class EnvelopeBuilder:
             return replace(envelope, message=replace(envelope.message, address=route.address))
 
         first = build(route.queues[0], routed, part)
-        if len(route.queues) == 1:
+        if len(route.queues) == 1 or not self._makes_copies:
             return (first,)
         of_a_copy = {option: given for option, given in routed.items() if option not in _NOT_COPIED}
         of_a_copy["ignore_result"] = True
@@ -366,7 +374,7 @@ def _shadow(declared: TaskOptions, args: Sequence[Any], kwargs: Mapping[str, Any
     return shadow
 
 
-#: Where a caller gave what stands in the third element of a body.
+#: The calling option for each key in the third element of a body.
 _PLACES_IN_EMBED: Final[Mapping[str, str]] = {
     "callbacks": "link",
     "errbacks": "link_error",

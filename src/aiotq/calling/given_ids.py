@@ -20,7 +20,7 @@ _MOST_UNSURE: Final = 1000
 
 @value
 class Seen:
-    """What was found of calls with given ids: at which attempts they begin, if not at 0, and which have run already."""
+    """Answers about calls with given ids: the attempts at which they begin, if not 0, and which have run already."""
 
     attempts: Mapping[str, int]
     ran: Collection[str] = ()
@@ -30,7 +30,7 @@ NONE_SEEN: Final = Seen({})
 
 
 class GivenIds:
-    """What one connection knows of the ids that its callers give."""
+    """Remembers the calls with given ids of which one connection does not know whether they were sent."""
 
     def __init__(self, records: RecordStore) -> None:
         self._records = records

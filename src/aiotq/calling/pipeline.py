@@ -49,7 +49,7 @@ _SENDING_FAILED: Final = (PublishTimeout, PublishFailed, asyncio.CancelledError)
 
 @value
 class Batch:
-    """What the broker is given in one step; `firsts` are the envelopes of the calls that were asked for, in order."""
+    """The envelopes, joins and records of one send; `firsts` are the envelopes of the calls asked for, in order."""
 
     envelopes: Sequence[Envelope]
     firsts: Sequence[Envelope]
@@ -58,7 +58,7 @@ class Batch:
 
 
 class Parcel(Protocol):
-    """What is sent in one step."""
+    """The calls or the workflow that one send is of."""
 
     @property
     def calls(self) -> Sequence[Call]:
@@ -225,7 +225,7 @@ class Calling:
         return nested(whole, self._core, partial(self._handle_in_workflow, parcel.reply_to))
 
     async def _publish(self, parcel: Parcel) -> Batch:
-        """Have the broker accept `parcel`, in one round trip, and tell whoever wants to know."""
+        """Have the broker accept `parcel`, in one round trip, and send the signals of publishing."""
         calls = parcel.calls
         timeout, policy = self._terms([(call.task, call.options) for call in calls])
         connection = await self._core.connections.within(timeout, calls[0].options.get("task_id"), policy)

@@ -143,7 +143,7 @@ class Publisher:
     ) -> None:
         """Return when the broker has accepted all of `envelopes` (P1), `joins` are open, and `records` are stored.
 
-        What is asked for in the same turn of the loop shares a round trip; what comes with joins or records is one
+        Calls of the same turn of the loop share a round trip; a call with joins or records is sent as one
         step, however large. Cancelled, the envelopes may be sent.
 
         `persistence` None: as the settings say.
@@ -189,7 +189,7 @@ class Publisher:
         await self._calls.drained()
 
     async def run(self) -> None:
-        """Send until cancelled; then whoever still waits is told so."""
+        """Send until cancelled; then callers that still wait get an error."""
         try:
             while True:
                 group = await self._calls.take()
@@ -293,7 +293,7 @@ class Publisher:
                 raise
 
     async def _attempt(self) -> None:
-        """Send the group until the broker has it; whose deadline passes meanwhile is told, and left out."""
+        """Send the group until the broker has it; a call whose deadline passes meanwhile fails and is left out."""
         pause = FIRST_PAUSE
         loop = asyncio.get_running_loop()
         later = 0.0  #: loop time of the next attempt
@@ -368,11 +368,11 @@ class Publisher:
                 raise ConnectionLost(str(full)) from full
 
     async def _commit(self, workflows: Sequence[_Call]) -> Sequence[object]:
-        """Open joins and send what comes with them; what is done is told at once.
+        """Open joins and send the envelopes that come with them; callers are told at once.
 
         Should the others be sent again, these must not: their first tasks may have ended by then.
         """
-        assert self._committer is not None, "what comes with joins needs a committer"
+        assert self._committer is not None, "a call with joins needs a committer"
         answers = await self._committer.commit([call.finish for call in workflows if call.finish is not None])
         for call, answer in zip(workflows, answers, strict=True):
             if not call.accepted.done():
@@ -390,7 +390,7 @@ class Publisher:
         self._timer = asyncio.get_running_loop().call_at(deadline, self._look)
 
     def _look(self) -> None:
-        """Tell those whose deadline has passed, in the group that is being sent and behind it."""
+        """Fail the calls whose deadline has passed, in the group that is being sent and behind it."""
         now = asyncio.get_running_loop().time()
         for call in [call for call in self._calls.waiting if call.deadline <= now]:
             self._calls.waiting.remove(call)

@@ -1,4 +1,4 @@
-"""What follows the end of one step of a workflow: callbacks, the rest of its chain, an arrival at its join."""
+"""The continuation of a workflow after one step: callbacks, the rest of its chain, an arrival at its join."""
 
 from __future__ import annotations
 
@@ -114,9 +114,9 @@ class Continuation:
 
     def add(self, added: Sequence[Canvas[Any]]) -> None:
         """Let `added` be members of the chord too; sorted by name they are in the order of those who added them."""
-        if not added or (seat := self._step.seat) is None:
+        if not added or (chord := self._step.chord_member) is None:
             return
-        join, member = seat
+        join, member = chord
         begin = f"+{int(member):08}" if member.isdigit() else member.partition(".")[0]
         when = new_id()
         for at, canvas in enumerate(added):

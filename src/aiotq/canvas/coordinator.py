@@ -1,4 +1,4 @@
-"""What follows from an outcome: the one place that turns it into a finish (P3)."""
+"""Turns an outcome into a finish (P3): this is the only place that does."""
 
 from __future__ import annotations
 

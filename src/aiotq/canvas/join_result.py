@@ -1,4 +1,4 @@
-"""What a join that is over gives to those it started."""
+"""The values, or the error, of a join that is over, for the steps that it started."""
 
 from __future__ import annotations
 

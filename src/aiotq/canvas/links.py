@@ -1,4 +1,4 @@
-"""What a message carries of its workflow in its body: callbacks, error callbacks, and the rest of its chain.
+"""The part of a workflow that a message's body carries: callbacks, error callbacks, the rest of its chain.
 
 Source: Celery, "Message Protocol", the third element of a body: callbacks, errbacks, chain (last step first), chord.
 """
@@ -15,7 +15,7 @@ from ..tasks.options import CALL_OPTIONS
 from .serialized import as_canvas, as_form, with_stamps
 from .signature import Canvas, Mode
 
-#: What a failure is turned into where a chain says so.
+#: How a chain goes on after a failure.
 Instead = Literal["skip", "continue", "leave_out"]
 _INSTEAD: Final = ("skip", "continue", "leave_out")
 #: Celery's word for our marker in a chain; its workers don't know it.
@@ -24,9 +24,10 @@ _RESUME: Final = "aiotq.resume"
 
 @value
 class Resume:
-    """Stands in the rest of a chain: a failure before it, behind the mark before, ends here and becomes `instead`.
+    """A marker among a chain's remaining steps.
 
-    `given` is what "skip" goes on with; None: what the failed step was given.
+    If a step between the previous marker and this one fails, the chain goes on here; `instead` says what the failure
+    turns into. `given` is the value that "skip" goes on with; None: the one that the failed step was given.
     """
 
     instead: Instead
@@ -44,7 +45,7 @@ Rest = tuple[Canvas[Any] | Resume, ...]
 
 @value
 class Broken:
-    """What an error callback is called for: the failed call's request, its exception and traceback, as documents."""
+    """The failure that an error callback is called for: the call's request, exception and traceback, as documents."""
 
     request: Mapping[str, Any]
     error: Mapping[str, Any]
@@ -53,10 +54,11 @@ class Broken:
 
 @value
 class Links:
-    """What follows a task, as its message says.
+    """The callbacks and remaining steps of a task, as its message says.
 
-    `given` is the value of the step before, when it runs; until then only if it is neither its first argument
-    (`is_given`) nor in the join it awaits. `called_with` are the arguments that it runs with.
+    `given` is the value of the previous step. The message carries it only if it can be found nowhere else: neither as
+    the first argument (`is_given`) nor in the join that the task awaits. `called_with` are the arguments that it runs
+    with.
     """
 
     callbacks: tuple[Canvas[Any], ...] = ()

@@ -44,7 +44,7 @@ def _of_form(form: dict[str, Any]) -> Replace:
 
 @value
 class Policy:
-    """What a task and its call say about keeping the outcome."""
+    """Whether the outcome is kept, as the task and its call say."""
 
     ignore_result: bool = False
     keeps_errors: bool = False  #: although results are ignored
@@ -98,7 +98,7 @@ class Ignored:
 
     @property
     def error(self) -> TaskIgnored:
-        """What whoever awaits it gets."""
+        """The exception that a caller who awaits it gets."""
         message = self.delivery.message
         return TaskIgnored(f"task {message.task}[{message.id}] asked to be ignored: it has no result")
 
@@ -179,13 +179,13 @@ class Revoked:
 
     @property
     def error(self) -> TaskRevokedError:
-        """What whoever awaits it gets."""
+        """The exception that a caller who awaits it gets."""
         return TaskRevokedError(self.reason)
 
 
 @value
 class Rejected:
-    """The message can't be run by anybody: to the dead letters, and whoever waits is told."""
+    """No worker can run the message: it becomes a dead letter, and callers that wait get an error."""
 
     state: ClassVar[str] = REJECTED
     is_reported: ClassVar[bool] = True
@@ -197,7 +197,7 @@ class Rejected:
 
     @property
     def error(self) -> DeadLettered:
-        """What whoever awaits it gets."""
+        """The exception that a caller who awaits it gets."""
         return DeadLettered(f"{self.reason}: {self.detail}")
 
 

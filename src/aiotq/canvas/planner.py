@@ -36,7 +36,7 @@ _MOST_ENDS: Final = 16
 
 @value
 class Given:
-    """What the first tasks of a canvas are called with: a value, or nothing."""
+    """The value that the first tasks of a canvas are called with, if there is one."""
 
     values: tuple[Any, ...] = ()
 
@@ -55,7 +55,7 @@ Incoming = Given | Awaited | Broken
 
 @value
 class Position:
-    """Where a canvas stands: what follows it, whose member it is, and whose child."""
+    """The position of a canvas: the steps that follow it, the join it is a member of, and its parent."""
 
     rest: Rest = ()
     is_short: bool = False  #: known to be short enough for a message
@@ -73,7 +73,7 @@ class Position:
 
 @value(eq=False)
 class Plan:
-    """What is to be sent to start a workflow; joins first."""
+    """The joins and envelopes that start a workflow; the joins come first."""
 
     envelopes: tuple[Envelope, ...]
     joins: tuple[Join, ...] = ()
@@ -271,7 +271,7 @@ class Planner:
             parent_id = final_calls(before[-1])[0].id if before else options["task_id"]
             first, *others = rest[carried:]
             gate = self._open_gate(cast("Canvas[Any]", first), replace(place, rest=tuple(others), parent_id=parent_id))
-            step = replace(step, join=gate, members=(_FIRST,), is_gated=True, chord=step.seat or ())
+            step = replace(step, join=gate, members=(_FIRST,), is_gated=True, chord=step.chord_member or ())
             links = replace(links, rest=rest[:carried])
         if links.rest:
             step = replace(step, ends=_ends(links.rest)[:_MOST_ENDS])

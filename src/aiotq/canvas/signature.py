@@ -41,7 +41,7 @@ MAX_SHOWN_DEPTH: Final = 40
 
 
 class Sender(Protocol):
-    """What a signature needs from the core of its app."""
+    """The part of an app's core that signatures use."""
 
     @property
     def _core(self) -> Sender: ...

@@ -72,7 +72,7 @@ class StampingVisitor:
 
 @value
 class _Given:
-    """What goes onto a part."""
+    """The stamps that one part of a canvas gets."""
 
     stamps: Mapping[str, Sequence[Any]]
     options: Mapping[str, Any]

@@ -1,4 +1,4 @@
-"""What a canvas begins and ends with, how its value nests; and the same canvas with all of its ids fixed."""
+"""The structure of a canvas: its first and last calls, how its value nests, and its copy with all ids fixed."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ T = TypeVar("T")
 BROKER_VARIABLE: Final = "_AIOTQ_BROKER"
 
 
-#: What helps whoever left out a word.
+#: The hint when a word was left out.
 _WHERE_TO_FIND: Final = {"QUEUE": ": aiotq queues lists them, and one at a time is purged"}
 
 

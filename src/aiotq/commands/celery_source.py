@@ -17,7 +17,7 @@ from ..core.settings import NAMES, unknown
 from ..core.values import value
 from ..tasks.options import instead_of_calling_with, instead_of_declaring
 
-#: Directories whose code is nobody's to change.
+#: Directories of code that is not the project's own.
 _SKIPPED: Final = frozenset({"node_modules", "site-packages", "venv", "__pycache__"})
 #: What `from celery import …` names, and where it is here; None: it is here under that name.
 _NAMES: Final[Mapping[str, str | None]] = {

@@ -25,7 +25,7 @@ _COMMON: Final[dict[str, tuple[Any, Any]]] = {"app": (App, None), "broker": (Bro
 
 
 class _Group(TyperGroup):
-    """Commands whose app may be named before them as well."""
+    """A group of commands: the app may be named before them as well."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if len(args) > 1 and args[0] not in self.commands and (args[1] in self.commands or ":" in args[0]):

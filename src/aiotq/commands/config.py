@@ -43,7 +43,7 @@ def config(
 
 
 def _chosen(wanted: list[str] | None) -> list[str]:
-    """Return the settings whose names have one of these words in them; all if there is none.
+    """Return the settings with one of these words in their names; all if no word is given.
 
     Raises:
         UsageError: one of the words is in no name.

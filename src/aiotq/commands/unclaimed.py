@@ -20,7 +20,7 @@ async def why_unclaimed(app: AioTQ, queues: Sequence[str]) -> str | None:
     """Return what stands in the way of a call to `queues`; None if messages are taken from all of them."""
     try:
         stats = await app.admin.queues(queues)
-    except OperationalError:  # said by whoever waits
+    except OperationalError:  # the waiting call says so
         return None
     return next((unclaimed(each) for each in stats if each.ready), None)
 

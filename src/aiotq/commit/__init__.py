@@ -1,4 +1,4 @@
-"""What a finished task does to the world, as one step (P3): one file a pair of broker and store, one contract."""
+"""The commit of a finished task as one step (P3): its contract, and the commit of any broker with any ledger."""
 
 from .committer import COMMITTED, LEASE_LOST, Admission, Answer, Committed, Committer, Finish, LostLease
 

@@ -427,7 +427,7 @@ class OrderedCommitter(Committer):
         }
 
     async def _write_plain(self, group: Sequence[Finish]) -> None:
-        """Write what comes under no claim, and may be written twice: new joins and records."""
+        """Write new joins and records, which need no claim since they may be written twice."""
         joins = [join for finish in group for join in finish.joining.opened]
         if joins:
             await self._ledger.open_joins(joins)

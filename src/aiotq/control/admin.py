@@ -23,7 +23,7 @@ _PAGE: Final = 200
 
 
 class Admin:
-    """What an operator does with a broker (`app.admin`); the command line is made of it.
+    """Queues, dead letters and revocations, for operators (`app.admin`); the command line uses it.
 
         for queue in await app.admin.queues():
             print(queue.name, queue.ready, queue.oldest_age)
@@ -35,7 +35,7 @@ class Admin:
         self._core = core
 
     async def queues(self, names: Collection[str] | None = None) -> Sequence[QueueStats]:
-        """Return what stands in the queues called `names` (default: all that hold anything, or are paused)."""
+        """Return how full the queues called `names` are (default: all that hold anything, or are paused)."""
         connection = await self._core.connection()
         paused = await connection.ledger.paused_queues()
         found = list(await connection.broker.stats(names))
@@ -189,7 +189,7 @@ def _keys(
     headers: Mapping[str, Any],
     stamps: Mapping[str, Any],
 ) -> tuple[Sequence[str], Sequence[str]]:
-    """Return what stands for calls in a store: of ids and roots, and of tasks, headers and stamps."""
+    """Return the keys under which revocations are stored: of ids, roots, tasks, headers and stamps."""
     for option, names in (("task_ids", task_ids), ("tasks", tasks), ("roots", roots)):
         if isinstance(names, str):
             raise InvalidOption(f"revoke: {option} is a list of names: [{names!r}], not {names!r}")

@@ -27,12 +27,12 @@ TIMEOUT: Final = 1.0
 _ANSWERED_BY_THREAD: Final = frozenset({"ping", "stacks"})
 #: The part of the timeout after which those that have not answered are asked again: the bus may drop a message.
 _AGAIN: Final = 0.3
-#: Bytes of answers that are gathered for one question, at most: what comes beyond is not kept.
+#: Bytes of answers that are gathered for one question, at most: further answers are dropped.
 _MOST_GATHERED: Final = 256 * 1024 * 1024
 
 
 class Answers(dict[str, Any]):
-    """What workers answered, by their names; an error is `{"error": "…"}`, as in Celery.
+    """The answers of workers, by their names; an error is `{"error": "…"}`, as in Celery.
 
     Where two workers have one name, the second goes by its key in the registry.
     """

@@ -1,6 +1,6 @@
 """The contract of a bus: small messages to one process or to all, at most once, bounded, with nothing left behind.
 
-What rides on it may be lost: whoever missed something looks where it is kept, in the records, the ledger or the broker.
+A message may be lost: the receiver then reads what it missed from the records, the ledger or the broker.
 Results, notices of revocations and wake-ups share it, each under a topic of its own.
 """
 
@@ -67,7 +67,7 @@ class Bus(abc.ABC):
         await self._tell_all(topic, payload)
 
     def hear(self, topic: str, handler: Handler, on_missed: Callable[[], None] | None = None) -> Callable[[], None]:
-        """Have `handler` told what comes under `topic`; return what ends it.
+        """Call `handler` with each message of `topic`; return a function that ends this.
 
         `on_missed` is called when messages may have been missed: a connection was made anew, a buffer ran over.
         """
@@ -107,7 +107,7 @@ class Bus(abc.ABC):
         for handler in self._handlers.get(topic, ()):
             try:
                 handler(payload)
-            except Exception:  # whoever hears it has a defect, or was sent what it can't read
+            except Exception:  # a handler has a defect, or got a message that it can't read
                 logger.exception("a message on the bus could not be used (topic %s)", topic)
 
     def tell_of_gap(self) -> None:

@@ -48,7 +48,7 @@ class RunningCall:
 
 
 class Steered(Protocol):
-    """What commands ask of a worker."""
+    """The part of a worker that commands use."""
 
     @property
     def core(self) -> AppCore: ...
@@ -61,7 +61,7 @@ class Steered(Protocol):
     def name(self) -> str: ...
     @property
     def commands(self) -> MutableMapping[str, int]:
-        """What became of commands that were heard, counted."""
+        """How many commands this worker heard, by what it did with them."""
         ...
 
     @property
@@ -122,7 +122,7 @@ def ping(worker: Steered) -> object:
 
 
 def presence(worker: Steered) -> object:
-    """What the worker writes into the fleet registry."""
+    """The worker's row in the fleet registry."""
     return worker.row()
 
 
@@ -152,12 +152,12 @@ async def scheduled(worker: Steered) -> object:
 
 
 async def revoked(worker: Steered) -> object:
-    """What is revoked, the last to end first, and until when: ids, tasks, roots, headers and stamps."""
+    """The revocations, the last to end first, and until when: of ids, tasks, roots, headers and stamps."""
     return [{"what": what.strip(), "until": until} for what, until in (await worker.revocations()).items()]
 
 
 def query_task(worker: Steered, *ids: str) -> object:
-    """What the worker has of these calls: whether each is active or reserved here."""
+    """The calls with these ids that the worker has, and whether each is active or reserved."""
     wanted = frozenset(ids)
     found = {call.delivery.message.id: ["active", _about(worker, call.delivery)] for call in worker.running()}
     found |= {each.message.id: ["reserved", _about(worker, each)] for each in worker.reserved()}

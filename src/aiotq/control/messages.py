@@ -33,7 +33,7 @@ _MOST_DESTINATIONS: Final = 500
 
 @value
 class Command:
-    """What somebody asks workers to do, at wall time `sent_at`; `destination` names them, with globs (None: all)."""
+    """A request to workers, sent at wall time `sent_at`; `destination` names them, with globs (None: all)."""
 
     id: str
     name: str

@@ -19,7 +19,7 @@ Destination = Sequence[str] | str | None
 
 
 class Control:
-    """What an operator asks of the workers, and tells them.
+    """Commands to the workers, and questions.
 
         for member in await app.control.fleet():
             print(member.kind, member.name, member.running, member.is_missing)

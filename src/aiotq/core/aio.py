@@ -56,7 +56,7 @@ async def finish(coro: Coroutine[Any, Any, T], timeout: float, *, once_cancelled
 
 
 def start(coro: Coroutine[Any, Any, T], *, name: str, context: contextvars.Context) -> asyncio.Task[T]:
-    """Start a task whose owner holds it, waits for it and hears of its end in a way of its own."""
+    """Start a task; the caller keeps it, waits for it, and learns of its end by itself."""
     return asyncio.get_running_loop().create_task(coro, name=name, context=context)
 
 
@@ -114,7 +114,7 @@ class Service(Generic[T]):
     """Runs `main` in a task of its own, so that it can be started and stopped in different tasks.
 
     `main(ready, stopping)` calls `ready(value)` when it can be used and returns soon after `stopping` is set. If it
-    fails, that ends the service and is raised by `stop()`; it never cancels whoever started it.
+    fails, that ends the service and is raised by `stop()`; it never cancels the code that started it.
     """
 
     def __init__(
@@ -140,7 +140,7 @@ class Service(Generic[T]):
             if not ready.done():
                 ready.set_result(value)
 
-        # In a context of its own: whoever starts it first must not be seen by all that it does for others.
+        # In a context of its own: the context variables of its first caller must not reach the work of others.
         task = self._task = asyncio.create_task(
             self._main(announce, self._stopping), name=self._name, context=contextvars.Context()
         )
@@ -161,7 +161,7 @@ class Service(Generic[T]):
         return self._task is not None and not self._task.done()
 
     def ask_to_stop(self) -> None:
-        """Ask `main` to end; whoever waits learns that it did."""
+        """Ask `main` to end; `wait` returns when it has."""
         self._stopping.set()
 
     async def stop(self) -> None:

@@ -128,7 +128,7 @@ CELERY_SETTINGS: Final[Mapping[str, CelerySetting]] = {
         "results in SQLite and Redis last; those through RabbitMQ (rpc://) are for who waits"
     ),
     "result_backend_transport_options": _elsewhere("options stand in result_backend, such as ?prefix=proj", {}),
-    "result_chord_retry_interval": _needless("chords are not polled: whoever ends last sends the body"),
+    "result_chord_retry_interval": _needless("chords are not polled: the last member's commit sends the body"),
     "result_chord_join_timeout": _needless("the body is sent with its values; nobody waits for them"),
     "result_backend_always_retry": _needless(_RECONNECTS),
     "result_backend_max_retries": _needless(_RECONNECTS),

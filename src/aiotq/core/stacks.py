@@ -1,4 +1,4 @@
-"""Where coroutines and threads stand, for whoever asks a worker what it is doing."""
+"""The stacks of coroutines and threads, for the command `stacks` and the watchdog."""
 
 from __future__ import annotations
 

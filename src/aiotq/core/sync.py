@@ -20,7 +20,7 @@ T = TypeVar("T")
 _EXIT_TIMEOUT: Final = 5.0
 #: After the last item of an iteration.
 _END: Final = object()
-#: What a forked process was born with: its thread is in the parent. Kept, because to take it apart is to wait for that.
+#: Background loops inherited through fork(), whose threads are in the parent. Kept: to close one is to wait for it.
 _of_the_parent: Final[list[object]] = []
 
 

@@ -1,4 +1,4 @@
-"""What ledgers decide, as plain functions of the time and what is kept: shared by all who decide in Python."""
+"""The decisions of ledgers as plain functions of the time and the stored state, for all that decide in Python."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def booked(booking: Booking, before: float | None, free_at: float | None, now: f
 
 @value
 class ClaimState:
-    """What is kept of a claim: whose it is (empty: it was given up), until when, and who died with it.
+    """The stored state of a claim: its holder (empty: given up), its end, and the holders that died with it.
 
     `following` is what was to be sent when its run was done, None before.
     """

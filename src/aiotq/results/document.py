@@ -114,7 +114,7 @@ class Document:
 
     @property
     def lineage(self) -> Lineage:
-        """What it says of its workflow."""
+        """The task's place in its workflow, as the record has it."""
         return lineage_of(self.said.get("workflow"))
 
     @property

@@ -139,7 +139,7 @@ def _decoded(codec: DocumentCodec, record: Record | None) -> Document | None:
 
 
 class _Reading:
-    """What has been read of a workflow, and what is to be read next."""
+    """The records of a workflow that were read, and the ids to be read next."""
 
     def __init__(self, *, goes_up: bool) -> None:
         self._goes_up = goes_up

@@ -1,4 +1,4 @@
-"""What `get` takes as Celery's does, beside a timeout; what it does not take is refused, with what to do instead."""
+"""Celery's options of `get`, beside a timeout. One that has no meaning here is refused; the error says what to do."""
 
 from __future__ import annotations
 

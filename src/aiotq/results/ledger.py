@@ -71,7 +71,7 @@ class JoinExtension:
 
 @value
 class JoinChanges:
-    """What a finish does at joins, in this order. One that is over or unknown is left as it is.
+    """The changes that a finish makes to joins, in this order. A join that is over or unknown is left as it is.
 
     `released`: joins whose records the finish has read, or was sent for, and that no run of it reads again.
     """
@@ -132,7 +132,7 @@ Claim = Claimed | AlreadyDone | HeldElsewhere | Suspected
 
 @value
 class Caution:
-    """Of messages with whom `deaths` holders or more died, no more than `room` are to be claimed."""
+    """No more than `room` messages are to be claimed at which `deaths` holders or more have died."""
 
     deaths: int
     room: int
@@ -178,7 +178,7 @@ class Permit:
 
 @value
 class ScheduleRow:
-    """What is kept of a periodic task. `mark` changes with each write; `body` is for whoever reads it.
+    """The stored row of a periodic task. `mark` changes with each write; the scheduler reads `body`.
 
     `unsent`: messages of an occurrence that was accepted, while it is not known that the broker has them.
     """

@@ -68,7 +68,7 @@ class Expiring:
 
 
 class _Claim:
-    """Who may run a message, until when, and, once it ran, what follows from it."""
+    """The holder of a message and when its claim ends; once the message ran, the envelopes that follow."""
 
     __slots__ = ("expires", "state")
 
@@ -88,7 +88,7 @@ class _Until:
 
 
 class LedgerTable:
-    """What a ledger remembers.
+    """The tables of one ledger.
 
     Every method returns at once and expects the lock of its owner to be held, so that several can be one step.
     """

@@ -1,4 +1,4 @@
-"""What the record of a task says of its workflow: whose it is, and what its end has sent.
+"""The part of a task's record that tells of its workflow: its root, and the calls that its end has sent.
 
 With the plans of workflows (see `PLAN`) that is enough to draw them; nothing is decided by it.
 """

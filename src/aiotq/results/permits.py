@@ -39,7 +39,7 @@ class _TaskPermits:
 
 
 class Permits:
-    """Who has a permit and who waits, by the names of tasks. `now` is monotonic time: all is in this process."""
+    """The holders of permits and those that wait, by task. `now` is monotonic time: all is in this process."""
 
     def __init__(self) -> None:
         self._tasks: dict[str, _TaskPermits] = {}

@@ -1,4 +1,4 @@
-"""Pushes for a store that has none: whoever writes a record tells the process which waits for it."""
+"""Records that are pushed over a bus: what stores have in common that do so, and pushes for a store that has none."""
 
 from __future__ import annotations
 
@@ -10,32 +10,53 @@ from .packing import pack_pushed, unpack_pushed
 from .records import RESULTS, Record, RecordStore
 
 
-class PushedRecords(RecordStore):
-    """A store whose records are pushed over a bus when they are written through it.
-
-    Who waits for a record that another process asked for finds it by looking.
-    """
+class HeardRecords(RecordStore):
+    """A store whose records are pushed over `bus`."""
 
     is_pushing = True
 
-    def __init__(self, store: RecordStore, bus: Bus) -> None:
+    def __init__(self, bus: Bus) -> None:
         super().__init__()
-        self._store = store
-        self._bus = bus
-        self._stop_hearing: Callable[[], None] | None = None
+        self.bus = bus
+        self._stop_hearing: Callable[[], None] = lambda: None
 
     @property
     def address(self) -> str:
-        return self._bus.address
+        return self.bus.address
 
     async def __aenter__(self) -> Self:
-        await self._store.__aenter__()
-        self._stop_hearing = self._bus.hear(RESULTS, self._heard, lambda: self.on_missed(None))
+        self._stop_hearing = self.bus.hear(RESULTS, self._heard, lambda: self.on_missed(None))
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        if self._stop_hearing is not None:
-            self._stop_hearing()
+        self._stop_hearing()
+
+    def _heard(self, payload: bytes) -> None:
+        if not self.listening:
+            return
+        records, unread = unpack_pushed(payload)
+        if records:
+            self.on_push(records)
+        if unread:
+            self.on_missed(unread)
+
+
+class PushedRecords(HeardRecords):
+    """A store whose records are pushed when they are written through it.
+
+    A process that waits for a record which another process asked for finds it by looking.
+    """
+
+    def __init__(self, store: RecordStore, bus: Bus) -> None:
+        super().__init__(bus)
+        self._store = store
+
+    async def __aenter__(self) -> Self:
+        await self._store.__aenter__()
+        return await super().__aenter__()
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await super().__aexit__()
         await self._store.__aexit__(*exc_info)
 
     async def get(self, ids: Sequence[str]) -> Sequence[Record | None]:
@@ -49,16 +70,7 @@ class PushedRecords(RecordStore):
                 by_process.setdefault(record.reply_to, []).append(record)
         for address, theirs in by_process.items():
             for payload in pack_pushed(theirs, MAX_PAYLOAD):
-                await self._bus.tell(address, RESULTS, payload)
+                await self.bus.tell(address, RESULTS, payload)
 
     async def forget(self, ids: Sequence[str]) -> None:
         await self._store.forget(ids)
-
-    def _heard(self, payload: bytes) -> None:
-        if not self.listening:
-            return
-        records, unread = unpack_pushed(payload)
-        if records:
-            self.on_push(records)
-        if unread:
-            self.on_missed(unread)

@@ -1,4 +1,4 @@
-"""What results need from an app: where they are read, and whose they are when they are unpickled."""
+"""The part of an app that result handles use, and the app that an unpickled handle belongs to."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Reader:
 
 
 class Readers(Protocol):
-    """What a result needs from the core of the app."""
+    """The part of an app's core that result handles use."""
 
     @property
     def _core(self) -> Readers: ...

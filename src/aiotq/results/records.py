@@ -90,4 +90,4 @@ class RecordStore(abc.ABC):
 
 
 def ignore(_: Any) -> None:
-    """What is done with news that nobody asked for."""
+    """Do nothing: the default of both callbacks."""

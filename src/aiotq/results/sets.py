@@ -32,7 +32,7 @@ _SHAPE_KEPT: Final = 86_400.0
 
 
 class Results(Generic[R_co, Leaf_co]):
-    """The results of many calls: what `ResultSet` and `GroupResult` have in common."""
+    """The base of `ResultSet` and `GroupResult`: the results of many calls."""
 
     _readers: Readers
 

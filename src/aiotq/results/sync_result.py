@@ -36,7 +36,7 @@ class Seen(Generic[Part]):
 
 
 class _Sync(Generic[Of_co]):
-    """What the results of one call and of many have in common."""
+    """The base of results of one call and of many."""
 
     def __init__(self, result: Of_co, bridge: Bridge) -> None:
         self._result = result
@@ -88,7 +88,7 @@ class _Sync(Generic[Of_co]):
 
 
 class _SyncStep(_Sync[Step_co]):
-    """What a result has that may be a step of a workflow."""
+    """The base of results that can be steps of a workflow."""
 
     @property
     def id(self) -> str:
@@ -199,7 +199,7 @@ class SyncResult(_SyncStep["AsyncResult[R_co]"], Generic[R_co]):
 
 
 class _SyncMany(_Sync[Many_co], Generic[Many_co, R_co]):
-    """What the results of many calls have in common."""
+    """The base of results of many calls."""
 
     @overload
     def get(

@@ -73,7 +73,7 @@ class Backlog:
 
 
 class Waiting:
-    """Who waits for which task in this loop; its owner runs `run()`."""
+    """The callers in this loop that wait for results, by task; its owner runs `run()`."""
 
     def __init__(self, store: RecordStore) -> None:
         self._store = store
@@ -113,7 +113,7 @@ class Waiting:
             yield backlog
 
     async def run(self) -> None:
-        """Answer the questions of new waiters until cancelled; then whoever still waits is told so."""
+        """Look for the records of new waiters until cancelled; then those that still wait get an error."""
         try:
             await self._answer()
         finally:

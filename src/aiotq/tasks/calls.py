@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Coroutine, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar, Unpack
 
 from ..calling.envelopes import given_arguments
 from ..canvas.signature import Canvas, Signature
 from ..core.inside import core_of
 from ..core.sync import expect_loop
+from ..core.values import shown
 from ..results import handle
 from ..results.sync_result import SyncResult
 from .options import CallOptions, said
@@ -19,6 +20,17 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+class CallHere(NamedTuple):
+    """A call that runs where it is made, as though it had been retried `retries` times."""
+
+    task: Task[..., Any]
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
+    options: CallOptions
+    throw: bool | None
+    retries: int
 
 
 class Configured(Generic[P, R]):
@@ -93,3 +105,9 @@ class SyncCalls(Generic[P, R]):
     def update_state(self, state: str, meta: Any = None, *, task_id: str | None = None) -> None:
         """As `Task.update_state`, in a task that runs in a thread."""
         core_of(self._task).bridge.run(partial(self._task.update_state, task_id=task_id), state, meta)
+
+
+def sync_call(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    """Return the text of the call that code without a loop makes."""
+    given = [shown(each) for each in args] + [f"{key}={shown(each)}" for key, each in kwargs.items()]
+    return f"{name}.sync.delay({', '.join(given)})"

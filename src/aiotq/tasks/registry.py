@@ -58,7 +58,7 @@ _BUILT_IN: Final[dict[str, Task[..., Any]]] = {
 
 
 class TaskDeclaration(TypedDict, total=False):
-    """What `@app.task(...)` takes beside `bind`; what is left out is as the settings say."""
+    """The options of `@app.task(...)`, but for `bind`. The default of most is a setting."""
 
     name: str | None
     "In place of module and function."
@@ -393,7 +393,7 @@ def _naming(shadow_name: Callable[..., str | None], task: object) -> Callable[..
 
 
 def _check_function(fn: Any) -> None:
-    """Raise `InvalidOption` for what can't be called, or whose body wouldn't run if it were."""
+    """Raise `InvalidOption` for something that can't be called, or a function that would not run when called."""
     if _is_task_class(fn):
         raise InvalidOption(f"{fn.__qualname__} is a task class: give it to app.register_task, or to app.task as base=")
     if isinstance(fn, Task):
@@ -443,7 +443,7 @@ def _are_of_a_prompt(one: Callable[..., Any], other: Callable[..., Any]) -> bool
 
 
 def _origin(fn: Callable[..., Any]) -> tuple[str, str]:
-    """What stays the same when a module is loaded again, under its own name or as `__main__`."""
+    """Return the file and qualified name of a function, which stay when its module is loaded again or as `__main__`."""
     code = getattr(inspect.unwrap(fn), "__code__", None)
     return code.co_filename if code is not None else fn.__module__, getattr(fn, "__qualname__", repr(fn))
 

@@ -125,7 +125,7 @@ class Request:
     @property
     def chord(self) -> str | None:
         """The id of the chord, if it is in a chord's header."""
-        return None if self.step is None or self.step.seat is None else self.step.seat[0]
+        return None if self.step is None or self.step.chord_member is None else self.step.chord_member[0]
 
     @property
     def properties(self) -> Mapping[str, Any]:

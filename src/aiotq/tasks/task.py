@@ -9,7 +9,19 @@ import weakref
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, ParamSpec, Protocol, Self, TypeVar, Unpack, cast
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Final,
+    Generic,
+    ParamSpec,
+    Protocol,
+    Self,
+    TypeVar,
+    Unpack,
+    cast,
+)
 
 from .. import exceptions, states
 from ..calling.envelopes import ArgumentCheck, EnvelopeBuilder, given_arguments
@@ -28,7 +40,7 @@ from ..results.eager_result import EagerResult
 from ..results.reader import Readers, set_default_readers
 from ..wire.message import MAX_NAME, is_name
 from ..wire.serializers import SerializerRegistry
-from .calls import Configured, SyncCalls
+from .calls import CallHere, Configured, SyncCalls, sync_call
 from .handlers import Handlers, overridden
 from .options import (
     DECLARABLE,
@@ -49,14 +61,13 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
-T = TypeVar("T")
 
 #: The error for a method that only a running task can call.
 _NOT_RUNNING: Final = "no task runs here; call it in a task's code, while a worker (or apply) runs that"
 
 
 class TaskCore(Readers, Sender, Protocol):
-    """What a task needs from the core of its app."""
+    """The part of an app's core that its tasks use."""
 
     @property
     def _core(self) -> TaskCore: ...
@@ -76,16 +87,7 @@ class TaskCore(Readers, Sender, Protocol):
 
     async def update_state(self, request: Request, state: str, meta: Any) -> None: ...
 
-    async def apply_call(
-        self,
-        task: Task[..., Any],
-        args: Sequence[Any],
-        kwargs: Mapping[str, Any],
-        options: CallOptions,
-        *,
-        throw: bool | None,
-        retries: int,
-    ) -> EagerResult[Any]: ...
+    async def apply_call(self, call: CallHere) -> EagerResult[Any]: ...
 
 
 _default_core: list[TaskCore] = []
@@ -173,7 +175,7 @@ class Task(Declared, Handlers, Generic[P, R]):
                 setattr(copy, name, given)
 
     def be_one_of(self, shared: Task[..., Any]) -> None:
-        """Be what one app has of a shared task: options of that which are set anew are this one's too."""
+        """Make this the copy of `shared` that one app has: an option that is set on `shared` is set here too."""
         self.shared = shared
         shared._own_copies.add(self)
 
@@ -234,7 +236,7 @@ class Task(Declared, Handlers, Generic[P, R]):
         try:
             asyncio.get_running_loop()
         except RuntimeError:
-            raise no_loop(_sync_call(self.__name__, args, kwargs)) from None
+            raise no_loop(sync_call(self.__name__, args, kwargs)) from None
         return self._core.call(self, args, kwargs, {})
 
     def apply_async(
@@ -277,7 +279,7 @@ class Task(Declared, Handlers, Generic[P, R]):
         args, kwargs = given_arguments(self.name, args, kwargs)
         options = said(options)
         check_options_here(self.name, options, retries)
-        return await self._core.apply_call(self, args, kwargs, options, throw=throw, retries=retries)
+        return await self._core.apply_call(CallHere(self, args, kwargs, options, throw, retries))
 
     def s(self, /, *args: Any, **kwargs: Any) -> Signature[R]:
         """Return a signature of this task with these arguments."""
@@ -348,7 +350,7 @@ class Task(Declared, Handlers, Generic[P, R]):
 
     async def _add_to_chord(self, canvas: Canvas[Any]) -> handle.AsyncResult[Any]:
         request = current_request()
-        if request.step is None or request.step.seat is None:
+        if request.step is None or request.step.chord_member is None:
             raise CallError(f"{self.name}.add_to_chord: the running task is not in the header of a chord")
         whole = frozen(ending_in_one_call(canvas))
         request.added.append(whole)
@@ -475,12 +477,6 @@ def _construct(task: Task[..., Any]) -> None:
             f"task class {kind.__qualname__}: its __init__ needs arguments ({exc}); give app.register_task an instance"
         ) from None
     kind.__init__(task)
-
-
-def _sync_call(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
-    """Return the text of the call that code without a loop makes."""
-    given = [shown(each) for each in args] + [f"{key}={shown(each)}" for key, each in kwargs.items()]
-    return f"{name}.sync.delay({', '.join(given)})"
 
 
 class CoroutineTask(Task[P, R]):

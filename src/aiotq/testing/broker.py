@@ -40,7 +40,7 @@ class WatchedQueues(MemoryQueues):
     def queue(self, name: str) -> Any:
         queue = super().queue(name)
         if self._only is None:
-            queue.waiters = self._who_waits  # whoever waits for one queue waits for all
+            queue.waiters = self._who_waits  # a consumer that waits for one queue waits for all
         return queue
 
     def add(self, batch: Iterable[Envelope]) -> None:

@@ -38,7 +38,7 @@ class SteppingClock:
         await woken
 
     def move_to(self, now: float) -> None:
-        """Let it be `now`, unless it is later already; whoever slept until then wakes."""
+        """Set the clock to `now`, unless it is later already; sleepers that are due wake."""
         with self._lock:
             self._now = max(self._now, now)
             while self._sleepers and self._sleepers[0][0] <= self._now + SAME:

@@ -29,7 +29,7 @@ from .broker import WatchedQueues
 from .clock import SAME, SteppingClock
 from .records import Expected, Named, Ran, Sent, as_call, listed, matching, none_matching, wall
 
-#: Turns of the loop in which whoever was told a result may have sent the next call.
+#: Turns of the loop in which a caller that got a result may have sent the next call.
 _TURNS: Final = 20
 #: Results are there as long as the test, however far it moves the clock: who awaits one that is gone waits for ever.
 _KEPT: Final = 100 * 365 * 86_400.0

@@ -1,4 +1,4 @@
-"""Telling what is refused for good from what stands beside it: the others go on."""
+"""Parts of a batch that are refused for good are told apart from the others, which go on."""
 
 from __future__ import annotations
 

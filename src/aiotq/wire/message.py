@@ -58,8 +58,8 @@ class Step:
     chord: tuple[str, ...] = ()  #: ... to arrive at this join as this member
 
     @property
-    def seat(self) -> tuple[str, str] | None:
-        """The join of the chord in whose header it stands, and as which member; None if it stands in none."""
+    def chord_member(self) -> tuple[str, str] | None:
+        """The join of its chord, and its number among the members; None if it is in no chord's header."""
         if self.is_gated:
             return (self.chord[0], self.chord[1]) if self.chord else None
         return (self.join, self.members[0]) if self.join is not None and self.members else None
@@ -129,7 +129,7 @@ def _are_names(given: Sequence[object]) -> bool:
     return all(map(is_name, given))
 
 
-def _are_a_seat(given: Sequence[object]) -> bool:
+def _name_a_member(given: Sequence[object]) -> bool:
     return len(given) in {0, 2} and _are_names(given)
 
 
@@ -183,7 +183,7 @@ _OF_STEP: Final[dict[str, tuple[tuple[type, ...], object, Callable[[Any], bool] 
     "wait": ((float, int), None, _is_time),
     "lifetime": ((float, int), None, _is_time),
     "is_gated": ((bool,), False, None),
-    "chord": ((list, tuple), (), _are_a_seat),
+    "chord": ((list, tuple), (), _name_a_member),
 }
 _DEFAULTS: Final = tuple((name, default) for name, (_, default, _) in _OPTIONAL.items())
 

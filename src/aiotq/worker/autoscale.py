@@ -24,7 +24,7 @@ class Bounds:
 
 
 class Places(Protocol):
-    """What is scaled."""
+    """The slots that are scaled."""
 
     @property
     def taken(self) -> int: ...

@@ -101,10 +101,10 @@ class Execution:
         self._pool = pool
         self._observers = observers
         self._acknowledge = acknowledge
-        self._terms = TaskPolicies(core.conf)
-        self._endings = Endings(core, self._terms)
+        self._policies = TaskPolicies(core.conf)
+        self._endings = Endings(core, self._policies)
         self._steps = Steps(core)
-        self._whence = DeliveryInfo(core.conf)
+        self._delivery_info = DeliveryInfo(core.conf)
         #: By task: the soft and the hard limit that a command gave it, in place of all others.
         self.time_limits: dict[str, tuple[float | None, float | None]] = {}
         self._unknown_tasks = UnknownTasks(core.shared_clock, core.conf.worker_unknown_task_timeout)
@@ -118,11 +118,11 @@ class Execution:
         run.called = task
         if task is None:
             return self._refused(run, None) or self._unknown(run)
-        terms = self._terms.of(task)
-        if (refused := self._refused(run, terms)) is not None:
+        rules = self._policies.of(task)
+        if (refused := self._refused(run, rules)) is not None:
             return refused
-        policy = terms.if_ignored if message.ignore_result else terms.if_kept
-        opened = self._opened(run, terms, policy)
+        policy = rules.if_ignored if message.ignore_result else rules.if_kept
+        opened = self._opened(run, rules, policy)
         if not isinstance(opened, tuple):
             return opened
         args, kwargs, links = opened
@@ -134,7 +134,7 @@ class Execution:
             message,
             tuple(args),
             kwargs,
-            delivery_info=self._whence.info(delivery),
+            delivery_info=self._delivery_info.info(delivery),
             hostname=self._worker,
             mode=links.mode,
             is_eager=self._pool is None,
@@ -145,9 +145,9 @@ class Execution:
         run.request, run.links = request, links
         running_request.set(request)  # for good: the context is this run's own
         try:
-            if terms.is_acked_early and not await self._acknowledge(run):
+            if rules.is_acked_early and not await self._acknowledge(run):
                 return None
-            if terms.tracks_start:
+            if rules.tracks_start:
                 await self._tell_started(request)
             run.check()
             if self._observers.of(task) and (hooks := self._observers.tell_start(run)) is not None:
@@ -180,16 +180,16 @@ class Execution:
         task = run.called
         if task is None:
             return Returned(run.delivery)
-        terms = self._terms.of(task)
-        policy = terms.if_ignored if run.delivery.message.ignore_result else terms.if_kept
+        rules = self._policies.of(task)
+        policy = rules.if_ignored if run.delivery.message.ignore_result else rules.if_kept
         return self._linked(self._endings.stopped(run, task, policy), run)
 
     def _opened(
-        self, run: Run, terms: TaskPolicy, policy: Policy
+        self, run: Run, rules: TaskPolicy, policy: Policy
     ) -> Outcome | tuple[Sequence[Any], Mapping[str, Any], Links]:
         """Return what the body of a delivery says; or its outcome, if it is expired or can't be read."""
         message = run.delivery.message
-        if self._is_expired(message, terms):
+        if self._is_expired(message, rules):
             logger.info("Task %s[%s] expired", message.task, message.id, extra=giving(states.REVOKED))
             return Revoked(run.delivery, "expired", policy, self.links(message))
         try:
@@ -207,10 +207,10 @@ class Execution:
             run.links = links
             return args, links, self._endings.rejected(run, reason_of(exc), str(exc))
 
-    def _refused(self, run: Run, terms: TaskPolicy | None) -> Outcome | None:
+    def _refused(self, run: Run, rules: TaskPolicy | None) -> Outcome | None:
         """Return the outcome of a delivery that killed too many workers, or is not as it was signed."""
         charges = run.delivery.charges
-        if charges and charges >= (self._conf.task_max_deliveries if terms is None else terms.max_deliveries):
+        if charges and charges >= (self._conf.task_max_deliveries if rules is None else rules.max_deliveries):
             return self._given_up(run, "poison", f"{charges} workers died while it ran as their only suspect")
         if self._signer is not None:  # nothing in it is believed before
             try:
@@ -362,10 +362,10 @@ class Execution:
             return soft, None
         return soft, hard
 
-    def _is_expired(self, message: Message, terms: TaskPolicy) -> bool:
+    def _is_expired(self, message: Message, rules: TaskPolicy) -> bool:
         expires = message.expires
-        if expires is None and terms.expires is not None and message.sent_at is not None:
-            expires = message.sent_at + terms.expires  # it was called by name, by who does not know the task
+        if expires is None and rules.expires is not None and message.sent_at is not None:
+            expires = message.sent_at + rules.expires  # it was called by name, by who does not know the task
         return expires is not None and expires <= self._shared_clock.time()
 
     async def _tell_started(self, request: Request) -> None:

@@ -14,7 +14,6 @@ from .. import states
 from ..backends.memory.state import MemoryState
 from ..calling.callbacks import check_callbacks
 from ..calling.core import AppCore
-from ..calling.envelopes import Callee, EnvelopeBuilder, Part
 from ..canvas.coordinator import Coordinator
 from ..canvas.handles import AnyResult, nested
 from ..canvas.outcome import Failure, Outcome, Policy, Postponed, Rejected, Retried, Returned
@@ -29,6 +28,7 @@ from ..core.values import replace
 from ..exceptions import InvalidOption, NotRegistered, Snooze
 from ..results import JoinChanges, Joined, Record
 from ..results.eager_result import EagerResult
+from ..tasks.calls import CallHere
 from ..tasks.options import ONLY_SENT, CallOptions, check_options
 from ..tasks.request import Request, running_request
 from ..tasks.task import Task
@@ -63,28 +63,19 @@ async def call_eagerly(
     return await _run_one(core, called, args, kwargs, cast(CallOptions, kept), None, is_stored=is_stored)
 
 
-async def apply_call(
-    core: AppCore,
-    task: Task[..., Any],
-    args: Sequence[Any],
-    kwargs: Mapping[str, Any],
-    options: CallOptions,
-    *,
-    throw: bool | None,
-    retries: int,
-) -> EagerResult[Any]:
-    """Run a call with options that were checked, as though it had been retried `retries` times; what `apply` does.
+async def apply_call(core: AppCore, call: CallHere) -> EagerResult[Any]:
+    """Run a call with options that were checked; what `Task.apply` does.
 
     Raises:
         InvalidOption: it has callbacks, and was retried.
         Exception: what the task raised, if that is to be thrown.
     """
-    if LINKS.isdisjoint(options):
-        return await _run_one(core, task, args, kwargs, options, throw, retries=retries)
-    if retries:
-        raise InvalidOption(f"{task.name}.apply: give retries or callbacks (link, link_error), not both")
-    call: Signature[Any] = Signature(task.name, tuple(args), kwargs, options, sender=core)
-    return cast("EagerResult[Any]", await apply_workflow(core, call, throw=throw))
+    if LINKS.isdisjoint(call.options):
+        return await _run_one(core, *call[:5], retries=call.retries)
+    if call.retries:
+        raise InvalidOption(f"{call.task.name}.apply: give retries or callbacks (link, link_error), not both")
+    whole: Signature[Any] = Signature(call.task.name, tuple(call.args), call.kwargs, call.options, sender=core)
+    return cast("EagerResult[Any]", await apply_workflow(core, whole, throw=call.throw))
 
 
 async def _run_one(
@@ -139,7 +130,7 @@ async def _throw(core: AppCore, result: AnyResult, throw: bool | None) -> None:
 
 def _planned(core: AppCore, whole: Canvas[Any], root_id: str | None) -> Finish:
     """Return what starts `whole`."""
-    builder = _Single(core.builder)
+    builder = core.builder.without_copies()
     planner = Planner(builder)
     planner.check(whole)
     check_callbacks(whole, builder.task)
@@ -147,26 +138,6 @@ def _planned(core: AppCore, whole: Canvas[Any], root_id: str | None) -> Finish:
     root_id = root_id or parent.root_id or parent.id or next((first.id for first in first_calls(whole)), None)
     plan = planner.plan(whole, NOTHING, Position(parent_id=parent.id, root_id=root_id))
     return Finish(None, envelopes=plan.envelopes, joining=JoinChanges(opened=plan.joins))
-
-
-class _Single(EnvelopeBuilder):
-    """Makes one message of each call, as `builder` does: here it goes nowhere, and runs once."""
-
-    def __init__(self, builder: EnvelopeBuilder) -> None:
-        vars(self).update(vars(builder))
-
-    def envelopes(
-        self,
-        task: Callee | str,
-        args: Sequence[Any],
-        kwargs: Mapping[str, Any],
-        options: Mapping[str, Any],
-        *,
-        reply_to: str | None,
-        part: Part | None = None,
-        attempt: int = 0,
-    ) -> Sequence[Envelope]:
-        return super().envelopes(task, args, kwargs, options, reply_to=reply_to, part=part, attempt=attempt)[:1]
 
 
 class _Inline:
@@ -185,15 +156,14 @@ class _Inline:
         self.tasks: Mapping[str, Task[..., Any]] = ChainMap(cast("Any", own), cast("Any", core.tasks))
         self._core = core
         self._records = MemoryState(clock=self.clock)
-        whence = DeliveryInfo(core.conf)
-        self._observers = Observers(TaskSignals(core.app, core.origin, self.tasks, whence), Handlers())
+        self._observers = Observers(TaskSignals(core.app, core.origin, self.tasks, DeliveryInfo(core.conf)), Handlers())
         self._execution = Execution(
             self, worker=core.origin, pool=None, observers=self._observers, acknowledge=_acknowledge
         )
         self._coordinator = Coordinator(
             core.codec,
             core.clock,
-            Planner(_Single(core.builder)),
+            Planner(core.builder.without_copies()),
             worker=core.origin,
             result_expires=math.inf,
             keeps_results=True,
@@ -217,7 +187,7 @@ class _Inline:
         """Nobody can see that a call has started which ends before its caller goes on."""
 
     async def store(self) -> None:
-        """Store what the calls came to, for whoever looks for them by their ids."""
+        """Store the outcomes of the calls, so that they are found by their ids."""
         connection = await self._core.connection()
         if connection.keeps_results:
             expires = self._core.clock.time() + self._core.conf.result_expires
@@ -257,7 +227,7 @@ class _Inline:
         self._write(finish)
 
     async def _outcome(self, run: Run) -> Outcome:
-        """Return what comes of a run.
+        """Return the outcome of a run.
 
         Raises:
             BaseException: Ctrl-C, `SystemExit`, a cancellation of the caller: no task keeps those to itself.

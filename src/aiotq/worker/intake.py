@@ -76,7 +76,7 @@ class Intake:
         prefetch: int,
         revoked: Callable[[Sequence[str]], Awaitable[Collection[str]]],
         limiter: Limiter,
-        seating: ConcurrencyLimits,
+        permits: ConcurrencyLimits,
         observers: Observers,
         queues: TakenQueues,
     ) -> None:
@@ -95,7 +95,7 @@ class Intake:
         self._prefetch = prefetch
         self._revoked = revoked
         self.limiter = limiter
-        self._seating = seating
+        self._permits = permits
         self._has_seats = False
         self._observers = observers
         self._context = contextvars.copy_context()
@@ -136,7 +136,7 @@ class Intake:
                     self._read_from = queues
                     continue
                 read = await self._receive(limit)
-            except StorageGone:  # nothing here brings it back: the worker fails, and whoever started it may again
+            except StorageGone:  # the worker can't bring it back: it fails, and its supervisor may start another
                 raise
             except OperationalError as exc:
                 complaint.make(exc)
@@ -253,7 +253,7 @@ class Intake:
 
     @property
     def waiting(self) -> Sequence[Delivery]:
-        """What was taken and waits here for a slot."""
+        """The deliveries that were taken and wait here for a slot."""
         return [delivery for waiting in self._waiting.values() for delivery in waiting]
 
     @property
@@ -304,7 +304,7 @@ class Intake:
             overflow = 0
             if self._observers:
                 await self._observers.tell(lambda each: each.received(taken), "what was received")
-            # Those who have their start or seat go before the others: it is spent if they don't begin.
+            # Those that have their start or permit go before the others: it is spent if they don't begin.
             for delivery in sorted(taken, key=lambda each: each.lease not in waits) if waits else taken:
                 del left[delivery.lease]
                 wait = waits.get(delivery.lease, 0.0)
@@ -337,8 +337,8 @@ class Intake:
             waits = await self._until_done(functools.partial(self.limiter.waits, able))
         if self._has_seats:
             ready = [each for each in taken if not waits.get(each.lease)]
-            if able := self._able(self._seating.limited(ready), unable):
-                waits = {**waits, **await self._until_done(functools.partial(self._seating.waits, able))}
+            if able := self._able(self._permits.limited(ready), unable):
+                waits = {**waits, **await self._until_done(functools.partial(self._permits.waits, able))}
         return waits, unable
 
     def _able(self, limited: Sequence[Delivery], unable: set[int | str]) -> Sequence[Delivery]:
@@ -462,8 +462,8 @@ class Intake:
         """Let go of what a run had here."""
         delivery = run.delivery
         del self.runs[delivery.lease]
-        if self._seating and (run.is_settled or outcome is None):  # others leave when they are committed
-            self._seating.leave(delivery)
+        if self._permits and (run.is_settled or outcome is None):  # others leave when they are committed
+            self._permits.leave(delivery)
         self._let_go_of(delivery)
         if run.kind != "loop":
             run.slots.took(run.seconds)

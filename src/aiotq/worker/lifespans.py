@@ -1,4 +1,4 @@
-"""What a worker opens before its first task and closes after its last commit, and how tasks get at it."""
+"""Resources that a worker opens before its first task and closes after its last commit; tasks read them here."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class WorkerLifespan(Generic[T]):
 
     @property
     def value(self) -> T:
-        """What it yielded: the same object for all tasks of a worker, those in threads included.
+        """The object that it yielded: the same for all tasks of a worker, those in threads included.
 
         Raises:
             CallError: no worker runs here that has entered it.

@@ -74,7 +74,7 @@ class Observer:
 
 
 class Observers:
-    """Those who are told: whoever was added, `signals` while anybody is connected, `handlers` of tasks with any."""
+    """The observers of one worker: those that were added, `signals` if they have receivers, `handlers` of tasks."""
 
     def __init__(self, signals: Observer, handlers: Observer) -> None:
         self._added: tuple[Observer, ...] = ()

@@ -15,7 +15,7 @@ from ..wire.message import MAX_NAME
 
 
 class WorkerChoices(TypedDict, total=False):
-    """What `app.worker()` takes beside its queues; what is left out or None is as the settings `worker_…` say."""
+    """The options of `app.worker()`, but for its queues. The default of each is a setting `worker_…`."""
 
     exclude_queues: Sequence[str]
     "Queues from which it does not consume."

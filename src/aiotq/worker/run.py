@@ -222,7 +222,7 @@ class Run:
     async def _wait_for_place(self) -> None:
         place = self._place or (self._ask_for_place() if self._needs_slot() else None)
         if place is not None:
-            await asyncio.wait({place})  # and so a cancellation leaves it to whoever else waits in this run
+            await asyncio.wait({place})  # so that a cancellation leaves it to others that wait in this run
 
     def granted(self) -> None:
         """Have the place that this run asked for; it may have begun to wait again since."""

@@ -32,7 +32,7 @@ _MOST_DECODED: Final = 65_536
 
 
 class Steering:
-    """What commands may do with one worker that runs."""
+    """The actions on one running worker that commands use."""
 
     def __init__(
         self,

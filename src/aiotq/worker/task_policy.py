@@ -1,4 +1,4 @@
-"""What a task's declaration and the settings come to, worked out once for all its runs."""
+"""The policy of each task, worked out once from its declaration and the settings."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ class TaskPolicy:
 
 
 class TaskPolicies:
-    """The terms of every task that ran here."""
+    """The policies of the tasks that ran here."""
 
     def __init__(self, conf: Settings) -> None:
         self._conf = conf
         self._known: dict[str, TaskPolicy] = {}
 
     def of(self, task: Task[..., Any]) -> TaskPolicy:
-        """Return the terms of `task`; made anew when another one has its name, or it declares something else."""
-        terms = self._known.get(task.name)
-        if terms is None or terms.declared is not task.declared:
-            terms = self._known[task.name] = TaskPolicy(task, self._conf)
-        return terms
+        """Return the policy of `task`; made anew when another task has its name, or its options were changed."""
+        found = self._known.get(task.name)
+        if found is None or found.declared is not task.declared:
+            found = self._known[task.name] = TaskPolicy(task, self._conf)
+        return found

@@ -35,8 +35,10 @@ class TaskSignals(Observer):
 
     calls = "signal receivers"
 
-    def __init__(self, sender: object, name: str, tasks: Mapping[str, Task[..., Any]], whence: DeliveryInfo) -> None:
-        self._whence = whence
+    def __init__(
+        self, sender: object, name: str, tasks: Mapping[str, Task[..., Any]], delivery_info: DeliveryInfo
+    ) -> None:
+        self._delivery_info = delivery_info
         self._worker = sender
         self._name = name
         self._tasks = tasks
@@ -121,7 +123,7 @@ class TaskSignals(Observer):
 
     def _unread(self, delivery: Delivery) -> Request:
         """Return what is known of a call before its arguments are decoded."""
-        info = self._whence.info(delivery)
+        info = self._delivery_info.info(delivery)
         return request_of(delivery.message, (), {}, delivery_info=info, hostname=self._name)
 
 

@@ -1,4 +1,4 @@
-"""What a worker does with a task whose name it does not know: hands it on to those that may, up to a stated end (P5).
+"""Tasks that no code here is registered for: they are handed back for other workers, for a stated time (P5).
 
 While a new version is rolled out some workers know a name and others don't yet. Who does not know it gives the message
 back with a delay, so that somebody else gets it, and gives it up when it has come here for too long.

@@ -1,4 +1,4 @@
-"""What a worker does for others now and then, whatever it is doing itself: strays go back, forgotten joins fail."""
+"""Work that a worker does for all, on a timer: strays of dead workers go back, joins nobody arrives at fail."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ class Worker:
         self._queues = TakenQueues(options.queues)
         self._intake: Intake | None = None
         self._completer: Completer | None = None
-        self._seating: ConcurrencyLimits | None = None
+        self._permits: ConcurrencyLimits | None = None
         self._started = core.clock.time()
         signalling = TaskSignals(self, self.name, core.tasks, DeliveryInfo(core.conf))
         self._observers = Observers(signalling, Handlers())
@@ -122,7 +122,7 @@ class Worker:
 
     @property
     def runs(self) -> Sequence[Run]:
-        """What runs now."""
+        """The runs that are under way."""
         return tuple(self._intake.runs.values()) if self._intake is not None else ()
 
     @property
@@ -183,11 +183,11 @@ class Worker:
                 connection.broker.consumer(self._holder, self.queues, lease=lease, order=self._options.order)
             )
             committer = connection.committer(consumer, self._holder, lease)
-            seating = self._seating = self._make_seating(connection, lease)
+            permits = self._permits = self._make_permits(connection, lease)
             presence = await stack.enter_async_context(Presence(connection.ledger, self._holder, self._describe, lease))
             lifeline = self._lifeline = await stack.enter_async_context(
                 Lifeline(
-                    presence.beside(partial(seating.renew, committer)),
+                    presence.beside(partial(permits.renew, committer)),
                     self._held,
                     lease=lease,
                     loop_lag=conf.worker_loop_lag,
@@ -200,7 +200,7 @@ class Worker:
             connection.revocation_listeners.add(self._revoked)
             stack.callback(connection.revocation_listeners.discard, self._revoked)
             async with asyncio.TaskGroup() as upkeep:
-                intake = self._intake = self._make_intake(connection, consumer, committer, completer, seating, pool)
+                intake = self._intake = self._make_intake(connection, consumer, committer, completer, permits, pool)
                 scaler = Autoscaler(intake.slots, intake.resize)
                 events = WorkerEvents(self, self._core, connection, intake, self._observers)
                 steering = Steering(
@@ -219,7 +219,7 @@ class Worker:
                 beside = {
                     "completer": completer.run(),
                     "reclaim": self._reclaiming.run(connection, consumer, lifeline),
-                    "seats": seating.run(),
+                    "permits": permits.run(),
                     "overdue": overdue,
                     "autoscale": scaler.run(),
                     "events": events.run(),
@@ -229,7 +229,7 @@ class Worker:
                 running = [upkeep.create_task(each, name=f"aiotq.{name}") for name, each in beside.items()]
                 await presence.announce()  # before it takes anything: who is told that it is ready finds its row
                 await self._take(intake, connection, ready, stopping)
-                await self._commit_the_rest(completer, seating)
+                await self._commit_the_rest(completer, permits)
                 await events.say_good_bye()
                 for each in running:
                     each.cancel()
@@ -255,11 +255,11 @@ class Worker:
                 intake.give_up()
                 raise
 
-    async def _commit_the_rest(self, completer: Completer, seating: ConcurrencyLimits) -> None:
+    async def _commit_the_rest(self, completer: Completer, permits: ConcurrencyLimits) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(_LAST_COMMITS):
                 await completer.drained()
-                await seating.drained()
+                await permits.drained()
         self.left_uncommitted = completer.uncommitted
         if self.left_uncommitted:
             logger.error("stopping with %d uncommitted tasks: they run again", self.left_uncommitted)
@@ -288,7 +288,7 @@ class Worker:
             if threads:
                 logger.warning("task_time_limit does not hold for tasks that run in threads: %s", ", ".join(threads))
 
-    def _make_seating(self, connection: Connection, lease: float) -> ConcurrencyLimits:
+    def _make_permits(self, connection: Connection, lease: float) -> ConcurrencyLimits:
         core = self._core
         return ConcurrencyLimits(
             core.tasks, connection.ledger, connection.broker, core.shared_clock, holder=self._holder, lease=lease
@@ -300,7 +300,7 @@ class Worker:
         consumer: Consumer,
         committer: Committer,
         completer: Completer,
-        seating: ConcurrencyLimits,
+        permits: ConcurrencyLimits,
         pool: ProcessPool,
     ) -> Intake:
         options = self._options
@@ -338,7 +338,7 @@ class Worker:
             prefetch=options.prefetch,
             revoked=connection.ledger.revoked,
             limiter=Limiter(self._core.tasks, self._core.conf.task_default_rate_limit, connection.ledger.book),
-            seating=seating,
+            permits=permits,
             observers=self._observers,
             queues=self._queues,
         )
@@ -348,7 +348,7 @@ class Worker:
         return Obeying(connection.bus, steering, core.commands, key=self._holder, signer=core.signer)
 
     def _describe(self) -> Mapping[str, Any]:
-        """Return what stands in the worker's row of the fleet registry. Called in the lifeline's thread as well."""
+        """Return the worker's row in the fleet registry. Called in the lifeline's thread as well."""
         intake, tasks = self._intake, tuple(self._core.tasks)
         slots = {} if intake is None else {kind: (each.taken, each.capacity) for kind, each in intake.slots.items()}
         return {
@@ -430,16 +430,16 @@ class Worker:
 
     def _settled(self, delivery: Delivery) -> None:
         self._held.pop(delivery.lease, None)
-        # What is acknowledged before it runs has its seat until it has run.
-        if self._seating and self._intake is not None and delivery.lease not in self._intake.runs:
-            self._seating.leave(delivery)
+        # What is acknowledged before it runs has its permit until it has run.
+        if self._permits and self._intake is not None and delivery.lease not in self._intake.runs:
+            self._permits.leave(delivery)
 
     def _wrote(self, count: int, seconds: float) -> None:
         if self._observers:
             self._observers.watch(lambda each: each.committed(count, seconds), "a commit")
 
     def _lost(self, lost: Collection[Delivery]) -> None:
-        """Cancel the runs whose lease is gone. What was committed while the leases were renewed is lost to nobody."""
+        """Cancel the runs whose lease was lost. A run that was committed while the leases were renewed lost nothing."""
         if self._intake is None:
             return
         if self._observers:
@@ -453,8 +453,8 @@ class Worker:
             elif self._intake.drop_waiting(delivery):
                 logger.warning("the lease of %s[%s] was lost before it started", message.task, message.id)
                 self._held.pop(delivery.lease, None)
-                if self._seating:
-                    self._seating.leave(delivery)
+                if self._permits:
+                    self._permits.leave(delivery)
 
     def _revoked(self, ids: Collection[str]) -> None:
         if self._intake is None:

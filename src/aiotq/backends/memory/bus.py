@@ -11,7 +11,7 @@ from typing import Final, Self
 
 from ...control.bus import Bus
 
-#: Messages, and bytes of them, that wait for one loop at most: what comes beyond is dropped.
+#: Messages, and bytes of them, that wait for one loop at most: further ones are dropped.
 MOST_WAITING: Final = 10_000
 MOST_BYTES: Final = 16 * 1024 * 1024
 

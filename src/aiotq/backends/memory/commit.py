@@ -22,7 +22,7 @@ from .state import MemoryState
 
 
 class MemoryCommitter(Committer):
-    """Writes finishes to a memory broker and what stands beside it."""
+    """Writes finishes to a memory broker and its records and ledger."""
 
     def __init__(self, broker: MemoryBroker, state: MemoryState) -> None:
         self._queues = broker.queues

@@ -2,36 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Self
+from collections.abc import Sequence
+from typing import Any
 
-from ...results.records import RESULTS, Record, RecordStore
+from ...results.pushed import HeardRecords
+from ...results.records import Record
 from .bus import MemoryBus
 from .state import MemoryState
 
 
-class MemoryRecords(RecordStore):
+class MemoryRecords(HeardRecords):
     """One loop's view of the records of a `MemoryState`; they are pushed as they are."""
 
-    is_pushing = True
-
     def __init__(self, state: MemoryState, bus: MemoryBus) -> None:
-        super().__init__()
+        super().__init__(bus)
         self.state = state
-        self._bus = bus
-        self._stop_hearing: Callable[[], None] | None = None
-
-    @property
-    def address(self) -> str:
-        return self._bus.address
-
-    async def __aenter__(self) -> Self:
-        self._stop_hearing = self._bus.hear(RESULTS, self._heard, lambda: self.on_missed(None))
-        return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        if self._stop_hearing is not None:
-            self._stop_hearing()
+        await super().__aexit__()
         with self.state.lock:
             self.state.unwatch_all(self.address)
 
@@ -57,5 +45,5 @@ class MemoryRecords(RecordStore):
         with self.state.lock:
             self.state.unwatch(task_id, self.address)
 
-    def _heard(self, record: Any) -> None:
-        self.on_push((record,))
+    def _heard(self, payload: Any) -> None:
+        self.on_push((payload,))

@@ -1,4 +1,4 @@
-"""What the loops of one `memory://` share: records, the ledger, and the hub through which they are told."""
+"""The state that the loops of one `memory://` share: records, the ledger, and the hub of their buses."""
 
 from __future__ import annotations
 

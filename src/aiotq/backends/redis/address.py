@@ -90,7 +90,7 @@ class Address:
 
     @property
     def base(self) -> str:
-        """What every key begins with: in braces, so that a cluster keeps all of an app in one slot."""
+        """The beginning of every key: in braces, so that a cluster keeps all of an app in one slot."""
         return f"{{{self.prefix}}}"
 
     def find(self) -> Endpoint:
@@ -106,7 +106,7 @@ class Address:
         return self.endpoints[0]
 
     def blocking_arguments(self, endpoint: Endpoint) -> dict[str, Any]:
-        """What redis-py's plain client is made with, to talk to `endpoint`."""
+        """Return the arguments of redis-py's plain client, to talk to `endpoint`."""
         place: dict[str, Any] = (
             {"unix_socket_path": endpoint.path}
             if endpoint.path is not None

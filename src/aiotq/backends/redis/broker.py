@@ -41,7 +41,7 @@ _PAGE: Final = 100
 
 
 class RedisBroker(Broker):
-    """A broker on one `RedisClient`, which is entered by whoever made it."""
+    """A broker on one `RedisClient`, which its owner enters."""
 
     can_make_due_now = True
 

@@ -1,4 +1,4 @@
-"""What one process has of a Redis: a connection for requests, one for pushes, and one for the heartbeat's thread.
+"""A process's connections to a Redis: one for requests, one for pushes, and one for the lifeline's thread.
 
 The first two are kept open by a task each, for ever, with pauses that grow and jitter. Requests of all callers share
 one connection, however many wait; pushes have their own, since the server gives connections that are subscribed to

@@ -221,7 +221,7 @@ class RedisConsumer(Consumer):
         self._changed.set()
 
     def _look_in(self, seconds: float) -> None:
-        """Look when something is due; not to the moment, or whoever is nearest to the server has it each time."""
+        """Look when something is due; not to the moment, or the worker nearest to the server gets it each time."""
         at = asyncio.get_running_loop().time() + seconds + random.uniform(0, _SPREAD)
         self._due_at = min(self._due_at, at)
 

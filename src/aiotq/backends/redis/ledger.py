@@ -68,7 +68,7 @@ _MEMBERS_AT_ONCE: Final = 250
 
 
 class RedisLedger(Ledger):
-    """A ledger on one `RedisClient`, which is entered by whoever made it; it closes claims together with `records`."""
+    """A ledger on one `RedisClient`, which its owner enters; it closes claims together with `records`."""
 
     def __init__(self, client: RedisClient, records: RecordStore | None = None, *, clock: Clock = SYSTEM_CLOCK) -> None:
         super().__init__(records)

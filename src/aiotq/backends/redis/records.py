@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Final, Self
+from collections.abc import Sequence
+from typing import Final
 
 from ...core.clock import SYSTEM_CLOCK, Clock
-from ...results.packing import unpack_pushed, unpack_record
-from ...results.records import RESULTS, Record, RecordStore
+from ...results.packing import unpack_record
+from ...results.pushed import HeardRecords
+from ...results.records import Record
 from .connection import RedisClient
 from .record_fields import PUT, WATCH, packed_record
 
@@ -15,28 +16,13 @@ from .record_fields import PUT, WATCH, packed_record
 _WATCH_KEPT: Final = 86_400
 
 
-class RedisRecords(RecordStore):
-    """A record store on one `RedisClient`, which is entered by whoever made it."""
-
-    is_pushing = True
+class RedisRecords(HeardRecords):
+    """A record store on one `RedisClient`, which its owner enters."""
 
     def __init__(self, client: RedisClient, *, clock: Clock = SYSTEM_CLOCK) -> None:
-        super().__init__()
+        super().__init__(client.bus)
         self.client = client
         self._clock = clock
-        self._stop_hearing: Callable[[], None] | None = None
-
-    @property
-    def address(self) -> str:
-        return self.client.bus.address
-
-    async def __aenter__(self) -> Self:
-        self._stop_hearing = self.client.bus.hear(RESULTS, self._heard, self._missed)
-        return self
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        if self._stop_hearing is not None:
-            self._stop_hearing()
 
     async def get(self, ids: Sequence[str]) -> Sequence[Record | None]:
         if not ids:
@@ -63,15 +49,3 @@ class RedisRecords(RecordStore):
 
     def _key(self, task_id: str) -> str:
         return f"{self.client.base}:result:{task_id}"
-
-    def _heard(self, payload: bytes) -> None:
-        if not self.listening:
-            return
-        records, unread = unpack_pushed(payload)
-        if records:
-            self.on_push(records)
-        if unread:
-            self.on_missed(unread)
-
-    def _missed(self) -> None:
-        self.on_missed(None)

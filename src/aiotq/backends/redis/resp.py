@@ -156,7 +156,7 @@ class Wire(asyncio.Protocol):
             self.abort(f"no reply for {self._reply_timeout:g} s")
 
     def abort(self, reason: str) -> None:
-        """Close now; whoever waits for a reply gets ConnectionLost."""
+        """Close now; callers that wait for a reply get ConnectionLost."""
         if not self.closed.is_set():
             self.reason = reason
             if self._transport is not None:

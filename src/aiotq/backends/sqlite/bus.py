@@ -1,7 +1,7 @@
 """The bus of the processes that use one file: datagrams, sent when a transaction is committed or by themselves.
 
 A process stands among the listeners in the file under its address; `listens` says from which queues its consumers read.
-Where there are no unix sockets nobody is told: whoever would hear looks every few milliseconds.
+Where there are no unix sockets none are sent: receivers look every few milliseconds.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .sql import Transaction
 
 #: Seconds after which a listener that nobody renews is forgotten.
 LISTENER_EXPIRES: Final = 3600.0
-#: There may be messages for one's consumers.
+#: Tells a process that there may be messages for its consumers.
 WOKEN: Final = "woken"
 
 #: What is to be told: address, path, topic, payload.
@@ -31,7 +31,7 @@ Read = Callable[[Callable[[sqlite3.Connection], Any]], Awaitable[Any]]
 
 
 class SQLiteBus(Bus):
-    """What one process is told and tells; its `Database` opens and closes it."""
+    """The bus of one process; its `Database` opens and closes it."""
 
     def __init__(self, clock: Clock, read: Read, send: Callable[[Notices], None]) -> None:
         """`send` calls our `send`, and has those forgotten that are gone."""

@@ -25,7 +25,7 @@ logger = logging.getLogger("aiotq.transport.sqlite")
 
 @value
 class _Look:
-    """What a fetch found: rows to deliver, or when there may be some."""
+    """The answer of a fetch: rows to deliver, or when there may be some."""
 
     rows: list[Fetched]
     due: float | None

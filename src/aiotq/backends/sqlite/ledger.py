@@ -35,7 +35,7 @@ from .joins import joined, look_for_overdue, open_joins, purge_joins, put_right
 from .listening import BATCH, Listening, delete_expired
 from .permits import acquire, hand_over, renew
 from .schedules import change_schedule, read_revision, read_schedules
-from .sql import Transaction, in_chunks, marks
+from .sql import Transaction, ids_in, in_chunks, marks
 from .starts import book
 
 
@@ -104,7 +104,7 @@ class SQLiteLedger(Ledger):
         if not ids:
             return ()
         now = self.clock.time()
-        return await self.database.read(lambda connection: _revoked_ids(connection, ids, now))
+        return await self.database.read(lambda connection: ids_in(connection, "revocations", ids, now))
 
     async def claim(
         self, keys: Sequence[tuple[str, int]], holder: str, lease: float, caution: Caution | None = None
@@ -256,20 +256,6 @@ class SQLiteLedger(Ledger):
         for table, number in (("claims", "rowid"), ("revocations", "seq"), ("starts", "name")):
             is_more = delete_expired(transaction, table, number, "expires", now) or is_more
         return is_more
-
-
-def _revoked_ids(connection: sqlite3.Connection, ids: Sequence[str], now: float) -> set[str]:
-    """Return those of `ids` that are revoked."""
-    revoked: set[str] = set()
-    for chunk in in_chunks(ids):
-        revoked.update(
-            task_id
-            for (task_id,) in connection.execute(
-                f"SELECT id FROM revocations WHERE id IN ({marks(len(chunk))}) AND expires > ?",
-                (*chunk, now),
-            )
-        )
-    return revoked
 
 
 def _is_any_waiting(connection: sqlite3.Connection) -> bool:

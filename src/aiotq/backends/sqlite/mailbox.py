@@ -1,6 +1,6 @@
 """The unix datagram socket by which other processes tell this one things, in a directory that only this user can enter.
 
-What is told may be lost, or come for nothing: whoever is told looks.
+A datagram may be lost, or come for nothing: its receiver looks into the file.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _LONGEST_SOCKET_PATH: Final = 100
 
 
 class Sent(enum.Enum):
-    """What became of a datagram."""
+    """Whether a datagram was delivered."""
 
     DONE = enum.auto()
     DROPPED = enum.auto()

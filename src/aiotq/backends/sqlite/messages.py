@@ -1,7 +1,7 @@
 """What happens to messages: functions on a `Transaction`, which `commit.sqlite` composes with the store's.
 
 A message is a row, and its number (`seq`) is its lease: numbers are never used again, and what is given back gets a new
-one. So whoever settles asks one question: is there still a row with this number?
+one. So a settlement asks one question: is there still a row with this number?
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def settle(transaction: Transaction, settlements: Sequence[tuple[Delivery, Settl
 
 
 def held_leases(transaction: Transaction, leases: Sequence[int | str]) -> set[int]:
-    """Return which of `leases` are still held by whoever got them."""
+    """Return which of `leases` are still held by the consumers that got them."""
     wanted = list({lease for lease in leases if isinstance(lease, int)})
     held: set[int] = set()
     for chunk in in_chunks(wanted):

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from ...results.records import RESULTS, Record
 from ...states import READY_STATES
-from .sql import Transaction, in_chunks, marks
+from .sql import Transaction, ids_in, in_chunks, marks
 
 #: Seconds for which the states that a task went through can be read as mail; the newest stands among the results.
 UPDATE_KEPT: Final = 60.0
@@ -26,7 +26,7 @@ Seen = tuple[int, int]
 
 def write_records(transaction: Transaction, records: Sequence[Record], now: float) -> None:
     """Store states, unless a terminal one stands already; wake who is told of them."""
-    over = _over(transaction, [record.id for record in records], now)
+    over = ids_in(transaction.connection, "results", [record.id for record in records], now, "is_ready")
     newest: dict[str, Record] = {}
     updates: list[Record] = []
     for record in records:
@@ -104,20 +104,6 @@ def last_numbers(connection: sqlite3.Connection) -> Seen:
     """Return the last numbers given in `updates` and `results`."""
     last = dict(connection.execute("SELECT name, seq FROM sqlite_sequence").fetchall())
     return last.get("updates", 0), last.get("results", 0)
-
-
-def _over(transaction: Transaction, ids: Sequence[str], now: float) -> set[str]:
-    """Return those of `ids` that have a terminal record."""
-    over: set[str] = set()
-    for chunk in in_chunks(ids):
-        over.update(
-            task_id
-            for (task_id,) in transaction.execute(
-                f"SELECT id FROM results WHERE id IN ({marks(len(chunk))}) AND is_ready AND expires > ?",
-                (*chunk, now),
-            )
-        )
-    return over
 
 
 def _wake_watchers(transaction: Transaction, ids: Sequence[str]) -> bool:

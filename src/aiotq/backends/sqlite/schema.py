@@ -1,4 +1,4 @@
-"""What stands in the file: its tables, by which numbers it is known as ours, and what its special numbers mean."""
+"""The tables of the file, the numbers by which it is known as ours, and the meaning of its special numbers."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ VALUES_AT_ONCE: Final = 1024
 
 
 class Transaction:
-    """What a write sees: the connection, inside BEGIN IMMEDIATE, and whom to tell when it is committed."""
+    """A write's transaction: the connection, inside BEGIN IMMEDIATE, and the processes to tell after the commit."""
 
     __slots__ = ("connection", "queues", "told", "told_all")
 
@@ -68,3 +68,12 @@ def in_chunks(values: Sequence[T]) -> Iterable[list[T]]:
         chunk = list(values[start : start + VALUES_AT_ONCE])
         length = 1 << (len(chunk) - 1).bit_length()
         yield chunk + [chunk[-1]] * (length - len(chunk))
+
+
+def ids_in(connection: sqlite3.Connection, table: str, ids: Sequence[str], now: float, where: str = "1") -> set[str]:
+    """Return those of `ids` that `table` has, not expired and with what is true `where`."""
+    found: set[str] = set()
+    for chunk in in_chunks(ids):
+        text = f"SELECT id FROM {table} WHERE id IN ({marks(len(chunk))}) AND {where} AND expires > ?"
+        found.update(task_id for (task_id,) in connection.execute(text, (*chunk, now)))
+    return found

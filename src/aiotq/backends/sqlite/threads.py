@@ -114,7 +114,7 @@ class DatabaseThread:
     def _main(self) -> None:
         try:
             connection = self._connect()
-        except Exception as exc:  # to whoever opens the file
+        except Exception as exc:  # the opener of the file raises it
             self._tell(self._started, exc)
             self._tell(self._ended, None)
             return

@@ -19,7 +19,7 @@ _NAME: Final = f"a string of 1 to {MAX_NAME} printable characters"
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """What hands a message to the queues bound to it: `direct` by equal keys, `topic` by patterns, `fanout` to all."""
+    """Gives a message to the queues bound to it: `direct` by equal keys, `topic` by patterns, `fanout` to all."""
 
     name: str
     type: str = "direct"

@@ -1,4 +1,4 @@
-"""What runs in a child process: one call after another, and a task with its request as the current one."""
+"""The code that runs in a child process: one call after another, each with its request as the current one."""
 
 from __future__ import annotations
 
@@ -297,7 +297,7 @@ def _portable(asked: TaskPredicate) -> BaseException:
 
 
 def _stand_in(error: BaseException) -> object:
-    """Return what comes out of unpickling as `error` did go in, or as a RemoteError."""
+    """Return `error` if it survives pickling, else a RemoteError in its place."""
     for candidate in _candidates(error):
         if _survives(candidate, error) is not None:
             return candidate

@@ -254,7 +254,7 @@ class _ChildSlot:
         if self._child is None:
             self._child = _Child()
         if job.is_abandoned or self._is_closed:
-            self._child.kill()  # whoever said so may have come before there was a child to kill
+            self._child.kill()  # the wish may have come before there was a child to kill
         return self._child
 
     def _bury(self, child: _Child, timeout: float) -> str:
