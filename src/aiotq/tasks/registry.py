@@ -26,6 +26,7 @@ from typing import (
 )
 
 from ..canvas.structure import ACCUMULATE
+from ..core import django_project
 from ..core.settings import Settings
 from ..exceptions import InvalidOption, NotRegistered
 from ..wire.known_types import home_module
@@ -266,7 +267,7 @@ class TaskRegistry:
 
     def autodiscover_tasks(
         self,
-        packages: Iterable[str] | Callable[[], Iterable[str]],
+        packages: Iterable[str] | Callable[[], Iterable[str]] | None = None,
         related_name: str | None = "tasks",
         *,
         force: bool = False,
@@ -274,9 +275,19 @@ class TaskRegistry:
         """Have `package.tasks` of each of `packages` imported before a worker starts, where there is one.
 
         `packages` may be a function that returns them then, or the entries of Django's `INSTALLED_APPS`: the path of a
-        class with a `name` stands for the package of that name. `force=True` imports them now; what can't be imported
-        then is not tried again.
+        class with a `name` stands for the package of that name. Without them it is all that a Django project has
+        installed. `force=True` imports them now; what can't be imported then is not tried again.
+
+        Raises:
+            InvalidOption: no packages are given, and this process is not part of a Django project.
         """
+        if packages is None:
+            if not django_project.is_there():
+                raise InvalidOption(
+                    "autodiscover_tasks: name the packages. Without them it takes those of a Django project, and this "
+                    "process is part of none: DJANGO_SETTINGS_MODULE is not set, or Django is not installed"
+                )
+            packages = django_project.packages
         discovery = packages, related_name
         self._discoveries.append(discovery)
         if force:
@@ -288,6 +299,7 @@ class TaskRegistry:
 
     def load_tasks(self) -> None:
         """Import the modules of `include` and of `autodiscover_tasks`, so that their tasks are registered."""
+        django_project.set_up()
         for module in self.conf.include:
             importlib.import_module(module)
         for packages, related_name in self._discoveries:

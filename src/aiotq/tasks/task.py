@@ -42,6 +42,7 @@ from ..wire.message import MAX_NAME, is_name
 from ..wire.serializers import SerializerRegistry
 from .calls import CallHere, Configured, SyncCalls, sync_call
 from .handlers import Handlers, overridden
+from .on_commit import OnCommit
 from .options import (
     DECLARABLE,
     READABLE,
@@ -100,7 +101,7 @@ def set_default_app(core: TaskCore) -> None:
     set_default_readers(core)
 
 
-class Task(Declared, Handlers, Generic[P, R]):
+class Task(Declared, Handlers, OnCommit[P], Generic[P, R]):
     """A registered function; made by `@app.task`.
 
     await add.delay(2, 2)                        # send a call

@@ -18,6 +18,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from ...canvas.serialized import as_form
+from ...core import django_project
 from ...core.child import become_child
 from ...core.tracebacks import described, formatted, text_of
 from ...exceptions import (
@@ -104,6 +105,10 @@ def serve(connection: Connection, modules: Sequence[str] = ()) -> None:
 
 
 def _begin(modules: Sequence[str]) -> None:
+    try:
+        django_project.set_up()
+    except Exception:  # as below
+        logger.exception("the Django project can't be set up in a child process")
     for module in modules:
         if module != "__main__":  # it is `__mp_main__` here, and imported
             try:
