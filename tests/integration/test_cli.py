@@ -10,7 +10,6 @@ import re
 import signal
 import subprocess
 import sys
-from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -24,7 +23,8 @@ from aiotq.cli import cli
 from aiotq.commands import output
 from aiotq.commands.app_option import Target
 from aiotq.commands.words import parse_duration
-from tests.forked import run_aiotq
+from tests import forked
+from tests.forked import Forked, run_aiotq
 from tests.waiting import wait_until
 
 SOURCE: Final = Path(aiotq.__file__).parents[1]
@@ -91,17 +91,22 @@ async def block(gate: str) -> None:
 class Command:
     """A started `aiotq …`, whose stderr is read line by line."""
 
-    def __init__(self, process: Process) -> None:
-        self.process = process
-        self.pid = process.pid
+    def __init__(self, program: Forked, stderr: asyncio.StreamReader) -> None:
+        self._program = program
+        self._stderr = stderr
+        self.pid = program.pid
         self.seen: list[str] = []
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs."""
+        return self._program.poll()
 
     async def line(self, pattern: str) -> re.Match[str]:
         """Read up to the first line in which `pattern` is found."""
-        assert self.process.stderr is not None
         try:
             async with asyncio.timeout(DEADLINE):
-                while line := (await self.process.stderr.readline()).decode():
+                while line := (await self._stderr.readline()).decode():
                     self.seen.append(line)
                     if match := re.search(pattern, line):
                         return match
@@ -110,15 +115,14 @@ class Command:
         pytest.fail(f"waited for {pattern!r}; saw:\n{''.join(self.seen)}", pytrace=False)
 
     def send(self, number: int) -> None:
-        os.kill(self.pid, number)  # `send_signal` may reap the process, and its exit code is lost
+        os.kill(self.pid, number)
 
     async def ended(self) -> int:
         """Read all that is left and return the exit code."""
-        assert self.process.stderr is not None
         try:
             async with asyncio.timeout(DEADLINE):
-                self.seen.append((await self.process.stderr.read()).decode())
-                return await self.process.wait()
+                self.seen.append((await self._stderr.read()).decode())
+            return self._program.wait(DEADLINE)
         except TimeoutError:
             pytest.fail(f"it did not end; saw:\n{self.text}", pytrace=False)
 
@@ -159,20 +163,27 @@ class Shell:
 
     @asynccontextmanager
     async def started(self, *words: str) -> AsyncIterator[Command]:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "aiotq", *words),
-            cwd=self.directory,
-            env=environment(self.env),
-            stdin=subprocess.DEVNULL,
-            stderr=PIPE,
+        stderr = asyncio.StreamReader()
+        read, write = os.pipe()
+        pipe, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(stderr), os.fdopen(read, "rb")
         )
-        command = Command(process)
+        with open(os.devnull, "rb") as nothing, os.fdopen(write, "wb") as theirs:
+            program = forked.start(
+                ["aiotq", *words],
+                self.directory,
+                environment(self.env),
+                stdin=nothing.fileno(),
+                stdout=1,
+                stderr=theirs.fileno(),
+            )
+        command = Command(program, stderr)
         try:
             yield command
         finally:
-            if process.returncode is None:
-                process.kill()
+            program.kill()
             await command.ended()
+            pipe.close()
 
     @asynccontextmanager
     async def worker(self, *words: str) -> AsyncIterator[Command]:
@@ -180,7 +191,7 @@ class Shell:
         async with self.started("worker", "jobs:app", *words) as command:
             await command.line(r"is ready")
             yield command
-            if command.process.returncode is None:
+            if command.exit_code is None:
                 command.send(signal.SIGTERM)
                 assert await command.ended() == 0, command.text
 
@@ -290,7 +301,7 @@ async def test_the_third_signal_ends_a_worker_whose_loop_is_blocked(shell: Shell
         async def insist() -> bool:
             with suppress(ProcessLookupError):
                 worker.send(signal.SIGTERM)
-            return worker.process.returncode is not None
+            return worker.exit_code is not None
 
         await wait_until(insist, "the worker ended")  # two signals sent together may arrive as one
 
