@@ -221,8 +221,27 @@ async def test_a_server_that_is_killed_while_messages_climb_down_the_ladder_lose
         await asyncio.to_thread(server.kill)
         await asyncio.to_thread(server.start)
         await wait_until(lambda: len(work.began) == 1000, "all came", timeout=60)
+        assert not await work.app.admin.dead_letters()  # bindings come back after queues: no reason to bury anything
 
     assert set(work.began.values()) == {1}
+
+
+async def test_what_goes_nowhere_while_a_server_starts_waits_until_a_client_is_back(server: RabbitServer) -> None:
+    """A server that starts brings queues back before their bindings: here the binding is gone, and the client too."""
+    vhost = server.vhost()
+    work = Work(vhost, amqp_queue_type="quorum")
+    async with work.app:
+        await work.double.apply_async((1,), countdown=0.4)
+        async with AmqpClient(parse(vhost), "operator") as client:
+            exchange = f'rabbit_misc:r(<<"{vhost_of(vhost)}">>, exchange, <<"aiotq.unroutable">>)'
+            server.eval(f'rabbit_exchange:delete({exchange}, false, <<"test">>)')  # as every start does
+            channel = await KeptChannel(client).channel()
+            await channel.delete_queue("default")
+            await asyncio.sleep(1.0)  # it is due and goes nowhere: the thing under test
+            assert await channel.count("aiotq.dead") == 0
+    work = Work(vhost, amqp_queue_type="quorum")
+    async with work.app, work.app.worker():
+        await wait_until(lambda: work.began[1] == 1, "it runs", timeout=2 * HANDED_ON_AGAIN + 5)
 
 
 async def test_what_the_next_queue_refuses_waits_on_the_ladder_and_comes_when_the_server_tries_again(

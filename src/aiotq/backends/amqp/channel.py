@@ -265,12 +265,14 @@ class Channel(abc.ABC):
             )
         )
 
-    async def declare_exchange(self, exchange: str, kind: str, arguments: Mapping[str, Any] | None = None) -> None:
+    async def declare_exchange(
+        self, exchange: str, kind: str, arguments: Mapping[str, Any] | None = None, *, durable: bool = True
+    ) -> None:
         await self._asked(
             self._requests.exchange_declare(
                 exchange,
                 exchange_type=kind,
-                durable=True,
+                durable=durable,
                 arguments=dict(arguments or {}),
                 timeout=self.line.reply_timeout,
             )

@@ -32,6 +32,10 @@ logger = logging.getLogger("aiotq.amqp")
 #: The lowest priority of each class, and what it adds to a queue's name.
 CLASSES: Final[Mapping[int, str]] = {0: ":0", 3: "", 6: ":6", 9: ":9"}
 DEAD: Final = "aiotq.dead"
+#: Where what no queue takes goes, on its way to the dead letters. It is not durable: a server that starts brings its
+#: queues back before their bindings, and what its delay queues let go meanwhile would be thought to go nowhere. Without
+#: this exchange it waits for the next try; the first client that comes back declares it.
+UNROUTABLE: Final = "aiotq.unroutable"
 DELIVER: Final = "aiotq.deliver"
 #: The header by which `aiotq.deliver` knows where a message goes.
 TO: Final = "aiotq-to"
@@ -154,7 +158,9 @@ class Topology:
         await self._exchange(DEAD, "fanout", {})
         await self._declare(DEAD, {**self._type(), "x-message-ttl": self._dead_ttl})
         await self._bind(DEAD, DEAD, "")
-        await self._exchange(DELIVER, "headers", {"alternate-exchange": DEAD})
+        await self._exchange(UNROUTABLE, "fanout", {}, durable=False)
+        await self._bind(DEAD, UNROUTABLE, "")
+        await self._exchange(DELIVER, "headers", {"alternate-exchange": UNROUTABLE})
         await self._exchange(CELERY_DELIVER, "topic", {})
         self._declared.add(DEAD)
 
@@ -175,7 +181,7 @@ class Topology:
         arguments: dict[str, Any] = {**self._type(), "x-dead-letter-exchange": below}
         if self._kind == "quorum":
             arguments |= {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}
-        await self._exchange(entry, "topic", {"alternate-exchange": DEAD})
+        await self._exchange(entry, "topic", {"alternate-exchange": UNROUTABLE})
         for queue, (pattern, kept) in ladder_queues(digit).items():
             await self._declare(queue, arguments | {"x-message-ttl": kept})
             await self._bind(queue, entry, pattern)
@@ -194,9 +200,9 @@ class Topology:
             raise
         return True
 
-    async def _exchange(self, name: str, kind: str, arguments: dict[str, Any]) -> None:
+    async def _exchange(self, name: str, kind: str, arguments: dict[str, Any], *, durable: bool = True) -> None:
         try:
-            await (await self._lane.channel()).declare_exchange(name, kind, arguments)
+            await (await self._lane.channel()).declare_exchange(name, kind, arguments, durable=durable)
         except Refused as exc:
             raise _explained("exchange", name, exc) from exc
 

@@ -204,7 +204,7 @@ class RedisClient:
                 info |= info_fields(await wire.ask(("INFO", "replication")))
         except TimeoutError as exc:
             raise NotConnected(f"{self.address.shown}: the server does not answer") from exc
-        if info.get("redis_mode") == "sentinel":
+        if "sentinel" in {info.get("redis_mode"), info.get("server_mode")}:  # the latter is Valkey's
             raise OperationalError(
                 f"{self.address.shown} is a Sentinel, which keeps no messages: with "
                 "redis+sentinel://host:port/0?service=… it is asked for the server that does"
