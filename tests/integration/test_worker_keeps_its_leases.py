@@ -14,6 +14,7 @@ from aiotq import (
     current_task,
 )
 from aiotq.backends.memory.commit import MemoryCommitter
+from aiotq.results.fleet import FleetRow
 from aiotq.transport import Delivery
 
 from ..waiting import wait_until
@@ -132,9 +133,9 @@ async def test_a_log_filter_that_fails_does_not_end_the_renewal_of_leases(
     renewals, failures = list[float](), list[str]()
     renew = MemoryCommitter.renew
 
-    def count(self: MemoryCommitter, held: Collection[Delivery]) -> Collection[Delivery]:
+    def count(self: MemoryCommitter, held: Collection[Delivery], row: FleetRow | None = None) -> Collection[Delivery]:
         renewals.append(time.monotonic())
-        return renew(self, held)
+        return renew(self, held, row)
 
     def fail(record: logging.LogRecord) -> bool:
         if threading.current_thread().name == "aiotq.lifeline":
