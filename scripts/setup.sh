@@ -104,6 +104,7 @@ install_servers() {
     missing=
     command -v redis-server >/dev/null || missing=" redis-server"
     [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || missing="$missing rabbitmq-server"
+    ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || missing="$missing postgresql"
     [ -n "$missing" ] || return 0
     command -v apt-get >/dev/null ||
         die "the tests start servers of their own; not here:$missing, and no apt-get: install them by hand"
@@ -122,6 +123,8 @@ install_servers() {
     [ -z "$failed" ] || die "could not be installed:$failed. Do it by hand"
     [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] ||
         die "rabbitmq-server is installed, but not in /usr/lib/rabbitmq, where the tests look for it"
+    ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 ||
+        die "postgresql is installed, but not in /usr/lib/postgresql, where the tests look for it"
 }
 
 apt_install() {

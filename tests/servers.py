@@ -1,7 +1,8 @@
 """Private servers for tests: real processes on free ports, ended with whoever started them.
 
-Which ones: `redis-server` and `rabbitmq-server` of this system, or what TEST_REDIS_SERVER and
-TEST_RABBITMQ_SERVER say: the words that a command begins with (`make test-newer` sets them).
+Which ones: `redis-server`, `rabbitmq-server` and PostgreSQL of this system, or what TEST_REDIS_SERVER and
+TEST_RABBITMQ_SERVER say: the words that a command begins with (`make test-newer` sets them), and TEST_POSTGRES_BIN: a
+directory of programs.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Final, Protocol, Self
 
+import psycopg
 import redis
 
 from .keeper import place_of_files
@@ -480,6 +482,164 @@ def _temporary(prefix: str, place: Path | None) -> tempfile.TemporaryDirectory[s
     return tempfile.TemporaryDirectory(prefix=prefix, dir=place)
 
 
+#: Who a PostgreSQL runs as: it refuses to be started by root. None: who runs the tests.
+_USER: Final = "nobody" if os.geteuid() == 0 else None
+
+
+class PostgresServer:
+    """A PostgreSQL of our own; a context manager. `settings` are lines of its configuration.
+
+    Unless they say otherwise it does not wait for its disk: a process that is killed loses nothing by that.
+    """
+
+    def __init__(self, settings: Mapping[str, object] | None = None) -> None:
+        self._temporary = _temporary("postgres-", place_of_files(in_memory=True))
+        self.directory = Path(self._temporary.name)
+        self.data = self.directory / "data"
+        (self.port,) = _quiet_ports(1)
+        self._settings: dict[str, object] = {
+            "listen_addresses": "127.0.0.1",
+            "port": self.port,
+            "unix_socket_directories": self.directory,
+            "fsync": "off",
+            "full_page_writes": "off",
+            "max_connections": 300,
+            "shared_buffers": "64MB",
+            "max_wal_size": "256MB",
+            **(settings or {}),
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+        self._free: list[str] = []  #: schemas of tests that have ended, with their tables
+        self._taken: list[str] = []
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://aiotq@127.0.0.1:{self.port}/postgres"
+
+    @property
+    def log(self) -> Path:
+        return self.directory / "postgres.log"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.kill()
+        self._temporary.cleanup()
+
+    def start(self) -> None:
+        """Start it, or start it again on what it wrote to its disk, and wait until it answers."""
+        if not self.data.exists():
+            if _USER is not None:
+                self.directory.parent.chmod(0o711)
+                shutil.chown(self.directory, _USER)
+            self.make_data()
+            lines = (f"{name} = '{text}'\n" for name, text in self._settings.items())
+            with (self.data / "postgresql.conf").open("a") as config:
+                config.writelines(lines)
+        with self.log.open("ab") as log:
+            command = [_postgres("postgres"), "-D", str(self.data)]
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, user=_USER)
+        self.answers()
+
+    def make_data(self) -> None:
+        """Make what it keeps its data in."""
+        initdb = [_postgres("initdb"), "-D", self.data, "-U", "aiotq", "-A", "trust", "-E", "UTF8"]
+        self.run(*initdb, "--no-locale", "--no-sync", "--no-instructions")
+
+    def run(self, *command: object) -> None:
+        """Run a program as the user that the server runs as."""
+        words = [str(word) for word in command]
+        done = subprocess.run(words, capture_output=True, check=False, cwd=self.directory, user=_USER)
+        assert done.returncode == 0, f"{words}: {done.stdout.decode()} {done.stderr.decode()}"
+
+    def answers(self) -> None:
+        """Wait until it answers."""
+        deadline = time.monotonic() + START
+        while True:
+            try:
+                self.ask("select 1")
+                return
+            except psycopg.OperationalError:
+                assert self._process is not None
+                assert self._process.poll() is None, f"postgres ended:\n{self.log.read_text()}"
+                assert time.monotonic() < deadline, f"postgres does not answer:\n{self.log.read_text()}"
+                time.sleep(0.02)
+
+    def ask(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+        """Run a statement, for looking at what is there and for doing harm; return its rows."""
+        with psycopg.connect(self.url, autocommit=True, connect_timeout=round(START)) as connection:
+            cursor = connection.execute(sql.encode(), values or None)
+            return cursor.fetchall() if cursor.description is not None else []
+
+    def schema(self) -> str:
+        """Return the URL of a schema of its own, in which nothing is kept yet: one of a test that has ended, if any."""
+        name = self._free.pop() if self._free else f"test_{os.urandom(6).hex()}"
+        tables = self.ask("select tablename from pg_tables where schemaname = %s and tablename <> 'migration'", name)
+        if tables:
+            self.ask("; ".join(f'delete from "{name}".{table}' for (table,) in tables))
+        self._taken.append(name)
+        return f"{self.url}?schema={name}"
+
+    def take_back(self) -> None:
+        """Note that a test has ended, and needs its schemas no longer."""
+        self._free += self._taken
+        self._taken.clear()
+
+    def kill(self) -> None:
+        """End it as a power cut would: its processes all at once."""
+        process = self._process
+        if process is None or process.poll() is not None:
+            return
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        for pid in (process.pid, *map(int, children)):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.wait()
+        _until_gone(map(int, children))
+        (self.data / "postmaster.pid").unlink(missing_ok=True)
+
+    def stop(self) -> None:
+        """Have it end at once, but in order, as an upgrade does."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGINT)
+        self._process.wait(START)
+
+
+def _postgres(program: str) -> str:
+    """Return where a program of PostgreSQL's is: of the newest version that is installed."""
+    if words := os.environ.get("TEST_POSTGRES_BIN", ""):
+        return f"{words}/{program}"
+    found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{program}"), key=lambda each: int(each.parts[-3]))
+    assert found, f"PostgreSQL's {program} is not installed: `make test` does that"
+    return str(found[-1])
+
+
+def _until_gone(pids: Iterable[int]) -> None:
+    deadline = time.monotonic() + START
+    for pid in pids:
+        while _is_alive(pid):
+            assert time.monotonic() < deadline, f"process {pid} does not end"
+            time.sleep(0.005)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def _port_with_another_above() -> int:
     """Return a port for a node of a cluster: before Redis 7.0 its nodes always talk on the one 10,000 above."""
     while True:
@@ -536,6 +696,7 @@ _KINDS: Final[Mapping[str, Callable[[], Server]]] = {
 }
 _shared: dict[str, Server] = {}
 _shared_rabbit: list[RabbitServer] = []
+_shared_postgres: list[PostgresServer] = []
 _until_the_end = ExitStack()
 
 
@@ -553,8 +714,22 @@ def shared_rabbit() -> RabbitServer:
     return _shared_rabbit[0]
 
 
+def shared_postgres() -> PostgresServer:
+    """Return this test process's PostgreSQL, started when first wanted. Tests keep apart by their schemas."""
+    if not _shared_postgres:
+        _shared_postgres.append(_until_the_end.enter_context(PostgresServer()))
+    return _shared_postgres[0]
+
+
+def take_back_schemas() -> None:
+    """Note that a test has ended."""
+    for server in _shared_postgres:
+        server.take_back()
+
+
 def close_shared() -> None:
     """End them."""
     _until_the_end.close()
     _shared.clear()
     _shared_rabbit.clear()
+    _shared_postgres.clear()

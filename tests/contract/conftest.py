@@ -20,6 +20,9 @@ from .harness import (
     MemoryKeptHarness,
     MemoryTransportHarness,
     PlainKeptHarness,
+    PostgresCommitHarness,
+    PostgresKeptHarness,
+    PostgresTransportHarness,
     RawTransportHarness,
     RedisCommitHarness,
     RedisKeptHarness,
@@ -90,11 +93,16 @@ def _memory_with_redis(directory: Path) -> CommitHarness:
     return CommitHarness(MemoryTransportHarness(directory), RedisKeptHarness(directory))
 
 
+def _memory_with_postgres(directory: Path) -> CommitHarness:
+    return CommitHarness(MemoryTransportHarness(directory), PostgresKeptHarness(directory))
+
+
 #: Kinds of Redis: the contracts hold on each. What Sentinel leads to is a Redis like the other; there the laws hold.
 REDIS: Final = ("redis", "redis-cluster")
 RAW_TRANSPORTS: dict[str, Callable[[Path], RawTransportHarness]] = {
     "sqlite": SQLiteTransportHarness,
     **{kind: partial(RedisTransportHarness, kind=kind) for kind in REDIS},
+    "postgres": PostgresTransportHarness,
     "rabbitmq-quorum": AmqpTransportHarness,
     "rabbitmq-ordinary": partial(AmqpTransportHarness, is_ordinary=True),
 }
@@ -103,6 +111,7 @@ TRANSPORTS: dict[str, Callable[[Path], TransportHarness]] = {"memory": _memory_t
 #: found through Sentinel and Cluster is a Redis like the other, and finding it takes longest.
 FRESH: dict[str, MakeBroker] = {
     **{name: MakeBroker(make) for name, make in TRANSPORTS.items() if name in {"memory", "sqlite", "redis"}},
+    "postgres": MakeBroker(PostgresTransportHarness, examples=8),
     **{
         kind: MakeBroker(partial(RedisTransportHarness, kind=kind), examples=5)
         for kind in ("redis-sentinel", "redis-cluster")
@@ -115,6 +124,7 @@ LEDGERS: dict[str, Callable[[Path], KeptHarness]] = {
     "memory": _memory_kept,
     "sqlite": SQLiteKeptHarness,
     **{kind: partial(RedisKeptHarness, kind=kind) for kind in REDIS},
+    "postgres": PostgresKeptHarness,
 }
 #: Stores of records; what is no more than that is pushed for, and nobody is told of what another process asked for.
 RECORDS: dict[str, Callable[[Path], KeptHarness]] = {**LEDGERS, "plain": _plain}
@@ -126,11 +136,13 @@ ORDERED: dict[str, Callable[[Path], CommitHarness]] = {
     "ordered-redis-sqlite": _redis_with_sqlite,
     "ordered-memory-redis": _memory_with_redis,
     "ordered-rabbitmq-redis": _rabbitmq_with_redis,
+    "ordered-memory-postgres": _memory_with_postgres,
 }
 COMMITS: dict[str, Callable[[Path], CommitHarness]] = {
     "memory": MemoryCommitHarness,
     "sqlite": SQLiteCommitHarness,
     **{kind: partial(RedisCommitHarness, kind=kind) for kind in REDIS},
+    "postgres": PostgresCommitHarness,
     **ORDERED,
 }
 

@@ -15,6 +15,7 @@ import os
 import socket
 import sqlite3
 import time
+from base64 import b64encode
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Generator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, closing, suppress
@@ -40,6 +41,13 @@ from aiotq.backends.memory.ledger import MemoryLedger
 from aiotq.backends.memory.queues import MemoryQueues
 from aiotq.backends.memory.records import MemoryRecords
 from aiotq.backends.memory.state import MemoryState
+from aiotq.backends.postgres.address import Address as PostgresAddress
+from aiotq.backends.postgres.address import parse as parse_postgres
+from aiotq.backends.postgres.broker import PostgresBroker
+from aiotq.backends.postgres.commit import PostgresCommitter
+from aiotq.backends.postgres.connection import PostgresClient
+from aiotq.backends.postgres.ledger import PostgresLedger
+from aiotq.backends.postgres.records import PostgresRecords
 from aiotq.backends.redis.address import Address, parse
 from aiotq.backends.redis.broker import RedisBroker
 from aiotq.backends.redis.commit import RedisCommitter
@@ -62,7 +70,7 @@ from aiotq.states import READY_STATES
 from aiotq.transport import FAIR, Broker, Consumer, Delivery, QueueOrder
 from aiotq.wire.message import Envelope, Message
 
-from ..servers import Server, shared, shared_rabbit
+from ..servers import Server, shared, shared_postgres, shared_rabbit
 from ..waiting import wait_until
 
 T = TypeVar("T")
@@ -708,6 +716,102 @@ class RedisCommitHarness(CommitHarness):
         assert isinstance(transport, RedisBroker)
         assert isinstance(kept.ledger, RedisLedger)
         return RedisCommitter(transport, kept.ledger)
+
+
+@asynccontextmanager
+async def told_only(address: PostgresAddress) -> AsyncGenerator[PostgresClient]:
+    """Enter a client whose safety net is too slow for any test: what waits must be told."""
+    async with PostgresClient(address) as client:
+        client.interval = 10 * PATIENCE
+        yield client
+
+
+class PostgresTransportHarness(RawTransportHarness):
+    """On the test process's PostgreSQL, apart from others by its schema."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.server = shared_postgres()
+        self.address = parse_postgres(self.server.schema())
+
+    @asynccontextmanager
+    async def connected(self) -> AsyncGenerator[Broker]:
+        async with told_only(self.address) as client, PostgresBroker(client) as transport:
+            yield transport
+
+    async def insert_raw(self, queue: str, raw: bytes) -> None:
+        insert = "insert into aiotq.message (queue, rank, key, body, priority, since) values (%s, 6, %s, %s, 4, 0)"
+        self.server.ask(self.address.named(insert), queue, f"junk-{time.time_ns()} 0", raw)
+
+
+class PostgresKeptHarness(KeptHarness):
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.address = parse_postgres(shared_postgres().schema())
+
+    @asynccontextmanager
+    async def connected(self) -> AsyncGenerator[Kept]:
+        async with told_only(self.address) as client, postgres(client) as kept:
+            yield kept
+
+
+@asynccontextmanager
+async def postgres(client: PostgresClient) -> AsyncGenerator[Kept]:
+    """Enter what one process has of a PostgreSQL."""
+    records = PostgresRecords(client)
+    async with records, PostgresLedger(client, records) as ledger:
+        yield Kept(records, ledger, client.bus)
+
+
+class PostgresCommitHarness(CommitHarness):
+    is_ordered = False
+
+    def __init__(self, directory: Path) -> None:
+        broker = PostgresTransportHarness(directory)
+        super().__init__(broker, PostgresKeptHarness(directory))
+        self._address = broker.address
+
+    async def connect(self) -> tuple[Broker, Kept]:
+        stack = self.broker.stack  # beside the consumers, which are left before their connection
+        client = await stack.enter_async_context(told_only(self._address))
+        transport = await stack.enter_async_context(PostgresBroker(client))
+        return transport, await stack.enter_async_context(postgres(client))
+
+    def make_committer(self, transport: Broker, kept: Kept, holder: str) -> Committer:
+        assert isinstance(transport, PostgresBroker)
+        assert isinstance(kept.ledger, PostgresLedger)
+        return PostgresCommitter(transport, kept.ledger)
+
+
+class PostgresBusHarness(BusHarness):
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self._server = shared_postgres()
+        self._name = f"test-{os.urandom(6).hex()}"
+        self.address = parse_postgres(f"{self._server.schema()}&application_name={self._name}")
+        self._clients: dict[str, PostgresClient] = {}
+
+    @asynccontextmanager
+    async def connected(self) -> AsyncGenerator[Bus]:
+        async with PostgresClient(self.address) as client:
+            self._clients[client.bus.address] = client
+            yield client.bus
+
+    async def left_behind(self) -> Collection[str]:
+        rows = self._server.ask("select pid from pg_stat_activity where application_name = %s", self._name)
+        return [str(pid) for (pid,) in rows]
+
+    async def cut(self, bus: Bus) -> bool:
+        wire = self._clients[bus.address]._listener.wire
+        assert wire is not None
+        self._server.ask("select pg_terminate_backend(%s)", wire.info.backend_pid)
+        return True
+
+    async def send_raw(self, bus: Bus, data: bytes) -> bool:
+        channel = self.address.channel(bus.address)
+        text = f"stranger-{os.urandom(4).hex()}" if len(data) % 2 else f"..{b64encode(data).decode()}"
+        self._server.ask("select pg_notify(%s, %s)", channel, text)
+        return True
 
 
 class MemoryBusHarness(BusHarness):

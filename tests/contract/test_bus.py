@@ -17,13 +17,14 @@ from aiotq.control.bus import MAX_PAYLOAD, Bus
 
 from ..waiting import wait_until
 from .bus_contract import TOPIC, BusContract, Heard
-from .harness import AmqpBusHarness, BusHarness, MemoryBusHarness, RedisBusHarness, SQLiteBusHarness
+from .harness import AmqpBusHarness, BusHarness, MemoryBusHarness, PostgresBusHarness, RedisBusHarness, SQLiteBusHarness
 
 BUSES: Final[dict[str, Callable[[Path], BusHarness]]] = {
     "memory": MemoryBusHarness,
     "sqlite": SQLiteBusHarness,
     "redis": RedisBusHarness,
     "rabbitmq": AmqpBusHarness,
+    "postgres": PostgresBusHarness,
 }
 
 

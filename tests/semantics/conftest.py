@@ -11,7 +11,7 @@ import pytest
 
 from aiotq import AioTQ, Canvas
 
-from ..servers import shared, shared_rabbit
+from ..servers import shared, shared_postgres, shared_rabbit
 from .canvas_tasks import Kit
 from .hearing import Heard
 
@@ -28,6 +28,10 @@ def _redis(_: Path) -> str:
     return f"{shared('redis').url}?prefix=test-{os.urandom(6).hex()}"
 
 
+def _postgres(_: Path) -> str:
+    return shared_postgres().schema()
+
+
 def _rabbitmq(_: Path) -> str:
     return shared_rabbit().vhost()
 
@@ -36,6 +40,7 @@ BROKERS: Final[dict[str, Callable[[Path], str]]] = {
     "memory": _memory,
     "sqlite": _sqlite,
     "redis": _redis,
+    "postgres": _postgres,
     "rabbitmq": _rabbitmq,
 }
 

@@ -20,6 +20,7 @@ from ..transport import Broker
 
 _REDIS: Final = "redis.backend:RedisBackend"
 _AMQP: Final = "amqp.backend:AmqpBackend"
+_POSTGRES: Final = "postgres.backend:PostgresBackend"
 
 #: scheme -> the module and class for it. Loaded when first used: most apps have one system, and need not pay for the
 #: others.
@@ -36,6 +37,8 @@ SCHEMES: Final = {
     "rediss+cluster": _REDIS,
     "amqp": _AMQP,
     "amqps": _AMQP,
+    "postgresql": _POSTGRES,
+    "postgres": _POSTGRES,
 }
 
 

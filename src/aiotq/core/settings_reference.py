@@ -58,6 +58,7 @@ _EXAMPLES: Final[Mapping[str, Any]] = {
     "worker_log_format": "json",
     "worker_log_headers": ["customer", "trace"],
     "worker_uvloop": True,
+    "postgres_migrate": False,
     "amqp_queue_type": "classic",
 }
 _WORDS: Final[Mapping[str, str]] = {

@@ -1,0 +1,47 @@
+"""`postgresql://host/database`: one PostgreSQL database (see `address` for the URLs)."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Self
+
+from ...commit import Committer
+from ...exceptions import InvalidSetting
+from ..base import Backend, BackendContext
+from .address import parse
+from .broker import PostgresBroker
+from .commit import PostgresCommitter
+from .connection import PostgresClient
+from .ledger import PostgresLedger
+from .records import PostgresRecords
+
+
+class PostgresBackend(Backend):
+    """Broker, records, ledger and bus in one schema of a database."""
+
+    def __init__(self, url: str, context: BackendContext) -> None:
+        if context.conf.celery_compat:
+            raise InvalidSetting("celery_compat", True, "False: Celery has no broker in PostgreSQL to share")
+        self._client = PostgresClient(parse(url), migrates=context.conf.postgres_migrate)
+        self._client.upkeep.letters_kept = context.conf.dead_letter_expires
+        broker = PostgresBroker(
+            self._client, clock=context.clock, dead_letter_retention=context.conf.dead_letter_expires
+        )
+        self.records = PostgresRecords(self._client)
+        ledger = PostgresLedger(self._client, self.records)
+        self.broker, self.ledger, self.bus = broker, ledger, self._client.bus
+        self._parts = broker, ledger
+
+    @classmethod
+    def key(cls, url: str) -> Hashable:
+        return parse(url)
+
+    async def __aenter__(self) -> Self:
+        await self._client.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self._client.__aexit__(*exc_info)
+
+    def committer(self) -> Committer:
+        return PostgresCommitter(*self._parts)

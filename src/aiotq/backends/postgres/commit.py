@@ -1,0 +1,65 @@
+"""The commit of a PostgreSQL that keeps messages, records and ledger: a group of finishes is one call (P3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from ...commit.committer import (
+    COMMITTED,
+    LEASE_LOST,
+    Admission,
+    Committed,
+    Committer,
+    Finish,
+    LostLease,
+    admission,
+    keys_of_all,
+)
+from ...transport.broker import Delivery
+from .broker import PostgresBroker
+from .connection import packed
+from .consumer import PostgresConsumer
+from .items import Effects, in_order, packed_change, packed_envelopes, packed_settlement
+from .ledger import PostgresLedger
+from .numbered import NumberedWrites, all_but
+from .pushing import push
+
+_COMMIT: Final = b"select * from aiotq.commit($1::text, $2::bigint, $3::jsonb)"
+
+
+class PostgresCommitter(Committer):
+    """Writes finishes to broker, records and ledger on one client."""
+
+    def __init__(self, broker: PostgresBroker, ledger: PostgresLedger) -> None:
+        self._client = broker.client
+        self._ledger = ledger
+        self._line: NumberedWrites[Finish] = NumberedWrites(broker.client, id, all_but)
+
+    async def admit(self, deliveries: Sequence[Delivery]) -> Admission:
+        # The read that brought them saw whether there are revocations at all: nearly always there are none.
+        if isinstance(self.consumer, PostgresConsumer) and not self.consumer.saw_revocations:
+            return Admission(deliveries)
+        return admission(deliveries, await self._ledger.revoked(keys_of_all(deliveries)))
+
+    async def _commit(self, group: Sequence[Finish]) -> Sequence[Committed | LostLease]:
+        answers = await self._line.write(group, self._write)
+        return [COMMITTED if answer else LEASE_LOST for answer in answers]
+
+    async def _write(self, line: str, number: int, group: Sequence[Finish]) -> Sequence[int]:
+        effects = Effects()
+        given: dict[str, list[Any]] = {"held": [], "schedules": [], "envelopes": []}
+        for place, finish in enumerate(group):
+            if finish.delivery is not None:
+                given["held"].append(packed_settlement(place, finish.delivery, finish.settlement))
+            if finish.schedule is not None:
+                given["schedules"].append(packed_change(finish.schedule, place))
+            given["envelopes"] += packed_envelopes(finish.envelopes, place)
+            effects.add(place, finish.record, finish.further, finish.joining)
+        given["held"], given["twice"] = in_order(given["held"])
+        parts = {**{name: items for name, items in given.items() if items}, **effects.given()}
+        lost, ready, hurry, kept, watched = await self._client.commit(_COMMIT, line, number, packed(parts))
+        self._client.wake(ready)
+        self._client.hurry(hurry)
+        push(self._client, effects.written(lost), kept, watched)
+        return all_but(lost, len(group))

@@ -1,0 +1,55 @@
+"""From which ids on a consumer reads: those before were taken, and dead rows are not to be walked again and again.
+
+What is given back takes a new id, so low ids never come back. But who got a low id may commit it late: so now and then
+a read starts at the beginning.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, Final
+
+#: Seconds for which what was taken is not below the floor yet: transactions last about so long.
+_YOUNG: Final = 0.1
+#: Seconds between reads from the beginning ...
+_ALL_EVERY: Final = 1.0
+#: ... or so many times what one took, if that is longer: at most a tenth of the time.
+_SHARE: Final = 10.0
+
+
+class Floors:
+    """The floor of each queue and rank."""
+
+    def __init__(self) -> None:
+        self._floors: dict[tuple[str, int], int] = {}
+        self._young: list[tuple[float, dict[tuple[str, int], int]]] = []
+        self._next_whole = 0.0
+        self._whole_since: float | None = None
+
+    def of(self, pairs: Sequence[tuple[str, int]]) -> list[int]:
+        """Return the floors for a read that begins now."""
+        now = time.monotonic()
+        while self._young and self._young[0][0] <= now - _YOUNG:
+            self._floors.update(self._young.pop(0)[1])
+        if now >= self._next_whole:
+            self._whole_since = now
+            return [0] * len(pairs)
+        return [self._floors.get(pair, 0) for pair in pairs]
+
+    def note(self, rows: Sequence[Sequence[Any]]) -> None:
+        """Note what the read took that was asked for last."""
+        now = time.monotonic()
+        if self._whole_since is not None:
+            self._next_whole = now + max(_ALL_EVERY, _SHARE * (now - self._whole_since))
+            self._whole_since = None
+        if rows:
+            highest: dict[tuple[str, int], int] = {}
+            for row in rows:
+                pair = row[0], row[1]
+                highest[pair] = max(highest.get(pair, 0), row[2])
+            self._young.append((now, highest))
+
+    def forget(self) -> None:
+        """Read from the beginning next."""
+        self._next_whole = 0.0

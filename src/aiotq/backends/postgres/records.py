@@ -1,0 +1,108 @@
+"""The record store in a PostgreSQL: a row for each outcome, and pushes as notifications."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Final, Self
+
+from ...exceptions import OperationalError
+from ...results.ledger import NO_JOIN_CHANGES
+from ...results.packing import unpack_pushed
+from ...results.records import RESULTS, Record, RecordStore
+from .connection import PostgresClient, packed
+from .items import Effects
+from .pushing import push
+
+logger = logging.getLogger("aiotq.results.postgres")
+
+#: Seconds for which a watched id is remembered without being renewed, which happens far more often.
+WATCH_EXPIRES: Final = 3600.0
+
+_NOW: Final = "extract(epoch from clock_timestamp())::float8"
+_GET: Final = (
+    "select id, state, body, content_type, expires, reply_to from aiotq.result"
+    f" where id = any ($1::text[]) and expires > {_NOW}"
+).encode()
+_PUT: Final = f"select kept, watched from aiotq.effects($1::jsonb, {_NOW})".encode()
+_FORGET: Final = b"delete from aiotq.result where id = any ($1::text[])"
+_WATCH: Final = (
+    f"insert into aiotq.watcher (id, address, expires) select w, $2::text, {_NOW} + $3::float8"
+    " from unnest($1::text[]) as w on conflict (id, address) do update set expires = excluded.expires"
+).encode()
+_UNWATCH: Final = b"delete from aiotq.watcher where id = any ($1::text[]) and address = $2::text"
+
+
+class PostgresRecords(RecordStore):
+    """A record store on one `PostgresClient`, which is entered by whoever made it."""
+
+    is_pushing = True
+
+    def __init__(self, client: PostgresClient) -> None:
+        super().__init__()
+        self.client = client
+        self._watched: set[str] = set()
+        self._stop: tuple[Callable[[], None], ...] = ()
+
+    @property
+    def address(self) -> str:
+        return self.client.bus.address
+
+    async def __aenter__(self) -> Self:
+        self._stop = (
+            self.client.bus.hear(RESULTS, self._heard, self._missed),
+            self.client.upkeep.also(self._renew_watches),
+        )
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        for stop in self._stop:
+            stop()
+        if self._watched:
+            try:
+                await self.client.rows(_UNWATCH, list(self._watched), self.address)
+            except OperationalError as exc:
+                logger.warning("can't end watching, it ends within the hour: %s", exc)
+            self._watched.clear()
+
+    async def get(self, ids: Sequence[str]) -> Sequence[Record | None]:
+        if not ids:
+            return ()
+        found = {row[0]: Record(*row) for row in await self.client.rows(_GET, list(dict.fromkeys(ids)))}
+        return [found.get(task_id) for task_id in ids]
+
+    async def put(self, records: Sequence[Record]) -> None:
+        if not records:
+            return
+        effects = Effects()
+        effects.add(0, None, records, NO_JOIN_CHANGES)
+        kept, watched = await self.client.row(_PUT, packed(effects.given()))
+        push(self.client, records, kept, watched)
+
+    async def forget(self, ids: Sequence[str]) -> None:
+        if ids:
+            await self.client.rows(_FORGET, list(ids))
+
+    async def watch(self, task_id: str) -> None:
+        self._watched.add(task_id)
+        await self.client.rows(_WATCH, [task_id], self.address, WATCH_EXPIRES)
+
+    async def unwatch(self, task_id: str) -> None:
+        self._watched.discard(task_id)
+        await self.client.rows(_UNWATCH, [task_id], self.address)
+
+    async def _renew_watches(self) -> None:
+        if self._watched:
+            await self.client.rows(_WATCH, sorted(self._watched), self.address, WATCH_EXPIRES)
+
+    def _heard(self, payload: bytes) -> None:
+        if not self.listening:
+            return
+        records, unread = unpack_pushed(payload)
+        if records:
+            self.on_push(records)
+        if unread:
+            self.on_missed(unread)
+
+    def _missed(self) -> None:
+        self.on_missed(None)
