@@ -98,6 +98,7 @@ def describe_settings(options: argparse.Namespace) -> dict[str, str]:
         "durability": "SQLite: write-ahead log, synchronous=FULL (fsync for every commit), late acknowledgement",
         "redis": "a server of its own on the same machine, save '' and appendonly no (redis-aof: appendfsync everysec)",
         "rabbitmq": "a server of its own, all defaults; claims and results in such a Redis; every message is confirmed",
+        "postgres": "a server of its own with fsync, shared_buffers 512 MB, max_wal_size 4 GB, all else its defaults",
         "results": "stored and awaited, JSON; nothing is left out but the log (level warning)",
         "start": "each round has fresh processes and a new, empty broker; modules are compiled and in the disk cache",
         "rounds": f"{options.rounds}, interleaved; judged by their median{'; quick: small sizes' * options.quick}",

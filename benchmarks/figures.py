@@ -10,7 +10,7 @@ from typing import Literal
 #: What one run of a benchmark measured: values by the name of the figure.
 Samples = Mapping[str, Sequence[float]]
 Verdict = Literal["ok", "MISSED", ""]
-Broker = Literal["sqlite", "redis", "redis-aof", "rabbitmq", "memory", "none"]
+Broker = Literal["sqlite", "redis", "redis-aof", "rabbitmq", "postgres", "memory", "none"]
 
 
 class BenchmarkError(Exception):

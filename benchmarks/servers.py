@@ -6,6 +6,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -23,6 +24,8 @@ _PATIENCE: Final = 60.0
 _ENVIRONMENT: Final = "rabbitmq.json"
 #: The program itself: the one on the PATH changes to a user of its own.
 _RABBITMQ: Final = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
+#: The directory with a directory for each version of PostgreSQL.
+_POSTGRES: Final = Path("/usr/lib/postgresql")
 #: The settings that say what is kept on the disk.
 PERSISTENCE: Final[dict[Broker, tuple[str, ...]]] = {
     "redis": ("--save", "", "--appendonly", "no"),
@@ -43,6 +46,9 @@ def broker_running(broker: Broker, directory: Path) -> Iterator[dict[str, str]]:
         case "rabbitmq":
             with _redis_server(directory, PERSISTENCE["redis"]) as results, _rabbitmq_server(directory) as url:
                 yield {"broker_url": url, "result_backend": results}
+        case "postgres":
+            with _postgres_server(directory) as url:
+                yield {"broker_url": url}
         case "sqlite":
             yield {"broker_url": f"sqlite:////{str(directory.resolve()).lstrip('/')}/queue.db"}
         case "memory" | "none":
@@ -65,6 +71,51 @@ def _redis_server(directory: Path, settings: tuple[str, ...]) -> Iterator[str]:
         yield f"redis://127.0.0.1:{port}/0"
     finally:
         process.terminate()
+        try:
+            process.wait(_PATIENCE)
+        finally:
+            process.kill()
+
+
+@contextmanager
+def _postgres_server(directory: Path) -> Iterator[str]:
+    """A PostgreSQL with its own settings, but for the memory and the log that a server of this size would be given."""
+    programs = sorted(_POSTGRES.glob("*/bin"), key=lambda each: int(each.parent.name))
+    if not programs:
+        raise BenchmarkError("postgresql is not installed")
+    user = "nobody" if os.geteuid() == 0 else None  # it refuses to be started by root
+    if user is not None:
+        directory.chmod(0o711)
+    place, port = directory / "postgres", _free_port()
+    place.mkdir()
+    if user is not None:
+        shutil.chown(place, user)
+    data = str(place / "data")
+    initdb = [str(programs[-1] / "initdb"), "-D", data, "-U", "aiotq", "-A", "trust", "-E", "UTF8", "--no-locale"]
+    subprocess.run(initdb, check=True, stdout=subprocess.DEVNULL, cwd=place, user=user)
+    settings = {
+        "listen_addresses": "127.0.0.1",
+        "port": port,
+        "unix_socket_directories": place,
+        "shared_buffers": "512MB",
+        "max_wal_size": "4GB",
+    }
+    command = [str(programs[-1] / "postgres"), "-D", data]
+    arguments = [word for name, text in settings.items() for word in ("-c", f"{name}={text}")]
+    process = subprocess.Popen(
+        [*command, *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        user=user,
+    )
+    try:
+        # What is asked is whether TLS may be used: the first thing that a client says, and one letter comes back.
+        _wait_until_it_answers(process, port, bytes.fromhex("0000000804d2162f"), b"N")
+        yield f"postgresql://aiotq@127.0.0.1:{port}/postgres"
+    finally:
+        process.send_signal(signal.SIGINT)
         try:
             process.wait(_PATIENCE)
         finally:

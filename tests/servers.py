@@ -541,7 +541,8 @@ class PostgresServer:
         """Start it, or start it again on what it wrote to its disk, and wait until it answers."""
         if not self.data.exists():
             if _USER is not None:
-                self.directory.parent.chmod(0o711)
+                if (place := place_of_files(in_memory=True)) is not None:
+                    place.chmod(0o711)
                 shutil.chown(self.directory, _USER)
             self.make_data()
             lines = (f"{name} = '{text}'\n" for name, text in self._settings.items())

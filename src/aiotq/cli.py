@@ -26,6 +26,7 @@ from .commands.from_celery import from_celery
 from .commands.graph import graph
 from .commands.list_ import list_
 from .commands.migrate import migrate
+from .commands.migrate_db import migrate_db
 from .commands.output import complain
 from .commands.queues import pause, purge, queues, resume
 from .commands.report import report
@@ -47,7 +48,7 @@ cli: Final = typer.Typer(
 )
 cli.command(cls=WorkerCommand)(worker)
 for _command in (
-    *(beat, call, result, tasks, config, queues, purge, graph, revoke, report, from_celery),
+    *(beat, call, result, tasks, config, queues, purge, graph, revoke, report, from_celery, migrate_db),
     *(status, inspect, control, pause, resume, doctor, shell),
 ):
     cli.command()(_command)

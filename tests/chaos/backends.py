@@ -22,11 +22,12 @@ from aiotq.backends.amqp.address import parse as parse_amqp
 from aiotq.backends.amqp.broker import AmqpBroker
 from aiotq.backends.amqp.connection import AmqpClient
 from aiotq.backends.amqp.messages import Outgoing
+from aiotq.backends.postgres.address import parse as parse_postgres
 from aiotq.backends.sqlite.schema import DELAYED
 from aiotq.states import READY_STATES
 from aiotq.wire.message import Envelope, Message, pack
 
-from ..servers import RabbitServer, RedisServer, shared_rabbit
+from ..servers import PostgresServer, RabbitServer, RedisServer, shared_postgres, shared_rabbit
 from .redis_look import LOOK, Look, id_of, state_of
 
 T = TypeVar("T")
@@ -283,6 +284,111 @@ def _ports_of(pid: int) -> set[int]:
     return {int(row[1].rpartition(":")[2], 16) for row in rows if row[9] in inodes}
 
 
+class Postgres:
+    """A schema in the test process's PostgreSQL."""
+
+    def __init__(self, directory: Path) -> None:
+        self.server = self.its_server()
+        self.result_backend = None
+
+    def its_server(self) -> PostgresServer:
+        return shared_postgres()
+
+    def __enter__(self) -> Self:
+        self.url = self.server.schema()
+        self.address = parse_postgres(self.url)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        # A process that was killed may be served to its end still; the next test has these tables.
+        self.server.ask("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'aiotq'")
+
+    def query(self, sql: str, *values: object) -> list[Any]:
+        """Ask about our tables; none are there before the first process has made them."""
+        if not self.server.ask("select to_regclass(%s) is not null", self.address.named("aiotq.fleet"))[0][0]:
+            return []
+        return self.server.ask(self.address.named(sql), *values)
+
+    def standing(self) -> Standing:
+        rows = self.query(
+            "select 'message', key, case when holder is null then '' else 'held' end, deaths from aiotq.message"
+            " union all select 'result', id, state, 0 from aiotq.result where is_ready"
+            " union all select 'dead', coalesce(id, 'malformed'), reason, 0 from aiotq.letter"
+        )
+        messages = [(id_of_key(key), is_held, deaths) for what, key, is_held, deaths in rows if what == "message"]
+        return Standing(
+            frozenset(task_id for task_id, *_ in messages),
+            frozenset(task_id for task_id, is_held, _ in messages if is_held),
+            {task_id: state for what, task_id, state, _ in rows if what == "result"},
+            {task_id: reason for what, task_id, reason, _ in rows if what == "dead"},
+            {task_id: deaths for task_id, _, deaths in messages if deaths},
+        )
+
+    def check(self) -> None:
+        """What is held stands in a read of its holder's, and what a read has left over is held."""
+        held = self.query("select holder, lease, count(*) from aiotq.message where holder is not null group by 1, 2")
+        assert sorted(held) == sorted(self.query("select holder, lease, left_over from aiotq.reading"))
+        lost = "select holder from aiotq.reading except select id from aiotq.holder"
+        assert self.query(lost) == [], "what nobody holds could never be given back"
+
+    def is_writable(self) -> bool:
+        return True
+
+    @contextmanager
+    def last_words(self, pid: int) -> Iterator[None]:
+        os.kill(pid, signal.SIGSTOP)  # it opens no other connection
+        ports = _ports_of(pid)
+        yield
+        _until(lambda: not ports & self._clients(), "the server noticed the death")
+
+    def _clients(self) -> set[int]:
+        """The ports of those who are connected to the server."""
+        return {port for (port,) in self.server.ask("select client_port from pg_stat_activity where client_port > 0")}
+
+    def leases_end_in(self) -> float:
+        held = "select max(until) from aiotq.holder where id in (select holder from aiotq.reading)"
+        return max((until - time.time() for (until,) in self.query(held) if until is not None), default=0.0)
+
+    def count(self, queue: str) -> int:
+        return sum(count for (count,) in self.query("select count(*) from aiotq.message where queue = %s", queue))
+
+    def open_joins(self) -> int:
+        return sum(count for (count,) in self.query("select count(*) from aiotq.joins where not is_over"))
+
+    def dead_letters(self) -> Sequence[tuple[str, str]]:
+        return [(reason, detail) for reason, detail in self.query("select reason, detail from aiotq.letter")]
+
+    def insert(self, key: str, body: bytes, *, rank: int = 6, deaths: int = 0, charges: int = 0) -> None:
+        """Add a row to the table of messages, as anybody might who can write to the database."""
+        self.query(
+            "insert into aiotq.message (queue, rank, key, body, priority, since, deaths, charges)"
+            " values ('default', %s, %s, %s, 4, extract(epoch from now()), %s, %s)",
+            *(rank, key, body, deaths, charges),
+        )
+
+    def add_suspect(self, message: Message, deaths: int, charges: int) -> None:
+        self.insert(f"{message.id} {message.attempt}", pack(message), rank=-1, deaths=deaths, charges=charges)
+
+
+def id_of_key(key: str) -> str:
+    """Return the id in the key of a row."""
+    return key.rpartition(" ")[0]
+
+
+class OwnPostgres(Postgres):
+    """One that a test may kill: it writes everything to its disk before it answers."""
+
+    def its_server(self) -> PostgresServer:
+        return PostgresServer({"fsync": "on", "full_page_writes": "on"})
+
+    def __enter__(self) -> Self:
+        self.server.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.server.__exit__(*exc_info)
+
+
 class RabbitMQ:
     """A virtual host of the test process's RabbitMQ, with a Redis of its own for claims and results.
 
@@ -400,14 +506,18 @@ def _aside(act: Callable[[AmqpBroker], Awaitable[T]], url: str) -> T:
 BACKENDS: Final[Mapping[str, Callable[[Path], Backend]]] = {
     "sqlite": SQLiteFile,
     "redis": Redis,
+    "postgres": Postgres,
+    "own-postgres": OwnPostgres,
     "rabbitmq": RabbitMQ,
     "own-rabbitmq": OwnRabbitMQ,
 }
 #: Where tests run that say nothing else: these can be looked at as a whole.
-USUAL: Final = ("sqlite", "redis")
+USUAL: Final = ("sqlite", "redis", "postgres")
 #: For tests that look into one backend, or do to it what can be done to no other.
 ON_SQLITE: Final = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 ON_REDIS: Final = pytest.mark.parametrize("backend", ["redis"], indirect=True)
+ON_POSTGRES: Final = pytest.mark.parametrize("backend", ["postgres"], indirect=True)
+ON_OWN_POSTGRES: Final = pytest.mark.parametrize("backend", ["own-postgres"], indirect=True)
 ON_RABBITMQ: Final = pytest.mark.parametrize("backend", ["rabbitmq"], indirect=True)
 ON_OWN_RABBITMQ: Final = pytest.mark.parametrize("backend", ["own-rabbitmq"], indirect=True)
 #: For promises that RabbitMQ keeps in another way, told by tasks and results alone.

@@ -12,7 +12,7 @@ from aiotq.exceptions import MalformedMessage
 from aiotq.wire.message import Message, new_id, pack, unpack
 
 from . import apps
-from .backends import Backend, RabbitMQ, Redis, SQLiteFile
+from .backends import Backend, Postgres, RabbitMQ, Redis, SQLiteFile
 
 
 def message(task: str = apps.step.name, body: bytes = b"[[0], {}, {}]", **headers: Any) -> bytes:
@@ -101,6 +101,14 @@ def add_junk(backend: Backend) -> tuple[list[str], int]:
         backend.add(*(each for each, _ in whole))
         backend.add_raw(*raw)
         return [*(reason for _, reason in whole), *["malformed"] * len(raw)], 0
+    if isinstance(backend, Postgres):  # its columns have types: what is odd there can't be written
+        for data, _ in JUNK:
+            backend.insert(f"{new_id()} 0", data)
+        odd: Sequence[dict[str, int]] = ({"rank": 0, "deaths": -7}, {"rank": -1, "charges": -1}, {"deaths": 99})
+        for columns in odd:
+            backend.insert(f"{new_id()} 0", message(), **columns)
+        backend.insert("a key that is none", message())
+        return reasons, len(odd) + 1
     assert isinstance(backend, Redis)
     for data, _ in JUNK:
         backend.add("4", {"m": data})

@@ -85,6 +85,15 @@ class Backend(abc.ABC):
         """Return why no queue here can be called `name`, a printable name of its length; None: one can."""
         return None
 
+    @classmethod
+    async def migrate(cls, url: str) -> int | None:
+        """Make or upgrade the tables at `url`; return how many migrations were applied, None if it has no tables.
+
+        Raises:
+            OperationalError: it can't be done; the text says why.
+        """
+        return None
+
     @abc.abstractmethod
     def __init__(self, url: str, context: BackendContext) -> None: ...
 

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Hashable
-from typing import Self
+from typing import Final, Self
 
 from ...commit import Committer
-from ...exceptions import InvalidSetting
+from ...exceptions import InvalidSetting, OperationalError
 from ..base import Backend, BackendContext
 from .address import parse
 from .broker import PostgresBroker
 from .commit import PostgresCommitter
 from .connection import PostgresClient
 from .ledger import PostgresLedger
+from .migrating import migrate
 from .records import PostgresRecords
+from .wire import open_wire
+
+#: Seconds that making the tables may take; a later version may have to change large ones.
+_PATIENCE: Final = 600.0
 
 
 class PostgresBackend(Backend):
@@ -35,6 +41,18 @@ class PostgresBackend(Backend):
     @classmethod
     def key(cls, url: str) -> Hashable:
         return parse(url)
+
+    @classmethod
+    async def migrate(cls, url: str) -> int:
+        address = parse(url)
+        wire = await open_wire(address)
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                return await migrate(wire, address)
+        except TimeoutError as exc:
+            raise OperationalError(f"{address.shown}: the tables were not made within {_PATIENCE:g} s") from exc
+        finally:
+            wire.pgconn.finish()
 
     async def __aenter__(self) -> Self:
         await self._client.__aenter__()

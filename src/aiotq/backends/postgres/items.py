@@ -101,7 +101,8 @@ def packed_settlement(number: int, delivery: Delivery, settlement: Settlement) -
         case HandBack(delay):
             item |= {"a": "h", "d": max(delay, 0.0)}
         case GiveUp(reason, detail):
-            item |= {"a": "g", "w": reason, "x": detail}
+            # What is for people is to be kept, whatever stands in it: PostgreSQL's text has no NUL.
+            item |= {"a": "g", "w": reason.replace("\0", "\ufffd"), "x": detail.replace("\0", "\ufffd")}
     return item
 
 

@@ -1,0 +1,31 @@
+"""`aiotq migrate-db`: aiotq's tables in PostgreSQL are made, or brought to this version."""
+
+from __future__ import annotations
+
+import asyncio
+
+from ..backends.base import backend_class, shown_place
+from ..exceptions import OperationalError
+from . import output
+from .app_option import CommandFailed, Target
+from .command import command
+
+
+@command()
+def migrate_db(target: Target) -> None:
+    """Make the tables in PostgreSQL, or bring them to this version; workers need not run."""
+    conf = target.load(with_tasks=False).conf
+    urls = dict.fromkeys(url for url in (conf.broker_url, conf.result_backend) if url is not None)
+    has_any = False
+    for url in urls:
+        kind = backend_class(url)
+        try:
+            applied = asyncio.run(kind.migrate(url)) if kind is not None else None
+        except OperationalError as exc:
+            raise CommandFailed(str(exc)) from exc
+        if applied is not None:
+            has_any = True
+            done = f"{output.count(applied, 'migration')} applied" if applied else "up to date"
+            print(f"{shown_place(url)}: {done}")
+    if not has_any:
+        raise CommandFailed("neither broker nor results are in PostgreSQL: there are no tables to be made")
