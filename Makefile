@@ -12,7 +12,7 @@ ARGS ?=
 RUN = $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup servers celery peers demo lint test test-newer bench bench-peers clean
+.PHONY: help setup servers celery peers demo lint test test-quick test-newer bench bench-peers clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -41,6 +41,13 @@ lint: setup ## Check format, style, types and the direction of imports
 
 test: setup servers celery ## Run all tests, those that kill workers included
 	$(RUN) -m pytest -n $(JOBS) --dist worksteal $(ARGS)
+
+# What needs no server and no Celery: two minutes on two cores. The gate runs all.
+QUICK_TESTS = tests/unit tests/guide tests/contract tests/semantics
+QUICK_NAMES = unit or guide or ((memory or sqlite) and not redis and not rabbitmq)
+
+test-quick: setup ## Run the tests that need no server: an answer within two minutes
+	$(RUN) -m pytest -n $(JOBS) --dist worksteal $(QUICK_TESTS) -k "$(QUICK_NAMES)" $(ARGS)
 
 # Which servers are tested with which of these is a table in the script. SERVERS=valkey-8.1: that one alone.
 NEWER_TESTS = tests/contract tests/semantics tests/integration tests/interop tests/chaos
