@@ -17,7 +17,7 @@ from aiotq import AioTQ
 
 from .agreeing import Disagreement, disagreement_here, disagreements, smallest
 from .conftest import MakeApp
-from .reference import headers_have_errlinks
+from .plain_specs import headers_have_errlinks
 from .specs import Workflow
 from .tasks import Tasks
 from .workflows import examples

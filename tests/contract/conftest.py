@@ -37,6 +37,7 @@ pytest.register_assert_rewrite(
     "tests.contract.broker_contract",
     "tests.contract.record_contract",
     "tests.contract.ledger_contract",
+    "tests.contract.join_contract",
     "tests.contract.permit_contract",
     "tests.contract.schedule_contract",
     "tests.contract.bus_contract",

@@ -18,7 +18,8 @@ from aiotq.results.ledger_table import SWEEP_BATCH
 
 from ..servers import shared
 from .harness import JumpingClock, Kept, Pushes, RedisKeptHarness, SQLiteKeptHarness, memory
-from .ledger_contract import LedgerContract, arrive, join, joined, member_record, over, run
+from .join_contract import arrive, join, joined, member_record, over, run
+from .ledger_contract import LedgerContract
 
 
 class TestLedger(LedgerContract):

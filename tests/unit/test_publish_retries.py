@@ -21,7 +21,7 @@ from aiotq.exceptions import (
 )
 
 from ..waiting import wait_until
-from .test_publisher import FaultyBroker, envelope, error_of, publishing
+from .faulty_broker import FaultyBroker, envelope, error_of, publishing
 
 QUICK = RetryPolicy(3, 0.0, 0.01, 0.02)
 
