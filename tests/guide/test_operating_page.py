@@ -13,7 +13,7 @@ from aiotq.cli import cli
 from aiotq.commands.reference import page
 from aiotq.control import findings
 
-from ..integration.test_cli import Shell
+from ..integration.shells import Shell
 
 DOCS: Final = Path(__file__).parents[2] / "docs"
 PAGE: Final = (DOCS / "operating.md").read_text()

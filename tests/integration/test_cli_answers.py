@@ -22,7 +22,7 @@ from aiotq.cli import cli
 from aiotq.commands.app_option import Target
 from aiotq.commands.celery_words import COMMANDS, WORKER_OPTIONS
 
-from .test_cli import DEADLINE, Shell, environment, shell
+from .shells import DEADLINE, Shell, environment, shell
 
 __all__ = ["shell"]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from .test_cli import DEADLINE, Command, Shell, environment, shell
+from .shells import DEADLINE, Command, Shell, environment, shell
 
 __all__ = ["shell"]
 

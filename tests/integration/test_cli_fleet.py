@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ..waiting import wait_until
-from .test_cli import Command, Shell
+from .shells import Command, Shell
 
 PROJ = """
 import time

@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from .test_cli import DEADLINE, Shell, environment, shell
+from .shells import DEADLINE, Shell, environment, shell
 
 __all__ = ["shell"]
 

@@ -8,7 +8,7 @@ from typing import Final
 
 import pytest
 
-from .test_cli import Shell
+from .shells import Shell
 
 HOOKED: Final = """
 import asyncio

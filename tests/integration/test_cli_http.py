@@ -12,7 +12,7 @@ import pytest
 
 from ..servers import RedisServer
 from ..waiting import wait_until
-from .test_cli import Command, Shell, shell
+from .shells import Command, Shell, shell
 
 __all__ = ["shell"]
 

@@ -19,7 +19,7 @@ from aiotq.wire.message import Envelope, Message
 
 from ..servers import shared
 from ..waiting import wait_until
-from .test_cli import Shell
+from .shells import Shell
 
 FAR = 4e9
 COUNT = 600

@@ -9,7 +9,7 @@ import pytest
 
 from aiotq.commands.words import read_queues
 
-from .test_cli import Shell
+from .shells import Shell
 
 JOBS = """
 from aiotq import AioTQ

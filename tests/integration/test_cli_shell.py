@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from .test_cli import Shell
+from .shells import Shell
 
 PROJ = """
 from aiotq import AioTQ, Binding, Exchange, Queue

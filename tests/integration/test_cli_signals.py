@@ -7,7 +7,7 @@ import signal
 
 from aiotq.core.stacks import stack_of_task
 
-from .test_cli import Shell, shell
+from .shells import Shell, shell
 
 __all__ = ["shell"]
 

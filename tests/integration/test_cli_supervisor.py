@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from .test_cli import Shell, shell
+from .shells import Shell, shell
 
 __all__ = ["shell"]
 

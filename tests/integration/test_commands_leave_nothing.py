@@ -16,7 +16,7 @@ from aiotq import AioTQ
 
 from ..servers import shared, shared_rabbit
 from ..waiting import wait_until
-from .test_cli import environment
+from .shells import environment
 
 ASKS: str = """
 import asyncio, sys
