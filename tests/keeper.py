@@ -31,7 +31,7 @@ class Keeper:
     """Marks what this process starts, and has it ended with this process; a context manager."""
 
     def __enter__(self) -> Self:
-        _directories[:] = [tempfile.mkdtemp(prefix="aiotq-tests-", dir=place) for place in (None, _in_memory())]
+        _directories[:] = [tempfile.mkdtemp(prefix="aiotq-tests-", dir=memory_for_files())]
         self._mark = f"{os.getpid()}-{secrets.token_hex(4)}"
         # Isolated, for beside this file is a package `typing`; in a session of its own, for Ctrl-C is for the tests.
         program = [sys.executable, "-I", "-S", __file__, self._mark, *_directories]
@@ -53,16 +53,16 @@ class Keeper:
         assert self._process.wait(4 * LAST_MOMENT) == 0, "the keeper failed"
 
 
-def place_of_files(*, in_memory: bool = False) -> Path | None:
-    """Return where files of servers are to be, which go with this process.
+def place_of_files() -> Path | None:
+    """Return where files of servers are to be, which go with this process."""
+    return Path(_directories[0]) if _directories else None
 
-    `in_memory`: they are fast there, and a server that is killed finds them again as well.
+
+def memory_for_files() -> str | None:
+    """Return a directory in memory, if there is room for all that tests write.
+
+    There `fsync` costs nothing, of which tests do tens of thousands; what is killed finds its files again as well.
     """
-    return Path(_directories[in_memory]) if _directories else None
-
-
-def _in_memory() -> str | None:
-    """Return a directory in memory if there is room for all that the servers of tests write."""
     memory, much = Path("/dev/shm"), 4 * 1024**3
     return str(memory) if memory.is_dir() and shutil.disk_usage(memory).free > much else None
 

@@ -268,7 +268,7 @@ class RabbitServer:
         clients_need_one: bool = False,
         plugins: Sequence[str] = (),
     ) -> None:
-        self._temporary = _temporary("rabbit-", place_of_files(in_memory=True))
+        self._temporary = _temporary("rabbit-", place_of_files())
         self.directory = Path(self._temporary.name)
         self.port, self.tls_port, self._node_port, self._epmd_port = _quiet_ports(4)
         self.node = f"aiotq{self.port}@localhost"
@@ -493,7 +493,7 @@ class PostgresServer:
     """
 
     def __init__(self, settings: Mapping[str, object] | None = None) -> None:
-        self._temporary = _temporary("postgres-", place_of_files(in_memory=True))
+        self._temporary = _temporary("postgres-", place_of_files())
         self.directory = Path(self._temporary.name)
         self.data = self.directory / "data"
         (self.port,) = _quiet_ports(1)
@@ -541,7 +541,7 @@ class PostgresServer:
         """Start it, or start it again on what it wrote to its disk, and wait until it answers."""
         if not self.data.exists():
             if _USER is not None:
-                if (place := place_of_files(in_memory=True)) is not None:
+                if (place := place_of_files()) is not None:
                     place.chmod(0o711)
                 shutil.chown(self.directory, _USER)
             self.make_data()

@@ -19,7 +19,7 @@ from typing import Final
 
 import pytest
 
-from .keeper import Keeper
+from .keeper import Keeper, memory_for_files
 
 #: Standard error as it was before the output of tests was captured.
 _STDERR: Final = pytest.StashKey[int]()
@@ -28,6 +28,8 @@ _STDERR: Final = pytest.StashKey[int]()
 def pytest_configure(config: pytest.Config) -> None:
     assert sys.__stderr__ is not None
     config.stash[_STDERR] = os.dup(sys.__stderr__.fileno())
+    if (memory := memory_for_files()) is not None:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", memory)  # where `tmp_path` is
 
 
 def _end_when_stuck(config: pytest.Config) -> None:
