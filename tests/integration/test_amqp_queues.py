@@ -46,10 +46,15 @@ async def test_each_queue_is_declared_with_its_type(vhost: str, kind: str) -> No
     assert {of for name, of in found.items() if name.startswith("aiotq.reply.")} == {"classic"}
 
 
-async def test_a_classic_queue_that_was_declared_without_a_type_is_used(vhost: str) -> None:
-    work = Work(vhost)
+@pytest.mark.parametrize(("kind", "kind_said"), [("classic", {}), ("quorum", {"x-queue-type": "quorum"})])
+async def test_a_queue_that_was_declared_without_its_type_or_limit_is_used(
+    vhost: str, kind: str, kind_said: dict[str, str]
+) -> None:
+    """By somebody else, or before the server became RabbitMQ 4."""
+    work = Work(vhost, amqp_queue_type=kind)
     async with AmqpClient(parse(vhost), "another") as client:
-        await (await KeptChannel(client).channel()).declare_queue("default", {"x-dead-letter-exchange": "aiotq.dead"})
+        channel = await KeptChannel(client).channel()
+        await channel.declare_queue("default", {**kind_said, "x-dead-letter-exchange": "aiotq.dead"})
 
     async with work.app, work.app.worker():
         await work.works()

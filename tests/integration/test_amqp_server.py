@@ -185,6 +185,28 @@ async def test_an_alarm_is_named_to_callers_and_they_go_on_when_it_is_over(serve
         assert not work.began[2]
 
 
+async def test_in_an_alarm_nothing_is_asked_or_opened(server: RabbitServer) -> None:
+    """The server would answer when the alarm is over."""
+    async with AmqpClient(parse(server.vhost()), "test") as client:
+        wire = await client.wire()
+        channel = await wire.channel(confirms=True)
+        await channel.declare_queue("q")
+        server.set_alarm()
+        try:
+            async with asyncio.timeout(20):
+                with pytest.raises(NotConnected, match="accepts nothing"):
+                    while True:
+                        await channel.publish([Post("", "q", pack_properties(message_id="1"), b"")])
+            async with asyncio.timeout(1):
+                for asked in (channel.count("q"), wire.channel()):
+                    with pytest.raises(NotConnected, match="accepts nothing"):
+                        await asked
+        finally:
+            server.set_alarm(False)
+        await wait_until(lambda: wire.blocked is None, "it is over")
+        await channel.count("q")
+
+
 async def test_a_killed_server_loses_nothing_and_what_ran_ran_once(server: RabbitServer) -> None:
     """Results that are sent come as well."""
     vhost = server.vhost()

@@ -283,4 +283,4 @@ async def test_a_worker_without_its_server_says_so_and_not_over_and_over(
             assert await waiting == 2
     said = Counter(warnings(caplog))
     assert max(said.values()) == 1, said
-    assert len(said) <= 14, said
+    assert len(said) <= 18, said  # connections, and each kind of work in two or three ways

@@ -210,14 +210,16 @@ class Topology:
         wire = await self._client.wire()
         is_quorum = arguments.get(TYPE) == "quorum"
         if is_quorum and wire.version >= (4, 0) and "x-dead-letter-strategy" not in arguments:
-            # From 4.0 on the broker drops what came back 20 times: it also counts what was only prefetched.
+            # From 4.0 on the broker drops what came back 20 times: it also counts what was only prefetched. Older ones
+            # have no limit, and no word for that (decision 0072).
             arguments = {**arguments, "x-delivery-limit": -1}
         try:
             await (await self._lane.channel()).declare_queue(queue, arguments)
         except Refused as exc:
             if not (exc.differs and _is_tolerable(exc.text, self._kind)):
                 raise _explained("queue", queue, exc) from exc
-            logger.warning("queue %r is used as it is: %s", queue, exc.text)
+            hint = "; a policy sets its limit" if "x-delivery-limit" in exc.text else ""
+            logger.warning("queue %r is used as it is: %s%s", queue, exc.text, hint)
 
     async def _bind(self, queue: str, exchange: str, key: str, arguments: dict[str, Any] | None = None) -> None:
         await (await self._lane.channel()).bind_queue(queue, exchange, key, arguments)
