@@ -12,7 +12,7 @@ import pytest
 
 from aiotq import AioTQ, Worker
 from aiotq.control.asking import registered
-from aiotq.control.messages import ANSWERS, COMMANDS, STALE, Command, pack_command
+from aiotq.control.messages import ANSWERS, COMMANDS, STALE, Command, pack_answer, pack_command
 from aiotq.core.inside import core_of
 from aiotq.exceptions import CallError, InvalidOption
 from aiotq.results.fleet import MISSING_KEPT, FleetTable
@@ -277,6 +277,36 @@ async def test_what_is_no_command_is_counted_and_the_worker_goes_on(make_app: Ma
         counted = await wait_until(counts, "all junk is counted")
         assert counted["repeated"] == 1
         assert counted["stale"] == 1
+
+
+async def test_a_thousand_commands_at_once_do_not_hold_up_tasks_nor_later_commands(make_app: MakeApp) -> None:
+    app, asker = make_app(), make_app()
+
+    @app.task
+    async def add(x: int) -> int:
+        return x + 1
+
+    async with app, asker, app.worker(name="one"):
+        bus, now = (await core_of(asker).connection()).bus, time.time()
+        for _ in range(1000):
+            await bus.tell_all(COMMANDS, pack_command(Command(new_id(), "stats", [], {}, None, None, now), None))
+
+        assert await (await add.delay(1)).get(timeout=20) == 2
+        assert await asker.control.ping(timeout=20) == {"one": {"ok": "pong"}}
+
+
+async def test_answers_that_nobody_waits_for_or_that_are_none_change_nothing(make_app: MakeApp) -> None:
+    app, asker = make_app(), make_app()
+    async with app, asker, app.worker(name="one"):
+        told = (await core_of(app).connection()).bus
+        address = (await core_of(asker).connection()).bus.address
+        late = list(pack_answer(new_id(), "ghost", "ghost#1", b'{"ok": "late"}', is_error=False, signer=None))
+        asking = asyncio.create_task(asker.control.ping(timeout=20))
+        for payload in (*late, *late, b"", b"junk", b"\xff\n{}", late[0][:-3]):
+            await told.tell(address, ANSWERS, payload)
+
+        assert await asking == {"one": {"ok": "pong"}}
+        assert await asker.control.ping(timeout=20) == {"one": {"ok": "pong"}}
 
 
 async def test_with_a_key_commands_and_answers_are_signed_or_refused(make_app: MakeApp) -> None:
