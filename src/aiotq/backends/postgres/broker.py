@@ -6,7 +6,7 @@ Messages are rows of one table, and what is done to them are functions in the da
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Collection, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, Self
 
 from ...core.aio import finish
@@ -16,7 +16,7 @@ from ...transport.broker import FAIR, Broker, Consumer, DeadLetter, Delivery, Qu
 from ...wire.message import Envelope, Message, unpack
 from .connection import PostgresClient, packed
 from .consumer import PostgresConsumer
-from .items import in_order, key_of, packed_envelopes, packed_settlement, text_of
+from .items import in_order, key_of, packed_envelopes, packed_letter, packed_settlement, text_of
 from .numbered import NumberedWrites, all_of_them, those
 
 DEAD_LETTER_RETENTION: Final = 30 * 86_400.0
@@ -26,6 +26,16 @@ _BATCH: Final = 1000
 _SEND: Final = b"select * from aiotq.send($1::text, $2::bigint, $3::jsonb)"
 _SETTLE: Final = b"select * from aiotq.settle($1::text, $2::bigint, $3::jsonb)"
 _MAKE_DUE_NOW: Final = b"select * from aiotq.make_due_now($1::text[])"
+_DELAYED: Final = (
+    b"select priority, due, body from aiotq.message"
+    b" where queue = $1::text and due > extract(epoch from clock_timestamp()) order by due, id limit $2::int"
+)
+_REMOVE_DELAYED: Final = b"delete from aiotq.message where key = any ($1::text[]) and due is not null returning key"
+_BURY: Final = (
+    b"insert into aiotq.letter (id, queue, priority, reason, detail, died_at, deaths, body)"
+    b" select x.id, x.q, x.p, x.w, x.x, x.at, x.deaths, decode(x.b, 'base64') from jsonb_to_recordset($1::jsonb)"
+    b" as x(id text, q text, p smallint, w text, x text, at float8, deaths int, b text)"
+)
 _LETTER: Final = "number, queue, priority, body, reason, detail, died_at, deaths"
 _ALIVE: Final = "died_at > extract(epoch from clock_timestamp()) - $1::float8"
 _LETTERS: Final = (
@@ -144,6 +154,24 @@ class PostgresBroker(Broker):
         self.client.wake(ready)
         done = {key_of(text) for text in made}
         return [key in done for key in keys]
+
+    async def delayed(self, queue: str, *, limit: int = 100) -> Sequence[Envelope]:
+        envelopes: list[Envelope] = []
+        for priority, due, body in await self.client.rows(_DELAYED, queue, limit):
+            with suppress(MalformedMessage):
+                envelopes.append(Envelope(unpack(body), queue, priority, due))
+        return envelopes
+
+    async def remove_delayed(self, keys: Sequence[tuple[str, int]]) -> Sequence[bool]:
+        if not keys:
+            return ()
+        rows = await self.client.rows(_REMOVE_DELAYED, [text_of(key) for key in keys])
+        removed = {key_of(text) for (text,) in rows}
+        return [key in removed for key in keys]
+
+    async def bury(self, letters: Sequence[DeadLetter]) -> None:
+        if letters:
+            await self.client.rows(_BURY, packed([packed_letter(letter) for letter in letters]))
 
     async def stats(self, queues: Collection[str] | None = None) -> Sequence[QueueStats]:
         if queues is not None and not queues:

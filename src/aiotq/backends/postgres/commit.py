@@ -16,6 +16,7 @@ from ...commit.committer import (
     admission,
     keys_of_all,
 )
+from ...results.fleet import FleetRow
 from ...transport.broker import Delivery
 from .broker import PostgresBroker
 from .connection import packed
@@ -41,6 +42,9 @@ class PostgresCommitter(Committer):
         if isinstance(self.consumer, PostgresConsumer) and not self.consumer.saw_revocations:
             return Admission(deliveries)
         return admission(deliveries, await self._ledger.revoked(keys_of_all(deliveries)))
+
+    def _renew_row(self, row: FleetRow) -> None:
+        self._ledger.renew_presence(row.key, row.row, row.lease)
 
     async def _commit(self, group: Sequence[Finish]) -> Sequence[Committed | LostLease]:
         answers = await self._line.write(group, self._write)

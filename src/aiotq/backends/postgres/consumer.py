@@ -47,6 +47,7 @@ _REGISTER: Final = b"select aiotq.register($1::bigint, $2::text, $3::float8)"
 _RENEW: Final = b"select * from aiotq.renew($1::bigint, $2::text, $3::float8, $4::jsonb)"
 _CANCEL: Final = b"select aiotq.cancel_read($1::bigint, $2::int, $3::text, $4::float8)"
 _LEAVE: Final = b"select aiotq.leave($1::bigint)"
+_NOT_IDLE: Final = b"delete from aiotq.idle where holder = $1::bigint"
 _RECLAIM: Final = b"select * from aiotq.reclaim($1::float8)"
 
 Settle = Callable[[Sequence[tuple[Delivery, Settlement]]], Awaitable[Sequence[bool]]]
@@ -74,7 +75,7 @@ class PostgresConsumer(Consumer):
         self._clock = clock
         self._settle = settle
         self._turns = Turns({queue: queue for queue in queues}, order)
-        self._is_strict = order.is_strict
+        self._order = order
         #: Whose messages are: no sequence, which may give a number twice after a failover.
         self._holder = secrets.randbits(62)
         self._floors = Floors()
@@ -155,6 +156,11 @@ class PostgresConsumer(Consumer):
         still_held = frozenset(kept)
         return [delivery for number, delivery in enumerate(deliveries) if number not in still_held]
 
+    async def read_from(self, queues: Sequence[str]) -> None:
+        await self._client.rows(_NOT_IDLE, self._holder)
+        self._is_idle = False
+        self._turns = Turns({queue: queue for queue in queues}, self._order)
+
     async def reclaim(self) -> int:
         again = self._client.requests.reconnected_at
         if again is not None and asyncio.get_running_loop().time() < again + _PATIENCE * self._lease:
@@ -196,7 +202,7 @@ class PostgresConsumer(Consumer):
         """Return queues and ranks in the order in which they are read now."""
         is_fair = self._reads % FAIR_EVERY == FAIR_EVERY - 1
         ranks = _RANKS_UPWARDS if is_fair else _RANKS
-        if self._is_strict:
+        if self._order.is_strict:
             return [(queue, rank) for queue in self._turns.items for rank in ranks]
         return [(queue, rank) for rank in ranks for queue in self._turns.items]
 

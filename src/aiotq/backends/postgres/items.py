@@ -11,7 +11,16 @@ from ...exceptions import MalformedMessage
 from ...results.ledger import NO_JOIN_CHANGES, Join, JoinChanges, ScheduleChange, kept_record
 from ...results.records import Record
 from ...states import READY_STATES
-from ...transport.broker import HIGHEST_PRIORITY, LOWEST_PRIORITY, Acknowledge, Delivery, GiveUp, HandBack, Settlement
+from ...transport.broker import (
+    HIGHEST_PRIORITY,
+    LOWEST_PRIORITY,
+    Acknowledge,
+    DeadLetter,
+    Delivery,
+    GiveUp,
+    HandBack,
+    Settlement,
+)
 from ...wire.message import Envelope, pack, unpack
 
 logger = logging.getLogger("aiotq.postgres")
@@ -104,6 +113,20 @@ def packed_settlement(number: int, delivery: Delivery, settlement: Settlement) -
             # What is for people is to be kept, whatever stands in it: PostgreSQL's text has no NUL.
             item |= {"a": "g", "w": reason.replace("\0", "\ufffd"), "x": detail.replace("\0", "\ufffd")}
     return item
+
+
+def packed_letter(letter: DeadLetter) -> Item:
+    """Return a dead letter of another broker as an item."""
+    return {
+        "id": letter.message.id if letter.message is not None else None,
+        "q": letter.queue,
+        "p": letter.priority,
+        "w": letter.reason.replace("\0", "\ufffd"),
+        "x": letter.detail.replace("\0", "\ufffd"),
+        "at": letter.died_at,
+        "deaths": letter.deaths,
+        "b": packed_body(letter.raw),
+    }
 
 
 def in_order(items: Iterable[Item]) -> tuple[list[Item], list[int]]:

@@ -51,6 +51,14 @@ _REVOKE: Final = (
     b" expires = greatest(r.expires, excluded.expires)"
 )
 _UNREVOKE: Final = b"delete from aiotq.revocation where id = any ($1::text[])"
+_REVOCATIONS: Final = (
+    f"select id, expires from aiotq.revocation where expires > {_NOW} order by expires desc limit $1::int"
+).encode()
+_PAUSE: Final = (
+    b"insert into aiotq.paused (queue, since) values ($1::text, $2::float8) on conflict do nothing returning queue"
+)
+_RESUME: Final = b"delete from aiotq.paused where queue = $1::text returning queue"
+_PAUSED: Final = b"select queue, since from aiotq.paused"
 _HAS_REVOCATIONS: Final = f"select exists (select from aiotq.revocation where expires > {_NOW})".encode()
 _REVOKED: Final = f"select id from aiotq.revocation where id = any ($1::text[]) and expires > {_NOW}".encode()
 _OPEN_JOINS: Final = f"select aiotq.open_joins($1::jsonb, {_NOW})".encode()
@@ -124,6 +132,9 @@ class PostgresLedger(Ledger):
     async def revoked(self, ids: Sequence[str]) -> Collection[str]:
         return {task_id for (task_id,) in await self.client.rows(_REVOKED, list(ids))} if ids else ()
 
+    async def revocations(self, limit: int = 1000) -> Mapping[str, float]:
+        return dict(await self.client.rows(_REVOCATIONS, limit))
+
     async def has_revocations(self) -> bool:
         (found,) = await self.client.row(_HAS_REVOCATIONS)
         return bool(found)
@@ -169,6 +180,15 @@ class PostgresLedger(Ledger):
     async def time(self) -> float:
         (now,) = await self.client.row(_TIME)
         return float(now)
+
+    async def pause_queue(self, name: str, since: float) -> bool:
+        return bool(await self.client.rows(_PAUSE, name, since))
+
+    async def resume_queue(self, name: str) -> bool:
+        return bool(await self.client.rows(_RESUME, name))
+
+    async def paused_queues(self) -> Mapping[str, float]:
+        return dict(await self.client.rows(_PAUSED))
 
     async def _open_joins(self, joins: Sequence[Join]) -> None:
         await self.client.rows(_OPEN_JOINS, packed(packed_joins(joins, 0)))

@@ -143,4 +143,5 @@ create table aiotq.schedule (
     primary key (scope, name)
 );
 create table aiotq.counter (name text collate "C" primary key, value bigint not null);
+create table aiotq.paused (queue text collate "C" primary key, since float8 not null);
 create table aiotq.fleet (key text collate "C" primary key, ends float8 not null, body bytea not null);
