@@ -15,7 +15,7 @@ from aiotq.control.event_format import EVENTS, WISHES, Wish, pack_wish
 from aiotq.control.events import Capture
 from aiotq.control.state import State
 from aiotq.core.inside import core_of
-from aiotq.exceptions import InvalidOption
+from aiotq.exceptions import AioTQError, CallError, InvalidOption
 from aiotq.worker.observers import Observers
 
 from ..waiting import wait_until
@@ -261,3 +261,71 @@ async def test_a_reader_that_does_not_read_is_told_how_much_it_missed(
 
         async with asyncio.timeout(10):
             assert await dropped() > 0
+
+
+async def test_a_task_tells_events_of_its_own(make_app: MakeApp) -> None:
+    app, reader = make_app(), make_app()
+
+    @app.task(bind=True)
+    async def uploads(self: Task[..., Any]) -> list[str]:
+        self.send_event("upload-stored", size=7)
+        refused: list[str] = []
+        wrong: list[tuple[str, dict[str, Any]]] = [
+            ("upload", {}),
+            ("upload-stored", {"uuid": "x"}),
+            ("upload-stored", {"size": object()}),
+            ("upload-stored", {"text": "x" * 20_000}),
+        ]
+        for kind, fields in wrong:
+            try:
+                self.send_event(kind, **fields)
+            except AioTQError as exc:
+                refused.append(type(exc).__name__)
+        return refused
+
+    @app.task(bind=True)
+    def in_a_thread(self: Task[..., Any]) -> None:
+        self.send_event("upload-begun")
+
+    async with app, reader, app.worker(name="w1"), reading(reader) as read:
+        await read.came("worker-online")
+        result = await uploads.delay()
+        threaded = await in_a_thread.delay()
+        assert await result.get(timeout=20) == ["CallError", "CallError", "EncodeError", "CallError"]
+        stored, begun = await read.came("upload-stored"), await read.came("upload-begun")
+
+    assert stored.keys() == COMMON | {"uuid", "size"}
+    assert (stored["uuid"], stored["size"], stored["hostname"]) == (result.id, 7, "w1")
+    assert begun["uuid"] == threaded.id
+    with pytest.raises(CallError, match="no task runs here"):
+        uploads.send_event("upload-stored")
+
+
+async def test_calls_that_are_sent_are_told_of_if_the_settings_say_so(make_app: MakeApp) -> None:
+    app, reader = make_app(task_send_sent_event=True), make_app()
+
+    @app.task
+    async def add(x: int, y: int) -> int:
+        return x + y
+
+    async with app, reader:
+        events = (await core_of(app).connection()).events
+        assert events is not None
+        async with reading(reader) as read:
+            await wait_until(lambda: events.is_on, "whoever sends knows that somebody reads")
+            call = await add.delay(1, 2)
+            many = await app.send_many([add.s(1, 1), add.s(2, 2)])
+            await wait_until(lambda: len(read.events) >= 3, "they are told of")
+            async with app.worker():
+                await read.came("worker-online")
+                chained = await (add.s(2, 2) | add.s(3)).delay()
+                await chained.get(timeout=20)
+                await wait_until(lambda: "task-sent" in read.of(chained.id), "the next step was sent by a worker")
+
+    sent = next(each for each in read.events if each.get("uuid") == call.id)
+    assert sent.keys() == COMMON | {
+        *("uuid", "name", "args", "kwargs", "root_id", "parent_id", "retries", "eta", "expires"),
+        *("queue", "exchange", "routing_key"),
+    }
+    assert (sent["args"], sent["queue"], sent["routing_key"]) == ("(1, 2)", "default", "default")
+    assert {each["uuid"] for each in read.events if each["type"] == "task-sent"} >= {each.id for each in many}

@@ -7,7 +7,7 @@ import logging
 import random
 from collections.abc import Callable, Collection, Hashable, Sequence
 from contextlib import AsyncExitStack
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ..backends.base import Backend, BackendContext, Memory, backend_class, mask_password
 from ..commit import Committer
@@ -25,6 +25,9 @@ from ..wire.message import new_id
 from .given_ids import GivenIds
 from .publisher import Publisher
 from .retry_policy import persistence_of
+
+if TYPE_CHECKING:
+    from ..control.event_sender import EventSender
 
 logger = logging.getLogger("aiotq")
 
@@ -67,6 +70,7 @@ class Connection:
         )
         self.given_ids = GivenIds(self.records)
         self.waiting = Waiting(self.records)
+        self.events: EventSender | None = None  #: tells of what is sent through it; set before it is opened
         self.reader: Reader | None = None
         #: Called with the ids of tasks to be cancelled where they run.
         self.revocation_listeners: set[Callable[[Collection[str]], None]] = set()
@@ -140,6 +144,7 @@ class Connection:
                 comparing = group.create_task(self._keep_comparing_clocks(), name="aiotq.clocks")
                 publishing = group.create_task(self.publisher.run(), name="aiotq.publisher")
                 waiting = group.create_task(self.waiting.run(), name="aiotq.waiting")
+                telling = group.create_task(self.events.run(), name="aiotq.events.sent") if self.events else None
                 ready(None)
                 await stopping.wait()
                 try:
@@ -147,9 +152,11 @@ class Connection:
                         await self.publisher.drained()
                 except TimeoutError:
                     logger.warning("closing with unsent messages: their callers get an error")
-                publishing.cancel()
-                waiting.cancel()
-                comparing.cancel()
+                if self.events is not None:
+                    await self.events.send_last()
+                for each in (publishing, waiting, comparing, telling):
+                    if each is not None:
+                        each.cancel()
 
     async def _keep_comparing_clocks(self) -> None:
         while True:

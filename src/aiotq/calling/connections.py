@@ -28,7 +28,8 @@ class Connections:
     """Connects with the first call of each loop, and disconnects when the last block that entered the app is left.
 
     Before the first connection `configured` is awaited, which lets the user's code have its last word on settings, and
-    `settle` is called: it makes what depends on settings, which are frozen next. `name` is what errors call the app.
+    `settle` is called with it: it makes what depends on settings, which are frozen next. `name` is what errors call the
+    app.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class Connections:
         *,
         name: str,
         configured: Callable[[], Awaitable[None]],
-        settle: Callable[[], None],
+        settle: Callable[[Connection], None],
         memory: Mapping[tuple[str, str], Any] | None = None,
     ) -> None:
         self._conf = conf
@@ -84,7 +85,7 @@ class Connections:
 
     async def _connect(self, slot: _Slot) -> Connection:
         connection = Connection(self._conf, self._clock, self._shared_clock, self._memory_for)
-        self._settle()
+        self._settle(connection)
         self._conf.freeze(f"{self._name} is in use; settings are made before the first call")
         try:
             await connection.open()

@@ -329,6 +329,13 @@ class AppCore:
         finally:
             self.workers.remove(worker)
 
+    def send_event(self, request: Request, task: str, kind: str, fields: Mapping[str, Any]) -> None:
+        """Tell an event of the call of `task` that runs; what `Task.send_event` does, and raises."""
+        from .sent_events import tell_of_call  # noqa: PLC0415
+
+        sender = self.event_senders.get(request.hostname or "")
+        tell_of_call(sender, request, task, kind, fields, self.clock.time())
+
     def command_decorator(self, kind: Kind) -> CommandDecorator:
         """Return what makes a function a command that the app's workers obey."""
         from ..control.declared import CommandDecorator  # noqa: PLC0415
@@ -400,8 +407,8 @@ class AppCore:
             memory=memory,
         )
 
-    def _settle(self) -> None:
-        """Make what depends on settings, which are frozen next.
+    def _settle(self, connection: Connection) -> None:
+        """Make what depends on settings, which are frozen next, and what `connection` tells of what is sent.
 
         Raises:
             SettingsError: they don't go together.
@@ -412,6 +419,13 @@ class AppCore:
         self.codecs.check_security()
         self.codecs.check_content()
         _ = self.codec  # imports what `result_exception_types` names
+        if self.conf.task_send_sent_event:
+            from ..control.event_sender import EventSender  # noqa: PLC0415
+
+            connection.events = EventSender(
+                connection.bus, hostname=f"gen{self.origin}", clock=self.clock, signer=self.signer
+            )
+            connection.events.enabled = True
 
     def after_fork(self) -> None:
         """Be another process."""

@@ -113,6 +113,8 @@ class Calling:
         except _SENDING_FAILED as exc:
             _note_failed(connection, envelopes[:1], exc)
             raise
+        if connection.events is not None:
+            _tell_sent(connection, envelopes[0], args, kwargs)
         remember_child(envelopes[0].message.id, options)
         return self._handle(envelopes[0])
 
@@ -246,6 +248,9 @@ class Calling:
         if running_request.get().id is not None:
             for call, envelope in zip(parcel.calls, batch.firsts, strict=True):
                 remember_child(envelope.message.id, call.options)
+        if connection.events is not None:
+            for call, envelope in zip(parcel.calls, batch.firsts, strict=True):
+                _tell_sent(connection, envelope, call.args, call.kwargs)
         if after_task_publish.receivers:
             for call, envelope in zip(parcel.calls, batch.firsts, strict=True):
                 await tell_after(call, envelope)
@@ -417,6 +422,13 @@ def is_plain(workflow: Canvas[Any]) -> bool:
         and workflow.mode == "once"
         and LINKS.isdisjoint(cast("Signature[Any]", workflow).options)
     )
+
+
+def _tell_sent(connection: Connection, envelope: Envelope, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    if connection.events is not None and connection.events.is_on:
+        from .sent_events import tell_sent  # noqa: PLC0415
+
+        tell_sent(connection.events, envelope, args, kwargs)
 
 
 def remember_child(task_id: str, options: Mapping[str, Any]) -> None:

@@ -76,6 +76,7 @@ class EventSender:
         self.waiting: list[Item] = []
         self.counts: Counter[str] = Counter()  #: of wishes that were refused, and of events sent and dropped
         self._bus = bus
+        self._loop = asyncio.get_running_loop()
         self._clock = clock
         self._signer = signer
         self._outlet = outlet
@@ -112,6 +113,16 @@ class EventSender:
     def add_event(self, kind: str, **fields: Any) -> None:
         """Have an event sent that happens now."""
         self.add({"type": kind, "timestamp": self._clock.time(), **fields})
+
+    def add_from_anywhere(self, item: Item) -> None:
+        """As `add`, in any thread; nothing happens while nobody wants events."""
+        if self.is_on:
+            with suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._add_if_on, item)
+
+    def _add_if_on(self, item: Item) -> None:
+        if self.is_on:
+            self.add(item)
 
     async def run(self) -> None:
         """Send until cancelled."""

@@ -33,7 +33,8 @@ from ..wire.known_types import home_module
 from .expected import takes
 from .options import DECLARABLE, TUPLES, RunsIn, TaskOptions, check_declaration
 from .running import gives_coroutine
-from .task import CoroutineTask, FunctionTask, Task, TaskCore
+from .task import CoroutineTask, FunctionTask, Task
+from .task_core import TaskCore
 
 if TYPE_CHECKING:
     from .annotations import Rule

@@ -81,6 +81,7 @@ class Request:
     stamps: Mapping[str, Sequence[Any]] = field(default_factory=dict[str, Any])  #: its labels, each with its values
     replaced_task_nesting: int = 0  #: number of replacements (`self.replace`) before this run
     mode: str = "once"  #: "map" and "starmap" call the function once for each item
+    events: Sequence[Mapping[str, Any]] = field(default=(), compare=False, repr=False)  #: told in a child process
     added: list[Any] = field(default_factory=list[Any], compare=False)  #: signatures to add to its chord
     runner: Any = field(default=None, compare=False, repr=False)  #: the task itself
     slot: Slot | None = field(default=None, compare=False, repr=False)  #: its slot in the worker

@@ -9,37 +9,23 @@ import weakref
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    ClassVar,
-    Final,
-    Generic,
-    ParamSpec,
-    Protocol,
-    Self,
-    TypeVar,
-    Unpack,
-    cast,
-)
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, ParamSpec, Self, TypeVar, Unpack, cast
 
 from .. import exceptions, states
-from ..calling.envelopes import ArgumentCheck, EnvelopeBuilder, given_arguments
+from ..calling.envelopes import ArgumentCheck, given_arguments
 from ..canvas.composites import Chunks
 from ..canvas.outcome import Replace
 from ..canvas.serialized import chunked
-from ..canvas.signature import Canvas, Sender, Signature, set_default_sender
+from ..canvas.signature import Canvas, Signature, set_default_sender
 from ..canvas.structure import ending_in_one_call, final_calls, frozen
-from ..core.settings import Settings
 from ..core.sync import expect_loop, no_loop
 from ..core.tracebacks import described
 from ..core.values import shown
 from ..exceptions import CallError, InvalidOption, MaxRetriesExceededError, Retry
 from ..results import handle
 from ..results.eager_result import EagerResult
-from ..results.reader import Readers, set_default_readers
+from ..results.reader import set_default_readers
 from ..wire.message import MAX_NAME, is_name
-from ..wire.serializers import SerializerRegistry
 from .calls import CallHere, Configured, SyncCalls, sync_call
 from .handlers import Handlers, overridden
 from .on_commit import OnCommit
@@ -55,6 +41,7 @@ from .options import (
 from .request import Request, running_request
 from .retries import check_retry
 from .running import Running, call_apart, calling_run, current_request, entered, gives_coroutine
+from .task_core import TaskCore
 
 if TYPE_CHECKING:
     from ..app import AioTQ
@@ -65,30 +52,6 @@ R = TypeVar("R")
 
 #: The error for a method that only a running task can call.
 _NOT_RUNNING: Final = "no task runs here; call it in a task's code, while a worker (or apply) runs that"
-
-
-class TaskCore(Readers, Sender, Protocol):
-    """The part of an app's core that its tasks use."""
-
-    @property
-    def _core(self) -> TaskCore: ...
-
-    @property
-    def conf(self) -> Settings: ...
-
-    @property
-    def serializers(self) -> SerializerRegistry: ...
-
-    @property
-    def builder(self) -> EnvelopeBuilder: ...
-
-    def call(
-        self, task: Task[..., Any] | str, args: Sequence[Any], kwargs: Mapping[str, Any], options: CallOptions
-    ) -> Coroutine[Any, Any, handle.AsyncResult[Any]]: ...
-
-    async def update_state(self, request: Request, state: str, meta: Any) -> None: ...
-
-    async def apply_call(self, call: CallHere) -> EagerResult[Any]: ...
 
 
 _default_core: list[TaskCore] = []
@@ -386,6 +349,19 @@ class Task(Declared, Handlers, OnCommit[P], Generic[P, R]):
         if states.is_ready(state) or state == states.PENDING:
             raise CallError(f"state {state} is set by the worker when the task ends; choose another for progress")
         await self._core.update_state(request, state, meta)
+
+    def send_event(self, type_: str, **fields: Any) -> None:
+        """Tell an event of this call, if somebody reads events: `self.send_event("upload-stored", size=7)`.
+
+        It is sent with others a moment later, or lost: nobody waits. From a child process it comes when the task has
+        returned.
+
+        Raises:
+            CallError: no task runs here; the type is no group and what happened; the fields have over 16 kB, or names
+                that every event has.
+            EncodeError: a field has no form in JSON.
+        """
+        self._core.send_event(current_request(), self.name, type_, fields)
 
     def retry(
         self,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from .. import states
 from ..calling.connection import Connection
 from ..calling.core import AppCore
+from ..calling.sent_events import tell_sent
 from ..canvas.outcome import REPLACED, Outcome, Rejected, Retried, Returned, Revoked, Success
 from ..commit import Finish
 from ..control.event_format import MOST_TEXT, MOST_TRACEBACK, iso
@@ -68,6 +69,7 @@ class WorkerEvents(Observer):
         self._core = core
         self._intake = intake
         self._observers = observers
+        self._tells_sent = core.conf.task_send_sent_event
         self._received: set[int | str] = set()  #: leases of calls of which this was told
         self._started: set[int | str] = set()
         self._offset = 0.0  #: between the two clocks that a process measures with
@@ -110,6 +112,13 @@ class WorkerEvents(Observer):
             received = None if lease in self._received else received
             started = None if lease in self._started else started
             self._forget(lease)
+        if request is not None and request.events:
+            for event in request.events:
+                self.sender.add(event)
+        if self._tells_sent and finish is not None:
+            for envelope in finish.envelopes:
+                if envelope.message.id != message.id:
+                    tell_sent(self.sender, envelope)
         if type(outcome) is Success:
             ending, more = "succeeded", {"result": _result(outcome.value, run), "runtime": now - run.started_at}
         elif (said := _said(outcome)) is not None:

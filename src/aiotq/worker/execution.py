@@ -293,6 +293,7 @@ class Execution:
         if isinstance(value, Ran):
             request.children.extend(value.children)
             request.added.extend(map(as_canvas, value.added))
+            cast("Any", request).events = value.events
             return value.value
         return value
 

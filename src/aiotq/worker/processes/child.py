@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import types
-from collections.abc import Callable, Coroutine, Generator, Sequence
+from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -70,18 +70,22 @@ async def _awaited(coro: Coroutine[Any, Any, Any], request: Request) -> Any:
 
 
 def _ran(value: Any, request: Request) -> Any:
-    if not (request.children or request.added):
+    if not (request.children or request.added or request.events):
         return value
-    return Ran(value, request.children, [as_form(canvas) for canvas in request.added])
+    return Ran(value, request.children, [as_form(canvas) for canvas in request.added], request.events)
 
 
 class Ran:
-    """What a task returned in a child, the ids of the calls it made there, and what it added to its group (forms)."""
+    """What a task returned in a child, the ids of the calls it made there, what it added to its group (forms), and the
+    events that it told."""
 
-    def __init__(self, value: Any, children: list[str], added: list[dict[str, Any]]) -> None:
+    def __init__(
+        self, value: Any, children: list[str], added: list[dict[str, Any]], events: Sequence[Mapping[str, Any]]
+    ) -> None:
         self.value = value
         self.children = children
         self.added = added
+        self.events = events
 
 
 def serve(connection: Connection, modules: Sequence[str] = ()) -> None:
