@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Generic, Never, NoReturn, ParamSpec, Self, TypeVar, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack, overload
 
-from .calling.core import AppCore, Inline
-from .calling.envelopes import given_arguments
+from .calling.arguments import given_arguments
+from .calling.core import AppCore, Inline, Part
 from .canvas import Signature
 from .canvas.serialized import signature
 from .canvas.signature import Canvas
@@ -36,22 +36,6 @@ R = TypeVar("R")
 T = TypeVar("T")
 TaskT = TypeVar("TaskT", bound="Task[..., Any]")
 Handle = TypeVar("Handle")
-Has = TypeVar("Has")
-
-
-class Part(Generic[Has]):
-    """What a part of an app can do, as an attribute of the app."""
-
-    def __init__(self, of: Callable[[AppCore], Has]) -> None:
-        self._of = of
-
-    def __get__(self, app: AioTQ | None, kind: type[AioTQ]) -> Has:
-        if app is None:  # of the class: for those that only look at it
-            return cast(Has, self)
-        return self._of(app._core)  # pyright: ignore[reportPrivateUsage]
-
-    def __set__(self, app: AioTQ, given: Never) -> NoReturn:
-        raise AttributeError("this attribute of an app can't be set")
 
 
 class AioTQ:

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiotq.calling.envelopes import ArgumentCheck, EnvelopeBuilder
+from aiotq.calling.arguments import ArgumentCheck
+from aiotq.calling.envelopes import EnvelopeBuilder
 from aiotq.core.clock import SystemClock
 from aiotq.core.settings import Settings
 from aiotq.exceptions import CallError, EncodeError, InvalidArguments, InvalidOption, MessageTooLarge

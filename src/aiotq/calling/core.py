@@ -8,7 +8,7 @@ import socket
 import weakref
 from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Never, NoReturn, Protocol, TypeVar, cast
 
 from ..backends.base import backend_class
 from ..canvas.planner import Planner
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from ..worker.worker import Worker
 
 Handle = TypeVar("Handle")
+Has = TypeVar("Has")
 
 
 def _check_beat_schedule(given: object) -> object:
@@ -76,6 +77,21 @@ _CHECKS: Final[Mapping[str, Check]] = {
 _LEAST_SILENCE: Final = 30.0
 #: Those there are, for a fork.
 _cores: Final[weakref.WeakSet[AppCore]] = weakref.WeakSet()
+
+
+class Part(Generic[Has]):
+    """What a part of an app can do, as an attribute of the app."""
+
+    def __init__(self, of: Callable[[AppCore], Has]) -> None:
+        self._of = of
+
+    def __get__(self, app: AioTQ | None, kind: type[AioTQ]) -> Has:
+        if app is None:  # of the class: for those that only look at it
+            return cast(Has, self)
+        return self._of(app._core)  # pyright: ignore[reportPrivateUsage]
+
+    def __set__(self, app: AioTQ, given: Never) -> NoReturn:
+        raise AttributeError("this attribute of an app can't be set")
 
 
 class Inline(Protocol):

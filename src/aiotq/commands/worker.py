@@ -10,7 +10,9 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from ..app import AioTQ
 from ..core.settings import APP_VARIABLE, Settings
+from ..tasks.options import said
 from ..transport.routing import declared_queues
 from ..worker.options import WorkerChoices, WorkerOptions, worker_options
 from . import banner as banners
@@ -120,12 +122,8 @@ def worker(
 
     With --workers, SIGHUP replaces the workers one after the other, SIGTTIN starts one more, SIGTTOU stops one.
     """
-    for option, text in (("--queues", queues), ("--exclude-queues", exclude_queues)):
-        if text is not None and not read_names(text):
-            raise UsageError(f"{option} names no queue: write them as hi,lo")
+    _check(queues, exclude_queues, workers, http)
     address = None if http is None else read_address(http)
-    if workers > 1 and address is not None:
-        raise UsageError("--http: several workers can't share a port; start each with its own, or one alone")
     share = _share(burst, max_tasks, max_time, max_tasks_per_worker, max_memory_per_worker)
     if workers > 1 or reload or (share.goes_on and parent_fd is None):
         start_logging(level, log_format, "workers")
@@ -135,9 +133,7 @@ def worker(
     if parent_fd is not None:
         os.set_inheritable(parent_fd, False)
     label = None if parent_fd is None else name
-    handler = start_logging(level, log_format, label)
-    app = target.load()
-    form = log_as(handler, app, level, log_format, label)
+    app, form = _loaded(target, level, log_format, label)
     overrides = {
         "worker_concurrency": concurrency,
         "worker_threads": threads,
@@ -147,14 +143,26 @@ def worker(
         "worker_uvloop": uvloop,
         "worker_queue_order": None if strict_queues is None else "strict" if strict_queues else "fair",
     }
-    app.conf.update({setting: wanted for setting, wanted in overrides.items() if wanted is not None})
+    app.conf.update(said(overrides))
     options = _options(app.conf, name, queues, exclude_queues)
     announce = partial(banners.banner, app, target.spec, options) if banner and form == "text" else None
-    is_well = run_worker(
-        app, options, announce=announce, parent_fd=parent_fd, with_beat=beat, http=address, share=share
-    )
-    if not is_well:
+    if not run_worker(app, options, announce=announce, parent_fd=parent_fd, with_beat=beat, http=address, share=share):
         raise typer.Exit(1)
+
+
+def _check(queues: str | None, exclude_queues: str | None, workers: int, http: str | None) -> None:
+    if workers > 1 and http is not None:
+        raise UsageError("--http: several workers can't share a port; start each with its own, or one alone")
+    for option, text in (("--queues", queues), ("--exclude-queues", exclude_queues)):
+        if text is not None and not read_names(text):
+            raise UsageError(f"{option} names no queue: write them as hi,lo")
+
+
+def _loaded(target: Target, level: str, log_format: str | None, label: str | None) -> tuple[AioTQ, str]:
+    """Return the app and the format of the log, which begins before its modules are imported."""
+    handler = start_logging(level, log_format, label)
+    app = target.load()
+    return app, log_as(handler, app, level, log_format, label)
 
 
 def _share(

@@ -17,7 +17,6 @@ from datetime import timedelta
 from typing import Any, Final, cast
 
 from ..exceptions import InvalidSetting, SettingsFrozen, UnknownSetting
-from .celery_settings import celery_setting
 from .schedules import seconds_apart
 
 logger = logging.getLogger("aiotq.settings")
@@ -286,6 +285,8 @@ class Settings(_Values):
 
 def unknown(name: str) -> UnknownSetting:
     """Return the error for a setting called `name`: what does it here, of one that is Celery's; else the nearest."""
+    from .celery_settings import celery_setting  # noqa: PLC0415
+
     theirs = celery_setting(name.lower())
     if theirs is None:
         near = difflib.get_close_matches(name.lower(), NAMES, n=1)
@@ -303,6 +304,8 @@ def from_celery(name: str, given: object) -> tuple[str, object] | None:
     Raises:
         UnknownSetting: it is none of Celery's, or one that stands elsewhere here, or can't be as it is `given`.
     """
+    from .celery_settings import celery_setting  # noqa: PLC0415
+
     theirs = celery_setting(name)
     if theirs is None:
         raise unknown(name)

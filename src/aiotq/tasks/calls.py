@@ -6,7 +6,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar, Unpack
 
-from ..calling.envelopes import given_arguments
+from ..calling.arguments import given_arguments
 from ..canvas.signature import Canvas, Signature
 from ..core.inside import core_of
 from ..core.sync import expect_loop

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Unpack, cast
 
-from ..calling.envelopes import given_arguments
+from ..calling.arguments import given_arguments
 from ..exceptions import CallError
 from .options import CallOptions, check_options, said
 

@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, ParamSpec, Self, TypeVar, Unpack, cast
 
 from .. import exceptions, states
-from ..calling.envelopes import ArgumentCheck, given_arguments
+from ..calling.arguments import ArgumentCheck, given_arguments
 from ..canvas.composites import Chunks
 from ..canvas.outcome import Replace
 from ..canvas.serialized import chunked

@@ -9,7 +9,7 @@ import socket
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from functools import partial
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 from .. import signals
 from ..calling.connection import Connection
@@ -52,6 +52,19 @@ _CLEANUP: Final = 5.0
 _LAST_CLEANUP: Final = 10.0
 #: Seconds that the last commits of a stopping worker may take; after that their leases end by themselves.
 _LAST_COMMITS: Final = 30.0
+
+
+class _Parts(NamedTuple):
+    """The parts of a worker that are there while it is entered."""
+
+    connection: Connection
+    consumer: Consumer
+    committer: Committer
+    permits: ConcurrencyLimits
+    presence: Presence
+    lifeline: Lifeline
+    pool: ProcessPool
+    completer: Completer
 
 
 class Worker:
@@ -199,40 +212,37 @@ class Worker:
             completer = self._completer = Completer(committer, self._settled, self._wrote)
             connection.revocation_listeners.add(self._revoked)
             stack.callback(connection.revocation_listeners.discard, self._revoked)
-            async with asyncio.TaskGroup() as upkeep:
-                intake = self._intake = self._make_intake(connection, consumer, committer, completer, permits, pool)
-                scaler = Autoscaler(intake.slots, intake.resize)
-                events = WorkerEvents(self, self._core, connection, intake, self._observers)
-                steering = Steering(
-                    self,
-                    self._core,
-                    connection,
-                    intake,
-                    scaler,
-                    pool,
-                    presence,
-                    self._queues,
-                    events,
-                    started=self._started,
-                )
-                overdue = fail_overdue(connection, self._coordinator(connection), completer, conf.join_timeout)
-                beside = {
-                    "completer": completer.run(),
-                    "reclaim": self._reclaiming.run(connection, consumer, lifeline),
-                    "permits": permits.run(),
-                    "overdue": overdue,
-                    "autoscale": scaler.run(),
-                    "events": events.run(),
-                    "paused_queues": self._queues.watch(connection.ledger, connection.bus),
-                    "control": self._obeying(connection, steering).run(),
-                }
-                running = [upkeep.create_task(each, name=f"aiotq.{name}") for name, each in beside.items()]
-                await presence.announce()  # before it takes anything: who is told that it is ready finds its row
-                await self._take(intake, connection, ready, stopping)
-                await self._commit_the_rest(completer, permits)
-                await events.say_good_bye()
-                for each in running:
-                    each.cancel()
+            parts = _Parts(connection, consumer, committer, permits, presence, lifeline, pool, completer)
+            await self._work(parts, ready, stopping)
+
+    async def _work(self, parts: _Parts, ready: Callable[[Worker], None], stopping: asyncio.Event) -> None:
+        """Run tasks until the worker is to stop, and all that goes on beside them."""
+        core, connection, completer = self._core, parts.connection, parts.completer
+        async with asyncio.TaskGroup() as upkeep:
+            intake = self._intake = self._make_intake(parts)
+            scaler = Autoscaler(intake.slots, intake.resize)
+            events = WorkerEvents(self, core, connection, intake, self._observers)
+            steering = Steering(
+                *(self, core, connection, intake, scaler, parts.pool, parts.presence, self._queues, events),
+                started=self._started,
+            )
+            beside = {
+                "completer": completer.run(),
+                "reclaim": self._reclaiming.run(connection, parts.consumer, parts.lifeline),
+                "permits": parts.permits.run(),
+                "overdue": fail_overdue(connection, self._coordinator(connection), completer, core.conf.join_timeout),
+                "autoscale": scaler.run(),
+                "events": events.run(),
+                "paused_queues": self._queues.watch(connection.ledger, connection.bus),
+                "control": self._obeying(connection, steering).run(),
+            }
+            running = [upkeep.create_task(each, name=f"aiotq.{name}") for name, each in beside.items()]
+            await parts.presence.announce()  # before it takes anything: who is told that it is ready finds its row
+            await self._take(intake, connection, ready, stopping)
+            await self._commit_the_rest(completer, parts.permits)
+            await events.say_good_bye()
+            for each in running:
+                each.cancel()
 
     async def _take(
         self, intake: Intake, connection: Connection, ready: Callable[[Worker], None], stopping: asyncio.Event
@@ -294,15 +304,8 @@ class Worker:
             core.tasks, connection.ledger, connection.broker, core.shared_clock, holder=self._holder, lease=lease
         )
 
-    def _make_intake(
-        self,
-        connection: Connection,
-        consumer: Consumer,
-        committer: Committer,
-        completer: Completer,
-        permits: ConcurrencyLimits,
-        pool: ProcessPool,
-    ) -> Intake:
+    def _make_intake(self, parts: _Parts) -> Intake:
+        connection, completer = parts.connection, parts.completer
         options = self._options
 
         async def settle(run: Run) -> None:
@@ -314,7 +317,7 @@ class Worker:
             return run.is_settled
 
         execution = Execution(
-            self._core, worker=self.name, pool=pool, observers=self._observers, acknowledge=acknowledge
+            self._core, worker=self.name, pool=parts.pool, observers=self._observers, acknowledge=acknowledge
         )
         coordinator = self._coordinator(connection)
         completer.instead = lambda finish, delivery, why: coordinator.instead(
@@ -326,8 +329,8 @@ class Worker:
             "process": options.processes,
         }
         return Intake(
-            consumer=consumer,
-            committer=committer,
+            consumer=parts.consumer,
+            committer=parts.committer,
             completer=completer,
             execution=execution,
             coordinator=coordinator,
@@ -338,7 +341,7 @@ class Worker:
             prefetch=options.prefetch,
             revoked=connection.ledger.revoked,
             limiter=Limiter(self._core.tasks, self._core.conf.task_default_rate_limit, connection.ledger.book),
-            permits=permits,
+            permits=parts.permits,
             observers=self._observers,
             queues=self._queues,
         )
