@@ -21,6 +21,7 @@ from .commands.command import App, Broker, Debug
 from .commands.config import config
 from .commands.dead import dead
 from .commands.doctor import doctor
+from .commands.events import events
 from .commands.fleet import control, inspect, status
 from .commands.from_celery import from_celery
 from .commands.graph import graph
@@ -49,7 +50,7 @@ cli: Final = typer.Typer(
 cli.command(cls=WorkerCommand)(worker)
 for _command in (
     *(beat, call, result, tasks, config, queues, purge, graph, revoke, report, from_celery, migrate_db),
-    *(status, inspect, control, pause, resume, doctor, shell),
+    *(status, inspect, control, events, pause, resume, doctor, shell),
 ):
     cli.command()(_command)
 cli.command()(migrate)

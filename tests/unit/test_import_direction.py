@@ -36,8 +36,8 @@ FLOORS: Final = (
     ("calling",),
     (
         *("worker", "beat"),
-        *("control.admin", "control.asking", "control.commands", "control.examining", "control.remote"),
-        *("control.events", "control.migrating", "control.shown_settings"),
+        *("control.admin", "control.asking", "control.camera", "control.commands", "control.examining"),
+        *("control.events", "control.migrating", "control.remote", "control.shown_settings"),
     ),
     ("app",),
     ("lookup",),

@@ -14,7 +14,6 @@ _SETTING: Final = "is a setting here: {name}, or {variable} in the environment"
 #: Celery's commands that are none here.
 COMMANDS: Final[Mapping[str, str]] = {
     "amqp": "queues are seen with aiotq queues; for all else there is rabbitmqadmin",
-    "events": "a worker's log tells what happens (aiotq worker --log-format json), and so do aiotq.signals",
     "logtool": "aiotq worker --log-format json writes logs that programs can read",
     "multi": "aiotq worker --workers N starts several; systemd or a container keeps them running",
     "upgrade": "aiotq from-celery PATH lists what is to be changed in a project, its settings as well",
@@ -44,11 +43,6 @@ WORKER_OPTIONS: Final[Mapping[str, str]] = {
     "--disable-prefetch": "--prefetch 0 is the default",
     "--include": f"{_setting('include')}: modules separated by commas",
     "-I": f"{_setting('include')}: modules separated by commas",
-    "--events": "no events are sent; the log tells what happens (--log-format json), and so do the signals in "
-    "aiotq.signals",
-    "--task-events": "no events are sent; the log tells what happens (--log-format json), and so do the signals in "
-    "aiotq.signals",
-    "-E": "no events are sent; the log tells what happens (--log-format json), and so do the signals in aiotq.signals",
     "--schedule": "a scheduler keeps periodic tasks where results are kept: leave it out",
     "-s": "a scheduler keeps periodic tasks where results are kept: leave it out",
     "--scheduler": "a scheduler keeps periodic tasks where results are kept: leave it out",
@@ -61,8 +55,8 @@ WORKER_OPTIONS: Final[Mapping[str, str]] = {
     "--optimization": "a worker takes what it can start (-Ofair): leave it out",
     "--without-gossip": "workers don't speak to each other: leave it out",
     "--without-mingle": "workers don't speak to each other: leave it out",
-    "--without-heartbeat": "workers send no heartbeat events: leave it out",
-    "--heartbeat-interval": "workers send no heartbeat events: leave it out",
+    "--without-heartbeat": "heartbeat events are sent every 2 s while somebody reads events: leave it out",
+    "--heartbeat-interval": "heartbeat events are sent every 2 s while somebody reads events: leave it out",
     "--detach": "a worker stays in the foreground: systemd, a container or nohup takes it from there",
     "-D": "a worker stays in the foreground: systemd, a container or nohup takes it from there",
     "--pidfile": "a worker stays in the foreground: systemd or a container knows its pid",

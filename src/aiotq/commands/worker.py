@@ -80,6 +80,16 @@ Reload = Annotated[
 Banner = Annotated[
     bool, typer.Option("--banner/--no-banner", show_default=False, help="Say at the start what this worker does.")
 ]
+TaskEvents = Annotated[
+    bool | None,
+    typer.Option(
+        "-E/--no-task-events",
+        "--task-events",
+        "--events",
+        show_default=False,
+        help="Send events also to those who can't ask for them: Celery's monitors.",
+    ),
+]
 Beat = Annotated[bool, typer.Option("-B", "--beat", help="Send periodic tasks as well (any number of workers may).")]
 ParentFd = Annotated[int | None, typer.Option(hidden=True)]
 
@@ -103,6 +113,7 @@ def worker(
     name: Name = None,
     level: Level = "INFO",
     log_format: LogFormat = None,
+    task_events: TaskEvents = None,
     beat: Beat = False,
     http: Http = None,
     burst: Burst = False,
@@ -141,6 +152,7 @@ def worker(
         "worker_prefetch": prefetch,
         "worker_grace": grace,
         "worker_uvloop": uvloop,
+        "worker_send_task_events": task_events,
         "worker_queue_order": None if strict_queues is None else "strict" if strict_queues else "fair",
     }
     app.conf.update(said(overrides))

@@ -73,6 +73,7 @@ class EventSender:
     ) -> None:
         self.common = Common.here(hostname)
         self.is_on = False
+        self.has_new_reader = False  #: who is to be told what all others know
         self.waiting: list[Item] = []
         self.counts: Counter[str] = Counter()  #: of wishes that were refused, and of events sent and dropped
         self._bus = bus
@@ -168,6 +169,7 @@ class EventSender:
         if wish.seconds <= 0:
             self._readers.pop(wish.address, None)
         elif wish.address in self._readers or len(self._readers) < _MOST_READERS:
+            self.has_new_reader |= wish.address not in self._readers
             self._readers[wish.address] = asyncio.get_running_loop().time() + wish.seconds, wish.asks
         else:
             self._refuse("too many", f"{_MOST_READERS} others read events already")
