@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ..waiting import wait_until
-from .test_cli import Shell, environment
+from .shells import Shell, environment
 
 PROJ = """
 from aiotq import AioTQ

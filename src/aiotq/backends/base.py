@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Final, Self, cast
 
 from ..commit import Committer
 from ..control.bus import Bus
+from ..control.celery_mail import CeleryMail
 from ..core.clock import Clock
 from ..core.settings import Settings
 from ..core.values import value
@@ -70,6 +71,7 @@ class Backend(abc.ABC):
     records: RecordStore | None = None
     ledger: Ledger | None = None
     bus: Bus | None = None
+    celery: CeleryMail | None = None  #: Celery's own exchanges, where they are shared
 
     @classmethod
     @abc.abstractmethod

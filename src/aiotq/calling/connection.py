@@ -61,6 +61,7 @@ class Connection:
         self._parts = parts_of(self._broker_backend, self._results_backend, conf, clock)
         self.broker, self.records, self.ledger = self._parts.broker, self._parts.records, self._parts.ledger
         self.bus = self._parts.bus
+        self.celery = self._broker_backend.celery
         self.publisher = Publisher(
             self.broker,
             timeout=conf.task_publish_timeout,

@@ -439,7 +439,11 @@ class AppCore:
             from ..control.event_sender import EventSender  # noqa: PLC0415
 
             connection.events = EventSender(
-                connection.bus, hostname=f"gen{self.origin}", clock=self.clock, signer=self.signer
+                connection.bus,
+                hostname=f"gen{self.origin}",
+                clock=self.clock,
+                signer=self.signer,
+                outlet=connection.celery,
             )
             connection.events.enabled = True
 

@@ -18,6 +18,8 @@ from ..exceptions import BadSignature, InvalidOption, MalformedMessage, Unsigned
 from ..results import Ledger
 from ..wire.message import is_name, new_id
 from ..wire.signing import Signer
+from .bus import Bus
+from .celery_mail import theirs
 from .fleet import FleetMember, read_member
 from .messages import ANSWERS, COMMANDS, MAX_ANSWER, AnswerPart, Command, is_meant, pack_command, unpack_answer
 
@@ -27,6 +29,8 @@ TIMEOUT: Final = 1.0
 _ANSWERED_BY_THREAD: Final = frozenset({"ping", "stacks"})
 #: The part of the timeout after which those that have not answered are asked again: the bus may drop a message.
 _AGAIN: Final = 0.3
+#: Answers of Celery's workers that are gathered, at most.
+_MOST_THEIRS: Final = 10_000
 #: Bytes of answers that are gathered for one question, at most: further answers are dropped.
 _MOST_GATHERED: Final = 256 * 1024 * 1024
 
@@ -90,8 +94,22 @@ async def ask(
     gathering = _Gathering(new_id(), core.signer, expected)
     command = Command(gathering.command_id, name, args, kwargs or {}, names, bus.address, core.clock.time())
     packed = pack_command(command, core.signer)
-    if expected is not None and not expected:
-        return gathering.answers  # nobody is there
+    others = connection.celery if core.signer is None else None
+    asked = theirs(name, args, kwargs or {})
+    if others is not None and asked is not None and not set(names or ("",)) <= set((expected or {}).values()):
+        async with others.asking(name, asked, names, gathering.heard_theirs):
+            await _ask_ours(ledger, bus, gathering, packed, timeout, is_all=False)
+    elif expected is None or expected:
+        await _ask_ours(ledger, bus, gathering, packed, timeout, is_all=True)
+    if gathering.missing:
+        await _explain(ledger, gathering, name, core.clock.time())
+    return gathering.answers
+
+
+async def _ask_ours(
+    ledger: Ledger, bus: Bus, gathering: _Gathering, packed: bytes, timeout: float, *, is_all: bool
+) -> None:
+    """Ask the workers that hear the bus; unless they are all there are, wait for others until the end."""
     end = bus.hear(ANSWERS, gathering.heard)
     try:
         with suppress(TimeoutError):
@@ -99,11 +117,10 @@ async def ask(
                 await bus.tell_all(COMMANDS, packed)
                 while not await gathering.completed(_AGAIN * timeout if gathering.missing else timeout):
                     await bus.tell_all(COMMANDS, packed)
+                if not is_all:
+                    await asyncio.sleep(timeout)
     finally:
         end()
-    if gathering.missing:
-        await _explain(ledger, gathering, name, core.clock.time())
-    return gathering.answers
 
 
 class _Gathering:
@@ -119,6 +136,12 @@ class _Gathering:
         self._parts: dict[str, dict[int, AnswerPart]] = {}
         self._done: set[str] = set()
         self._bytes = 0
+
+    def heard_theirs(self, answers: Mapping[str, Any]) -> None:
+        """Take what Celery's workers answer; a name that one of ours has is ours."""
+        for name, answer in answers.items():
+            if len(self.answers) < _MOST_THEIRS:
+                self.answers.setdefault(name, answer)
 
     async def completed(self, seconds: float) -> bool:
         """Wait for the rest, at most so long; return whether it came."""

@@ -62,6 +62,7 @@ class WorkerEvents(Observer):
             hostname=worker.name,
             clock=core.clock,
             signer=core.signer,
+            outlet=connection.celery,
             on_change=self._switched,
             gather=self._look,
         )
@@ -172,7 +173,8 @@ class WorkerEvents(Observer):
     def _look(self) -> None:
         """Tell of what waits and runs, if that was not told yet, and of the worker itself now and then."""
         self._measure()
-        if time.monotonic() >= self._beat_at:
+        if time.monotonic() >= self._beat_at or self.sender.has_new_reader:
+            self.sender.has_new_reader = False
             self._tell_of_worker("worker-heartbeat")
         wall = self._core.clock.time()
         for delivery in self._intake.waiting:

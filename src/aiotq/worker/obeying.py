@@ -121,7 +121,7 @@ class Obeying:
             return
         is_error = False
         try:
-            answer = as_json(await self._called(command))
+            answer = as_json(await self.call(command.name, command.args, command.kwargs))
             if len(answer) > MAX_ANSWER:
                 raise CallError(f"{command.name}: the answer has {len(answer)} bytes, and {MAX_ANSWER} can be sent")
             self._count("obeyed")
@@ -150,14 +150,14 @@ class Obeying:
         for part in parts:
             await self._bus.tell(address, ANSWERS, part)
 
-    async def _called(self, command: Command) -> Any:
-        """Return what the command answers; raises what it raises."""
-        known = self._commands.get(command.name)
+    async def call(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """Return what a command answers; raises what it raises."""
+        known = self._commands.get(name)
         if known is None:
-            raise CallError(f"no command {command.name!r} here: there are {', '.join(sorted(self._commands))}")
-        args, kwargs = known.bound(command.args, command.kwargs)
+            raise CallError(f"no command {name!r} here: there are {', '.join(sorted(self._commands))}")
         if known.kind == "control":
-            logger.info("command %s%s", command.name, (*command.args, *command.kwargs.items()) or "")
+            logger.info("command %s%s", name, (*args, *kwargs.items()) or "")
+        args, kwargs = known.bound(args, kwargs)
         worker = self._worker if known.function.__module__ == builtin_commands.__module__ else self._worker.user_facing
         async with asyncio.timeout(LONGEST):
             answer = known.function(worker, *args, **kwargs)

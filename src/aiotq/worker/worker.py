@@ -25,6 +25,7 @@ from ..transport import Consumer, Delivery
 from ..transport.routing import declared_queues
 from ..wire.message import new_id
 from .autoscale import Autoscaler
+from .celery_commands import CeleryCommands
 from .completer import Completer
 from .concurrency_limits import ConcurrencyLimits
 from .delivery_info import DeliveryInfo
@@ -226,6 +227,7 @@ class Worker:
                 *(self, core, connection, intake, scaler, parts.pool, parts.presence, self._queues, events),
                 started=self._started,
             )
+            commands = Obeying(connection.bus, steering, core.commands, key=self._holder, signer=core.signer)
             beside = {
                 "completer": completer.run(),
                 "reclaim": self._reclaiming.run(connection, parts.consumer, parts.lifeline),
@@ -234,8 +236,10 @@ class Worker:
                 "autoscale": scaler.run(),
                 "events": events.run(),
                 "paused_queues": self._queues.watch(connection.ledger, connection.bus),
-                "control": self._obeying(connection, steering).run(),
+                "control": commands.run(),
             }
+            if connection.celery is not None:
+                beside["control.celery"] = CeleryCommands(connection.celery, steering, commands).run()
             running = [upkeep.create_task(each, name=f"aiotq.{name}") for name, each in beside.items()]
             await parts.presence.announce()  # before it takes anything: who is told that it is ready finds its row
             await self._take(intake, connection, ready, stopping)
@@ -345,10 +349,6 @@ class Worker:
             observers=self._observers,
             queues=self._queues,
         )
-
-    def _obeying(self, connection: Connection, steering: Steering) -> Obeying:
-        core = self._core
-        return Obeying(connection.bus, steering, core.commands, key=self._holder, signer=core.signer)
 
     def _describe(self) -> Mapping[str, Any]:
         """Return the worker's row in the fleet registry. Called in the lifeline's thread as well."""

@@ -10,6 +10,7 @@ from ..base import Backend, BackendContext, backend_class
 from .address import parse
 from .broker import AmqpBroker, name_problem
 from .bus import AmqpBus
+from .celery_mail import AmqpCeleryMail
 from .connection import AmqpClient
 from .records import RpcRecords
 
@@ -34,6 +35,7 @@ class AmqpBackend(Backend):
         )
         self.records = RpcRecords(self._client, expires=conf.result_expires, clock=context.clock)
         self.bus = AmqpBus(self._client)
+        self.celery = AmqpCeleryMail(self._client, context.clock) if conf.celery_compat else None
 
     @classmethod
     def key(cls, url: str) -> Hashable:
