@@ -129,8 +129,13 @@ async def test_a_commit_whose_reply_was_lost_has_its_answer_when_it_is_repeated(
         proxy.swallow_replies()
         await lose_reply(proxy, asyncio.create_task(here.committer.commit([finish])))
 
-        assert await here.committer.commit([finish]) == [COMMITTED]
+        async def answers() -> object:
+            try:
+                return await here.committer.commit([finish])
+            except ConnectionLost:  # the connection for requests was cut as well, and is noticed now
+                return None
 
+        assert await wait_until(answers, "it is committed") == [COMMITTED]
         assert [each is not None and each.state for each in await there.records.get(["a"])] == [SUCCESS]
         assert ids(await consumer.receive(10, suspect=True, wait=0)) == ["next"]
 
