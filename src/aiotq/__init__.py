@@ -12,13 +12,14 @@ result = await add.delay(2, 2)      # run `aiotq worker proj:app` somewhere
 assert await result == 4
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from . import signals, states
 from .app import AioTQ
 from .calling.middleware import Middleware, OutgoingCall, RunningCall
 from .canvas import Canvas, Chain, Chord, Group, Signature, chain, chord, group
 from .canvas.serialized import signature
+from .core.celery_names import MODULE, no_attribute
 from .core.version import VERSION
 from .exceptions import (
     AioTQError,
@@ -47,6 +48,7 @@ from .results.eager_result import EagerResult
 from .results.handle import AsyncResult
 from .results.sets import GroupResult, ResultSet
 from .results.sync_result import SyncGroupResult, SyncResult, SyncResultSet
+from .tasks.current_app import CurrentApp
 from .tasks.handlers import ExceptionInfo
 from .tasks.options import CallOptions
 from .tasks.registry import shared_task
@@ -67,6 +69,8 @@ __version__ = VERSION
 
 #: Stands for the task that runs in this context.
 current_task = CurrentTask()
+#: Stands for the app whose task runs in this context, or else for the default one.
+current_app = cast(AioTQ, CurrentApp())
 
 __all__ = [
     "AioTQ",
@@ -121,6 +125,7 @@ __all__ = [
     "chain",
     "chord",
     "crontab",
+    "current_app",
     "current_task",
     "find_app",
     "group",
@@ -158,4 +163,4 @@ def __getattr__(name: str) -> Any:
 
             return getattr(schedules, name)
         case _:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+            raise AttributeError(no_attribute(f"module {__name__!r}", name, MODULE), name=name)

@@ -12,12 +12,14 @@ from .canvas import Signature
 from .canvas.serialized import signature
 from .canvas.signature import Canvas
 from .control.admin import Admin
+from .core.celery_names import APP, knows
 from .core.clock import SYSTEM_CLOCK, Clock
 from .core.sync import expect_loop
 from .results.handle import AsyncResult
 from .results.sets import ResultSet
+from .tasks.current_app import set_default_app
 from .tasks.options import CallOptions, said
-from .tasks.task import Task, set_default_app
+from .tasks.task import Task
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -38,6 +40,7 @@ TaskT = TypeVar("TaskT", bound="Task[..., Any]")
 Handle = TypeVar("Handle")
 
 
+@knows(APP)
 class AioTQ:
     """An application: its tasks, its settings and its connections.
 
@@ -156,6 +159,10 @@ class AioTQ:
     def sync(self, function: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> T:
         """Return what `await function(*args, **kwargs)` returns, in code without a loop (with one: `CallError`)."""
         return self._core.bridge.run(function, *args, **kwargs)
+
+    def set_default(self) -> None:
+        """Be the app of shared tasks, of signatures by name and of `current_app`, where no task of another app runs."""
+        set_default_app(self._core)
 
     async def __aenter__(self) -> Self:
         await self._core.connections.enter()

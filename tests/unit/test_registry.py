@@ -284,7 +284,7 @@ def test_an_apps_own_task_stands_before_a_shared_one_of_its_name() -> None:
 
 
 def test_a_shared_task_without_an_app_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aiotq.tasks.task._default_core", [])
+    monkeypatch.setattr("aiotq.tasks.task.default_core", [])
     monkeypatch.setattr("aiotq.tasks.registry._shared_tasks", {})
     task = shared_task(add)
 

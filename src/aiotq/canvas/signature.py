@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import field
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Protocol, Self, TypeVar, cast
 
+from ..core.celery_names import CANVAS, knows
 from ..core.inside import App, core_of
 from ..core.settings import Settings
 from ..core.sync import Bridge, expect_loop
@@ -84,6 +85,7 @@ def set_default_sender(sender: Sender) -> None:
     _default_sender[:] = [sender]
 
 
+@knows(CANVAS)
 class Canvas(abc.ABC, Generic[Handle_co]):
     """A signature, chain, group or chord: it can be sent, and composed with others."""
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..calling.core import AppCore
+from ..core.celery_names import CONTROL, knows
 from ..core.values import value
 from .admin import Admin
 from .asking import TIMEOUT, Answers, ask, registered
@@ -18,6 +19,7 @@ from .messages import as_json
 Destination = Sequence[str] | str | None
 
 
+@knows(CONTROL)
 class Control:
     """Commands to the workers, and questions.
 

@@ -24,6 +24,7 @@ from typing import (
 )
 
 from .. import states
+from ..core.celery_names import RESULT, knows
 from ..core.inside import App, core_of
 from ..exceptions import ResultTimeout
 from ..tasks.request import running_request
@@ -53,6 +54,7 @@ _REVOCATION_TIME: Final = 86_400.0
 LONG_REVOCATION: Final = 366 * 86_400.0
 
 
+@knows(RESULT)
 class AsyncResult(Generic[R_co]):
     """The result of one call. Awaiting it returns the task's value or raises the task's exception.
 

@@ -9,6 +9,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Self, TypeVar, Unpack, cast, overload
 
 from .. import states
+from ..core.celery_names import RESULTS, knows
 from ..core.inside import App, core_of
 from ..exceptions import CallError, ResultTimeout
 from ..tasks.request import running_request
@@ -31,6 +32,7 @@ Leaf_co = TypeVar("Leaf_co", covariant=True)
 _SHAPE_KEPT: Final = 86_400.0
 
 
+@knows(RESULTS)
 class Results(Generic[R_co, Leaf_co]):
     """The base of `ResultSet` and `GroupResult`: the results of many calls."""
 

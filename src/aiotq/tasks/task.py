@@ -16,17 +16,18 @@ from ..calling.arguments import ArgumentCheck, given_arguments
 from ..canvas.composites import Chunks
 from ..canvas.outcome import Replace
 from ..canvas.serialized import chunked
-from ..canvas.signature import Canvas, Signature, set_default_sender
+from ..canvas.signature import Canvas, Signature
 from ..canvas.structure import ending_in_one_call, final_calls, frozen
+from ..core.celery_names import TASK, knows
 from ..core.sync import expect_loop, no_loop
 from ..core.tracebacks import described
 from ..core.values import shown
 from ..exceptions import CallError, InvalidOption, MaxRetriesExceededError, Retry
 from ..results import handle
 from ..results.eager_result import EagerResult
-from ..results.reader import set_default_readers
 from ..wire.message import MAX_NAME, is_name
 from .calls import CallHere, Configured, SyncCalls, sync_call
+from .current_app import default_core
 from .handlers import Handlers, overridden
 from .on_commit import OnCommit
 from .options import (
@@ -54,16 +55,7 @@ R = TypeVar("R")
 _NOT_RUNNING: Final = "no task runs here; call it in a task's code, while a worker (or apply) runs that"
 
 
-_default_core: list[TaskCore] = []
-
-
-def set_default_app(core: TaskCore) -> None:
-    """Make the app of `core` that of shared tasks and signatures by name where no task of another app runs."""
-    _default_core[:] = [core]
-    set_default_sender(core)
-    set_default_readers(core)
-
-
+@knows(TASK)
 class Task(Declared, Handlers, OnCommit[P], Generic[P, R]):
     """A registered function; made by `@app.task`.
 
@@ -156,9 +148,9 @@ class Task(Declared, Handlers, OnCommit[P], Generic[P, R]):
         running: Task[..., Any] | None = running_request.get().runner
         if running is not None and running._own_core is not None:
             return running._own_core
-        if not _default_core:
+        if not default_core:
             raise CallError(f"shared task {self.name} has no app: create an AioTQ first")
-        return _default_core[0]
+        return default_core[0]
 
     @property
     def request(self) -> Request:
