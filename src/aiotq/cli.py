@@ -36,6 +36,7 @@ from .commands.revoke import revoke
 from .commands.schedule import schedule
 from .commands.shell import shell
 from .commands.tasks import tasks
+from .commands.top import top
 from .commands.worker import worker
 from .exceptions import AioTQError
 
@@ -50,7 +51,7 @@ cli: Final = typer.Typer(
 cli.command(cls=WorkerCommand)(worker)
 for _command in (
     *(beat, call, result, tasks, config, queues, purge, graph, revoke, report, from_celery, migrate_db),
-    *(status, inspect, control, events, pause, resume, doctor, shell),
+    *(status, top, inspect, control, events, pause, resume, doctor, shell),
 ):
     cli.command()(_command)
 cli.command()(migrate)

@@ -43,7 +43,7 @@ FLOORS: Final = (
     ("lookup",),
     (PUBLIC,),
     ("testing", "web", "contrib"),
-    ("commands",),
+    ("commands", "top"),
     ("cli",),
     ("__main__",),
 )
@@ -95,6 +95,7 @@ LATE: Final[Mapping[tuple[str, str], str]] = {
     ("canvas.signature", "canvas.structure"): _MADE_OF_SIGNATURES,
     ("commands.http", "web.health"): _FEW_ARE_WATCHED,
     ("commands.http", "web.serving"): _FEW_ARE_WATCHED,
+    ("commands.top", "top.view"): _FEW_ARE_WATCHED,
     ("core.settings", "core.celery_settings"): "few apps have settings by Celery's names, or unknown ones",
     ("graph.graph", "graph.drawing"): "a graph is data: few are drawn",
     ("results.handle", "results.drawn"): _FEW_DRAW,

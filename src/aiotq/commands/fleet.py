@@ -194,7 +194,8 @@ def _arguments(command: DeclaredCommand, words: Sequence[str]) -> tuple[list[Any
     return args, kwargs
 
 
-def _state(member: FleetMember) -> str:
+def state_of(member: FleetMember) -> str:
+    """Return whether a worker or scheduler is there, in a word."""
     if member.is_missing:
         return "missing"
     if member.blocked is not None:
@@ -208,7 +209,7 @@ def _row(member: FleetMember, now: float) -> tuple[str, ...]:
     most = sum(capacity for _, capacity in member.slots.values())
     return (
         member.name,
-        _state(member),
+        state_of(member),
         member.host,
         str(member.pid),
         output.age(member.seen - member.started),
@@ -225,7 +226,7 @@ def _as_data(member: FleetMember) -> dict[str, Any]:
     return {
         "kind": member.kind,
         "name": member.name,
-        "state": _state(member),
+        "state": state_of(member),
         "key": member.key,
         "host": member.host,
         "pid": member.pid,
