@@ -133,14 +133,12 @@ def worker(
 
     With --workers, SIGHUP replaces the workers one after the other, SIGTTIN starts one more, SIGTTOU stops one.
     """
-    _check(queues, exclude_queues, workers, http)
-    address = None if http is None else read_address(http)
+    address = _checked_address(queues, exclude_queues, workers, http)
     share = _share(burst, max_tasks, max_time, max_tasks_per_worker, max_memory_per_worker)
     if workers > 1 or reload or (share.goes_on and parent_fd is None):
         start_logging(level, log_format, "workers")
-        child = _child_command(target, context)
-        is_well = (run_reloading if reload else run_fleet)(child, name=name, count=workers)
-        raise typer.Exit(0 if is_well else 1)
+        run = run_reloading if reload else run_fleet
+        raise typer.Exit(0 if run(_child_command(target, context), name=name, count=workers) else 1)
     if parent_fd is not None:
         os.set_inheritable(parent_fd, False)
     label = None if parent_fd is None else name
@@ -162,12 +160,20 @@ def worker(
         raise typer.Exit(1)
 
 
-def _check(queues: str | None, exclude_queues: str | None, workers: int, http: str | None) -> None:
+def _checked_address(
+    queues: str | None, exclude_queues: str | None, workers: int, http: str | None
+) -> tuple[str, int] | None:
+    """Return where health is served, if it is.
+
+    Raises:
+        UsageError: the options can't be so.
+    """
     if workers > 1 and http is not None:
         raise UsageError("--http: several workers can't share a port; start each with its own, or one alone")
     for option, text in (("--queues", queues), ("--exclude-queues", exclude_queues)):
         if text is not None and not read_names(text):
             raise UsageError(f"{option} names no queue: write them as hi,lo")
+    return None if http is None else read_address(http)
 
 
 def _loaded(target: Target, level: str, log_format: str | None, label: str | None) -> tuple[AioTQ, str]:
