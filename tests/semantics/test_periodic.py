@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from aiotq import AioTQ, chain, crontab, group, interval, once, signals
+from aiotq.backends.postgres.lane import Lane
 from aiotq.backends.redis.connection import RedisClient
 from aiotq.backends.sqlite.connection import Database
 from aiotq.beat.scheduler import Scheduler
@@ -27,6 +28,8 @@ from ..waiting import wait_until
 from .conftest import NOT_ON_RABBITMQ
 
 BROKERS_HERE = NOT_ON_RABBITMQ
+#: Schemes of brokers that have a clock of their own.
+SERVERS_CLOCK = ("redis", "postgresql")
 
 Declare = Callable[[AioTQ], None]
 
@@ -153,7 +156,13 @@ async def test_one_that_waits_makes_one_request_a_lease_and_no_other(kit: Kit, m
 
         async with waiting, waiting.beat(name="waiting") as scheduler:
             ledger = (await core_of(waiting).connection()).ledger
-            requests = [(RedisClient, "run"), (RedisClient, "ask"), (Database, "write"), (Database, "read")]
+            requests = [
+                (RedisClient, "run"),
+                (RedisClient, "ask"),
+                (Database, "write"),
+                (Database, "read"),
+                (Lane, "run"),
+            ]
             for kind, name in requests if waiting is not app else [(type(ledger), "acquire_permits")]:
                 counted(kind, name)
             await wait_until(lambda: len(asked) >= 4, "it asked four times", timeout=20)
@@ -213,7 +222,7 @@ class ShiftedClock(SystemClock):
 
 
 async def test_a_clock_that_jumps_forward_and_back_doubles_and_loses_nothing(kit: Kit) -> None:
-    """On Redis the server's clock counts. Elsewhere what a jump skips is late, and what comes again was sent."""
+    """A server's clock counts. Where there is none, what a jump skips is late, and what comes again was sent."""
 
     def declare(app: AioTQ) -> None:
         for misfire in ("all", "once"):
@@ -225,7 +234,7 @@ async def test_a_clock_that_jumps_forward_and_back_doubles_and_loses_nothing(kit
         for shift in (0.0, 1.5, -1.0, 900.0, 0.0):
             clock.shift, count = shift, kit.count("all")
             await wait_until(partial(lambda least: kit.count("all") > least, count + 3), "runs go on", timeout=10)
-            if kit.url.startswith("redis"):
+            if kit.url.startswith(SERVERS_CLOCK):
                 assert max(kit.dues("all")) < datetime.now(UTC) + timedelta(seconds=0.5), "nothing is early"
             elif shift == 900.0:
                 break  # back again, nothing would be due for that long
@@ -235,7 +244,7 @@ async def test_a_clock_that_jumps_forward_and_back_doubles_and_loses_nothing(kit
     assert {later - sooner for sooner, later in pairwise(dues)} == {timedelta(seconds=0.1)}
     assert shown["each-all"].skipped == {}
     assert Counter(kit.dues("once")).most_common(1)[0][1] == 1
-    if not kit.url.startswith("redis"):
+    if not kit.url.startswith(SERVERS_CLOCK):
         assert shown["each-once"].skipped["superseded"] > 100
 
 
@@ -243,7 +252,7 @@ async def test_a_clock_that_is_an_hour_off_on_one_of_three_machines_changes_noth
     kit: Kit, caplog: pytest.LogCaptureFixture
 ) -> None:
     """On Redis the server's clock counts. Elsewhere all of them are on one machine."""
-    shifts = (-3600.0, 0.0, 3600.0) if kit.url.startswith("redis") else (0.0, 0.0, 0.0)
+    shifts = (-3600.0, 0.0, 3600.0) if kit.url.startswith(SERVERS_CLOCK) else (0.0, 0.0, 0.0)
     async with AsyncExitStack() as stack:
         schedulers: list[Scheduler] = []
         for shift in shifts:

@@ -102,7 +102,7 @@ async def test_whatever_the_reason_a_rejected_task_is_a_dead_letter_with_a_few_k
         letter = await (await core_of(app).connections.connection()).broker.dead_letter(result.id)
     assert letter is not None
     assert letter.reason == "rejected"
-    assert letter.detail[:4] == reason[:4]
+    assert letter.detail[:4].replace("\ufffd", "\0") == reason[:4]  # PostgreSQL's text has no NUL
     assert len(letter.detail) < 5000
 
 

@@ -13,7 +13,7 @@ from aiotq.tasks.request import Request
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
 #: Of a request, what is for the inside.
-INSIDE = {"step", "mode", "added", "runner", "slot", "following"}
+INSIDE = {"step", "mode", "added", "events", "runner", "slot", "following"}
 
 
 def named(page: str, section: str) -> set[str]:
