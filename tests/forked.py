@@ -213,7 +213,8 @@ def _become(words: list[str], directory: str, environment: dict[str, str], *, fd
     os.chdir(directory)
     os.environ.clear()
     os.environ.update(environment)
-    sys.path[0] = directory
+    places = [each for each in environment.get("PYTHONPATH", "").split(os.pathsep) if each and each not in sys.path]
+    sys.path[:1] = [directory, *places]
     sys.argv[1:] = words[1:]
     return words[0]
 
