@@ -5,11 +5,11 @@ from __future__ import annotations
 import importlib
 import re
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import pytest
-import typer
 from prometheus_client.metrics_core import Metric
+from typer.main import get_command
 
 from aiotq import AioTQ
 from aiotq.cli import cli
@@ -46,10 +46,9 @@ async def test_all_metrics_that_are_named_are_told(file: Path) -> None:
 
 @pytest.mark.parametrize("file", DEPLOY, ids=lambda path: path.name)
 def test_all_options_that_are_given_are_taken(file: Path) -> None:
-    group = typer.main.get_command(cli)
-    assert isinstance(group, typer.core.TyperGroup)
+    commands: Any = cast("Any", get_command(cli)).commands
     for name, words in re.findall(r'aiotq"?,? "?(worker|beat)\b([^\n]*)', file.read_text()):
-        command = group.commands[name]
+        command = commands[name]
         known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
         assert set(OPTION.findall(words)) <= known
 
