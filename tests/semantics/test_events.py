@@ -64,7 +64,7 @@ async def reading(app: AioTQ, **how: Any) -> AsyncIterator[Read]:
 
 def is_on(worker: Worker) -> bool:
     observers: Observers = worker._observers  # pyright: ignore[reportPrivateUsage]
-    return bool(observers)
+    return bool(observers._added)  # pyright: ignore[reportPrivateUsage]
 
 
 async def test_a_call_is_told_of_from_its_arrival_to_its_end(make_app: MakeApp) -> None:

@@ -48,6 +48,8 @@ _OVERFLOW_DELAY: Final = 0.2
 #: Seconds between reads while something waits here for a slot of its kind.
 _OVERFLOW_PAUSE: Final = 0.05
 _FIRST_PAUSE: Final = 0.05
+#: Calls that ended, and are remembered for those who wait for their results: more than may wait to be committed.
+_MOST_ENDED: Final = 4_000
 #: A broker that is back waits no longer than this for us.
 _LONGEST_PAUSE: Final = 1.0
 
@@ -108,7 +110,8 @@ class Intake:
         self._reading: asyncio.Timeout | None = None  #: of the read under way, to cut it short
         self._is_paused = False
         self._closed = False
-        self._brought: set[str] = set()  #: ids of calls that ended as it closed: who waits for them hears of it soon
+        #: Ids of calls that ended lately: who waits for them hears of it soon.
+        self._ended: deque[str] = deque(maxlen=_MOST_ENDED)
         self._has_given_up = False
         self.runs: dict[int | str, Run] = {}
 
@@ -153,9 +156,6 @@ class Intake:
     def close(self) -> None:
         """Hand back at once what was not started (P6); nothing is started any more."""
         self._closed = True
-        unstarted = {each.lease for waiting in self._waiting.values() for each in waiting}
-        ended = (each for lease, each in self._held.items() if lease not in self.runs and lease not in unstarted)
-        self._brought.update(each.message.id for each in ended)
         for waiting in self._waiting.values():
             while waiting:
                 self._hand_back(waiting.popleft())
@@ -163,10 +163,12 @@ class Intake:
 
     def _hand_back_waiters(self) -> None:
         """Cancel runs that wait for results which no run here will bring: a worker that goes on may bring them."""
-        here = self._brought.union(run.delivery.message.id for run in self.runs.values())
-        for run in list(self.runs.values()):
-            if run.waited and not run.is_settled and here.isdisjoint(run.waited):
-                run.cancel(Cancelled.STOPPING)
+        waiting = [run for run in self.runs.values() if run.waited and not run.is_settled]
+        if waiting:
+            here = {*self._ended, *(run.delivery.message.id for run in self.runs.values())}
+            for run in waiting:
+                if here.isdisjoint(run.waited):
+                    run.cancel(Cancelled.STOPPING)
 
     def abandon(self, run: Run) -> None:
         """Settle a run that does not end, however often it is cancelled; what its task does then counts no more."""
@@ -468,9 +470,9 @@ class Intake:
         if run.kind != "loop":
             run.slots.took(run.seconds)
         run.end()
+        if outcome is not None and states.is_ready(outcome.state):
+            self._ended.append(delivery.message.id)
         if self._closed:
-            if outcome is not None and states.is_ready(outcome.state):
-                self._brought.add(delivery.message.id)
             self._hand_back_waiters()
 
     def _tell_end(self, run: Run, outcome: Outcome | None, finish: Finish | None) -> Told:
