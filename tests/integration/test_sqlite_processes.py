@@ -292,11 +292,11 @@ async def test_a_locked_file_is_an_error_in_time_and_loses_nothing(path: Path) -
 
 
 async def test_who_comes_while_the_file_is_locked_has_a_deadline_of_its_own(path: Path) -> None:
-    async with broker(path, timeout=0.5) as transport:
+    async with broker(path, timeout=1.5) as transport:
         with closing(sqlite3.connect(path, isolation_level=None)) as locking:
             locking.execute("BEGIN IMMEDIATE")
             first = asyncio.create_task(transport.send([envelope("early")]))
-            await asyncio.sleep(0.35)
+            await asyncio.sleep(1.2)
             second = asyncio.create_task(transport.send([envelope("late")]))
             with pytest.raises(StorageError):
                 await first
