@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -60,6 +61,18 @@ async def test_sighup_replaces_the_workers_one_after_the_other(shell: Shell) -> 
         assert found == sorted(found)
         parent.send(signal.SIGTERM)
         assert await parent.ended() == 0
+
+
+async def test_a_worker_that_dies_while_it_is_replaced_has_one_in_its_place(shell: Shell) -> None:
+    async with shell.started("worker", "jobs", "--max-tasks-per-worker", "100", "-n", "a") as parent:
+        ready = await parent.line(r"worker a-1 is ready \(pid (\d+)\)")
+        parent.send(signal.SIGHUP)
+        await parent.line("SIGHUP: replacing 1 workers")
+        os.kill(int(ready[1]), signal.SIGKILL)
+        await parent.line("all workers are replaced")
+        parent.send(signal.SIGTERM)
+        assert await parent.ended() == 0
+    assert parent.text.count("is ready") == 2
 
 
 async def test_workers_go_on_when_newer_code_does_not_start(shell: Shell) -> None:

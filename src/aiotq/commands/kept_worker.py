@@ -79,6 +79,9 @@ class KeptWorker:
         self._lives = 0
         self._life: _Life | None = None
         self._has_begun = asyncio.Event()
+        self._renewal_wanted = asyncio.Event()
+        self._renewal: asyncio.Future[bool] | None = None
+        self._is_over = False
         self._stopping = asyncio.Event()
         self._has_been_ready = False
         self.has_failed = False
@@ -111,8 +114,12 @@ class KeptWorker:
 
     async def run(self) -> None:
         """Keep it running until it is stopped, or fails."""
-        async with asyncio.TaskGroup() as self._group:
-            await self._keep()
+        try:
+            async with asyncio.TaskGroup() as self._group:
+                await self._keep()
+        finally:
+            self._is_over = True
+            self._answer_renewal(False)
 
     async def _keep(self) -> None:
         pause, at_once = _FIRST_PAUSE, 0
@@ -120,9 +127,12 @@ class KeptWorker:
         self._has_begun.set()
         while True:
             life = self._life
-            await life.over.wait()
-            if life is not self._life:  # `renew` has put another one in its place
+            await _first(life.over.wait(), self._renewal_wanted.wait())
+            if self._renewal_wanted.is_set() and not self._stopping.is_set():
+                self._life = await self._renewed(life)
+                self._answer_renewal(self._life is not life)
                 continue
+            await life.over.wait()
             self._has_been_ready = self._has_been_ready or life.was_ready
             if self._is_done(life):
                 return
@@ -171,21 +181,31 @@ class KeptWorker:
 
         One that does not get ready leaves the present one as it is.
         """
-        old = self._life
-        if old is None or self._stopping.is_set():
+        if self._is_over or self._stopping.is_set():
             return False
+        self._renewal = asyncio.get_running_loop().create_future()
+        self._renewal_wanted.set()
+        return await self._renewal
+
+    def _answer_renewal(self, is_renewed: bool) -> None:
+        self._renewal_wanted.clear()
+        if self._renewal is not None and not self._renewal.done():
+            self._renewal.set_result(is_renewed)
+
+    async def _renewed(self, old: _Life) -> _Life:
+        """Return the process that goes on: another one when it is ready, else `old`."""
         new = await self._begin()
         await _first(new.ready.wait(), new.over.wait(), self._stopping.wait())
-        if not new.was_ready or new.over.is_set() or self._stopping.is_set():
-            if not self._stopping.is_set():
-                logger.error("worker %s %s before it was ready: %s goes on", new.name, new.how_it_ended, old.name)
-            new.send(signal.SIGTERM)
-            await new.over.wait()
-            return False
-        self._life = new
-        old.send(signal.SIGTERM)
-        await old.over.wait()
-        return True
+        if new.was_ready and not new.over.is_set() and not self._stopping.is_set():
+            self._life = new  # a stop means this one from now on
+            old.send(signal.SIGTERM)
+            await old.over.wait()
+            return new
+        if not self._stopping.is_set():
+            logger.error("worker %s %s before it was ready: %s goes on", new.name, new.how_it_ended, old.name)
+        new.send(signal.SIGTERM)
+        await new.over.wait()
+        return old
 
     def _give_up(self) -> None:
         self.has_failed = True
