@@ -95,7 +95,9 @@ async def test_an_address_that_is_taken_is_told(shell: Shell) -> None:
     assert f"--http: can't listen at 127.0.0.1 port {port}: Address already in use" in told
 
 
-async def test_several_workers_can_not_share_a_port(shell: Shell) -> None:
-    told = shell.error("worker", "jobs", "--workers", "2", "--http", "127.0.0.1:0", code=2)
+@pytest.mark.parametrize("words", [("--workers", "2"), ("--max-tasks-per-worker", "9")])
+async def test_several_workers_can_not_share_a_port(shell: Shell, words: tuple[str, str]) -> None:
+    """One that is replaced runs beside the next for a while."""
+    told = shell.error("worker", "jobs", *words, "--http", "127.0.0.1:0", code=2)
 
     assert "--http: several workers can't share a port" in told

@@ -133,8 +133,8 @@ def worker(
 
     With --workers, SIGHUP replaces the workers one after the other, SIGTTIN starts one more, SIGTTOU stops one.
     """
-    address = _checked_address(queues, exclude_queues, workers, http)
     share = _share(burst, max_tasks, max_time, max_tasks_per_worker, max_memory_per_worker)
+    address = _checked_address(queues, exclude_queues, workers > 1 or share.goes_on, http)
     if workers > 1 or reload or (share.goes_on and parent_fd is None):
         start_logging(level, log_format, "workers")
         run = run_reloading if reload else run_fleet
@@ -161,14 +161,14 @@ def worker(
 
 
 def _checked_address(
-    queues: str | None, exclude_queues: str | None, workers: int, http: str | None
+    queues: str | None, exclude_queues: str | None, has_several: bool, http: str | None
 ) -> tuple[str, int] | None:
     """Return where health is served, if it is.
 
     Raises:
         UsageError: the options can't be so.
     """
-    if workers > 1 and http is not None:
+    if has_several and http is not None:
         raise UsageError("--http: several workers can't share a port; start each with its own, or one alone")
     for option, text in (("--queues", queues), ("--exclude-queues", exclude_queues)):
         if text is not None and not read_names(text):
