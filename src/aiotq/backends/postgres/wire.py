@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import selectors
 import time
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import orjson
 import psycopg
@@ -21,12 +21,17 @@ from .errors import not_opened
 T = TypeVar("T")
 
 
+#: Seconds after which psycopg looks at a socket that nothing was heard from: the loop tells it earlier.
+_LOOK_EVERY: Final = 60.0
+
+
 class Wire(psycopg.AsyncConnection[Any]):
     """A connection of the loop's. What was interrupted on it may have been done: it is closed."""
 
-    async def wait(self, gen: PQGen[T], interval: float = 0.0, timeout: float | None = None) -> T:
+    async def wait(self, gen: PQGen[T], interval: float = _LOOK_EVERY, timeout: float | None = None) -> T:
         try:
-            return await waiting.wait_async(gen, self.pgconn.socket, timeout=timeout)
+            # Its own default is 0: to look again and again, without a pause.
+            return await waiting.wait_async(gen, self.pgconn.socket, interval=_LOOK_EVERY, timeout=timeout)
         except asyncio.CancelledError:
             self.pgconn.finish()
             raise
