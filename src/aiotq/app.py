@@ -136,6 +136,9 @@ class AioTQ:
         expect_loop("app.sync(app.send_many, …)")
         return self._core.calling.send_many(signatures)
 
+    in_transaction = Part(lambda core: core.in_transaction)
+    """Send in a transaction of a session of yours, with its commit or not at all; PostgreSQL only."""
+
     @overload
     def signature(
         self, task: str, args: Sequence[Any] = ..., kwargs: Mapping[str, Any] | None = ..., **options: Any

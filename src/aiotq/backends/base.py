@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Final, Self, cast
 
-from ..commit import Committer
+from ..commit import Committer, Finish
 from ..control.bus import Bus
 from ..control.celery_mail import CeleryMail
 from ..core.clock import Clock
@@ -58,6 +58,20 @@ class BackendContext:
     memory: Memory
 
 
+@value
+class Statement:
+    """SQL that writes a finish in a transaction of the user's: what stands between its values, and these.
+
+    It returns a row, unless that transaction is of another database; `held` says of the row whether the finish was
+    written, or its lease was lost. `committed` is called with it after the commit.
+    """
+
+    sql: tuple[str, ...]
+    values: tuple[str | int, ...]
+    held: Callable[[Sequence[Any]], bool]
+    committed: Callable[[Sequence[Any]], None]
+
+
 class Backend(abc.ABC):
     """A system as one URL names it, in one loop: an async context manager that connects what its parts share.
 
@@ -66,6 +80,8 @@ class Backend(abc.ABC):
 
     #: Whether it decides for all workers; known before it is made.
     has_ledger: ClassVar[bool] = True
+    #: Whether `statement` returns any.
+    has_statements: ClassVar[bool] = False
 
     broker: Broker | None = None
     records: RecordStore | None = None
@@ -115,6 +131,14 @@ class Backend(abc.ABC):
 
     def committer(self) -> Committer | None:
         """Return what commits to all its parts in one step; None: they have no such step."""
+        return None
+
+    async def statement(self, finish: Finish) -> Statement | None:
+        """Return SQL which writes `finish` in a transaction of the user's; None: this is no database.
+
+        Raises:
+            OperationalError: the database can't be reached, or it can't be written.
+        """
         return None
 
 

@@ -9,15 +9,15 @@ from collections.abc import Callable, Collection, Hashable, Sequence
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Final
 
-from ..backends.base import Backend, BackendContext, Memory, backend_class, mask_password
-from ..commit import Committer
+from ..backends.base import Backend, BackendContext, Memory, Statement, backend_class, mask_password
+from ..commit import Committer, Finish
 from ..control.bus import Bus
 from ..core.aio import Service
 from ..core.clock import Clock, SharedClock
 from ..core.settings import Settings
 from ..core.values import value
-from ..exceptions import InvalidSetting, OperationalError
-from ..results import Ledger, RecordStore
+from ..exceptions import CallError, InvalidSetting, OperationalError
+from ..results import NO_JOIN_CHANGES, Ledger, RecordStore
 from ..results.reader import Reader
 from ..results.waiting import Waiting
 from ..transport import Broker, Consumer
@@ -111,6 +111,32 @@ class Connection:
         """
         backends = dict.fromkeys((self._broker_backend, self._results_backend))
         return [each for backend in backends for each in await backend.warnings()]
+
+    @property
+    def can_enlist(self) -> bool:
+        """Whether transactions of users' can end tasks, and send workflows."""
+        return self._broker_backend.has_statements and self._broker_backend is self._results_backend
+
+    async def statement(self, finish: Finish) -> Statement:
+        """Return SQL that writes `finish` in a transaction of the user's.
+
+        Raises:
+            CallError: it can't be written so.
+            OperationalError: the database can't be reached.
+        """
+        has_more = finish.record is not None or finish.further or finish.joining is not NO_JOIN_CHANGES
+        if has_more and self._broker_backend is not self._results_backend:
+            raise CallError(
+                "a transaction can't send a workflow, or end a task, while results are kept elsewhere than messages: "
+                "leave result_backend away"
+            )
+        statement = await self._broker_backend.statement(finish)
+        if statement is None:
+            raise CallError(
+                "a transaction can send calls only where messages are in the same database (broker_url "
+                "postgresql://…): elsewhere send after the commit"
+            )
+        return statement
 
     def committer(self, consumer: Consumer, holder: str, lease: float) -> Committer:
         """Return what commits the finishes of deliveries from `consumer`: atomic if all is in one backend."""

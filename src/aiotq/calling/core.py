@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from ..control.event_sender import EventSender
     from ..worker.observers import Observer
     from ..worker.worker import Worker
+    from .in_transaction import InTransaction
 
 Handle = TypeVar("Handle")
 Has = TypeVar("Has")
@@ -274,6 +275,12 @@ class AppCore:
                 connection.records, connection.ledger, connection.waiting, self.codec, self.conf.result_expires
             )
         return connection.reader
+
+    def in_transaction(self, session: object) -> InTransaction:
+        """Return what sends in a transaction of `session`; raises `CallError` if that is none we know."""
+        from .in_transaction import InTransaction  # noqa: PLC0415
+
+        return InTransaction(self, session)
 
     def call(
         self, task: Task[..., Any] | str, args: Sequence[Any], kwargs: Mapping[str, Any], options: CallOptions

@@ -238,7 +238,7 @@ class Calling:
         sent = [each for each in batch.envelopes if each.message.id not in seen.ran] if seen.ran else batch.envelopes
         try:
             if sent:
-                await connection.publisher.publish(sent, timeout, batch.joins, policy, batch.records)
+                await self._accept(connection, sent, batch, timeout, policy)
         except _SENDING_FAILED as exc:
             if parcel.is_single:
                 _note_failed(connection, batch.firsts, exc)
@@ -255,6 +255,17 @@ class Calling:
             for call, envelope in zip(parcel.calls, batch.firsts, strict=True):
                 await tell_after(call, envelope)
         return batch
+
+    async def _accept(
+        self,
+        connection: Connection,
+        sent: Sequence[Envelope],
+        batch: Batch,
+        timeout: float | None,
+        policy: RetryPolicy | None,
+    ) -> None:
+        """Have the broker accept `sent`, of the envelopes of `batch`, and what goes with them; raises as `publish`."""
+        await connection.publisher.publish(sent, timeout, batch.joins, policy, batch.records)
 
     async def _seen(
         self, connection: Connection, given: Collection[str], timeout: float | None, policy: RetryPolicy | None

@@ -10,6 +10,7 @@ import asyncio
 import contextvars
 import logging
 import math
+import random
 from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, Generic, TypeVar
@@ -53,6 +54,12 @@ async def finish(coro: Coroutine[Any, Any, T], timeout: float, *, once_cancelled
             work.exception()  # retrieved: the cancellation is what the caller hears of
         raise cancelled
     return work.result()
+
+
+async def back_off(seconds: float, longest: float) -> float:
+    """Sleep about `seconds`; return how long to do so next time."""
+    await asyncio.sleep(seconds * random.uniform(0.5, 1.0))
+    return min(seconds * 2, longest)
 
 
 def start(coro: Coroutine[Any, Any, T], *, name: str, context: contextvars.Context) -> asyncio.Task[T]:

@@ -99,6 +99,8 @@ class _Values:
     "When a task's child process dies. True: hand the message back, so that it may run again. False: fail the task."
     task_store_errors_even_if_ignored: bool = False
     "Store failures even if results are ignored."
+    task_transaction: Any = None
+    "Begins the transaction of a task with `transactional=True`: a function that returns an async context manager."
     task_send_sent_event: bool = False
     "Send the event `task-sent` of each call, to those who want events."
     task_message_max_size: int = 4 * 1024 * 1024
@@ -191,8 +193,13 @@ _POSITIVE: Final = frozenset(
 ) | {"task_max_deliveries", "task_message_max_size", "task_publish_pending", "result_max_size"}
 #: Characters of a queue's name.
 _LONGEST_NAME: Final = 255
+#: Settings that can only be functions.
+_CALLED: Final[Mapping[str, str]] = {
+    "amqp_connect": "a coroutine function that returns a connection of aio-pika's",
+    "task_transaction": "a function that returns an async context manager with a session",
+}
 #: Settings that may be functions, which others of an object's attributes are not taken for.
-_FUNCTIONS: Final = ("task_routes", "task_annotations", "amqp_connect")
+_FUNCTIONS: Final = ("task_routes", "task_annotations", *_CALLED)
 #: Settings that are not to be shown.
 SECRETS: Final = frozenset({"security_key", "security_previous_keys"})
 _MAY_BE_ZERO: Final = frozenset({"worker_prefetch", "worker_grace", "worker_unknown_task_timeout"})
@@ -382,8 +389,8 @@ def from_object(source: object, namespace: str = "") -> dict[str, Any]:
 def _checked(name: str, given: Any) -> Any:
     shown: object = given
     expected = _TYPES[name]
-    if name == "amqp_connect" and given is not None and not callable(given):
-        raise InvalidSetting(name, given, "a coroutine function that returns a connection of aio-pika's")
+    if name in _CALLED and given is not None and not callable(given):
+        raise InvalidSetting(name, given, _CALLED[name])
     if isinstance(given, timedelta) and expected in (float, float | None):  # as Celery's `result_expires` may be
         given = given.total_seconds()
     if expected is Any or typing.get_origin(expected) is Mapping:

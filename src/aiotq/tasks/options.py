@@ -148,6 +148,7 @@ class Attributes:
     resultrepr_maxsize: int = _option(
         Expected("a number of characters, 0 or more", (int,), lambda given: given >= 0), 1024
     )
+    transactional: bool = _option(YES_OR_NO, False)
     rate_limit: str | float | None = _option(
         Expected('a rate such as "100/m", "5/h" or 10 (a second)', (str, int, float), is_rate), None
     )

@@ -111,6 +111,8 @@ class TaskDeclaration(TypedDict, total=False):
     "`shadow_name(args, kwargs, options)` names a call in logs in place of the task's name."
     resultrepr_maxsize: int
     "Characters of the result in the log (1024)."
+    transactional: bool
+    "Run it in a transaction (`self.request.session`), with which its end is committed. PostgreSQL only."
     rate_limit: str | float | None
     'Starts in all workers together: `"100/m"`, `"5/h"`, or a number a second; evenly spaced.'
     max_concurrency: int | None

@@ -86,6 +86,7 @@ class Request:
     runner: Any = field(default=None, compare=False, repr=False)  #: the task itself
     slot: Slot | None = field(default=None, compare=False, repr=False)  #: its slot in the worker
     following: FollowingCalls | None = field(default=None, compare=False, repr=False)  #: its next steps, if known
+    session: Any = field(default=None, compare=False, repr=False)  #: of a transactional task: with its transaction
 
     @property
     def periodic(self) -> Periodic | None:

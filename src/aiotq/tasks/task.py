@@ -109,6 +109,10 @@ class Task(Declared, Handlers, OnCommit[P], Generic[P, R]):
             raise InvalidOption(f'task {name}: run="loop" needs an async def function; leave it out or use "thread"')
         if task.runs_in == "thread" and task.is_coroutine:
             raise InvalidOption(f'task {name}: run="thread" needs a plain function; leave it out for an async def')
+        if options.transactional and (task.runs_in != "loop" or options.acks_late is False):
+            raise InvalidOption(
+                f"task {name}: a transactional task is an async def that runs on the loop and is acknowledged late"
+            )
         if inspect.iscoroutinefunction(cls.__call__) and not task.is_coroutine:
             raise InvalidOption(f"task {name}: {cls.__name__} has an async __call__, which needs an async def")
         task.declare(options)

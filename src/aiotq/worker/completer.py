@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
-from ..commit import Committed, Committer, Finish
-from ..core.aio import Batcher
+from ..commit import COMMITTED, Committed, Committer, Finish
+from ..core.aio import Batcher, back_off
 from ..core.logs import WarnOnce
 from ..core.values import replace, sendable, shown
 from ..exceptions import OperationalError, Refused
@@ -80,6 +79,10 @@ class Completer:
         self._finishes.add(finish)
         if len(self._finishes.waiting) >= MAX_WAITING:
             self._room.clear()
+
+    def committed_elsewhere(self, finish: Finish) -> None:
+        """Note that `finish` was committed in a transaction of its task's."""
+        self._answered(finish, COMMITTED)
 
     async def room(self) -> None:
         """Return when there is room for another finish."""
@@ -201,8 +204,7 @@ class Completer:
                 if self._on_group is not None:
                     self._on_group(len(group), time.perf_counter() - began)
                 return answers
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
-            pause = min(pause * 2, _LONGEST_PAUSE)
+            pause = await back_off(pause, _LONGEST_PAUSE)
 
 
 def _shown(finish: Finish) -> str:

@@ -51,6 +51,7 @@ from .run import Cancelled, Run
 from .run_handlers import call_before_start
 from .step_inputs import Steps, StepsCore
 from .task_policy import TaskPolicies, TaskPolicy
+from .transactions import Transactions
 from .unknown import UnknownTasks
 
 logger = logging.getLogger("aiotq.task")
@@ -105,6 +106,7 @@ class Execution:
         self._endings = Endings(core, self._policies)
         self._steps = Steps(core)
         self._delivery_info = DeliveryInfo(core.conf)
+        self.transactions = Transactions(core.conf, self._failed)
         #: By task: the soft and the hard limit that a command gave it, in place of all others.
         self.time_limits: dict[str, tuple[float | None, float | None]] = {}
         self._unknown_tasks = UnknownTasks(core.shared_clock, core.conf.worker_unknown_task_timeout)
@@ -174,6 +176,14 @@ class Execution:
         if run.links is not NO_LINKS and isinstance(outcome, (Failure, Ignored, Replaced, Rejected, Revoked)):
             return replace(outcome, links=run.links)
         return outcome
+
+    def _failed(self, run: Run, error: BaseException) -> Outcome | None:
+        """Return the outcome of a run that failed by `error` after its task had returned a value."""
+        task = run.called
+        assert task is not None
+        rules = self._policies.of(task)
+        policy = rules.if_ignored if run.delivery.message.ignore_result else rules.if_kept
+        return self._linked(self._endings.raised(error, run, task, policy), run)
 
     def stopped(self, run: Run) -> Outcome | None:
         """Return the outcome of a run that we cancelled, although it goes on."""
@@ -267,6 +277,8 @@ class Execution:
 
     async def _call(self, run: Run, task: Task[..., Any], request: Request) -> Any:
         soft, hard = self._limits(run.delivery.message, task)
+        if task.declared.transactional and run.transaction is None:
+            cast("Any", request).session = await self.transactions.begin(run, task)
         if task.runs_in == "process" and self._pool is not None:
             return await self._call_process(self._pool, task, request, soft, hard)
         call = task.called if request.mode == "once" else one_by_one(task, request.mode)

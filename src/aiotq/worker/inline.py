@@ -212,6 +212,10 @@ class _Inline:
         around = running_request.set(running_request.get())
         try:
             outcome = _ended_here(await self._outcome(run))
+            if run.transaction is not None:
+                ended = await self._execution.transactions.end(run, outcome)
+                assert ended is not None, "there is no lease here that could be lost"
+                outcome = _ended_here(ended)
             finish = self._coordinator.follow(outcome)
             if self._observers.of(run.called):
                 told = self._coordinator.as_kept(outcome, finish)

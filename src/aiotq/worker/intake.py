@@ -6,7 +6,6 @@ import asyncio
 import contextvars
 import functools
 import logging
-import random
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
@@ -20,7 +19,7 @@ from .. import states
 from ..canvas.coordinator import Coordinator
 from ..canvas.outcome import Failure, Outcome, Policy, Returned
 from ..commit import Committer, Finish
-from ..core.aio import start
+from ..core.aio import back_off, start
 from ..core.logs import WarnOnce
 from ..exceptions import OperationalError, StorageGone
 from ..results.revocations import keys_of
@@ -143,10 +142,10 @@ class Intake:
                 raise
             except OperationalError as exc:
                 complaint.make(exc)
-                pause = await _pause(pause)
+                pause = await back_off(pause, _LONGEST_PAUSE)
             except Exception:  # a defect must not end the loop that everything depends on
                 logger.exception("receiving failed, trying again")
-                pause = await _pause(pause)
+                pause = await back_off(pause, _LONGEST_PAUSE)
             else:
                 pause = _FIRST_PAUSE
                 complaint.withdraw()
@@ -369,7 +368,7 @@ class Intake:
                 complaint.make(exc)
             except Exception:  # a defect must not end the loop that everything depends on
                 logger.exception("checking received messages failed, trying again")
-            pause = await _pause(pause)
+            pause = await back_off(pause, _LONGEST_PAUSE)
 
     def _place(self, delivery: Delivery) -> bool:
         """Start `delivery`, or let it wait for a slot of its kind; False if there is no room for either."""
@@ -412,7 +411,7 @@ class Intake:
     def _complete(self, run: Run, finish: Finish) -> None:
         if run.is_settled:
             self._completer.add(replace(finish, delivery=None), run.delivery)
-        else:
+        elif finish is not run.committed:
             self._completer.add(finish)
 
     async def _is_revoked(self, run: Run) -> bool:
@@ -424,7 +423,7 @@ class Intake:
                 return bool(await self._revoked(keys_of(run.delivery.message)))
             except OperationalError as exc:
                 complaint.make(exc)
-            pause = await _pause(pause)
+            pause = await back_off(pause, _LONGEST_PAUSE)
         return False
 
     async def _run(self, run: Run, *, is_revoked: bool, has_waited: bool) -> None:
@@ -444,7 +443,9 @@ class Intake:
                 outcome = Failure(delivery, exc, Policy(delivery.message.ignore_result))
             if run.is_over:  # and settled: it was abandoned
                 return
-            finish = None if outcome is None else self._coordinator.follow(outcome)
+            if run.transaction is not None:
+                outcome = await self.execution.transactions.end(run, outcome)
+            finish = run.committed or (None if outcome is None else self._coordinator.follow(outcome))
             if self._observers.of(run.called) and (hooks := self._tell_end(run, outcome, finish)) is not None:
                 await hooks
             if finish is None:
@@ -492,9 +493,3 @@ class Intake:
         self._freed.set()
         if self._closed:
             self._hand_back_waiters()
-
-
-async def _pause(seconds: float) -> float:
-    """Sleep about `seconds`; return how long to do so next time."""
-    await asyncio.sleep(seconds * random.uniform(0.5, 1.0))
-    return min(seconds * 2, _LONGEST_PAUSE)

@@ -8,14 +8,18 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ..canvas.links import NO_LINKS
+from ..commit import Finish
 from ..exceptions import WorkerLostError
 from ..tasks.options import RunsIn
 from ..tasks.request import Request
 from ..tasks.task import Task
 from ..transport import Delivery
+
+if TYPE_CHECKING:
+    from .transactions import Transaction
 
 #: Seconds for which a delivery may wait in the worker for a slot of its kind, held back from other workers.
 _WORTH_WAITING: Final = 0.25
@@ -98,8 +102,10 @@ class Run:
         "called",
         "cancellations",
         "cancelled_for",
+        "committed",
         "delivery",
         "holds_slot",
+        "is_ending",
         "is_over",
         "is_settled",
         "is_started",
@@ -111,6 +117,7 @@ class Run:
         "started_at",
         "task",
         "time_limit",
+        "transaction",
         "waited",
     )
 
@@ -123,6 +130,9 @@ class Run:
         self.request: Request | None = None  #: once the body is read
         self.links = NO_LINKS  #: what follows it, as far as its body was read
         self.time_limit: float | None = None  #: seconds, while one is running
+        self.is_ending = False  #: its end is being committed with its transaction, which says if its lease was lost
+        self.committed: Finish | None = None  #: its end, if that was committed with its transaction
+        self.transaction: Transaction | None = None  #: of a transactional task, until its outcome is known
         self.cancelled_for: Cancelled | None = None
         self.cancellations = 0  #: how often its task was cancelled
         self._again: asyncio.TimerHandle | None = None

@@ -43,6 +43,7 @@ from .run_handlers import Handlers
 from .steering import Steering
 from .taken_queues import TakenQueues
 from .task_signals import TaskSignals
+from .transactions import Ends, check_transactional
 from .upkeep import Reclaiming, fail_overdue
 
 logger = logging.getLogger("aiotq.worker")
@@ -192,6 +193,7 @@ class Worker:
             connection = await stack.enter_async_context(self._core.connections.holding())
             await stack.enter_async_context(self._core.lifespans.all_entered())
             stack.push_async_callback(self._tell, lambda each: each.stopped(self))
+            check_transactional(self._core.tasks.values(), conf, connection)
             await self._queues.look(connection.ledger)
             consumer = await stack.enter_async_context(
                 connection.broker.consumer(self._holder, self.queues, lease=lease, order=self._options.order)
@@ -324,6 +326,7 @@ class Worker:
             self._core, worker=self.name, pool=parts.pool, observers=self._observers, acknowledge=acknowledge
         )
         coordinator = self._coordinator(connection)
+        execution.transactions.ends = Ends(coordinator.follow, connection.statement, completer.committed_elsewhere)
         completer.instead = lambda finish, delivery, why: coordinator.instead(
             finish, delivery, why, execution.links(delivery.message)
         )
@@ -450,7 +453,9 @@ class Worker:
         for delivery in lost:
             run = self._intake.runs.get(delivery.lease)
             message = delivery.message
-            if run is not None and not run.is_settled:
+            if run is not None and (run.is_settled or run.is_ending):
+                continue
+            if run is not None:
                 logger.warning("the lease of %s[%s] was lost: its run is cancelled", message.task, message.id)
                 run.cancel(Cancelled.LEASE_LOST)
             elif self._intake.drop_waiting(delivery):

@@ -6,13 +6,14 @@ import asyncio
 from collections.abc import Hashable
 from typing import Final, Self
 
-from ...commit import Committer
+from ...commit import Committer, Finish
 from ...exceptions import InvalidSetting, OperationalError
-from ..base import Backend, BackendContext
+from ..base import Backend, BackendContext, Statement
 from .address import parse
 from .broker import PostgresBroker
 from .commit import PostgresCommitter
 from .connection import PostgresClient
+from .enlisting import Enlisting
 from .ledger import PostgresLedger
 from .migrating import migrate
 from .records import PostgresRecords
@@ -24,6 +25,8 @@ _PATIENCE: Final = 600.0
 
 class PostgresBackend(Backend):
     """Broker, records, ledger and bus in one schema of a database."""
+
+    has_statements = True
 
     def __init__(self, url: str, context: BackendContext) -> None:
         if context.conf.celery_compat:
@@ -37,6 +40,7 @@ class PostgresBackend(Backend):
         ledger = PostgresLedger(self._client, self.records)
         self.broker, self.ledger, self.bus = broker, ledger, self._client.bus
         self._parts = broker, ledger
+        self._enlisting = Enlisting(self._client)
 
     @classmethod
     def key(cls, url: str) -> Hashable:
@@ -63,3 +67,6 @@ class PostgresBackend(Backend):
 
     def committer(self) -> Committer:
         return PostgresCommitter(*self._parts)
+
+    async def statement(self, finish: Finish) -> Statement:
+        return await self._enlisting.statement(finish)

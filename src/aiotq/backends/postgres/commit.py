@@ -51,19 +51,28 @@ class PostgresCommitter(Committer):
         return [COMMITTED if answer else LEASE_LOST for answer in answers]
 
     async def _write(self, line: str, number: int, group: Sequence[Finish]) -> Sequence[int]:
-        effects = Effects()
-        given: dict[str, list[Any]] = {"held": [], "schedules": [], "envelopes": []}
-        for place, finish in enumerate(group):
-            if finish.delivery is not None:
-                given["held"].append(packed_settlement(place, finish.delivery, finish.settlement))
-            if finish.schedule is not None:
-                given["schedules"].append(packed_change(finish.schedule, place))
-            given["envelopes"] += packed_envelopes(finish.envelopes, place)
-            effects.add(place, finish.record, finish.further, finish.joining)
-        given["held"], given["twice"] = in_order(given["held"])
-        parts = {**{name: items for name, items in given.items() if items}, **effects.given()}
-        lost, ready, hurry, kept, watched = await self._client.commit(_COMMIT, line, number, packed(parts))
+        parts, effects = packed_group(group)
+        lost, ready, hurry, kept, watched = await self._client.commit(_COMMIT, line, number, parts)
         self._client.wake(ready)
         self._client.hurry(hurry)
         push(self._client, effects.written(lost), kept, watched)
         return all_but(lost, len(group))
+
+
+def packed_group(group: Sequence[Finish]) -> tuple[str, Effects]:
+    """Return finishes as `aiotq.commit` takes them, and what they do to joins and records.
+
+    Raises:
+        Refused: one can't be encoded.
+    """
+    effects = Effects()
+    given: dict[str, list[Any]] = {"held": [], "schedules": [], "envelopes": []}
+    for place, finish in enumerate(group):
+        if finish.delivery is not None:
+            given["held"].append(packed_settlement(place, finish.delivery, finish.settlement))
+        if finish.schedule is not None:
+            given["schedules"].append(packed_change(finish.schedule, place))
+        given["envelopes"] += packed_envelopes(finish.envelopes, place)
+        effects.add(place, finish.record, finish.further, finish.joining)
+    given["held"], given["twice"] = in_order(given["held"])
+    return packed({**{name: items for name, items in given.items() if items}, **effects.given()}), effects
