@@ -22,6 +22,7 @@ from .commands.config import config
 from .commands.dead import dead
 from .commands.doctor import doctor
 from .commands.events import events
+from .commands.find import find
 from .commands.fleet import control, inspect, status
 from .commands.from_celery import from_celery
 from .commands.graph import graph
@@ -51,7 +52,7 @@ cli: Final = typer.Typer(
 cli.command(cls=WorkerCommand)(worker)
 for _command in (
     *(beat, call, result, tasks, config, queues, purge, graph, revoke, report, from_celery, migrate_db),
-    *(status, top, inspect, control, events, pause, resume, doctor, shell),
+    *(find, status, top, inspect, control, events, pause, resume, doctor, shell),
 ):
     cli.command()(_command)
 cli.command()(migrate)

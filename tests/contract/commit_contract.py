@@ -11,6 +11,7 @@ from typing import Any, ClassVar, cast
 import pytest
 
 from aiotq.commit import COMMITTED, LEASE_LOST, Answer, Finish
+from aiotq.core.values import replace
 from aiotq.exceptions import ConnectionLost
 from aiotq.results import (
     NO_JOIN_CHANGES,
@@ -25,6 +26,7 @@ from aiotq.results import (
     RecordStore,
 )
 from aiotq.results.fleet import FleetRow
+from aiotq.results.index import Finished, FinishedQuery, IndexEntry
 from aiotq.states import FAILURE, REVOKED, SUCCESS
 from aiotq.transport import ACK, Broker, Delivery, GiveUp, HandBack
 
@@ -33,6 +35,11 @@ from .harness import PATIENCE, CommitHarness, Kept, Worker, envelope, ids, outco
 
 def record(pair: CommitHarness, task_id: str, state: str = SUCCESS, reply_to: str | None = None) -> Record:
     return Record(task_id, state, b"4", "application/json", pair.now() + 1000, reply_to)
+
+
+def listed(pair: CommitHarness, task_id: str, state: str = SUCCESS) -> Record:
+    """Return a record that has an entry in the index of what finished."""
+    return replace(record(pair, task_id, state), entry=IndexEntry(Finished(task_id, state, "proj.add", pair.now())))
 
 
 def join(size: int, *, join_id: str = "join", then: tuple[str, ...] = ("then",)) -> Join:
@@ -375,19 +382,21 @@ class CommitFenceContract:
 
         answers = await worker.committer.commit(
             [
-                Finish(a, record=record(pair, "a"), envelopes=(envelope("after a"),)),
+                Finish(a, record=listed(pair, "a"), envelopes=(envelope("after a"),)),
                 Finish(
                     lost,
-                    record=record(pair, "lost", FAILURE),
+                    record=listed(pair, "lost", FAILURE),
                     envelopes=(envelope("after lost"),),
                     joining=arriving("0", failed=True),
                     further=(record(pair, "never", FAILURE),),
                 ),
-                Finish(b, record=record(pair, "b"), envelopes=(envelope("after b"),)),
+                Finish(b, record=listed(pair, "b"), envelopes=(envelope("after b"),)),
             ]
         )
 
         assert list(answers) == [COMMITTED, LEASE_LOST, COMMITTED]
+        if worker.records.has_index:
+            assert {each.id for each in (await worker.records.find(FinishedQuery())).tasks} == {"a", "b"}
         assert [await state_of(worker, task_id) for task_id in ("a", "lost", "b")] == [SUCCESS, None, SUCCESS]
         assert await state_of(worker, "never") is None
         done = Finish(elsewhere, record=record(pair, "lost"), joining=arriving("0"))

@@ -36,6 +36,7 @@ from .harness import (
 pytest.register_assert_rewrite(
     "tests.contract.broker_contract",
     "tests.contract.record_contract",
+    "tests.contract.finished_contract",
     "tests.contract.ledger_contract",
     "tests.contract.join_contract",
     "tests.contract.permit_contract",

@@ -41,6 +41,8 @@ class RecordContract:
         await store.records.put([written])
 
         assert list(await other.records.get(["b", "a", "a"])) == [None, written, written]
+        assert list(await other.records.states(["b", "a", "a"])) == [None, "PROGRESS", "PROGRESS"]
+        assert list(await other.records.states([])) == []
 
     async def test_the_newest_state_is_what_is_read(self, results: KeptHarness) -> None:
         store, _ = await results.connect()

@@ -7,7 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import RECORDS
+from aiotq.exceptions import StoreRequired
+from aiotq.results.index import FinishedQuery
+
+from .conftest import LEDGERS, RECORDS
+from .finished_contract import FinishedContract
 from .harness import KeptHarness
 from .record_contract import PushContract, RecordContract, WatchContract
 
@@ -21,3 +25,21 @@ class TestRecords(RecordContract, PushContract):
 
 class TestWatching(WatchContract):
     pass
+
+
+class TestFinished(FinishedContract):
+    @pytest.fixture(params=LEDGERS)
+    async def results(self, request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[KeptHarness]:
+        async with LEDGERS[request.param](tmp_path) as harness:
+            yield harness
+
+
+async def test_a_store_that_keeps_no_index_says_so(tmp_path: Path) -> None:
+    async with RECORDS["plain"](tmp_path) as harness:
+        store, _ = await harness.connect()
+
+        assert not store.records.has_index
+        with pytest.raises(StoreRequired, match="can't be searched"):
+            await store.records.find(FinishedQuery())
+        with pytest.raises(StoreRequired, match="can't be searched"):
+            await store.records.unlist(["1"])

@@ -6,15 +6,9 @@ from typing import Any
 
 import pytest
 
-from aiotq.control.findings import (
-    RULES,
-    DeadFacts,
-    Picture,
-    TaskFacts,
-    WorkerFacts,
-    examined,
-)
+from aiotq.control.findings import RULES, examined
 from aiotq.control.fleet import FleetMember
+from aiotq.control.picture import DeadFacts, Picture, TaskFacts, WorkerFacts
 from aiotq.core.settings import Settings
 from aiotq.core.values import replace
 from aiotq.transport import QueueStats

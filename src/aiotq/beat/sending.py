@@ -13,6 +13,7 @@ from ..commit import LEASE_LOST, Committed, Committer, Finish, LostLease
 from ..core.values import replace, value
 from ..exceptions import AioTQError, CallError, OperationalError, ScheduleError
 from ..results.handle import AsyncResult
+from ..results.indexing import bounds_of
 from ..results.ledger import ScheduleChange
 from ..results.lineage import plan_id
 from ..results.records import Record
@@ -124,7 +125,7 @@ class Sending:
             return None
         core = self._core
         key = plan_id(sent.call.options.get("task_id") or "")
-        return plan_record(sent.workflow, key, core.codec, core.now(), core.conf.result_expires)
+        return plan_record(sent.workflow, key, core.codec, core.now(), core.conf.result_expires, bounds_of(core.conf))
 
 
 def _forwarded(sent: Sequence[Sent], given: Sequence[OutgoingCall]) -> Sequence[Sent]:

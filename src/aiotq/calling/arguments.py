@@ -23,14 +23,14 @@ class ArgumentCheck:
         self._name = name
         self._signature = inspect.Signature(parameters)
         plain = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-        self._names = [p.name for p in plain]
+        self.names = tuple(p.name for p in plain)
         self._simple = len(plain) == len(parameters) and all(p.kind is p.POSITIONAL_OR_KEYWORD for p in plain)
         is_open = any(p.kind is p.VAR_POSITIONAL for p in parameters)
         self._positional = math.inf if is_open else len(plain)
         self._least = sum(p.default is p.empty for p in plain)
 
     def check(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        if self._simple and not kwargs and self._least <= len(args) <= len(self._names):
+        if self._simple and not kwargs and self._least <= len(args) <= len(self.names):
             return
         try:
             self._signature.bind(*args, **kwargs)
@@ -39,10 +39,10 @@ class ArgumentCheck:
 
     def room_for(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> float:
         """Return with how many positional arguments it can be called beside these."""
-        return self._positional - len(args) - sum(name in self._names for name in kwargs)
+        return self._positional - len(args) - sum(name in self.names for name in kwargs)
 
     def name_of(self, index: int) -> str:
-        return self._names[index] if index < len(self._names) else f"#{index}"
+        return self.names[index] if index < len(self.names) else f"#{index}"
 
 
 def given_arguments(

@@ -25,6 +25,7 @@ from ..results.eager_result import EagerResult
 from ..results.handle import AsyncResult
 from ..results.lineage import Lineage
 from ..results.reader import Reader
+from ..results.shown_arguments import ArgumentsShown
 from ..signals import Signal
 from ..tasks.calls import CallHere
 from ..tasks.options import CallOptions, check_retry_policy, check_route_option
@@ -64,8 +65,15 @@ def _check_beat_schedule(given: object) -> object:
     return check_beat_schedule(given)
 
 
+def _check_thresholds(given: object) -> object:
+    from ..control.picture import check_thresholds  # noqa: PLC0415
+
+    return check_thresholds(given)
+
+
 #: Settings whose values a room of the house checks.
 _CHECKS: Final[Mapping[str, Check]] = {
+    "alert_thresholds": _check_thresholds,
     "beat_schedule": _check_beat_schedule,
     "security_key": check_secret,
     "security_previous_keys": check_secrets,
@@ -165,6 +173,7 @@ class AppCore:
         self._builder: EnvelopeBuilder | None = None
         self._router: Router | None = None
         self._codec: DocumentCodec | None = None
+        self._arguments: ArgumentsShown | None = None
         self.sources = Sources(self.conf, settings)
         _cores.add(self)
 
@@ -208,6 +217,18 @@ class AppCore:
                 extended=self.conf.result_extended,
             )
         return self._codec
+
+    @property
+    def arguments(self) -> ArgumentsShown:
+        """Shows arguments of calls, without what `masked_arguments` names."""
+        if self._arguments is None:
+            self._arguments = ArgumentsShown(self.conf.masked_arguments)
+        return self._arguments
+
+    def parameters_of(self, name: str) -> Sequence[str]:
+        """Return the names of the parameters of the task `name`; none of one that is not known here."""
+        task = self.tasks.get(name)
+        return () if task is None else task.parameters
 
     @property
     def router(self) -> Router:
@@ -368,6 +389,7 @@ class AppCore:
     def coordinator(self, worker: str, *, has_joins: bool) -> Coordinator:
         """Return what decides, for the worker called so, what follows from an outcome."""
         from ..canvas.coordinator import Coordinator  # noqa: PLC0415
+        from ..results.indexing import Indexing  # noqa: PLC0415
 
         return Coordinator(
             self.codec,
@@ -376,6 +398,7 @@ class AppCore:
             worker=worker,
             result_expires=self.conf.result_expires,
             keeps_results=self.conf.result_backend != DISABLED,
+            indexing=Indexing(self.conf, worker),
         )
 
     @contextmanager
@@ -417,7 +440,7 @@ class AppCore:
         self.conf = self.registry.conf = self.codecs.conf = conf
         self.clock = self.codecs.clock = clock
         self.shared_clock = SharedClock(clock)
-        self._builder = None
+        self._builder = self._arguments = None
 
     def _new_connections(self, memory: Mapping[tuple[str, str], Any] | None = None) -> Connections:
         return Connections(

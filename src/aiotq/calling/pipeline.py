@@ -18,6 +18,7 @@ from ..core.values import replace, shown, value
 from ..exceptions import CallError, ConnectionLost, PublishFailed, PublishTimeout
 from ..results import Join, Record
 from ..results.handle import AsyncResult
+from ..results.indexing import bounds_of
 from ..results.lineage import plan_id
 from ..results.sets import ResultSet
 from ..signals import after_task_publish, before_task_publish, connected
@@ -114,7 +115,7 @@ class Calling:
             _note_failed(connection, envelopes[:1], exc)
             raise
         if connection.events is not None:
-            _tell_sent(connection, envelopes[0], args, kwargs)
+            _tell_sent(core, connection, envelopes[0], args, kwargs)
         remember_child(envelopes[0].message.id, options)
         return self._handle(envelopes[0])
 
@@ -250,7 +251,7 @@ class Calling:
                 remember_child(envelope.message.id, call.options)
         if connection.events is not None:
             for call, envelope in zip(parcel.calls, batch.firsts, strict=True):
-                _tell_sent(connection, envelope, call.args, call.kwargs)
+                _tell_sent(self._core, connection, envelope, call.args, call.kwargs)
         if after_task_publish.receivers:
             for call, envelope in zip(parcel.calls, batch.firsts, strict=True):
                 await tell_after(call, envelope)
@@ -404,7 +405,8 @@ class _Workflow:
         if not (connection.keeps_results and connection.ledger.has_joins) or conf.task_ignore_result:
             return ()
         key = plan_id(self.calls[0].options["task_id"])
-        plan = plan_record(self._whole, key, self._core.codec, self._core.now(), conf.result_expires)
+        now, bounds = self._core.now(), bounds_of(conf)
+        plan = plan_record(self._whole, key, self._core.codec, now, conf.result_expires, bounds)
         return () if plan is None else (plan,)
 
     async def _announced(self, call: Signature[Any]) -> Signature[Any]:
@@ -435,11 +437,14 @@ def is_plain(workflow: Canvas[Any]) -> bool:
     )
 
 
-def _tell_sent(connection: Connection, envelope: Envelope, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+def _tell_sent(
+    core: AppCore, connection: Connection, envelope: Envelope, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> None:
     if connection.events is not None and connection.events.is_on:
         from .sent_events import tell_sent  # noqa: PLC0415
 
-        tell_sent(connection.events, envelope, args, kwargs)
+        shown = core.arguments.reprs(args, kwargs, core.parameters_of(envelope.message.task))
+        tell_sent(connection.events, envelope, shown)
 
 
 def remember_child(task_id: str, options: Mapping[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final, cast
 
 import orjson
@@ -23,18 +23,17 @@ _OWN: Final = frozenset({"type", "timestamp", "hostname", "pid", "utcoffset", "c
 def tell_sent(
     sender: EventSender,
     envelope: Envelope,
-    args: Sequence[Any] | None = None,
-    kwargs: Mapping[str, Any] | None = None,
+    arguments: tuple[str, str] | None = None,
 ) -> None:
-    """Have `task-sent` told of a call that the broker has; arguments that are not known are None."""
+    """Have `task-sent` told of a call that the broker has; `arguments` as they may be shown, None if not known."""
     message = envelope.message
     exchange, key = message.address or ("", envelope.queue)
     sender.add_event(
         "task-sent",
         uuid=message.id,
         name=message.shadow or message.task,
-        args=None if args is None else shown(tuple(args)),
-        kwargs=None if kwargs is None else shown(dict(kwargs)),
+        args=None if arguments is None else arguments[0],
+        kwargs=None if arguments is None else arguments[1],
         root_id=message.root_id or message.id,
         parent_id=message.parent_id,
         retries=message.retries,

@@ -15,6 +15,7 @@ from ..core.tracebacks import described, text_of
 from ..exceptions import AioTQError, CallError, DeadLettered, EncodeError, JoinLost, Refused
 from ..results import NO_JOIN_CHANGES, Arrival, JoinChanges, JoinExtension, Record
 from ..results.document import Called, DocumentCodec, format_traceback
+from ..results.indexing import Indexing
 from ..results.lineage import Lineage
 from ..tasks.request import running_request
 from ..transport import ACK, Delivery, GiveUp, HandBack, Settlement
@@ -54,6 +55,7 @@ class Coordinator:
         worker: str,
         result_expires: float,
         keeps_results: bool,
+        indexing: Indexing | None = None,
     ) -> None:
         self._codec = codec
         self._clock = clock
@@ -61,6 +63,8 @@ class Coordinator:
         self._worker = worker
         self._result_expires = result_expires
         self._keeps_results = keeps_results
+        self._indexing = indexing
+        self._listed = indexing.states if indexing is not None else frozenset[str]()
 
     def follow(self, outcome: Outcome) -> Finish:
         """Return all that follows from `outcome`."""
@@ -285,7 +289,11 @@ class Coordinator:
             lineage=lineage_of_message(message) if lineage is None else lineage,
             called=_called(delivery) if self._codec.is_extended else None,
         )
-        return Record(message.id, state, body, self._codec.content_type, now + self._result_expires, message.reply_to)
+        entry = None
+        if state in self._listed and self._indexing is not None:
+            entry = self._indexing.entry(message, delivery.queue, state, result, now)
+        expires = now + self._result_expires
+        return Record(message.id, state, body, self._codec.content_type, expires, message.reply_to, entry=entry)
 
     def _further(self, message: Message, ended: NeverRan) -> Record:
         """Return the record of a task that never runs, because of one before it."""

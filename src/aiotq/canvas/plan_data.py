@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, cast
 
@@ -10,7 +10,9 @@ from ..core.values import shown
 from ..exceptions import CallError
 from ..results import Record
 from ..results.document import DocumentCodec
-from ..results.lineage import PLAN
+from ..results.index import Finished, IndexBounds, IndexEntry
+from ..results.lineage import PLAN, first_of_plan
+from ..results.shown_arguments import MOST
 from .composites import Chain, Chord, Group
 from .signature import Canvas, Signature, as_callbacks
 
@@ -34,9 +36,16 @@ def plan_to_store(canvas: Canvas[Any]) -> dict[str, Any] | None:
 
 
 def plan_record(
-    canvas: Canvas[Any], key: str, codec: DocumentCodec, now: float, result_expires: float
+    canvas: Canvas[Any],
+    key: str,
+    codec: DocumentCodec,
+    now: float,
+    result_expires: float,
+    bounds: IndexBounds | None = None,
 ) -> Record | None:
     """Return the record that keeps the plan of `canvas` under `key` (`plan_id`); None if it has none.
+
+    With `bounds` it has an entry in the index, by which workflows are listed; not so what begins in another workflow.
 
     It expires as the results do that it is drawn with: they, too, are kept from when they came.
     """
@@ -45,8 +54,15 @@ def plan_record(
         return None
     with suppress(CallError):  # one that is too large, or has names without a form: it is only there to be looked at
         body = codec.encode(key, PLAN, plan, done_at=now)
-        return Record(key, PLAN, body, codec.content_type, now + result_expires)
+        entry = None if bounds is None else _entry(key, plan, now, bounds)
+        return Record(key, PLAN, body, codec.content_type, now + result_expires, entry=entry)
     return None
+
+
+def _entry(key: str, plan: Mapping[str, Any], now: float, bounds: IndexBounds) -> IndexEntry:
+    tasks: list[str] = plan["tasks"]
+    about = Finished(first_of_plan(key), PLAN, tasks[0] if tasks else "", now, args=", ".join(tasks)[:MOST])
+    return IndexEntry(about, bounds)
 
 
 class _Plan:

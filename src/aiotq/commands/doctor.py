@@ -10,7 +10,8 @@ from ..backends.base import shown_place
 from ..beat.manage import Schedules
 from ..control.asking import TIMEOUT
 from ..control.examining import picture_of
-from ..control.findings import Finding, examined
+from ..control.findings import examined
+from ..control.picture import Finding, ScheduleFacts
 from ..core.inside import core_of
 from ..exceptions import AioTQError, OperationalError
 from . import output
@@ -72,7 +73,8 @@ async def _examine(app: AioTQ, timeout: float) -> Sequence[Finding]:
         for each in periodic
         if each.problem is not None
     ]
-    return [*unusable, *examined(await picture_of(core, periodic=len(periodic), timeout=timeout))]
+    schedules = [ScheduleFacts(each.name, each.last_state, each.last_id) for each in periodic]
+    return [*unusable, *examined(await picture_of(core, periodic=len(periodic), schedules=schedules, timeout=timeout))]
 
 
 def _unreachable(app: AioTQ, exc: AioTQError) -> Finding:

@@ -392,6 +392,7 @@ def _about(worker: Steered, delivery: Delivery) -> dict[str, Any]:
         "priority": delivery.priority,
         "retries": message.retries,
         "root_id": message.root_id,
+        "parent_id": message.parent_id,
         "sent_at": message.sent_at,
         "redelivered": delivery.deaths + delivery.returns > 0,
     }

@@ -6,98 +6,21 @@ state of things asks the same rules.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Final, Literal
+from collections.abc import Iterator, Sequence
+from typing import Final
 
 from ..core.settings import Settings
-from ..core.values import value
-from ..transport import QueueStats
 from .fleet import FleetMember
-
-#: `error`: work is lost, stands still or will; `warning`: it may soon; `note`: worth knowing.
-Level = Literal["error", "warning", "note"]
-
-_LEVELS: Final[tuple[Level, ...]] = ("error", "warning", "note")
-
-
-@value
-class Finding:
-    """Something that needs a look: which rule found it, in what, what is so, and what to do."""
-
-    rule: str
-    level: Level
-    about: str
-    text: str
-    advice: str
-
-
-@value
-class Thresholds:
-    """From where on something needs a look; seconds."""
-
-    oldest: float = 600.0  #: how long a call may wait in a queue that workers take from
-    clock: float = 2.0  #: by how much clocks may differ
-    dead: float = 3600.0  #: dead letters that are younger are new
-    lease: float = 5.0  #: a lease that is shorter ends when a machine is busy for a moment
-
-
-@value
-class TaskFacts:
-    """A task that this app declares, and where calls of it go; `problem`: why they can't be routed."""
-
-    name: str
-    queues: tuple[str, ...]
-    runs_in: str = "loop"
-    problem: str | None = None
-
-
-@value
-class WorkerFacts:
-    """What a worker said: the tasks it knows, and by how many seconds its clock is ahead (None: it did not answer)."""
-
-    tasks: frozenset[str] | None
-    clock: float | None
-
-
-@value
-class DeadFacts:
-    """New dead letters of one queue: how many, and why."""
-
-    queue: str
-    count: int
-    reasons: tuple[str, ...]
-
-
-@value
-class Picture:
-    """All that is known at one moment.
-
-    `members` is the fleet registry; where there is none (`has_fleet` False), it has those that answered. `workers` are
-    those that are there, by their keys. `clock` is by how much the store's clock is ahead of ours.
-    """
-
-    now: float
-    version: str
-    conf: Settings
-    has_fleet: bool
-    members: Sequence[FleetMember]
-    workers: Mapping[str, WorkerFacts]
-    queues: Sequence[QueueStats]
-    tasks: Sequence[TaskFacts]
-    dead: Sequence[DeadFacts] = ()
-    periodic: int = 0  #: entries that are sent
-    server: Sequence[str] = ()  #: what broker and store say of their own settings
-    clock: float = 0.0
-
-
-Rule = Callable[[Picture, Thresholds], Iterator[Finding]]
+from .picture import LEVELS, Finding, Level, Picture, Rule, Thresholds, thresholds_of
+from .trends import TREND_RULES
+from .words import age, count
 
 
 def examined(picture: Picture, thresholds: Thresholds | None = None) -> list[Finding]:
     """Return all that the rules find, what is worst first."""
-    limits = thresholds if thresholds is not None else Thresholds()
+    limits = thresholds if thresholds is not None else thresholds_of(picture.conf)
     found = [finding for rule in RULES for finding in rule(picture, limits)]
-    return sorted(found, key=lambda each: _LEVELS.index(each.level))
+    return sorted(found, key=lambda each: LEVELS.index(each.level))
 
 
 def server_settings(picture: Picture, _: Thresholds) -> Iterator[Finding]:
@@ -118,7 +41,7 @@ def missing_workers(picture: Picture, _: Thresholds) -> Iterator[Finding]:
     """A worker or scheduler is gone and did not say good-bye."""
     for each in picture.members:
         if each.is_missing:
-            text = f"{each.kind} {each.name} went missing {_age(each.missing_for)} ago ({each.host}, pid {each.pid})"
+            text = f"{each.kind} {each.name} went missing {age(each.missing_for)} ago ({each.host}, pid {each.pid})"
             advice = "see its log and the machine's: was it killed (memory), or is it cut off? Forgotten after an hour."
             yield Finding("missing-worker", "warning", each.name, text, advice)
 
@@ -128,7 +51,7 @@ def blocked_workers(picture: Picture, _: Thresholds) -> Iterator[Finding]:
     for each in _present(picture):
         if each.blocked is not None:
             since = picture.now - (each.blocked_since or picture.now)
-            text = f"the event loop of {each.name} has been blocked for {_age(since)} by {each.blocked}"
+            text = f"the event loop of {each.name} has been blocked for {age(since)} by {each.blocked}"
             advice = f"see where: aiotq inspect stacks -d {each.name}; then await there, or use a thread or process."
             yield Finding("blocked-worker", "error", each.name, text, advice)
 
@@ -190,7 +113,7 @@ def unconsumed_queues(picture: Picture, _: Thresholds) -> Iterator[Finding]:
         waiting = stats[queue].ready + stats[queue].delayed if queue in stats else 0
         advice = f"start a worker for it (aiotq worker -Q {queue}), or route calls elsewhere."
         if waiting:
-            text = f"queue {queue!r}: no worker takes from it, and {_count(waiting, 'message')} wait"
+            text = f"queue {queue!r}: no worker takes from it, and {count(waiting, 'message')} wait"
             yield Finding("queue-without-worker", "error", queue, text, advice)
         elif queue in routed:
             text = f"queue {queue!r}: no worker takes from it, and calls of {routed[queue]} go there"
@@ -201,8 +124,8 @@ def paused_queues(picture: Picture, _: Thresholds) -> Iterator[Finding]:
     """A queue is paused for all workers, and fills."""
     for each in picture.queues:
         if each.paused_since is not None:
-            paused = _age(picture.now - each.paused_since)
-            text = f"queue {each.name!r} has been paused for {paused}, and {_count(each.ready, 'message')} wait"
+            paused = age(picture.now - each.paused_since)
+            text = f"queue {each.name!r} has been paused for {paused}, and {count(each.ready, 'message')} wait"
             level: Level = "warning" if each.ready else "note"
             yield Finding("paused-queue", level, each.name, text, f"when the reason is gone: aiotq resume {each.name}.")
 
@@ -214,7 +137,7 @@ def slow_queues(picture: Picture, limits: Thresholds) -> Iterator[Finding]:
         is_slow = each.oldest_age is not None and each.oldest_age > limits.oldest
         if is_slow and each.name in taken and each.paused_since is None:
             text = (
-                f"queue {each.name!r}: the oldest of {_count(each.ready, 'message')} has waited {_age(each.oldest_age)}"
+                f"queue {each.name!r}: the oldest of {count(each.ready, 'message')} has waited {age(each.oldest_age)}"
             )
             advice = "add workers or slots (aiotq control pool_grow), or see what holds them: aiotq inspect active."
             yield Finding("queue-falls-behind", "warning", each.name, text, advice)
@@ -243,7 +166,7 @@ def new_dead_letters(picture: Picture, limits: Thresholds) -> Iterator[Finding]:
     """Messages were given up lately."""
     for each in picture.dead:
         text = (
-            f"queue {each.queue!r}: {_count(each.count, 'dead letter')} in the last {_age(limits.dead)} "
+            f"queue {each.queue!r}: {count(each.count, 'dead letter')} in the last {age(limits.dead)} "
             f"({', '.join(each.reasons)})"
         )
         advice = "read them: aiotq dead list, aiotq dead show KEY; when the cause is gone: aiotq dead replay KEY."
@@ -257,7 +180,7 @@ def schedulers(picture: Picture, _: Thresholds) -> Iterator[Finding]:
         and picture.periodic
         and not any(each.kind == "scheduler" and not each.is_missing for each in picture.members)
     ):
-        text = f"{_count(picture.periodic, 'periodic task')} and no scheduler: nothing is sent"
+        text = f"{count(picture.periodic, 'periodic task')} and no scheduler: nothing is sent"
         yield Finding("no-scheduler", "error", "beat", text, "start one: aiotq beat, or a worker with --beat.")
 
 
@@ -321,20 +244,9 @@ def _contradictions(
 RULES: Final[tuple[Rule, ...]] = (
     *(server_settings, settings, no_workers, missing_workers, blocked_workers, silent_workers, paused_workers),
     *(versions, clocks, unconsumed_queues, paused_queues, slow_queues, unknown_tasks, new_dead_letters, schedulers),
+    *TREND_RULES,
 )
 
 
 def _present(picture: Picture) -> Sequence[FleetMember]:
     return [each for each in picture.members if each.kind == "worker" and not each.is_missing]
-
-
-def _age(seconds: float | None) -> str:
-    seconds = max(seconds or 0.0, 0.0)
-    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -57,6 +57,8 @@ class FleetMember:
     blocked: str | None  #: by what its event loop is blocked, if it is
     blocked_since: float | None
     blocked_stack: str = field(default="", repr=False)
+    recent: object = field(default=None, repr=False)  #: what it counted in the last hour (see `control.recent`)
+    memory: int = 0  #: bytes that it has in the machine's memory
 
 
 def read_member(presence: Presence) -> FleetMember:
@@ -99,6 +101,8 @@ def member_of(key: str, row: bytes, left: float) -> FleetMember:
             blocked=None if blocked is None else str(blocked["by"]),
             blocked_since=None if blocked is None else float(blocked["since"]),
             blocked_stack="" if blocked is None else str(blocked["stack"]),
+            recent=said.get("recent"),
+            memory=int(said.get("memory", 0)),
         )
     except (orjson.JSONDecodeError, LookupError, TypeError, ValueError, AttributeError) as exc:
         raise MalformedMessage(f"no row of the fleet registry: {exc!r}") from exc

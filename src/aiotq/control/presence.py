@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import random
+import resource
 import socket
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -137,7 +138,7 @@ class Presence:
 def about_process() -> Mapping[str, Any]:
     """Return what a row says of the process and its machine now."""
     about = {"host": socket.gethostname(), "pid": os.getpid(), "boot_id": _boot_id()}
-    return {**about, "version": VERSION, "load": _machine_load()}
+    return {**about, "version": VERSION, "load": _machine_load(), "memory": _memory()}
 
 
 def _machine_load() -> float:
@@ -146,6 +147,14 @@ def _machine_load() -> float:
         return round(os.getloadavg()[0], 2)
     except OSError:
         return 0.0
+
+
+def _memory() -> int:
+    """Return the bytes of this process that are in memory; 0 where that can't be known."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def _boot_id() -> str:

@@ -125,8 +125,19 @@ class _Values:
     "Largest size of an encoded result in bytes. A task with a larger result fails."
     result_extended: bool = False
     "Store the arguments, retries, queue and stamps of a call with its result."
+    result_index: str = "failures"
+    "Which finished tasks can be searched (`aiotq find`, the dashboard): `failures`, `all`, or `none`."
+    result_index_max: int = 50_000
+    "Finished tasks of each state that can be searched; the oldest go first."
+    result_index_expires: float = 604_800.0
+    "Seconds for which a finished task can be searched, whether its result is still kept or not."
+    masked_arguments: tuple[str, ...] = ("password", "passwd", "secret", "token", "api_key", "apikey", "authorization")
+    "Parts of names: arguments, and values in mappings, that are called so are never shown, nor kept in the index."
     result_exception_types: tuple[str, ...] = ()
     "Exceptions (`module.Name`) that may be imported, so that a task's exception is raised with its own type."
+
+    alert_thresholds: Mapping[str, float] = field(default_factory=dict[str, float])
+    "From where on something needs a look, by name: `oldest`, `failing`, `slow_times`, … (`docs/operating.md` has all)."
 
     beat_schedule: Any = field(default_factory=lambda: types.MappingProxyType(dict[str, Any]()))
     "Periodic tasks by name, each with `task`, `schedule`, `args`, `kwargs`, `options`, `relative` as in Celery."
@@ -190,7 +201,7 @@ _POSITIVE: Final = frozenset(
     name
     for name in NAMES
     if _TYPES[name] in (float, float | None) or (name.startswith("worker_") and _TYPES[name] in (int, int | None))
-) | {"task_max_deliveries", "task_message_max_size", "task_publish_pending", "result_max_size"}
+) | {"task_max_deliveries", "task_message_max_size", "task_publish_pending", "result_max_size", "result_index_max"}
 #: Characters of a queue's name.
 _LONGEST_NAME: Final = 255
 #: Settings that can only be functions.
@@ -208,6 +219,12 @@ _CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
     "worker_queue_order": ("fair", "strict"),
     "amqp_queue_type": ("quorum", "classic"),
     "worker_log_format": ("text", "json"),
+    "result_index": ("failures", "all", "none"),
+}
+#: Settings that are written as names with their numbers.
+_NUMBERED: Final[Mapping[str, tuple[Callable[[str], float], str]]] = {
+    "worker_queue_weights": (int, "queues with their weights, as hi:3,lo:1"),
+    "alert_thresholds": (float, "thresholds with their numbers, as oldest:60,failing:0.01"),
 }
 #: Checks a value of a structured setting, and returns it in the form in which it is kept.
 Check = Callable[[object], object]
@@ -443,8 +460,8 @@ def _parsed(name: str, text: str) -> Any:
         return tuple(item.strip() for item in text.split(",") if item.strip())
     if name == "task_routes":
         return _parsed_routes(text)
-    if name == "worker_queue_weights":
-        return _parsed_weights(text)
+    if name in _NUMBERED:
+        return _parsed_numbers(name, text)
     if name == "beat_schedule":
         raise InvalidSetting(name, text, "set in code: app.conf.beat_schedule")
     allowed = typing.get_args(expected) or (expected,)
@@ -468,12 +485,16 @@ def _parsed_routes(text: str) -> Any:
     return [(name.strip(), queue.strip()) if is_pair else name for name, is_pair, queue in parts]
 
 
-def _parsed_weights(text: str) -> dict[str, int]:
+def _parsed_numbers(name: str, text: str) -> dict[str, float]:
     """Return what `hi:3,lo:1` says."""
+    kind, expected = _NUMBERED[name]
     parts = [part.strip().rpartition(":") for part in text.split(",") if part.strip()]
-    if not all(queue and weight.isdecimal() for queue, _, weight in parts):
-        raise InvalidSetting("worker_queue_weights", text, "queues with their weights, as hi:3,lo:1")
-    return {queue: int(weight) for queue, _, weight in parts}
+    try:
+        if all(key for key, _, _ in parts):
+            return {key: kind(number) for key, _, number in parts}
+    except ValueError:
+        pass
+    raise InvalidSetting(name, text, expected)
 
 
 def _words(allowed: tuple[type, ...]) -> str:

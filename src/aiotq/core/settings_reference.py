@@ -49,6 +49,9 @@ _EXAMPLES: Final[Mapping[str, Any]] = {
     "task_publish_retry_policy": {"max_retries": 3, "interval_start": 0.1},
     "result_expires": 3600,
     "result_extended": True,
+    "result_index": "all",
+    "alert_thresholds": {"oldest": 60, "failing": 0.01},
+    "masked_arguments": ["password", "secret", "iban"],
     "result_exception_types": ["proj.errors.OutOfStock"],
     "beat_schedule": {"tidy": {"task": "proj.tidy", "schedule": 300}},
     "worker_processes": 4,
@@ -70,6 +73,7 @@ _WORDS: Final[Mapping[str, str]] = {
     "Any": "see the meaning",
     "tuple[str, ...]": "list of strings",
     "tuple[Any, ...]": "list",
+    "Mapping[str, float]": "mapping of strings to numbers",
     "Mapping[str, int]": "mapping of strings to whole numbers",
 }
 _HEAD: Final = """# Settings

@@ -24,6 +24,11 @@ def plan_id(first_id: str, replacement: int = 0) -> str:
     return f"plan:{first_id}:{replacement}" if replacement else f"plan:{first_id}"
 
 
+def first_of_plan(key: str) -> str:
+    """Return the id of the call that the plan of a workflow begins with, which is kept under `key`."""
+    return key.partition(":")[2]
+
+
 @value
 class Lineage:
     """Ids around a task: the first task of its workflow, and the first calls of all that its end has sent."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Self
 
 from ..control.bus import MAX_PAYLOAD, Bus
+from .index import FinishedPage, FinishedQuery
 from .packing import pack_pushed, unpack_pushed
 from .records import RESULTS, Record, RecordStore
 
@@ -50,6 +51,7 @@ class PushedRecords(HeardRecords):
     def __init__(self, store: RecordStore, bus: Bus) -> None:
         super().__init__(bus)
         self._store = store
+        self.has_index = store.has_index
 
     async def __aenter__(self) -> Self:
         await self._store.__aenter__()
@@ -61,6 +63,15 @@ class PushedRecords(HeardRecords):
 
     async def get(self, ids: Sequence[str]) -> Sequence[Record | None]:
         return await self._store.get(ids)
+
+    async def states(self, ids: Sequence[str]) -> Sequence[str | None]:
+        return await self._store.states(ids)
+
+    async def find(self, query: FinishedQuery) -> FinishedPage:
+        return await self._store.find(query)
+
+    async def unlist(self, keys: Sequence[str]) -> int:
+        return await self._store.unlist(keys)
 
     async def put(self, records: Sequence[Record]) -> None:
         await self._store.put(records)

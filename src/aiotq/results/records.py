@@ -12,9 +12,15 @@ from dataclasses import field
 from typing import Any, Final, Self
 
 from ..core.values import value
+from ..exceptions import StoreRequired
+from .index import FinishedPage, FinishedQuery, IndexEntry
 
 #: The topic on which records are pushed. What its payload is, is between those who write and read one store.
 RESULTS: Final = "results"
+_NO_INDEX: Final = (
+    "this store keeps results by their ids alone, so finished tasks can't be searched: "
+    "set result_backend to a redis://, sqlite:// or postgresql:// URL"
+)
 
 
 @value
@@ -31,6 +37,8 @@ class Record:
     expires: float
     reply_to: str | None = None  #: the address (`RecordStore.address`) of the process that wants a push
     order: int = field(default=0, compare=False)  #: 0: the store says nothing
+    #: What the index is to have, if this is a terminal record that no other stands in the way of; never read.
+    entry: IndexEntry | None = field(default=None, compare=False, repr=False)
 
     def is_behind(self, other: Record) -> bool:
         """Whether it says nothing beyond `other`, a record of the same task that came before it."""
@@ -47,6 +55,8 @@ class RecordStore(abc.ABC):
     is_pushing: bool = False
     #: Whether a record reaches this process only while its id is watched, whatever its `reply_to`.
     watches_all: bool = False
+    #: Whether it keeps an index of what finished: `find` searches it.
+    has_index: bool = False
     #: Whether anybody in this process waits for a record. While it is False pushes need not be read: whoever begins to
     #: wait sets it first and then looks with `get`.
     listening: bool = False
@@ -74,6 +84,10 @@ class RecordStore(abc.ABC):
     async def get(self, ids: Sequence[str]) -> Sequence[Record | None]:
         """Return the newest record of each id; None for what is unknown or expired."""
 
+    async def states(self, ids: Sequence[str]) -> Sequence[str | None]:
+        """Return the newest state of each id, without what else its record has; None for what is unknown or expired."""
+        return [None if record is None else record.state for record in await self.get(ids)]
+
     @abc.abstractmethod
     async def put(self, records: Sequence[Record]) -> None:
         """Store states; a terminal one that stands already stays."""
@@ -81,6 +95,19 @@ class RecordStore(abc.ABC):
     @abc.abstractmethod
     async def forget(self, ids: Sequence[str]) -> None:
         """Delete the records of these ids."""
+
+    async def find(self, query: FinishedQuery) -> FinishedPage:
+        """Return the finished tasks that `query` asks for, the newest first.
+
+        Raises:
+            StoreRequired: no index is kept here.
+            InvalidOption: the query can't be so.
+        """
+        raise StoreRequired(_NO_INDEX)
+
+    async def unlist(self, keys: Sequence[str]) -> int:
+        """Delete entries of the index by their `key`; return how many there were. Records stay. Raises as `find`."""
+        raise StoreRequired(_NO_INDEX)
 
     async def watch(self, task_id: str) -> None:  # noqa: B027  # where nobody can be told, looks find it
         """Have the records of `task_id` pushed here although another process is their `reply_to`, where that can be."""

@@ -16,6 +16,11 @@ from ..wire.message import Message, Step
 class Slot(Protocol):
     """The slot of a running task in its worker. A task that awaits another call's result lends it meanwhile."""
 
+    @property
+    def seconds(self) -> float:
+        """How long it has run."""
+        ...
+
     def lend(self, *ids: str) -> None:
         """Let another task run in this slot while this one waits for the results of the calls `ids`."""
 

@@ -421,6 +421,11 @@ class Task(Declared, Handlers, OnCommit[P], Generic[P, R]):
         if self.declared.typing:
             self._arguments.check(args, kwargs)
 
+    @property
+    def parameters(self) -> Sequence[str]:
+        """The names of those that can be given by position."""
+        return self._arguments.names
+
     def parameter(self, index: int) -> str:
         """Return the name of the parameter that the positional argument `index` goes to."""
         return self._arguments.name_of(index)

@@ -24,6 +24,7 @@ from ..core.aio import finish
 from ..core.tracebacks import formatted
 from ..core.values import sendable, shown
 from ..core.version import VERSION
+from ..tasks.request import Request
 from ..transport import Delivery
 from .intake import Intake
 from .observers import Observer, Observers
@@ -39,6 +40,7 @@ _GOOD_BYE: Final = 2.0
 #: Numbers up to here are shown as they are.
 _SMALL: Final = 2**62
 _PLAIN: Final = frozenset({bool, float})
+_ARGUMENTS: Final = ("args", "kwargs")
 _ENDINGS: Final = {
     states.SUCCESS: "succeeded",
     states.FAILURE: "failed",
@@ -131,8 +133,7 @@ class WorkerEvents(Observer):
                 ending,
                 message.id,
                 message.shadow or message.task,
-                None if request is None else _arguments(request.args) if request.args else "()",
-                None if request is None else shown(dict(request.kwargs)) if request.kwargs else "{}",
+                *self._called_with(request),
                 message.root_id or message.id,
                 message.parent_id,
                 message.retries,
@@ -186,7 +187,7 @@ class WorkerEvents(Observer):
             at, uuid = round(wall - run.seconds, 6), run.delivery.message.id
             started: dict[str, Any] = {"type": "task-started", "timestamp": at, "uuid": uuid}
             if run.delivery.lease in self._received:
-                started |= _called_with(run)  # they were not read then
+                started |= dict(zip(_ARGUMENTS, self._called_with(run.request), strict=True))  # they were not read then
             else:
                 self._tell_received(run.delivery, wall, run)
             self._started.add(run.delivery.lease)
@@ -206,9 +207,17 @@ class WorkerEvents(Observer):
                 "retries": message.retries,
                 "eta": iso(message.eta),
                 "expires": iso(message.expires),
-                **(_called_with(run) if run is not None else {"args": None, "kwargs": None}),
+                **dict(zip(_ARGUMENTS, self._called_with(None if run is None else run.request), strict=True)),
             }
         )
+
+    def _called_with(self, request: Request | None) -> tuple[str | None, str | None]:
+        """Return the arguments of a call as they may be shown."""
+        if request is None:
+            return None, None
+        if not (request.args or request.kwargs):
+            return "()", "{}"
+        return self._core.arguments.reprs(request.args, request.kwargs, self._core.parameters_of(request.task or ""))
 
     def _tell_of_worker(self, kind: str) -> None:
         self._beat_at = time.monotonic() + HEARTBEAT
@@ -262,16 +271,6 @@ def _result(given: Any, run: Run) -> str:
         return repr(given)
     most = MOST_TEXT if run.called is None else run.called.declared.resultrepr_maxsize
     return shown(given)[:most]
-
-
-def _arguments(given: Any) -> str:
-    return shown(tuple(given))
-
-
-def _called_with(run: Run) -> dict[str, Any]:
-    request = run.request
-    assert request is not None
-    return {"args": _arguments(request.args), "kwargs": shown(dict(request.kwargs))}
 
 
 def _load() -> list[float]:

@@ -388,10 +388,9 @@ class Intake:
 
     def _let_go_of(self, delivery: Delivery) -> None:
         """Have the next read bring suspects again if this was the one we had."""
-        if delivery.is_suspect:
-            self._suspects -= 1
-            if not self._suspects:
-                self._end_read()
+        self._suspects -= delivery.is_suspect
+        if not self._suspects and delivery.is_suspect:
+            self._end_read()
 
     def _end_read(self) -> None:
         """Have the read under way end with what it has, so that the next one is another."""
@@ -446,6 +445,7 @@ class Intake:
             if run.transaction is not None:
                 outcome = await self.execution.transactions.end(run, outcome)
             finish = run.committed or (None if outcome is None else self._coordinator.follow(outcome))
+            self._observers.count(run, outcome, finish)
             if self._observers.of(run.called) and (hooks := self._tell_end(run, outcome, finish)) is not None:
                 await hooks
             if finish is None:

@@ -15,6 +15,7 @@ from ..commit import Finish
 from ..signals import connected
 from ..tasks.task import Task
 from ..transport import Delivery
+from .recent import RecentRuns
 from .run import Run
 
 if TYPE_CHECKING:
@@ -76,8 +77,9 @@ class Observer:
 class Observers:
     """The observers of one worker: those that were added, `signals` if they have receivers, `handlers` of tasks."""
 
-    def __init__(self, signals: Observer, handlers: Observer) -> None:
+    def __init__(self, signals: Observer, handlers: Observer, recent: RecentRuns | None = None) -> None:
         self._added: tuple[Observer, ...] = ()
+        self._recent = recent
         self._signals = signals
         self._handlers = handlers
 
@@ -96,6 +98,14 @@ class Observers:
     def of(self, task: Task[..., Any] | None) -> bool:
         """Whether anybody hears of the runs of `task`."""
         return bool(connected or self._added or (task is not None and task.handlers))
+
+    def count(self, run: Run, outcome: Outcome | None, finish: Finish | None) -> None:
+        """Count how `run` ended, for the worker's row."""
+        if self._recent is not None and outcome is not None and finish is not None:
+            try:
+                self._recent.ended(run, outcome, finish)
+            except Exception:  # whoever observes harms nothing
+                logger.exception("counting the end of %s failed", _name(run.delivery))
 
     async def tell(self, tell: Callable[[Observer], Told], what: str = "a worker's life") -> None:
         """Tell everybody what is about no run."""

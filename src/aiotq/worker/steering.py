@@ -12,7 +12,6 @@ from ..calling.connection import Connection
 from ..calling.core import AppCore
 from ..control.commands import RunningCall
 from ..control.presence import Presence
-from ..core.values import shown
 from ..exceptions import AioTQError
 from ..tasks.options import RunsIn
 from ..transport import Delivery, QueueStats
@@ -160,4 +159,4 @@ class Steering:
             args, kwargs, _ = self._intake.execution.decode(message)
         except AioTQError:  # whoever runs it says so
             return None
-        return shown(args), shown(kwargs)
+        return self.core.arguments.reprs(args, kwargs, self.core.parameters_of(message.task))

@@ -38,6 +38,7 @@ from .observers import Observer, Observers, Told
 from .options import WorkerOptions
 from .processes.pool import ProcessPool
 from .rate_limits import Limiter
+from .recent import RecentRuns
 from .run import Cancelled, Run, Slots
 from .run_handlers import Handlers
 from .steering import Steering
@@ -100,7 +101,8 @@ class Worker:
         self._permits: ConcurrencyLimits | None = None
         self._started = core.clock.time()
         signalling = TaskSignals(self, self.name, core.tasks, DeliveryInfo(core.conf))
-        self._observers = Observers(signalling, Handlers())
+        self._recent = RecentRuns(core.clock.time)
+        self._observers = Observers(signalling, Handlers(), self._recent)
         #: Runs that were left behind: in threads (see `WorkerOptions.leaves_threads`), or that swallow cancellations.
         self.left_running = 0
         #: Tasks that had ended and could not be committed before the stop: they run again when their leases end.
@@ -200,7 +202,7 @@ class Worker:
             )
             committer = connection.committer(consumer, self._holder, lease)
             permits = self._permits = self._make_permits(connection, lease)
-            presence = await stack.enter_async_context(Presence(connection.ledger, self._holder, self._describe, lease))
+            presence = await stack.enter_async_context(Presence(connection.ledger, self._holder, self._row, lease))
             lifeline = self._lifeline = await stack.enter_async_context(
                 Lifeline(
                     presence.beside(partial(permits.renew, committer)),
@@ -354,7 +356,7 @@ class Worker:
         )
 
     def _describe(self) -> Mapping[str, Any]:
-        """Return the worker's row in the fleet registry. Called in the lifeline's thread as well."""
+        """Return what the worker says of itself. Called in the lifeline's thread as well."""
         intake, tasks = self._intake, tuple(self._core.tasks)
         slots = {} if intake is None else {kind: (each.taken, each.capacity) for kind, each in intake.slots.items()}
         return {
@@ -371,6 +373,10 @@ class Worker:
             "started": self._started,
             "seen": self._core.clock.time(),
         }
+
+    def _row(self) -> Mapping[str, Any]:
+        """Return its row, with what it counted."""
+        return {**self._describe(), "recent": self._recent.packed(self._core.clock.time())}
 
     def _coordinator(self, connection: Connection) -> Coordinator:
         return self._core.coordinator(self.name, has_joins=connection.ledger.has_joins)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ...results.index import Finished, FinishedPage, FinishedQuery, checked, searched
 from ...results.pushed import HeardRecords
 from ...results.records import Record
 from .bus import MemoryBus
@@ -13,6 +14,8 @@ from .state import MemoryState
 
 class MemoryRecords(HeardRecords):
     """One loop's view of the records of a `MemoryState`; they are pushed as they are."""
+
+    has_index = True
 
     def __init__(self, state: MemoryState, bus: MemoryBus) -> None:
         super().__init__(bus)
@@ -36,6 +39,19 @@ class MemoryRecords(HeardRecords):
         with self.state.lock:
             for task_id in ids:
                 self.state.forget(task_id)
+
+    async def find(self, query: FinishedQuery) -> FinishedPage:
+        with self.state.lock:
+            counts = self.state.finished.counts()
+        return await searched(checked(query), self._read, counts)
+
+    async def unlist(self, keys: Sequence[str]) -> int:
+        with self.state.lock:
+            return self.state.finished.unlist(keys)
+
+    async def _read(self, query: FinishedQuery, before: str | None, count: int) -> Sequence[Finished]:
+        with self.state.lock:
+            return self.state.finished.read(query, before, count, self.state.clock.time())
 
     async def watch(self, task_id: str) -> None:
         with self.state.lock:

@@ -6,6 +6,8 @@ import threading
 from collections.abc import Iterable
 
 from ...core.clock import SYSTEM_CLOCK, Clock
+from ...core.values import replace
+from ...results.index import FinishedTable
 from ...results.ledger import Closing, JoinChanges, Joined
 from ...results.ledger_table import Expiring, LedgerTable
 from ...results.records import RESULTS, Record
@@ -29,10 +31,11 @@ class MemoryState:
         self.ledger = LedgerTable(clock, self._expiring)
         self._records: dict[str, Record] = {}
         self._watchers: dict[str, set[str]] = {}
+        self.finished = FinishedTable()
 
     def __len__(self) -> int:
-        """How many things are kept: records, and all of the ledger."""
-        return len(self._records) + len(self.ledger)
+        """How many things are kept: records, what finished, and all of the ledger."""
+        return len(self._records) + len(self.finished) + len(self.ledger)
 
     def get(self, task_id: str) -> Record | None:
         record = self._records.get(task_id)
@@ -46,6 +49,9 @@ class MemoryState:
             self._expiring.note(self._records, record.id, record.expires, now)
         elif before.state in READY_STATES and before.expires > now:
             return
+        if record.entry is not None:
+            self.finished.add(record.entry, now)
+            record = replace(record, entry=None)
         self._records[record.id] = record
         if record.reply_to is not None:
             self.hub.tell(record.reply_to, RESULTS, record)

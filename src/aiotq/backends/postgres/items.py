@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from ...exceptions import MalformedMessage
+from ...results.index import pack_finished
 from ...results.ledger import NO_JOIN_CHANGES, Join, JoinChanges, ScheduleChange, kept_record
 from ...results.records import Record
 from ...states import READY_STATES
@@ -141,7 +142,7 @@ def in_order(items: Iterable[Item]) -> tuple[list[Item], list[int]]:
 
 def packed_record(record: Record, number: int, order: int) -> Item:
     """Return a record as an item; `order` is its place among those of the same group."""
-    return {
+    item: Item = {
         "n": number,
         "o": order,
         "id": record.id,
@@ -152,6 +153,16 @@ def packed_record(record: Record, number: int, order: int) -> Item:
         "r": record.reply_to,
         "b": packed_body(record.body),
     }
+    if record.entry is not None:
+        finished, bounds = record.entry.finished, record.entry.bounds
+        item["i"] = {
+            "name": finished.name,
+            "queue": finished.queue,
+            "most": bounds.most,
+            "kept": bounds.seconds,
+            "b": packed_body(pack_finished(finished)),
+        }
+    return item
 
 
 def packed_joins(joins: Iterable[Join], number: int) -> list[Item]:
@@ -193,7 +204,8 @@ class Effects:
             packed_record(record, number, order)
             for order, (record, number) in enumerate(zip(self.records, self._numbers, strict=True))
         ]
-        parts = {**self._items, "joins": sorted(self._joins), "records": records}
+        listed = [True] if any("i" in each for each in records) else []
+        parts = {**self._items, "joins": sorted(self._joins), "records": records, "listed": listed}
         return {name: items for name, items in parts.items() if items}
 
     def written(self, lost: Sequence[int]) -> Sequence[Record]:

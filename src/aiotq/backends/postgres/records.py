@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from ...exceptions import OperationalError
+from ...results.index import Finished, FinishedPage, FinishedQuery, checked, searched, unpack_finished
 from ...results.ledger import NO_JOIN_CHANGES
 from ...results.packing import unpack_pushed
 from ...results.records import RESULTS, Record, RecordStore
@@ -24,7 +25,10 @@ _GET: Final = (
     "select id, state, body, content_type, expires, reply_to from aiotq.result"
     f" where id = any ($1::text[]) and expires > {_NOW}"
 ).encode()
+_STATES: Final = f"select id, state from aiotq.result where id = any ($1::text[]) and expires > {_NOW}".encode()
 _PUT: Final = f"select kept, watched from aiotq.effects($1::jsonb, {_NOW})".encode()
+_COUNTS: Final = b"select state, count(*) from aiotq.finished group by state"
+_UNLIST: Final = b"delete from aiotq.finished where nr = any ($1::bigint[]) returning nr"
 _FORGET: Final = b"delete from aiotq.result where id = any ($1::text[])"
 _WATCH: Final = (
     f"insert into aiotq.watcher (id, address, expires) select w, $2::text, {_NOW} + $3::float8"
@@ -37,6 +41,7 @@ class PostgresRecords(RecordStore):
     """A record store on one `PostgresClient`, which is entered by whoever made it."""
 
     is_pushing = True
+    has_index = True
 
     def __init__(self, client: PostgresClient) -> None:
         super().__init__()
@@ -71,6 +76,10 @@ class PostgresRecords(RecordStore):
         found = {row[0]: Record(*row) for row in await self.client.rows(_GET, list(dict.fromkeys(ids)))}
         return [found.get(task_id) for task_id in ids]
 
+    async def states(self, ids: Sequence[str]) -> Sequence[str | None]:
+        found = dict(await self.client.rows(_STATES, list(dict.fromkeys(ids)))) if ids else {}
+        return [found.get(task_id) for task_id in ids]
+
     async def put(self, records: Sequence[Record]) -> None:
         if not records:
             return
@@ -82,6 +91,19 @@ class PostgresRecords(RecordStore):
     async def forget(self, ids: Sequence[str]) -> None:
         if ids:
             await self.client.rows(_FORGET, list(ids))
+
+    async def find(self, query: FinishedQuery) -> FinishedPage:
+        query = checked(query)
+        counts = dict(await self.client.rows(_COUNTS))
+        return await searched(query, self._read, counts)
+
+    async def unlist(self, keys: Sequence[str]) -> int:
+        return len(await self.client.rows(_UNLIST, [int(key) for key in keys if key.isdecimal()]))
+
+    async def _read(self, query: FinishedQuery, before: str | None, count: int) -> Sequence[Finished]:
+        sql, values = _reading(query, before, count)
+        found = (unpack_finished(bytes(entry), str(nr)) for nr, entry in await self.client.rows(sql, *values))
+        return [each for each in found if each is not None]
 
     async def watch(self, task_id: str) -> None:
         self._watched.add(task_id)
@@ -106,3 +128,30 @@ class PostgresRecords(RecordStore):
 
     def _missed(self) -> None:
         self.on_missed(None)
+
+
+def _reading(query: FinishedQuery, before: str | None, count: int) -> tuple[bytes, list[Any]]:
+    """Return the statement that reads what may fit `query`, the newest first, and its values."""
+    wheres, values = [f"expires > {_NOW}"], list[Any]()
+
+    def narrow(where: str, given: object) -> None:
+        values.append(given)
+        wheres.append(where.replace("?", f"${len(values)}"))
+
+    if len(query.states) == 1:  # read by the index of its state
+        narrow("state = ?::text", query.states[0])
+    else:
+        narrow("state = any (?::text[])", list(query.states))
+    if query.name:
+        narrow("name = ?::text", query.name)
+    if query.queue:
+        narrow("queue = ?::text", query.queue)
+    if query.id_prefix:
+        narrow("starts_with(id, ?::text)", query.id_prefix)
+    if before is not None:
+        narrow("nr < ?::bigint", int(before))
+    values.append(count)
+    sql = (
+        f"select nr, entry from aiotq.finished where {' and '.join(wheres)} order by nr desc limit ${len(values)}::int"
+    )
+    return sql.encode(), values

@@ -44,6 +44,9 @@ class CeleryRedisRecords(RedisRecords):
         }
         return [found.get(task_id) or record for task_id, record in zip(ids, ours, strict=True)]
 
+    async def states(self, ids: Sequence[str]) -> Sequence[str | None]:
+        return [None if record is None else record.state for record in await self.get(ids)]  # Celery's have no head
+
     async def forget(self, ids: Sequence[str]) -> None:
         await super().forget(ids)
         if ids:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from ...results.celery_records import CELERYS
+from ...results.index import pack_finished
 from ...results.ledger import NO_JOIN_CHANGES, Arrival, Join, JoinChanges
 from ...results.packing import pack_record, unpack_record
 from ...results.records import Record
@@ -47,9 +48,14 @@ END_PRESENCE: Final = script("end_presence")
 FLEET: Final = script("fleet")
 
 
-def packed_record(record: Record) -> tuple[str, bytes, float, str | bool, bool]:
-    """Return id, value, end and process of `record`, and whether Celery is to see it."""
-    return record.id, pack_record(record), record.expires, record.reply_to or False, record.content_type == CELERYS
+def packed_record(record: Record) -> tuple[object, ...]:
+    """Return id, value, end and process of `record`, whether Celery is to see it, and its entry in the index."""
+    is_celerys = record.content_type == CELERYS
+    if record.entry is None:
+        return record.id, pack_record(record), record.expires, record.reply_to or False, is_celerys
+    finished, bounds = record.entry.finished, record.entry.bounds
+    entry = finished.state, pack_finished(finished), bounds.most, bounds.seconds
+    return record.id, pack_record(record), record.expires, record.reply_to or False, is_celerys, entry
 
 
 def packed_join(join: Join) -> tuple[str, int, list[PackedEnvelope], float, str, float]:
@@ -78,8 +84,7 @@ def _packed_joining(joining: JoinChanges, record: Record | None) -> tuple[object
 def _packed_arrival(arrival: Arrival, record: Record | None) -> tuple[str, str, tuple[str, bytes] | bool, bool]:
     if arrival.record is None or arrival.record is record:
         return arrival.join_id, arrival.member, False, arrival.failed
-    task_id, value, *_ = packed_record(arrival.record)
-    return arrival.join_id, arrival.member, (task_id, value), arrival.failed
+    return arrival.join_id, arrival.member, (arrival.record.id, pack_record(arrival.record)), arrival.failed
 
 
 def member_of(packed: bytes) -> Record | None:

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from ...results.records import RESULTS, Record
 from ...states import READY_STATES
+from .finished import write_entries
 from .sql import Transaction, ids_in, in_chunks, marks
 
 #: Seconds for which the states that a task went through can be read as mail; the newest stands among the results.
@@ -54,6 +55,7 @@ def write_records(transaction: Transaction, records: Sequence[Record], now: floa
             for record in newest.values()
         ],
     )
+    write_entries(transaction, (each.entry for each in newest.values() if each.entry is not None), now)
     watched = _wake_watchers(transaction, list(newest))
     for record in newest.values():
         if record.reply_to is not None:

@@ -14,8 +14,10 @@ from typing import Final, Self
 
 from ...core.clock import SYSTEM_CLOCK, Clock
 from ...exceptions import OperationalError
+from ...results.index import FinishedPage, FinishedQuery
 from ...results.records import RESULTS, Record, RecordStore
 from ...states import READY_STATES
+from . import finished
 from .connection import Database
 from .listening import Listening, delete_expired
 from .record_rows import RECORD, Seen, last_numbers, mail, write_records
@@ -31,6 +33,7 @@ class SQLiteRecords(RecordStore):
     """A record store in a SQLite file. A push is a message on the bus that says no more than "look"."""
 
     is_pushing = True
+    has_index = True
 
     def __init__(self, database: Database, *, clock: Clock = SYSTEM_CLOCK) -> None:
         super().__init__()
@@ -96,6 +99,19 @@ class SQLiteRecords(RecordStore):
             self._is_behind = False
         return [found.get(task_id) for task_id in ids]
 
+    async def states(self, ids: Sequence[str]) -> Sequence[str | None]:
+        wanted, now = list(dict.fromkeys(ids)), self.clock.time()
+
+        def read(connection: sqlite3.Connection) -> dict[str, str]:
+            found: dict[str, str] = {}
+            for chunk in in_chunks(wanted):
+                sql = f"SELECT id, state FROM results WHERE id IN ({marks(len(chunk))}) AND expires > ?"
+                found.update(connection.execute(sql, (*chunk, now)).fetchall())
+            return found
+
+        found = await self.database.read(read) if wanted else {}
+        return [found.get(task_id) for task_id in ids]
+
     async def put(self, records: Sequence[Record]) -> None:
         if not records:
             return
@@ -109,6 +125,12 @@ class SQLiteRecords(RecordStore):
                 transaction.execute(f"DELETE FROM results WHERE id IN ({marks(len(chunk))})", chunk)
 
         await self.database.write(forget)
+
+    async def find(self, query: FinishedQuery) -> FinishedPage:
+        return await finished.find(self.database, query, self.clock.time())
+
+    async def unlist(self, keys: Sequence[str]) -> int:
+        return await self.database.write(lambda transaction: finished.unlist(transaction, keys))
 
     async def watch(self, task_id: str) -> None:
         row = (task_id, self.address, self.clock.time() + WATCH_EXPIRES)
@@ -164,6 +186,7 @@ class SQLiteRecords(RecordStore):
             )
         transaction.execute("DELETE FROM watchers WHERE expires <= ?", (now,))
         is_more = delete_expired(transaction, "results", "seq", "expires", now)
+        is_more = finished.delete_old(transaction, now) or is_more
         return delete_expired(transaction, "updates", "seq", "gone", now) or is_more
 
     def _unwatch_all(self, transaction: Transaction) -> None:

@@ -6,7 +6,7 @@ from typing import Final
 
 #: "aitq" in the file's header: this file is ours.
 APPLICATION_ID: Final = 0x61697471
-SCHEMA_VERSION: Final = 7
+SCHEMA_VERSION: Final = 8
 
 #: `messages.holder` of what is ready, and of what waits for its due time. Any consumer's number is larger, and takes as
 #: many bytes in a row: so SQLite leases a message of a megabyte by overwriting four bytes of it (measured: 4 kB of log
@@ -79,6 +79,16 @@ CREATE TABLE results (
     body BLOB NOT NULL
 );
 CREATE INDEX results_expire ON results (expires);
+CREATE TABLE finished (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    state TEXT NOT NULL,
+    expires REAL NOT NULL,
+    id TEXT NOT NULL,
+    name TEXT NOT NULL,
+    queue TEXT NOT NULL,
+    entry BLOB NOT NULL
+);
+CREATE INDEX finished_state ON finished (state);
 CREATE TABLE updates (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
     gone REAL NOT NULL,

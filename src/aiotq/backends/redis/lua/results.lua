@@ -1,6 +1,7 @@
 -- What is remembered of tasks, all of which expires. A library: every script on results includes it after `base` and `bus`.
 --
 -- {base}:result:{id}      string: 1 for a terminal state or 0, and the record as Python packs it
+-- {base}:finished:{state}  stream of what ended so: entries as Python packs them; bounded by count and age, and expires
 -- {base}:watch:{id}       set of the processes that want the records of a task whose `reply_to` is another
 -- {base}:watching         string: there is anything of that kind
 -- {base}:claim:{id}       hash: holder (empty: given up), ends (ms), done (packed envelopes), died (lines: holders)
@@ -12,7 +13,7 @@
 -- {base}:paused           hash: queues that nobody is to take from, and since when (s). Kept until somebody resumes them
 -- celery-task-meta-{id}    string: the record as Celery keeps it, for those it is to see (`celery_compat`)
 --
--- A record is {id, value, ends, reply_to, whether Celery is to see it}; ends in seconds since the epoch by the sender's
+-- A record is {id, value, ends, reply_to, whether Celery is to see it, its entry in the index, if it has one}; ends in seconds since the epoch by the sender's
 -- clock, which is `offset` ms behind ours.
 local CLAIM_KEPT = 86400000
 local CELERYS = 'celery-task-meta-'
@@ -45,9 +46,24 @@ local function push(process, id, value)
     end
 end
 
+-- State -> seconds for which its entries are kept, of those that got some.
+local listed = {}
+
+-- What ended is found in an index, without which all goes on: nothing here fails a commit.
+local function list_finished(entry)
+    local state, packed, most, kept = unpack(entry)
+    redis.pcall('XADD', base .. ':finished:' .. state, 'MAXLEN', '~', most, '*', 'f', packed)
+    listed[state] = kept
+end
+
 local function push_rest()
     for process in pairs(pushes) do
         push_all(process)
+    end
+    for state, kept in pairs(listed) do
+        local key = base .. ':finished:' .. state
+        redis.pcall('XTRIM', key, 'MINID', '~', milliseconds(now - kept * 1000))
+        redis.call('PEXPIRE', key, milliseconds(kept * 1000))
     end
 end
 
@@ -56,6 +72,7 @@ local is_watched = redis.call('EXISTS', base .. ':watching') == 1
 -- Store a state and push it, unless a terminal one stands already.
 local function put_record(record, offset)
     local id, value, ends, reply_to, is_celerys = unpack(record)
+    local entry = record[6]
     local key = base .. ':result:' .. id
     local at = milliseconds(ends * 1000 + offset)
     if not redis.call('SET', key, value, 'NX', 'PXAT', at) then
@@ -63,6 +80,9 @@ local function put_record(record, offset)
             return
         end
         redis.call('SET', key, value, 'PXAT', at)
+    end
+    if entry then
+        list_finished(entry)
     end
     if is_celerys then
         local document = string.sub(value, string.find(value, '\n', 1, true) + 1)

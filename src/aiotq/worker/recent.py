@@ -1,0 +1,64 @@
+"""What a worker counts of the runs that ended here, for its row in the fleet registry (see `control.recent`)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from .. import states
+from ..canvas.outcome import Outcome, Success
+from ..commit import Finish
+from ..control.recent import Cell, RecentCounts, interval_of
+from ..exceptions import EncodeError
+from ..states import SUCCESS
+from .run import Run
+
+
+class RecentRuns:
+    """Counts on the worker's loop; the row is made in the thread that renews leases."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._counts = RecentCounts()
+
+    def ended(self, run: Run, outcome: Outcome, finish: Finish) -> None:
+        """Count how a run ended: a few additions, since each of them is paid for by every call."""
+        delivery, now, counts = run.delivery, self._clock(), self._counts
+        message, minute = delivery.message, int(now // 60)
+        if minute != counts.minute:
+            counts.turn(minute)
+        key = message.task, delivery.queue
+        cell = counts.cells.get(key) or counts.new(key)
+        if type(outcome) is Success and (finish.record is None or finish.record.state == SUCCESS):
+            cell.succeeded += 1
+        elif not _count_other(cell, outcome):
+            return
+        if run.request is None:
+            return  # it was not called
+        ran = time.perf_counter() - run.started_at
+        number = interval_of(ran)
+        cell.run[number] = cell.run.get(number, 0) + 1
+        ready_at = message.eta or message.sent_at
+        if ready_at is not None:
+            number = interval_of(now - ran - ready_at)
+            cell.wait[number] = cell.wait.get(number, 0) + 1
+
+    def packed(self, now: float) -> dict[str, Any]:
+        """Return what the row has of it."""
+        return self._counts.packed(now)
+
+
+def _count_other(cell: Cell, outcome: Outcome) -> bool:
+    """Count what did not succeed; False: it comes again, or goes on as another."""
+    match outcome.state:
+        case states.PENDING | "REPLACED":
+            return False
+        case states.RETRY:
+            cell.retried += 1
+        case states.FAILURE | states.SUCCESS:  # a success whose value can't be kept is a failure
+            cell.failed += 1
+            cell.error(EncodeError.__name__ if outcome.error is None else type(outcome.error).__name__)
+        case _:
+            cell.other += 1
+    return True
