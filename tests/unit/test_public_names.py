@@ -26,7 +26,7 @@ async def add(x: int, y: int) -> int:
 INSIDE: Final = {
     "AioTQ": set[str](),
     "Task": {
-        *("be_one_of", "check", "declare", "declared", "fn", "handlers", "of", "parameter", "running"),
+        *("be_one_of", "check", "declare", "declared", "fn", "handlers", "of", "parameter", "parameters", "running"),
         *("called", "is_coroutine", "runs_in", "shared", "room_for"),
     },
     "Signature": {"as_part", "called_with", "fields", "sender", "text", "when_failed"},
