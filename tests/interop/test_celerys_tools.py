@@ -3,18 +3,42 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Final
 
+import pytest
+
+from aiotq import AioTQ, TaskRevokedError
 from aiotq.control.celery_mail import command_in, theirs
 
-from ..servers import shared
+from ..servers import shared, shared_rabbit
+from ..waiting import wait_until
 from .celery_process import HERE, PYTHON, CeleryWorker
 from .ours import make_app
 
 #: Seconds that one of Celery's commands may take: to start it takes some.
 PATIENCE: Final = 40.0
+
+
+class Tool:
+    """A command of Celery's that runs on."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self.lines: list[str] = []
+
+    async def read(self) -> None:
+        assert self._process.stdout is not None
+        while line := await self._process.stdout.readline():
+            self.lines.append(line.decode())
+
+    def said(self, *words: str) -> str | None:
+        return next((line for line in self.lines if all(word in line for word in words)), None)
 
 
 async def start(broker: str, *words: str) -> asyncio.subprocess.Process:
@@ -33,6 +57,87 @@ async def run(broker: str, *words: str) -> str:
     async with asyncio.timeout(PATIENCE):
         out, _ = await process.communicate()
     return out.decode()
+
+
+async def answers(broker: str, *words: str) -> Any:
+    """What a command prints as JSON."""
+    out = await run(broker, *words, "--json", "-d", "ours-1", "-t", "30")  # it ends with the one answer
+    found, _ = json.JSONDecoder().raw_decode(out, out.index("{"))  # words for people stand behind it
+    return found
+
+
+@asynccontextmanager
+async def running(broker: str, *words: str) -> AsyncIterator[Tool]:
+    process = await start(broker, *words)
+    tool = Tool(process)
+    reading = asyncio.create_task(tool.read())
+    try:
+        yield tool
+    finally:
+        process.kill()
+        await process.wait()
+        await reading
+
+
+@pytest.fixture
+async def ours(broker: str) -> AsyncIterator[AioTQ]:
+    app = make_app(broker, shared("redis").url)
+    async with app, app.worker(name="ours-1"):
+        yield app
+
+
+async def test_inspect_status_and_control(ours: AioTQ, broker: str) -> None:
+    running_call = await ours.send_task("ours.sleep", (60,))
+    ping, stats, active, registered, queues = await asyncio.gather(
+        answers(broker, "inspect", "ping"),
+        answers(broker, "inspect", "stats"),
+        answers(broker, "inspect", "active"),
+        answers(broker, "inspect", "registered"),
+        answers(broker, "inspect", "active_queues"),
+    )
+
+    assert ping == {"ours-1": {"ok": "pong"}}
+    assert stats["ours-1"]["pid"] == os.getpid()
+    assert stats["ours-1"]["pool"]["max-concurrency"] > 0
+    assert [call["id"] for call in active["ours-1"]] == [running_call.id]
+    assert active["ours-1"][0]["delivery_info"]["routing_key"] == "celery"
+    assert "ours.add" in registered["ours-1"]
+    assert [queue["name"] for queue in queues["ours-1"]] == ["celery"]
+
+    status, limited, refused, revoked = await asyncio.gather(
+        run(broker, "status", "-d", "ours-1", "-t", "30"),
+        answers(broker, "control", "rate_limit", "ours.add", "10/m"),
+        answers(broker, "control", "rate_limit", "ours.nothing", "10/m"),
+        answers(broker, "control", "terminate", "TERM", running_call.id),
+    )
+    assert "ours-1" in status
+    assert "1 node online" in status
+    assert limited == {"ours-1": {"ok": "rate limit is 10/m"}}
+    assert "ours.nothing" in refused["ours-1"]["error"]
+    assert running_call.id in revoked["ours-1"]["ok"]
+    with pytest.raises(TaskRevokedError):
+        await running_call.get(timeout=20)
+
+
+async def test_events_of_ours_are_dumped_by_celery_and_nothing_is_left(ours: AioTQ, broker: str) -> None:
+    host = broker.rpartition("/")[2]
+
+    def theirs_left() -> list[str]:
+        return [name for name in shared_rabbit().queues(host) if name.startswith("celeryev")]
+
+    async with running(broker, "events", "--dump") as dump:
+        await wait_until(lambda: dump.said("evdump"), "it has started", PATIENCE)
+        await wait_until(theirs_left, "it consumes", PATIENCE)
+        assert "task events enabled" in str(await ours.control.enable_events(destination="ours-1", timeout=10))
+        added, failed = await ours.send_task("ours.add", (1, 2)), await ours.send_task("ours.fail", ("no",))
+        await added.get(timeout=20)
+        await wait_until(lambda: dump.said("ours-1", "heartbeat"), "a worker's event")
+        for words in (("task received", "ours.add", added.id, "args=(1, 2)"), ("task started", added.id)):
+            assert await wait_until(partial(dump.said, "ours-1", *words), f"{words}")
+        assert await wait_until(lambda: dump.said("task succeeded", added.id, "result=3"), "its end")
+        assert await wait_until(lambda: dump.said("task failed", failed.id, "ValueError('no')"), "the other's end")
+
+    await wait_until(lambda: not theirs_left(), "Celery's queue is gone")
 
 
 async def test_ours_asks_celerys_workers_too(broker: str) -> None:
