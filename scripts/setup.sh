@@ -28,11 +28,12 @@ main() {
     { echo "$place"; cat pyproject.toml; } >"$stamp"
 }
 
-# The Celery that interoperability is tested against; one that its users have, and no dependency of ours.
-celery_wanted='celery[redis]==5.7.0'
+# The Celery that interoperability is tested against, and its monitor; what its users have, and no dependency of ours.
+celery_wanted='celery[redis]==5.7.0 flower==2.2.0'
 
 install_celery() {
-    install_into .venv-celery "$celery_wanted"
+    # shellcheck disable=SC2086  # one word a package
+    install_into .venv-celery $celery_wanted
 }
 
 # The task queues that aiotq is measured beside: the newest of each that go together; raising one is a commit.

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 import subprocess
+import urllib.error
+import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -25,6 +28,39 @@ from .ours import make_app
 PATIENCE: Final = 40.0
 
 
+class Flower:
+    """The HTTP API of Celery's monitor, which runs on this machine."""
+
+    def __init__(self) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port: int = probe.getsockname()[1]
+
+    async def ask(self, path: str, data: bytes | None = None) -> Any:
+        """Return what it answers; None: it is not there yet, or knows nothing of that."""
+        try:
+            return await asyncio.to_thread(self._ask, path, data)
+        except urllib.error.HTTPError as exc:
+            if exc.code in {401, 403}:
+                raise
+            return None
+        except OSError:
+            return None
+
+    async def shows(self, task_id: str, state: str) -> Any:
+        """Return a call that it shows, once that has this state."""
+
+        async def shown() -> Any:
+            found = ((await self.ask("/api/tasks")) or {}).get(task_id)
+            return found if found is not None and found["state"] == state else None
+
+        return await wait_until(shown, f"it shows {task_id} as {state}", PATIENCE)
+
+    def _ask(self, path: str, data: bytes | None) -> Any:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", data, timeout=10) as answer:
+            return json.loads(answer.read())
+
+
 class Tool:
     """A command of Celery's that runs on."""
 
@@ -42,7 +78,13 @@ class Tool:
 
 
 async def start(broker: str, *words: str) -> asyncio.subprocess.Process:
-    environment = {**os.environ, "BROKER": broker, "BACKEND": shared("redis").url, "PYTHONPATH": str(HERE)}
+    environment = {
+        **os.environ,
+        "BROKER": broker,
+        "BACKEND": shared("redis").url,
+        "PYTHONPATH": str(HERE),
+        "FLOWER_UNAUTHENTICATED_API": "true",
+    }
     return await asyncio.create_subprocess_exec(
         *(str(PYTHON), "-m", "celery", "-A", "celery_program", *words),
         env=environment,
@@ -138,6 +180,42 @@ async def test_events_of_ours_are_dumped_by_celery_and_nothing_is_left(ours: Aio
         assert await wait_until(lambda: dump.said("task failed", failed.id, "ValueError('no')"), "the other's end")
 
     await wait_until(lambda: not theirs_left(), "Celery's queue is gone")
+
+
+async def test_flower_shows_our_workers_and_calls_live_and_revokes(ours: AioTQ, broker: str) -> None:
+    flower = Flower()
+    async with running(broker, "flower", "--address=127.0.0.1", f"--port={flower.port}"):
+
+        async def workers() -> Any:
+            return ((await flower.ask("/api/workers?refresh=1")) or {}).get("ours-1")
+
+        worker = await wait_until(workers, "it shows our worker", PATIENCE)
+        assert "ours.add" in worker["registered"]
+        assert [queue["name"] for queue in worker["active_queues"]] == ["celery"]
+        assert worker["stats"]["pid"] == os.getpid()
+
+        async def listens() -> Any:
+            return ((await flower.ask("/api/workers?status=1")) or {}).get("ours-1")
+
+        assert await wait_until(listens, "it has our worker send events, and hears it", PATIENCE)
+        call, runs = await ours.send_task("ours.add", (1, 2)), await ours.send_task("ours.sleep", (60,))
+        done = await flower.shows(call.id, "SUCCESS")
+        assert (done["name"], done["args"], done["result"], done["worker"]) == ("ours.add", "(1, 2)", "3", "ours-1")
+        await flower.shows(runs.id, "STARTED")
+
+        assert await flower.ask(f"/api/task/revoke/{runs.id}?terminate=true", b"")
+        with pytest.raises(TaskRevokedError):
+            await runs.get(timeout=20)
+        assert (await flower.shows(runs.id, "REVOKED"))["name"] == "ours.sleep"
+        assert "Growing" in (await flower.ask("/api/worker/pool/grow/ours-1?n=2", b""))["message"]
+        later = await ours.send_task("ours.add", (3, 4), countdown=600)
+        assert await flower.ask(f"/api/task/revoke/{later.id}", b"")
+        await wait_until(partial(is_revoked, ours, later.id), "it is known to be revoked")
+
+
+async def is_revoked(app: AioTQ, task_id: str) -> bool:
+    (told,) = (await app.control.inspect(["ours-1"], timeout=30).revoked()).values()
+    return task_id in {each["what"] for each in told}
 
 
 async def test_ours_asks_celerys_workers_too(broker: str) -> None:
