@@ -12,6 +12,7 @@ result = await add.delay(2, 2)      # run `aiotq worker proj:app` somewhere
 assert await result == 4
 """
 
+import sys
 from typing import TYPE_CHECKING, Any, cast
 
 from . import signals, states
@@ -162,5 +163,8 @@ def __getattr__(name: str) -> Any:
             from .beat import schedules  # noqa: PLC0415
 
             return getattr(schedules, name)
+        case _ if name in MODULE and cast(Any, sys)._getframe(1).f_code.co_name == "_handle_fromlist":
+            # Asked for by `from aiotq import …`, which would put an error of its own in the place of ours.
+            raise ImportError(f"cannot import name {name!r} from {__name__!r}: {MODULE[name]}", name=__name__)
         case _:
             raise AttributeError(no_attribute(f"module {__name__!r}", name, MODULE), name=name)

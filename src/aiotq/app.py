@@ -195,7 +195,7 @@ class AioTQ:
         return Health(self._core, works=False).application()
 
     def worker(self, queues: Sequence[str] | None = None, **choices: Unpack[WorkerChoices]) -> Worker:
-        """Return a worker to run in this loop: `async with app.worker(): …`; leaving it stops it (P6).
+        """Return a worker to run in this loop: `async with app.worker(): …`; leaving it stops it.
 
         Queues default to `task_queues`, choices to the settings `worker_…`.
 

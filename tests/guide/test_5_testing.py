@@ -59,6 +59,7 @@ def test_a_test_that_fails_shows_what_was_sent_and_what_ran(project: Path) -> No
         "proj.remind('ann'), in 3 days, 0:00:00, queue 'later'",
     ):
         assert line in printed, printed
+    assert "aiotq/testing" not in printed, printed  # the frames are those of the test
 
 
 def test_the_fixtures_work_in_the_strict_mode_of_pytest_asyncio_too(project: Path) -> None:

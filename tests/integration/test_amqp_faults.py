@@ -110,6 +110,19 @@ async def test_wrong_passwords_and_virtual_hosts_are_named(vhost: str) -> None:
         assert not isinstance(refused.value, NotConnected)
 
 
+async def test_a_virtual_host_with_all_its_connections_is_not_taken_for_one_that_is_missing(vhost: str) -> None:
+    name = f'<<"{vhost_of(vhost)}">>'
+    limits = '[{<<"max-connections">>, 0}]'
+    shared_rabbit().eval(f'ok = rabbit_vhost_limit:set({name}, {limits}, <<"test">>)')
+
+    with pytest.raises(OperationalError, match=r"a limit of the server is reached.*connection limit"):
+        await Work(vhost).double.delay(1)
+
+    at = urlsplit(vhost)
+    with pytest.raises(OperationalError, match="the virtual host of the URL does not exist"):
+        await Work(f"amqp://guest:guest@127.0.0.1:{at.port}/limit-reached").double.delay(1)
+
+
 async def test_connections_are_named_in_the_management_page(vhost: str) -> None:
     work = Work(vhost)
     async with work.app, work.app.worker() as worker:

@@ -70,9 +70,11 @@ async def test_a_declared_expiry_holds_for_calls_by_name_that_give_none(given: A
         assert await result.state() == ("SUCCESS" if given else "REVOKED")
 
 
+@pytest.mark.parametrize("level", [logging.INFO, logging.CRITICAL])
 async def test_time_limits_that_threads_cannot_keep_are_said_once_when_the_worker_starts(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, level: int
 ) -> None:
+    caplog.set_level(level, "aiotq")
     app = make_app(task_time_limit=5)
 
     @app.task(name="proj.in_a_thread")
@@ -86,8 +88,9 @@ async def test_time_limits_that_threads_cannot_keep_are_said_once_when_the_worke
         for _ in range(3):
             await (await in_a_thread.delay()).get(timeout=5)
 
-    assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == [
-        "task_time_limit does not hold for tasks that run in threads: proj.in_a_thread"
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == [
+        "task_time_limit does not hold for tasks that run in threads, which can't be stopped: proj.in_a_thread; "
+        'give them run="process", or a soft_time_limit'
     ]
 
 

@@ -55,6 +55,10 @@ class Unannounced:
     x: int
 
 
+class Meter(pydantic.BaseModel):
+    readings: list[int]
+
+
 class Bill(pydantic.BaseModel):
     lines: list[Line]
     at: datetime.datetime
@@ -156,6 +160,25 @@ async def test_a_class_that_is_not_known_is_a_dead_letter_that_says_what_to_do()
     assert f"dataclass '{__name__}.Unannounced' is not known here" in detail
     assert "app.register_type" in detail
     assert ran == [(Unannounced(1),)]
+
+
+async def test_a_model_that_changed_since_is_a_dead_letter_with_a_few_kilobytes_of_the_reason(
+    make_app: Callable[..., AioTQ],
+) -> None:
+    app = make_app()
+
+    @app.task(name="proj.add")
+    async def add(meter: Meter) -> int:
+        return len(meter.readings)
+
+    async with app:
+        message = await sent(app, Meter(readings=[7] * 3000))
+        task_id = await send(app, dataclasses.replace(message, id=new_id(), body=message.body.replace(b"7", b'"x"')))
+        async with app.worker():
+            reason, detail = await reason_of(app, task_id)
+
+    assert reason == "undecodable"
+    assert 10 < len(detail) < 5000
 
 
 async def test_a_result_of_a_class_that_the_reader_does_not_know_is_a_decode_error(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Final
 import pytest
 
 from aiotq import AioTQ, Canvas, Task, chain, chord, group, signature
+from aiotq.canvas.outcome import Replace
 from aiotq.core.inside import core_of
 from aiotq.exceptions import CallError, InvalidArguments, InvalidOption
 
@@ -233,3 +234,15 @@ async def test_a_request_says_how_often_its_call_was_replaced(kit: Kit, run: Run
 
     assert await run(kit.add.s(1, 1) | shrinks.si(2) | kit.echo.s()) == [2]
     assert kit.noted == [(2, 0), (1, 0)]
+
+
+async def test_a_task_class_may_change_what_replaces_its_calls(kit: Kit, run: Run) -> None:
+    class Doubled(Task[..., Any]):
+        def on_replace(self, canvas: Canvas[Any]) -> Replace:
+            return super().on_replace(canvas | kit.add.s(10))
+
+    @kit.app.task(bind=True, base=Doubled)
+    async def replaced(self: Task[..., Any], x: int) -> Any:
+        return self.replace(kit.add.s(x, 1))
+
+    assert await run(replaced.s(1)) == 12

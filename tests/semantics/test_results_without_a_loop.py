@@ -21,7 +21,8 @@ BROKERS_HERE = ("memory",)
 )
 def test_a_result_has_the_same_names_with_and_without_a_loop(kind: type[Any], twin: type[Any]) -> None:
     inside = {"awaited", "document", "elsewhere", "failure", "leaves", "may_be_unknown", "reply_to", "see", "seen"}
-    inside |= {"sync", "tell", "values", "restore"}  # restored by app.sync(GroupResult.restore, id, app)
+    inside |= {"first", "queue_sent_to", "sync", "tell", "values", "why_in"}
+    inside |= {"restore"}  # by app.sync(GroupResult.restore, id, app)
     there = {name for name in dir(kind) if not name.startswith("_")} - inside
     slots = {"id", "parent", "results", "when_failed"}  # set by the constructors
 
@@ -92,6 +93,8 @@ async def test_a_saved_group_is_restored(app: AioTQ, kit: Kit) -> None:
             assert restored is not None
             assert restored.sync == sent.sync
             assert restored.sync.get(10) == [0, 1]
+            assert [each.name for each in app.sync(app.admin.queues, ["default"])] == ["default"]
+            assert app.sync(app.send_task, "add", (1, 1)).sync.get(10) == 2
 
         await asyncio.to_thread(ask)
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
+import pydantic
 import pytest
 
 from aiotq import AioTQ, Task
@@ -80,6 +82,36 @@ async def test_it_runs_as_it_would_when_called(app: AioTQ, function: Any) -> Non
     async with app, app.worker():
         assert await (await task.delay(1, 2)).get(timeout=10) == 3
         assert await (await task.apply((1, 2))) == 3
+
+
+class Order(pydantic.BaseModel):
+    number: int
+    due: datetime | None = None
+
+
+async def test_with_pydantic_a_mapping_arrives_as_the_model_of_its_parameter(app: AioTQ) -> None:
+    """As Celery's users send models; a model that is sent is one as well."""
+
+    async def take(self: Any, order: Order, plain: dict[str, int], maybe: Order | None = None) -> Order:
+        assert isinstance(order, Order)
+        assert plain == {"number": 1}
+        assert maybe is None or isinstance(maybe, Order)
+        return order
+
+    def in_a_thread(order: Order) -> int:
+        return order.number
+
+    task: Any = app.task(pydantic=True, bind=True, name="take")(take)
+    plain_task: Any = app.task(pydantic=True, name="plain")(in_a_thread)
+
+    async with app, app.worker():
+        assert await (await task.delay({"number": "7"}, {"number": 1})).get(timeout=10) == Order(number=7)
+        given: Any = {"number": 8, "due": "2030-01-01T00:00:00Z"}
+        assert (await (await task.delay(Order(number=7), {"number": 1}, maybe=given)).get(timeout=10)).number == 7
+        assert await (await plain_task.delay(given)).get(timeout=10) == 8
+        with pytest.raises(Exception, match="valid integer"):
+            await (await plain_task.delay({"number": "x"})).get(timeout=10)
+    assert plain_task({"number": 9}) == 9
 
 
 def test_what_has_no_name_needs_one(app: AioTQ) -> None:

@@ -11,6 +11,7 @@ import pytest
 import aiotq
 from aiotq import AioTQ, AsyncResult, Signature
 from aiotq.tasks.options import DECLARABLE
+from aiotq.testing import Ran, Sent, TestWorker
 
 PAGE: Final = (Path(__file__).parents[2] / "docs" / "reference" / "app.md").read_text()
 
@@ -30,7 +31,20 @@ INSIDE: Final = {
         *("called", "is_coroutine", "runs_in", "shared", "room_for"),
     },
     "Signature": {"as_part", "called_with", "fields", "sender", "text", "when_failed"},
-    "AsyncResult": {"awaited", "document", "elsewhere", "failure", "may_be_unknown", "reply_to", "see", "seen", "tell"},
+    "AsyncResult": {
+        *(
+            "awaited",
+            "document",
+            "elsewhere",
+            "failure",
+            "first",
+            "may_be_unknown",
+            "queue_sent_to",
+            "why_in",
+            "why_in",
+        ),
+        *("reply_to", "see", "seen", "tell"),
+    },
 }
 THERE: Final[dict[str, Any]] = {
     "AioTQ": app,
@@ -49,6 +63,25 @@ def test_the_page_has_all_public_names_and_no_others(kind: str) -> None:
 
     assert len(promised) == len(set(promised)) > 10
     assert set(promised) == there_are
+
+
+#: Words for what is inside, which a user need not know: numbers of promises, and parts.
+INTERNAL: Final = re.compile(r"\b(P\d+|envelopes?|ledgers?|intake|committer|completer|codec|joins?)\b")
+
+
+def test_docstrings_have_no_words_of_the_inside() -> None:
+    public = [getattr(aiotq, name) for name in aiotq.__all__]
+    public += [TestWorker, Ran, Sent, *map(type, (app.admin, app.control, app.control.inspect(), app.events))]
+    said: list[tuple[str, str]] = []
+    for each in public:
+        names = [name for name in dir(each) if not name.startswith("_")] if isinstance(each, type) else []
+        found = [(str(each), each.__doc__)] + [(name, getattr(each, name).__doc__) for name in names]
+        kind = str(getattr(each, "__name__", each))
+        inside = INSIDE.get(kind, set())
+        said += [(f"{kind}.{name}", text) for name, text in found if text and name not in inside]
+
+    assert len(said) > 500
+    assert [(name, word[0]) for name, text in said if (word := INTERNAL.search(text))] == []
 
 
 def test_what_an_app_is_made_of_can_t_be_replaced_by_mistake() -> None:

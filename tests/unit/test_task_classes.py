@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from aiotq import AioTQ, Task, shared_task
+from aiotq import AioTQ, Task, chord, shared_task
 from aiotq.exceptions import InvalidOption
 
 
@@ -91,6 +91,51 @@ async def test_an_own_apply_async_is_asked_for_each_call(app: AioTQ, call: Calla
         assert (came if isinstance(came, str) else await came.get(timeout=10)) == "acme"
 
 
+async def test_methods_of_ones_own_that_call_each_other_do_not_meet_again(app: AioTQ) -> None:
+    """What is inside calls none of the names that a class may have of its own."""
+    asked: list[str] = []
+
+    class Own(Task[..., Any]):
+        async def apply(self, *args: Any, **options: Any) -> Any:
+            asked.append("apply")
+            return await super().apply(*args, **options)
+
+        async def update_state(self, *args: Any, **options: Any) -> None:
+            asked.append("update_state")
+            await super().update_state(*args, **options)
+
+        async def add_to_chord(self, canvas: Any) -> Any:
+            asked.append("add_to_chord")
+            return await super().add_to_chord(canvas)
+
+        def apply_async(self, *args: Any, **options: Any) -> Any:
+            asked.append("apply_async")
+            return self.apply(*args) if options.pop("here", False) else super().apply_async(*args, **options)
+
+        def delay(self, *args: Any, **kwargs: Any) -> Any:
+            asked.append("delay")
+            return super().delay(*args, **kwargs)
+
+    async def run(self: Any, x: int, grows: bool = False) -> int:
+        await self.update_state("HALFWAY")
+        if grows:
+            await self.add_to_chord(own.s(x))
+        return x
+
+    own: Any = app.task(base=Own, bind=True, name="own")(run)
+
+    @app.task(name="total")
+    async def total(numbers: list[int]) -> int:
+        return sum(numbers)
+
+    async with app, app.worker(), asyncio.timeout(10):
+        assert await (await own.apply_async((1,), here=True)) == 1
+        assert await (await own.delay(2)) == 2
+        assert await (await (chord([own.s(3, grows=True)], total.s())).delay()) == 6
+    calls = ["apply_async", "apply", "update_state", "delay", "apply_async", "update_state"]
+    assert asked == [*calls, "update_state", "add_to_chord", "update_state"]
+
+
 async def test_a_shared_task_acts_in_the_app_that_runs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aiotq.tasks.registry._shared_tasks", {})
     one = AioTQ("one", broker="memory://", task_cls=Counting)
@@ -103,12 +148,16 @@ async def test_a_shared_task_acts_in_the_app_that_runs_it(monkeypatch: pytest.Mo
     async def parent(self: Any, x: int) -> Any:
         self.seen.append(x)
         by_name = await self.app.signature("library.child", (x,)).delay()
+        await self.update_state("HALFWAY")
         return [self.app.main, (await child.delay(x)).id, (await (child.s(x) | child.s()).delay()).id, by_name.id]
 
     two = AioTQ("two", broker="memory://")
+    told: list[str] = []
 
     async with one, one.worker():
-        main, *sent = await (await one.send_task("library.parent", (1,))).get(timeout=10)
+        result = await one.send_task("library.parent", (1,))
+        main, *sent = await result.get(timeout=10, on_message=lambda meta: told.append(meta["status"]))
+        assert told[-2:] == ["HALFWAY", "SUCCESS"]
         assert main == "one"
         assert [await one.AsyncResult(each).get(timeout=10) for each in sent] == [2, 3, 2]
     assert parent.app is two

@@ -30,6 +30,7 @@ THERE: dict[str, tuple[celery_names.Names, list[Any]]] = {
     "task": (celery_names.TASK, [add]),
     "app": (celery_names.APP, [app]),
     "control": (celery_names.CONTROL, [app.control]),
+    "inspect": (celery_names.INSPECT, [app.control.inspect()]),
     "module": (celery_names.MODULE, [aiotq]),
 }
 
@@ -43,6 +44,15 @@ def test_a_name_that_is_not_here_says_what_to_write_instead(kind: str) -> None:
                 getattr(owner, name)
             assert f"no attribute {name!r}: {instead}" in str(raised.value)
             assert not hasattr(owner, name)
+
+
+@pytest.mark.parametrize("name", ["Celery", "get_task_logger"])
+def test_an_import_of_such_a_name_says_it_too(name: str) -> None:
+    with pytest.raises(ImportError) as raised:
+        exec(f"from aiotq import {name}")
+    assert str(raised.value) == f"cannot import name {name!r} from 'aiotq': {celery_names.MODULE[name]}"
+    with pytest.raises(ImportError, match=r"\(.*__init__\.py\)"):  # Python's own
+        exec("from aiotq import no_such_name")
 
 
 @pytest.mark.parametrize("kind", THERE)
@@ -88,6 +98,21 @@ async def test_in_a_task_the_current_app_is_that_of_the_task() -> None:
     AioTQ("another")
 
     assert await (await whose.apply()).get() == "words"
+
+
+async def test_results_that_name_no_app_are_the_current_ones() -> None:
+    AioTQ("another", broker="memory://")
+    app.set_default()
+
+    async with app, app.worker():
+        sent = await add.delay(1, 1)
+        assert await AsyncResult[int](sent.id).get(timeout=10) == 2
+        assert await ResultSet([AsyncResult[int](sent.id)]).get(timeout=10) == [2]
+        saved = await group(add.s(1, 2)).delay()
+        await saved.save()
+        restored = await GroupResult[int].restore(saved.id)
+        assert restored is not None
+        assert await restored.get(timeout=10) == [3]
 
 
 def test_without_an_app_there_is_no_current_one(monkeypatch: pytest.MonkeyPatch) -> None:

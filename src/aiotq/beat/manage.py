@@ -80,7 +80,7 @@ class PeriodicTask:
 
 
 class Schedules:
-    """The periodic tasks of an app, in its ledger. Those of code can be paused and fired, and are changed in code."""
+    """The periodic tasks of an app, kept with its results. Those of code are paused and fired, and changed in code."""
 
     def __init__(self, core: AppCore) -> None:
         self._core = core

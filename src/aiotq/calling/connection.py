@@ -7,6 +7,7 @@ import logging
 import random
 from collections.abc import Callable, Collection, Hashable, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from ..backends.base import Backend, BackendContext, Memory, Statement, backend_class, mask_password
@@ -25,6 +26,7 @@ from ..wire.message import new_id
 from .given_ids import GivenIds
 from .publisher import Publisher
 from .retry_policy import persistence_of
+from .unclaimed import why_unclaimed
 
 if TYPE_CHECKING:
     from ..control.event_sender import EventSender
@@ -70,7 +72,7 @@ class Connection:
             committer=self._committer(f"publisher-{new_id()}", conf.worker_lease),
         )
         self.given_ids = GivenIds(self.records)
-        self.waiting = Waiting(self.records)
+        self.waiting = Waiting(self.records, partial(why_unclaimed, self.broker, even_if_some_run=False))
         self.events: EventSender | None = None  #: tells of what is sent through it; set before it is opened
         self.reader: Reader | None = None
         #: Called with the ids of tasks to be cancelled where they run.

@@ -8,6 +8,7 @@ import socket
 import weakref
 from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, Never, NoReturn, Protocol, TypeVar, cast
 
 from ..backends.base import backend_class
@@ -42,6 +43,7 @@ from .connections import Connections
 from .envelopes import EnvelopeBuilder
 from .middleware import MiddlewareStack
 from .pipeline import Calling
+from .unclaimed import why_unclaimed
 from .wire_values import forms_of
 
 if TYPE_CHECKING:
@@ -293,7 +295,12 @@ class AppCore:
             raise ResultsDisabled(f"{self!r} keeps no results (result_backend is {DISABLED!r})")
         if connection.reader is None:
             connection.reader = Reader(
-                connection.records, connection.ledger, connection.waiting, self.codec, self.conf.result_expires
+                connection.records,
+                connection.ledger,
+                connection.waiting,
+                self.codec,
+                self.conf.result_expires,
+                partial(why_unclaimed, connection.broker),
             )
         return connection.reader
 

@@ -223,9 +223,11 @@ class Calling:
         for queue in queues_in(whole):
             self._core.builder.check_queue(queue)
         parcel = _Workflow(self._core, whole, given)
+        queues: dict[str, str] = {}
         if parcel.calls:  # an empty group is over before it began
-            await self._publish(parcel)
-        return nested(whole, self._core, partial(self._handle_in_workflow, parcel.reply_to))
+            batch = await self._publish(parcel)
+            queues = {each.message.id: each.queue for each in batch.firsts}
+        return nested(whole, self._core, partial(self._handle_in_workflow, parcel.reply_to, queues))
 
     async def _publish(self, parcel: Parcel) -> Batch:
         """Have the broker accept `parcel`, in one round trip, and send the signals of publishing."""
@@ -319,12 +321,13 @@ class Calling:
             task_name=message.task,
             reply_to=message.reply_to,
             due=envelope.due,
+            queue=envelope.queue,
             ignored=message.ignore_result,
             sent=True,
         )
 
     def _handle_in_workflow(
-        self, reply_to: str | None, call: Signature[Any], parent: AnyResult | None
+        self, reply_to: str | None, queues: Mapping[str, str], call: Signature[Any], parent: AnyResult | None
     ) -> AsyncResult[Any]:
         task = self._core.tasks.get(call.task)
         ignored = call.options.get("ignore_result")
@@ -336,6 +339,7 @@ class Calling:
             task_name=call.task,
             parent=parent,
             reply_to=reply_to,
+            queue=queues.get(call.options["task_id"]),
             ignored=self._core.conf.task_ignore_result if ignored is None else ignored,
             sent=True,
         )

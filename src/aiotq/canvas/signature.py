@@ -245,7 +245,7 @@ class Canvas(abc.ABC, Generic[Handle_co]):
         return self.apply_async(args, kwargs)
 
     def delay(self, /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Handle_co]:
-        """Send it, with further arguments for its first tasks. On return the broker has accepted it (P1)."""
+        """Send it, with further arguments for its first tasks. On return the broker has accepted it."""
         return self.apply_async(args, kwargs)
 
     def apply_async(

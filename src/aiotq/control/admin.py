@@ -117,7 +117,7 @@ class Admin:
         terminate: bool = False,
         expires: float | None = None,
     ) -> None:
-        """See to it that calls do not run: they end as REVOKED when a worker comes to them (P8).
+        """See to it that calls do not run: they end as REVOKED when a worker comes to them.
 
             await app.admin.revoke(result.id, other.id)
             await app.admin.revoke(tasks=["proj.send_mail"], terminate=True)

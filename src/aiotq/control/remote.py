@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..calling.core import AppCore
-from ..core.celery_names import CONTROL, knows
+from ..core.celery_names import CONTROL, INSPECT, knows
 from ..core.values import value
 from .admin import Admin
 from .asking import TIMEOUT, Answers, ask, registered
@@ -174,7 +174,7 @@ class Control:
         return await ask(self._core, "disable_events", destination=destination, timeout=timeout)
 
     async def shutdown(self, *, destination: Destination = None, timeout: float = TIMEOUT) -> Answers:
-        """Have workers stop cleanly, as with SIGTERM (P6)."""
+        """Have workers stop cleanly, as with SIGTERM."""
         return await ask(self._core, "shutdown", destination=destination, timeout=timeout)
 
     async def revoke(self, *task_ids: str, terminate: bool = False) -> None:
@@ -186,6 +186,7 @@ class Control:
         await self.revoke(*task_ids, terminate=True)
 
 
+@knows(INSPECT)
 @value(eq=False)
 class Inspect:
     """Asks workers what they do, and changes nothing; each answer is by the name of its worker."""

@@ -12,11 +12,21 @@ _WALK: Final = "await result.children() has the calls that the task made, await 
 _AWAIT: Final = "await the result: a failure is raised"
 _CALLBACK: Final = "await the result, or give the call a callback: link=…, link_error=…"
 _VALUE: Final = "signatures are values: clone(), set(), link() return another one"
+_MAPPING: Final = "dict(canvas) has all of it, canvas['options'] a part of it"
+_CLASSES: Final = "each kind is a class: isinstance(canvas, chain)"
 _NO_CONNECTION: Final = (
     "an app sends by itself, over one connection for each loop: await task.delay(…), await app.send_task(…)"
 )
 _A_WORKER: Final = "aiotq worker proj:app, or in code: async with app.worker():"
+_GIVEN: Final = "it is given: app.control.inspect(destination, timeout)"
 _OPTIONS: Final = "give options to @app.task, as attributes of a task class, or in the setting task_annotations"
+_ACKNOWLEDGED: Final = (
+    "a task that failed is acknowledged, and its result is kept; Reject() makes a dead letter of it, and "
+    "Reject(requeue=True) hands it back"
+)
+_NO_PARTS: Final = (
+    "an app has no classes to exchange: middleware, task classes, serializers and signals change what it does"
+)
 
 RESULT: Final[Names] = {
     "status": "it is await result.state()",
@@ -34,6 +44,11 @@ RESULT: Final[Names] = {
     "ignored": "awaiting a call with ignore_result=True gives None",
     "backend": "results are read by the app that the result is of",
     "as_list": "it is as_tuple()",
+    "app": "results are read by the app that the result is of",
+    "exists": "nobody knows of a call that it will never come: await result.state() is PENDING meanwhile",
+    "revoke_by_stamped_headers": "it is await app.admin.revoke(stamps=…)",
+    "TimeoutError": "it is aiotq.ResultTimeout, which is Python's TimeoutError as well",
+    "supports_native_join": "results are pushed to whoever waits, on every store",
 }
 RESULTS: Final[Names] = {
     "join_native": "it is await results.get()",
@@ -51,6 +66,8 @@ RESULTS: Final[Names] = {
     "clear": "make another one: ResultSet(…, app)",
     "delete": "it is await results.forget()",
     "backend": "results are read by the app that they are of",
+    "app": "results are read by the app that they are of",
+    "supports_native_join": "results are pushed to whoever waits, on every store",
 }
 CANVAS: Final[Names] = {
     "update": _VALUE,
@@ -72,6 +89,21 @@ CANVAS: Final[Names] = {
     "skew": "only a group has members to be started one after another",
     "skewed": "it is skew()",
     "election": "a signature is sent, and runs once",
+    "partial": "it is clone(args, kwargs)",
+    "AsyncResult": "it is app.AsyncResult(id)",
+    "parent_id": "a call knows its parent when it is sent: self.request.parent_id in the task",
+    "root_id": "a call knows its root when it is sent: self.request.root_id in the task",
+    "register_type": _CLASSES,
+    "subtask_type": _CLASSES,
+    "TYPES": _CLASSES,
+    "get": _MAPPING,
+    "items": _MAPPING,
+    "values": _MAPPING,
+    "pop": _VALUE,
+    "popitem": _VALUE,
+    "setdefault": _VALUE,
+    "clear": _VALUE,
+    "fromkeys": "it is Signature.from_dict(…)",
 }
 TASK: Final[Names] = {
     "run": "call the task as the function that it was made of: add(2, 2); that function is task.fn",
@@ -88,8 +120,14 @@ TASK: Final[Names] = {
     "Request": "self.request is the call that runs here; middleware wraps the runs of tasks",
     "Strategy": "middleware wraps the runs of tasks: app.add_middleware",
     "start_strategy": "middleware wraps the runs of tasks: app.add_middleware",
-    "acks_on_failure_or_timeout": "a task that failed is acknowledged, and its result is kept; Reject() makes a dead "
-    "letter of it, and Reject(requeue=True) hands it back",
+    "acks_on_failure_or_timeout": _ACKNOWLEDGED,
+    "acks_on_failure": _ACKNOWLEDGED,
+    "acks_on_timeout": _ACKNOWLEDGED,
+    "retry_on_worker_lost": "it is reject_on_worker_lost",
+    "shadow_name": "it is an option of a call: shadow=…",
+    "store_eager_result": "it is the setting task_store_eager_result",
+    "add_trail": "calls that a task makes are the children of its result without a word",
+    "add_around": "middleware wraps the runs of tasks: app.add_middleware",
 }
 APP: Final[Names] = {
     "Task": "subclass aiotq.Task, and give it as base=, or as AioTQ(task_cls=…)",
@@ -132,12 +170,46 @@ APP: Final[Names] = {
     "autofinalize": "tasks are registered when they are declared",
     "register_celery_beat": "it is @app.periodic, app.add_periodic_task or the setting beat_schedule",
     "mail_admins": "a receiver of the signal task_failure can send mails",
+    "annotations": "it is the setting task_annotations",
+    "namespace": "it is given to app.config_from_object(…, namespace=…)",
+    "configured": "settings are read when they are first needed: app.conf has them",
+    "config_from_cmdline": "the environment has settings too: AIOTQ_…",
+    "on_after_fork": "a process that was forked has connections of its own; signals.worker_process_init tells of it",
+    "on_init": "it is __init__",
+    "set_as_current": "it is app.set_default()",
+    "finalized": "tasks are registered when they are declared",
+    "create_task_cls": "subclass aiotq.Task, and give it as base=, or as AioTQ(task_cls=…)",
+    "default_producer": _NO_CONNECTION,
+    "fixups": "Django is set up where DJANGO_SETTINGS_MODULE is set",
+    "builtin_fixups": "Django is set up where DJANGO_SETTINGS_MODULE is set",
+    **dict.fromkeys(
+        ("amqp_cls", "backend_cls", "control_cls", "events_cls", "loader_cls", "log_cls", "registry_cls"), _NO_PARTS
+    ),
+    "clock": "events have the time of the machine that tells them; workers' time: await app.control.inspect().clock()",
 }
 CONTROL: Final[Names] = {
     "purge": "it is await app.admin.purge(queue)",
     "discard_all": "it is await app.admin.purge(queue)",
     "revoke_by_stamped_headers": "it is await app.control.revoke(stamps=…), or await app.admin.revoke(stamps=…)",
     "election": "a permit of the ledger says which scheduler is the live one: nothing has to be elected",
+    "mailbox": "workers are asked over the broker's bus: await app.control.broadcast(command)",
+    "Mailbox": "workers are asked over the broker's bus: await app.control.broadcast(command)",
+    "app": "it is the app that asks",
+}
+INSPECT: Final[Names] = {
+    "registered_tasks": "it is await inspect.registered()",
+    "hello": "workers don't speak to each other: await inspect.ping() says who is there",
+    "memsample": "it is await inspect.memory()",
+    "memdump": "it is await inspect.memory()",
+    "objgraph": "await inspect.memory() says what allocated most; a command of your own can ask for more",
+    "destination": _GIVEN,
+    "timeout": _GIVEN,
+    "pattern": f"{_GIVEN}: names and globs of workers",
+    "matcher": f"{_GIVEN}: names and globs of workers",
+    "limit": "all workers are asked, and those that did not answer are named",
+    "callback": "what is awaited are all answers",
+    "connection": _NO_CONNECTION,
+    "app": "it is the app that asks",
 }
 #: Of Celery's package.
 MODULE: Final[Names] = {
@@ -153,6 +225,10 @@ MODULE: Final[Names] = {
     "set_default_app": "it is app.set_default()",
     "default_app": "it is aiotq.current_app",
     "bugreport": "aiotq report proj:app prints it",
+    "VERSION_BANNER": "it is aiotq.__version__",
+    "SERIES": "it is aiotq.__version__",
+    "version_info": "it is aiotq.__version__",
+    "local": "aiotq.current_app and aiotq.current_task are the only proxies",
 }
 
 

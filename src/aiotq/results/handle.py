@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import inspect
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Generator, Mapping, Sequence
 from contextlib import aclosing
 from datetime import datetime
 from types import TracebackType
@@ -26,7 +26,7 @@ from typing import (
 from .. import states
 from ..core.celery_names import RESULT, knows
 from ..core.inside import App, core_of
-from ..exceptions import ResultTimeout
+from ..exceptions import OperationalError, ResultTimeout
 from ..tasks.request import running_request
 from .document import Document, Update
 from .get_options import GetOptions, check_options, check_timeout, tell
@@ -48,6 +48,11 @@ _BACKLOG: Final = 1000
 
 OnMessage = Callable[[dict[str, Any]], Any]
 
+#: Seconds of a wait at whose end the broker is asked why nothing came, how long that may take, and for how many calls.
+_LEAST_TO_ASK: Final = 1.0
+_TIME_TO_ASK: Final = 0.5
+_MOST_ASKED: Final = 10
+
 #: Seconds for which a revocation is kept after the task's due time, unless results are kept longer.
 _REVOCATION_TIME: Final = 86_400.0
 #: The same for a result made from an id, which does not know when its task is due.
@@ -62,28 +67,34 @@ class AsyncResult(Generic[R_co]):
     assert await result == 4
     """
 
-    __slots__ = ("_document", "_due", "_ignored", "_readers", "_was_sent", "id", "parent", "reply_to", "task_name")
+    __slots__ = (
+        *("_document", "_due", "_ignored", "_queue", "_readers", "_was_sent"),
+        *("id", "parent", "reply_to", "task_name"),
+    )
     _frames: TracebackType | None = None  #: the traceback of the exception, if the task ran in this process
     is_eager: ClassVar[bool] = False  #: whether the task ran in the calling process, so that no store has its result
 
     def __init__(
         self,
         task_id: str,
-        app: App[Readers],
+        app: App[Readers] | None = None,
         *,
         task_name: str | None = None,
         parent: AsyncResult[Any] | GroupResult[Any] | None = None,
         reply_to: str | None = None,
         due: float | None = None,
+        queue: str | None = None,
         ignored: bool = False,
         sent: bool = False,
     ) -> None:
+        """Without an `app` it is a result of the running task's app, or of the current one."""
         self.id = task_id
         self.task_name = task_name
         self.parent = parent
-        self._readers = core_of(app)
+        self._readers = default_readers() if app is None else core_of(app)
         self.reply_to = reply_to  #: the address that its result is pushed to
         self._due = due
+        self._queue = queue  # that it was sent to from here
         self._was_sent = sent  # made by a call, and not from an id
         self._ignored = ignored
         self._document: Document | None = None
@@ -339,7 +350,7 @@ class AsyncResult(Generic[R_co]):
         self._document = None
 
     async def revoke(self, *, terminate: bool = False) -> None:
-        """Revoke the call: a worker that gets it ends it as REVOKED and does not run it (P8).
+        """Revoke the call: a worker that gets it ends it as REVOKED and does not run it.
 
         `terminate=True` also cancels it while it runs: a coroutine at its next await, a process task by killing its
         process. A function in a thread can't be stopped and goes on. The revocation is kept for a day after the task's
@@ -366,20 +377,39 @@ class AsyncResult(Generic[R_co]):
             if not limit.expired():  # `on_message` raised it
                 raise
             name = f"{self.task_name}[{self.id}]" if self.task_name else self.id
-            raise ResultTimeout(f"no result of {name} within {timeout:g} s; the task goes on") from None
+            why = await why_waiting([self], timeout)
+            raise ResultTimeout(f"no result of {name} within {timeout:g} s; the task goes on{why}") from None
 
     async def _wait(self, on_message: OnMessage | None) -> None:
         reader = await self._readers.reader()
         if on_message is not None:
             await self._tell(reader, on_message)
             return
-        record = await reader.waiting.terminal(self.id, pushed_here=not self.elsewhere(reader))
+        record = await reader.waiting.terminal(
+            self.id, pushed_here=not self.elsewhere(reader), queue=self.first().queue_sent_to
+        )
         self._document = reader.codec.decode(record)
 
     @property
     def may_be_unknown(self) -> bool:
         """Whether nothing says that there is such a task: the handle was made from an id."""
         return not (self._was_sent or self.is_known)
+
+    def first(self) -> AsyncResult[Any]:
+        """Return the handle of the call that its workflow began with (of several the first): itself if it is alone."""
+        step: AsyncResult[Any] | GroupResult[Any] = self
+        while step.parent is not None:
+            step = step.parent
+        return step if isinstance(step, AsyncResult) else next(iter(step.leaves()), self)
+
+    @property
+    def queue_sent_to(self) -> str | None:
+        """The queue that this process has sent it to."""
+        return self._queue
+
+    async def why_in(self, queues: Collection[str]) -> str | None:
+        """Return why what waits in one of `queues` does not go on, as far as that is known."""
+        return await (await self._readers.reader()).why_waiting(queues)
 
     def see(self, document: Document) -> None:
         """Take `document` as the outcome of the task."""
@@ -407,6 +437,24 @@ class AsyncResult(Generic[R_co]):
                     await told
                 if states.is_ready(document.state):
                     self._document = document
+
+
+async def why_waiting(results: Sequence[AsyncResult[Any]], waited: float) -> str:
+    """Return, as the end of a sentence, why results did not come within `waited` seconds: nothing if that is not known.
+
+    Who waits for less looks what is there, again and again: the broker is not asked each time.
+    """
+    if waited < _LEAST_TO_ASK:
+        return ""
+    firsts = {each.id: each for each in (result.first() for result in results) if each.queue_sent_to is not None}
+    try:
+        async with asyncio.timeout(_TIME_TO_ASK):
+            waiting = [first for first in list(firsts.values())[:_MOST_ASKED] if not await first.ready()]
+            queues = {first.queue_sent_to or "" for first in waiting}
+            why = await waiting[0].why_in(queues) if waiting else None
+    except (OperationalError, TimeoutError):
+        return ""
+    return f": {why}" if why else ""
 
 
 def _unpickled(

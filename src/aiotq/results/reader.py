@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any, Protocol, cast
 
 from ..core.inside import core_of
@@ -25,6 +25,8 @@ class Reader:
     waiting: Waiting
     codec: DocumentCodec
     result_expires: float
+    #: Why what waits in one of these queues does not go on, as far as that is known.
+    why_waiting: Callable[[Collection[str]], Awaitable[str | None]]
 
     async def forget(self, ids: Sequence[str]) -> None:
         """Delete the outcomes of these tasks, and the claims that say that they ran."""
@@ -54,12 +56,12 @@ _default_readers: list[Readers] = []
 
 
 def set_default_readers(readers: Readers) -> None:
-    """Make `readers` the app of results that are unpickled where no task runs."""
+    """Make `readers` the app of results that name none, where no task runs."""
     _default_readers[:] = [readers]
 
 
 def default_readers() -> Readers:
-    """Return the core of the app of results that are unpickled here: that of the running task, or the default."""
+    """Return the core of the app of results that name none: that of the running task, or the default."""
     task: Any = running_request.get().runner
     if task is not None:
         return cast(Readers, core_of(task))

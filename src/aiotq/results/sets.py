@@ -14,7 +14,7 @@ from ..core.inside import App, core_of
 from ..exceptions import CallError, ResultTimeout
 from ..tasks.request import running_request
 from .get_options import GetOptions, check_options, check_timeout
-from .handle import AsyncResult, progress_in_task, seen_graph
+from .handle import AsyncResult, progress_in_task, seen_graph, why_waiting
 from .reader import Readers, default_readers
 from .records import Record
 from .sync_result import SyncGroupResult, SyncResultSet
@@ -112,8 +112,11 @@ class Results(Generic[R_co, Leaf_co]):
         except TimeoutError:
             if not limit.expired():  # a callback raised it
                 raise
-            missing = sum(not result.is_known for result in leaves)
-            raise ResultTimeout(f"{missing} of {len(leaves)} results did not come within {timeout:g} s") from None
+            missing = [result for result in leaves if not result.is_known]
+            why = await why_waiting(missing, timeout or 0)
+            raise ResultTimeout(
+                f"{len(missing)} of {len(leaves)} results did not come within {timeout:g} s{why}"
+            ) from None
         return None
 
     async def as_completed(self) -> AsyncGenerator[AsyncResult[Leaf_co], None]:
@@ -195,9 +198,9 @@ class ResultSet(Results[R_co, R_co], Sequence[AsyncResult[R_co]]):
     assert await results == [0, 2, 4, 6, 8, 10, 12, 14, 16, 18]
     """
 
-    def __init__(self, results: Iterable[AsyncResult[R_co]], app: App[Readers]) -> None:
+    def __init__(self, results: Iterable[AsyncResult[R_co]], app: App[Readers] | None = None) -> None:
         self.results = tuple(results)
-        self._readers = core_of(app)
+        self._readers = default_readers() if app is None else core_of(app)
 
     @overload
     def __getitem__(self, index: int) -> AsyncResult[R_co]: ...
@@ -235,7 +238,7 @@ class GroupResult(Results[R_co, Any]):
         self,
         group_id: str,
         results: Sequence[AsyncResult[Any] | GroupResult[Any]],
-        app: App[Readers],
+        app: App[Readers] | None = None,
         *,
         parent: AsyncResult[Any] | GroupResult[Any] | None = None,
         when_failed: Sequence[str] = (),
@@ -243,7 +246,7 @@ class GroupResult(Results[R_co, Any]):
         self.id = group_id
         self.results = list(results)
         self.parent = parent
-        self._readers = core_of(app)
+        self._readers = default_readers() if app is None else core_of(app)
         #: For each member the effect of its failure on the group: "fail", "skip" or "continue".
         self.when_failed = tuple(when_failed) or ("fail",) * len(self.results)
 
@@ -321,9 +324,9 @@ class GroupResult(Results[R_co, Any]):
         await reader.records.put([Record(self.id, states.SUCCESS, body, reader.codec.content_type, expires)])
 
     @classmethod
-    async def restore(cls, group_id: str, app: App[Readers]) -> Self | None:
+    async def restore(cls, group_id: str, app: App[Readers] | None = None) -> Self | None:
         """Return the group that was saved under `group_id`; None if there is none or it has expired."""
-        readers = core_of(app)
+        readers = default_readers() if app is None else core_of(app)
         reader = await readers.reader()
         (record,) = await reader.records.get([group_id])
         if record is None:

@@ -11,8 +11,8 @@ import itertools
 import logging
 import random
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Collection, Generator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Generator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Final
 
 from .. import states
@@ -28,6 +28,10 @@ _SAFETY_INTERVAL: Final = 5.0
 
 #: Seconds of waiting without a timeout, for what may not exist, before that is said.
 _WARNED_AFTER: Final = 30.0
+
+#: Seconds in which the broker is to say whether anybody takes what is waited for.
+_TIME_TO_ASK: Final = 1.0
+_LOOKS_BEFORE_WARNING: Final = round(_WARNED_AFTER / _SAFETY_INTERVAL)
 
 #: Told each record; None when there won't be any more, because the connection is closed.
 Listener = Callable[[Record | None], None]
@@ -75,8 +79,11 @@ class Backlog:
 class Waiting:
     """The callers in this loop that wait for results, by task; its owner runs `run()`."""
 
-    def __init__(self, store: RecordStore) -> None:
+    def __init__(
+        self, store: RecordStore, why_unclaimed: Callable[[Collection[str]], Awaitable[str | None]] | None = None
+    ) -> None:
         self._store = store
+        self._why_unclaimed = why_unclaimed
         store.on_push = self._pushed
         store.on_missed = self._missed
         self._listeners: dict[str, list[Listener]] = {}
@@ -84,11 +91,14 @@ class Waiting:
         self._work = asyncio.Event()
         self._is_closed = False
         self._complaint = WarnOnce(logger, "reading awaited results failed")
+        self._sent: dict[asyncio.Future[Record], tuple[str, int]] = {}  # the queue, and looks until that is spoken of
+        self._spoken_of: set[str] = set()
 
-    async def terminal(self, task_id: str, *, pushed_here: bool) -> Record:
+    async def terminal(self, task_id: str, *, pushed_here: bool, queue: str | None = None) -> Record:
         """Return the terminal record of `task_id` when there is one.
 
-        `pushed_here`: its records are sent to this process anyway; otherwise it is watched meanwhile.
+        `pushed_here`: its records are sent to this process anyway; otherwise it is watched meanwhile. If that takes
+        long, and nobody takes what waits in `queue`, that is logged.
         """
         found: asyncio.Future[Record] = asyncio.get_running_loop().create_future()
 
@@ -100,8 +110,13 @@ class Waiting:
             elif states.is_ready(record.state):
                 found.set_result(record)
 
-        async with self._listening((task_id,), finish, () if pushed_here else (task_id,)):
-            return await found
+        if queue is not None and queue not in self._spoken_of:
+            self._sent[found] = queue, _LOOKS_BEFORE_WARNING
+        try:
+            async with self._listening((task_id,), finish, () if pushed_here else (task_id,)):
+                return await found
+        finally:
+            self._sent.pop(found, None)
 
     @asynccontextmanager
     async def records(
@@ -133,6 +148,7 @@ class Waiting:
                 except TimeoutError:
                     self._unchecked.update(dict.fromkeys(self._listeners))
                     next_look = loop.time() + _SAFETY_INTERVAL * random.uniform(0.8, 1.2)
+                    await self._speak_of_unclaimed()
             ids = list(itertools.islice(self._unchecked, _CHECK_AT_ONCE))
             for task_id in ids:
                 del self._unchecked[task_id]
@@ -169,6 +185,16 @@ class Waiting:
                         await self._store.unwatch(task_id)
             except OperationalError as exc:  # nothing to who has his record, or hears why there is none
                 logger.debug("can't end watching %s: %s", ", ".join(elsewhere), exc)
+
+    async def _speak_of_unclaimed(self) -> None:
+        """Log, once for each queue, that nobody takes what somebody here waits for."""
+        self._sent = {found: (queue, looks - 1) for found, (queue, looks) in self._sent.items() if looks}
+        for queue in {queue for queue, looks in self._sent.values() if not looks} - self._spoken_of:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_TIME_TO_ASK):
+                    if self._why_unclaimed is not None and (why := await self._why_unclaimed([queue])) is not None:
+                        self._spoken_of.add(queue)
+                        logger.warning("Still waiting for a result after %g s: %s", _WARNED_AFTER, why)
 
     async def _look(self, ids: Sequence[str]) -> None:
         wanted = [task_id for task_id in ids if task_id in self._listeners]

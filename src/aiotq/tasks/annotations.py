@@ -19,7 +19,7 @@ from .task import Task
 
 SETTING: Final = "task_annotations"
 #: What makes a task the task it is: it stands in the declaration alone.
-_FIXED: Final = ("name", "bind", "run", "base", "typing", "shadow_name")
+_FIXED: Final = ("name", "bind", "run", "base", "typing", "pydantic", "shadow_name")
 _WANTED: Final = (
     'a mapping of task names, patterns ("feed.*") or "*" to their options, an object with annotate(task), a function '
     "of a task, or a list of these"

@@ -162,6 +162,7 @@ class TaskOptions(Attributes):
     run: RunsIn | None = _option(
         Expected('"loop", "thread" or "process"', (str,), lambda given: given in get_args(RunsIn)), None
     )
+    pydantic: bool = _option(YES_OR_NO, False)
     shadow_name: Callable[..., str | None] | None = _option(
         Expected(
             "a function of args, kwargs and options, or of the task and these",
@@ -191,7 +192,8 @@ _NOT_DECLARED: Final[Mapping[str, str]] = {
     "autoregister": "leave it out; only app.task, shared_task and register_task register a task",
     "backend": "all results of an app are kept in its result_backend",
     "from_config": "read settings from app.conf, and set options by name with task_annotations",
-    "pydantic": "leave it out; a model among the arguments arrives as that model",
+    **dict.fromkeys(("pydantic_context", "pydantic_strict"), "say it in the model's own configuration"),
+    "pydantic_dump_kwargs": "leave it out; a model that a task returns arrives as that model",
     "request_stack": "leave it out; each run has its own request",
     "send_events": "leave it out; events are sent of all tasks, and only while somebody reads them",
 }
@@ -345,7 +347,7 @@ def check_options(name: str, options: CallOptions, *, runs_in: RunsIn | None = N
 
 
 #: What a task is registered and called by.
-_FIXED: Final = frozenset({"name", "run", "bind", "shadow_name"})
+_FIXED: Final = frozenset({"name", "run", "bind", "pydantic", "shadow_name"})
 
 if TYPE_CHECKING:
     _Attributes = Attributes

@@ -107,6 +107,8 @@ class TaskDeclaration(TypedDict, total=False):
     "Expected exceptions: a line of the log at INFO, without traceback."
     trail: bool
     "Keep the ids of the calls it makes, as `children` of its result (True)."
+    pydantic: bool
+    "True: a mapping for a parameter that is annotated with a pydantic model arrives as that model."
     shadow_name: Callable[..., str | None] | None
     "`shadow_name(args, kwargs, options)` names a call in logs in place of the task's name."
     resultrepr_maxsize: int

@@ -29,6 +29,7 @@ from ..wire.message import MAX_NAME, is_name
 from .calls import CallHere, Configured, SyncCalls, sync_call
 from .current_app import default_core
 from .handlers import Handlers, overridden
+from .models import with_models
 from .on_commit import OnCommit
 from .options import (
     DECLARABLE,
@@ -95,6 +96,8 @@ class Task(Declared, Handlers, OnCommit[P], Generic[P, R]):
             InvalidOption: the options don't go with the function, or the constructor needs arguments.
         """
         task = cls.__new__(cls)
+        if options.pydantic:
+            fn = with_models(fn)
         functools.update_wrapper(task, fn)
         task.fn = fn
         task.__dict__["name"] = name
@@ -183,7 +186,7 @@ class Task(Declared, Handlers, OnCommit[P], Generic[P, R]):
         return partial(self.fn, self) if self.declared.bind else self.fn
 
     def delay(self, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, handle.AsyncResult[R]]:
-        """Send a call with these arguments. On return the broker has accepted it, and it won't be lost (P1).
+        """Send a call with these arguments. On return the broker has accepted it, and it won't be lost.
 
         Raises:
             CallError: no event loop runs here; use `task.sync.delay(…)`.
@@ -294,7 +297,18 @@ class Task(Declared, Handlers, OnCommit[P], Generic[P, R]):
             raise CallError(f"{self.name}.replace: {_NOT_RUNNING}")
         if not isinstance(cast(object, canvas), Canvas):
             raise CallError(f"{self.name}.replace takes a signature, not {canvas!r}")
-        raise Replace(canvas if visitor is None else canvas.stamp(visitor, append_stamps=True))
+        return self.on_replace(canvas if visitor is None else canvas.stamp(visitor, append_stamps=True))
+
+    def on_replace(self, canvas: Canvas[Any]) -> Replace:
+        """Called by `replace` with what takes this call's place; a class may override it to give another one.
+
+            def on_replace(self, canvas):
+                return super().on_replace(canvas.set(priority=9))
+
+        Raises:
+            Replace: always; one of your own raises it by calling this one.
+        """
+        raise Replace(canvas)
 
     def add_to_chord(self, canvas: Canvas[Any]) -> Coroutine[Any, Any, handle.AsyncResult[Any]]:
         """Add `canvas` to the header of the chord that this call is a member of; return its result.

@@ -151,6 +151,7 @@ def matching(
     Raises:
         AssertionError: they are not; the text has all there was.
     """
+    __tracebackhide__ = True
     found = [each for each in among if fits(each)]
     if len(found) == times or (times is None and found):
         return found
@@ -165,6 +166,7 @@ def none_matching(expected: Expected, among: Sequence[T], fits: Callable[[T], bo
     Raises:
         AssertionError: one does.
     """
+    __tracebackhide__ = True
     if found := [each for each in among if fits(each)]:
         raise AssertionError(f"{expected} was {verb}: {found[0]}")
 

@@ -179,6 +179,7 @@ class TestWorker:
 
     async def idle(self) -> None:
         """Return when nothing is running or ready to run; what is delayed stays."""
+        __tracebackhide__ = True
         connection = await core_of(self.app).connection()
         limit = asyncio.timeout(self._patience)
         try:
@@ -208,6 +209,7 @@ class TestWorker:
         Raises:
             AssertionError: there is something left after that; a task that sends itself again has no end.
         """
+        __tracebackhide__ = True
         for step in range(steps + 1):
             await self.idle()
             with self._broker.lock:
@@ -245,6 +247,7 @@ class TestWorker:
         times: int | None = None,
     ) -> Sent:
         """See that `task` was called so, once or more or `times` times; return the last such call."""
+        __tracebackhide__ = True
         more = {"countdown": countdown, "due": due, "queue": queue, "priority": priority, "expires": expires}
         expected = Expected(task, args, kwargs, {**more, "headers": headers})
         return matching(expected, self.sent, expected.fits, times, "sent")[-1]
@@ -253,6 +256,7 @@ class TestWorker:
         self, task: Named, *, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None
     ) -> None:
         """See that `task` was not called (so)."""
+        __tracebackhide__ = True
         expected = Expected(task, args, kwargs, {})
         none_matching(expected, self.sent, expected.fits, "sent")
 
@@ -270,6 +274,7 @@ class TestWorker:
         times: int | None = None,
     ) -> Ran:
         """See that `task` ran and ended so, once or more or `times` times; return the last such run."""
+        __tracebackhide__ = True
         more = {"state": state, "value": value, "error": error, "retries": retries, "at": at}
         expected = Expected(task, args, kwargs, more)
         return matching(expected, self.ran, expected.fits, times, "run")[-1]
@@ -278,6 +283,7 @@ class TestWorker:
         self, task: Named, *, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None
     ) -> None:
         """See that no run of `task` (so called) has ended."""
+        __tracebackhide__ = True
         expected = Expected(task, args, kwargs, {})
         none_matching(expected, self.ran, expected.fits, "run")
 

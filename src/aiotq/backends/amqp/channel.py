@@ -8,6 +8,7 @@ from __future__ import annotations
 import abc
 import asyncio
 import itertools
+import re
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
@@ -37,6 +38,8 @@ _MEANINGS: Final = {
     _ACCESS_REFUSED: "the user of the URL is not allowed to do this (rabbitmqctl set_permissions)",
     _NOT_ALLOWED: "the virtual host of the URL does not exist, or its user may not use it",
 }
+#: "queue limit in vhost 'x' (5) is reached": names stand in these texts as well, and may have such a word in them.
+_LIMIT_REACHED: Final = re.compile(r"\blimit\b.* reached")
 #: What is refused again however often it is asked, in one word.
 _REASONS: Final = {
     _TOO_LARGE: "too_large",
@@ -93,7 +96,7 @@ def translated(name: str, code: int, text: str) -> OperationalError:
 
 def is_limit(text: str) -> bool:
     """Whether the server says that there are as many queues, connections or the like as there may be."""
-    return "limit" in text
+    return _LIMIT_REACHED.search(text) is not None
 
 
 class Line(Protocol):
