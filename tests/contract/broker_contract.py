@@ -587,6 +587,24 @@ class LeaseContract:
 
         assert await transport.settle([(delivery, ACK)]) == [True]
 
+    async def test_what_a_consumer_held_whose_process_is_gone_comes_back_before_its_lease_ends(
+        self, broker: TransportHarness
+    ) -> None:
+        if not broker.is_fencing:
+            return  # its broker sees itself that a connection is gone
+        transport = await broker.connect()
+        killed = await broker.consumer(transport, "killed#1")
+        alive = await broker.consumer(await broker.connect(), "alive#1")
+        namesake = await broker.consumer(await broker.connect(), "killed#12")
+        await transport.send([envelope("lost"), envelope("held"), envelope("kept")])
+        lost, held, kept = await only_one(killed), await only_one(alive), await only_one(namesake)
+
+        assert await alive.reclaim(["killed#1", "nobody"]) == 1
+        again = await only(alive)
+
+        assert (again.message.id, again.deaths) == (lost.message.id, 1)
+        assert await transport.settle([(each, ACK) for each in (lost, again, held, kept)]) == [False, True, True, True]
+
     async def test_leaving_hands_back_first_in_the_queue_and_kills_nobody(self, broker: TransportHarness) -> None:
         transport = await broker.connect()
         staying = await broker.consumer(await broker.connect(), "staying")

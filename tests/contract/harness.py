@@ -649,7 +649,7 @@ class Mortal(Consumer):
     async def read_from(self, queues: Sequence[str]) -> None:
         await self._consumer.read_from(queues)
 
-    async def reclaim(self) -> int:
+    async def reclaim(self, dead: Collection[str] = ()) -> int:
         found = 0
         for mortal in self._broker.mortals:
             if time.monotonic() - mortal._used_at >= self._broker.lease:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from aiotq.core.values import replace
 from aiotq.results import Permit
 from aiotq.results.permits import RESERVED
 
@@ -35,6 +36,14 @@ class PermitContract:
 
         assert list(await store.ledger.acquire_permits([permit(0), permit(1)], "me", 100.0)) == [0, 0]
         assert list(await store.ledger.acquire_permits([permit(0)], "you", 100.0)) == [1]
+
+    async def test_a_message_whose_holder_died_has_its_permit_again(self, results: KeptHarness) -> None:
+        store, _ = await results.connect()
+        await store.ledger.acquire_permits([permit(0), permit(1)], "dead", 100.0)
+        again = replace(permit(1), is_again=True)
+
+        assert list(await store.ledger.acquire_permits([permit(2), again], "me", 100.0)) == [1, 0]
+        assert list(await store.ledger.acquire_permits([permit(2)], "me", 100.0)) == [1]
 
     async def test_who_waited_longest_is_woken_for_a_free_one_which_is_reserved_for_it(
         self, results: KeptHarness

@@ -138,7 +138,24 @@ class Presence:
 def about_process() -> Mapping[str, Any]:
     """Return what a row says of the process and its machine now."""
     about = {"host": socket.gethostname(), "pid": os.getpid(), "boot_id": _boot_id()}
+    about |= {"pid_space": pid_space(), "process_started": process_started(os.getpid())}
     return {**about, "version": VERSION, "load": _machine_load(), "memory": _memory()}
+
+
+def pid_space() -> int:
+    """Return what names the space of this process's pid (a container has its own); 0 where that can't be known."""
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return 0
+
+
+def process_started(pid: int) -> int:
+    """Return when the process `pid` of this machine was started, in ticks since the machine was; 0: there is none."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def _machine_load() -> float:

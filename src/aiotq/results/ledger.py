@@ -167,13 +167,15 @@ class Booking:
 class Permit:
     """A run of message `key` (id and attempt) of the task `name`, of which `limit` are to run at once in all workers.
 
-    `since` (wall time) says who is first among those that wait.
+    `since` (wall time) says who is first among those that wait. `is_again`: its holder died, and what that had is its
+    next holder's.
     """
 
     key: tuple[str, int]
     name: str
     limit: int
     since: float
+    is_again: bool = False
 
 
 @value

@@ -52,6 +52,9 @@ class Permits:
         """As `Ledger.acquire_permits`, for one."""
         task = self._tasks.setdefault(permit.name, _TaskPermits())
         task.release_ended(now)
+        if permit.is_again:
+            for each in [each for each in task.taken if each[0] == permit.key and each[1] != holder]:
+                del task.taken[each]
         reserved = task.taken.pop((permit.key, NOBODY), None)
         if reserved is None and (permit.key, holder) not in task.taken and len(task.taken) >= permit.limit:
             return len(task.waiting) + (permit.key not in task.waiting)

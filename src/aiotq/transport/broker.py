@@ -197,8 +197,11 @@ class Consumer(abc.ABC):
         """
 
     @abc.abstractmethod
-    async def reclaim(self) -> int:
+    async def reclaim(self, dead: Collection[str] = ()) -> int:
         """Return the deliveries of all dead workers (strays) to their queues; return how many.
+
+        Dead is a worker whose lease has ended; and at once all consumers that were given one of the names `dead`,
+        whose processes are known to be gone.
 
         Each gets one more death. If exactly one delivery of a dead worker was a suspect, it is charged. Deaths and
         charges are taken back if the worker turns out to be alive (at its next `renew`). The worker that gets a

@@ -169,7 +169,7 @@ class ConcurrencyLimits:
         message = delivery.message
         since = now if message.sent_at is None else message.sent_at
         limit = self._tasks[message.task].declared.max_concurrency or 1
-        return Permit(message.key, message.task, limit, since)
+        return Permit(message.key, message.task, limit, since, is_again=delivery.deaths > 0)
 
     def _limits(self) -> Mapping[str, int]:
         return {

@@ -35,16 +35,31 @@ class Reclaiming:
     def __init__(self, lease: float) -> None:
         self._interval = min(lease / 3, _RECLAIM_INTERVAL)
         self._answered_at = time.monotonic()
+        self._dead: dict[str, None] = {}
+        self._now = asyncio.Event()
 
     @property
     def silence(self) -> float:
         """Seconds since the broker answered."""
         return time.monotonic() - self._answered_at
 
+    def know_dead(self, key: str) -> None:
+        """Have what the worker with this `key` held given back now: its process is gone."""
+        self._dead[key] = None
+        self._now.set()
+
     async def run(self, connection: Connection, consumer: Consumer, lifeline: Lifeline) -> None:
         """Do so until cancelled."""
 
         async def look() -> None:
+            self._now.clear()
+            if dead := list(self._dead):
+                count = await consumer.reclaim(dead)
+                for key in dead:
+                    del self._dead[key]
+                if count:
+                    names = " and ".join(sorted({key.rpartition("#")[0] for key in dead}))
+                    logger.warning("handed back %d tasks of %s, which died on this machine", count, names)
             if lifeline.is_late:
                 return
             if count := await consumer.reclaim():
@@ -53,7 +68,8 @@ class Reclaiming:
                 await connection.broker.connected()
                 self._answered_at = time.monotonic()
 
-        await _repeat(look, "looking for tasks of dead workers failed", self._interval, at_once=True)
+        failed = "looking for tasks of dead workers failed"
+        await _repeat(look, failed, self._interval, at_once=True, earlier=self._now)
 
 
 async def fail_overdue(connection: Connection, coordinator: Coordinator, completer: Completer, patience: float) -> None:
@@ -69,16 +85,34 @@ async def fail_overdue(connection: Connection, coordinator: Coordinator, complet
     await _repeat(look, "looking for chords that wait for too long failed", min(patience / 4, _OVERDUE_INTERVAL))
 
 
-async def _repeat(look: Callable[[], Awaitable[None]], failed: str, interval: float, *, at_once: bool = False) -> None:
-    """Await `look` again and again until cancelled; a failure is said once, and a defect does not end the worker."""
+async def _repeat(
+    look: Callable[[], Awaitable[None]],
+    failed: str,
+    interval: float,
+    *,
+    at_once: bool = False,
+    earlier: asyncio.Event | None = None,
+) -> None:
+    """Await `look` again and again until cancelled; a failure is said once, and a defect does not end the worker.
+
+    `earlier` being set makes it look before its time, at once after a look that did not fail.
+    """
     complaint = WarnOnce(logger, failed)
+    has_failed = False
     while True:
         if not at_once:
-            await asyncio.sleep(interval * random.uniform(0.7, 1.3))
-        at_once = False
+            pause = interval * random.uniform(0.7, 1.3)
+            if earlier is None or has_failed:
+                await asyncio.sleep(pause)
+            else:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        await earlier.wait()
+        at_once, has_failed = False, True
         try:
             await look()
             complaint.withdraw()
+            has_failed = False
         except OperationalError as exc:
             complaint.make(exc)
         except Exception:

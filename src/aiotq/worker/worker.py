@@ -33,6 +33,7 @@ from .events import WorkerEvents
 from .execution import Execution
 from .intake import Intake
 from .lifeline import Lifeline
+from .neighbours import Neighbours
 from .obeying import Obeying
 from .observers import Observer, Observers, Told
 from .options import WorkerOptions
@@ -241,6 +242,9 @@ class Worker:
                 "events": events.run(),
                 "paused_queues": self._queues.watch(connection.ledger, connection.bus),
                 "control": commands.run(),
+                "neighbours": Neighbours(
+                    connection.ledger, connection.bus, self._holder, self._reclaiming.know_dead, core.conf.worker_lease
+                ).run(),
             }
             if connection.celery is not None:
                 beside["control.celery"] = CeleryCommands(connection.celery, steering, commands).run()

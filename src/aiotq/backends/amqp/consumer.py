@@ -169,7 +169,7 @@ class AmqpConsumer(Consumer):
     def _sources_of(self, queues: Collection[str]) -> list[Source]:
         return [Source(name, queue, low) for name in queues for low, queue in self._broker.queues_of(name).items()]
 
-    async def reclaim(self) -> int:
+    async def reclaim(self, dead: Collection[str] = ()) -> int:
         """RabbitMQ sees itself when a holder is gone, and delivers again."""
         return 0
 

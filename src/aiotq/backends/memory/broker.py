@@ -101,9 +101,9 @@ class MemoryConsumer(Consumer):
         with self._broker.lock:
             return self._broker.renew(held, self._holder)
 
-    async def reclaim(self) -> int:
+    async def reclaim(self, dead: Collection[str] = ()) -> int:
         with self._broker.lock:
-            return self._broker.reclaim()
+            return self._broker.reclaim(dead)
 
     def leave(self) -> None:
         """Hand back what was received and never settled."""

@@ -255,10 +255,14 @@ class MemoryQueues:
             self._acquit(holder)
         return lost
 
-    def reclaim(self) -> int:
-        """Give back what dead holders held; return how many."""
+    def reclaim(self, dead: Collection[str] = ()) -> int:
+        """Give back what dead holders held, those called `dead` among them; return how many."""
         now = self.clock.monotonic()
-        strays = [entry for entry in self._held.values() if entry.ends <= now]
+        strays = [
+            entry
+            for entry in self._held.values()
+            if entry.ends <= now or (entry.holder is not None and entry.holder.name in dead)
+        ]
         if not strays:
             return 0
         suspects = Counter(entry.holder for entry in self._held.values() if entry.deaths >= SUSPECT_DEATHS)

@@ -48,6 +48,7 @@ _RENEW: Final = b"select * from aiotq.renew($1::bigint, $2::text, $3::float8, $4
 _CANCEL: Final = b"select aiotq.cancel_read($1::bigint, $2::int, $3::text, $4::float8)"
 _LEAVE: Final = b"select aiotq.leave($1::bigint)"
 _NOT_IDLE: Final = b"delete from aiotq.idle where holder = $1::bigint"
+_END_LEASES: Final = b"update aiotq.holder set until = 0 where name = any ($1::text[])"
 _RECLAIM: Final = b"select * from aiotq.reclaim($1::float8)"
 
 Settle = Callable[[Sequence[tuple[Delivery, Settlement]]], Awaitable[Sequence[bool]]]
@@ -161,10 +162,12 @@ class PostgresConsumer(Consumer):
         self._is_idle = False
         self._turns = Turns({queue: queue for queue in queues}, self._order)
 
-    async def reclaim(self) -> int:
+    async def reclaim(self, dead: Collection[str] = ()) -> int:
         again = self._client.requests.reconnected_at
-        if again is not None and asyncio.get_running_loop().time() < again + _PATIENCE * self._lease:
+        if not dead and again is not None and asyncio.get_running_loop().time() < again + _PATIENCE * self._lease:
             return 0  # others may have been cut off as we were: they are given time to renew what they hold
+        if dead:
+            await self._client.rows(_END_LEASES, list(dead))
         count, ready = await self._client.row(_RECLAIM, _BLAME_EXPIRES)
         self._client.wake(ready)
         await self._vacuum.look()

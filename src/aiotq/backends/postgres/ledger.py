@@ -75,6 +75,12 @@ _SCHEDULES: Final = (
     b" where scope = $1::text and ($2::text[] is null or name = any ($2))"
 )
 _REVISION: Final = b"select coalesce((select value from aiotq.counter where name = 'schedules ' || $1::text), 0)"
+#: What a dead holder has for a message that runs again is its next holder's.
+_TAKE_OVER: Final = (
+    b"update aiotq.permit p set holder = $2::text from jsonb_to_recordset($1::jsonb) as x(name text, k text)"
+    b" where p.name = x.name and p.key = x.k and p.ctid = ("
+    b"select o.ctid from aiotq.permit o where o.name = x.name and o.key = x.k order by o.holder = $2 desc limit 1)"
+)
 _ACQUIRE: Final = b"select aiotq.acquire_permits($1::jsonb, $2::text, $3::float8, $4::int)"
 _RENEW_PERMITS: Final = (
     f"update aiotq.permit p set ends = {_NOW} + $3::float8 from jsonb_to_recordset($1::jsonb) as x(name text, k text)"
@@ -215,6 +221,8 @@ class PostgresLedger(Ledger):
     async def acquire_permits(self, permits: Sequence[Permit], holder: str, lease: float) -> Sequence[int]:
         if not permits:
             return ()
+        if again := [permit for permit in permits if permit.is_again]:
+            await self.client.rows(_TAKE_OVER, packed([_packed_permit(permit) for permit in again]), holder)
         items = packed([{**_packed_permit(permit), "most": permit.limit} for permit in permits])
         (answers,) = await self.client.row(_ACQUIRE, items, holder, lease, _MOST_COUNTED)
         return [int(answer) for answer in answers]

@@ -142,11 +142,15 @@ class RedisConsumer(Consumer):
             if entry.encode() not in still_held
         ]
 
-    async def reclaim(self) -> int:
+    async def reclaim(self, dead: Collection[str] = ()) -> int:
         again = self._client.reconnected_at
-        if again is not None and asyncio.get_running_loop().time() < again + _PATIENCE * self._lease / 1000:
+        if (
+            not dead
+            and again is not None
+            and asyncio.get_running_loop().time() < again + _PATIENCE * self._lease / 1000
+        ):
             return 0  # others may have been cut off as we were: they are given time to renew what they hold
-        count: int = await self._client.run(RECLAIM, [self._lease, _RECLAIM_BATCH, self._known])
+        count: int = await self._client.run(RECLAIM, [self._lease, _RECLAIM_BATCH, self._known, list(dead)])
         return count
 
     async def read_from(self, queues: Sequence[str]) -> None:

@@ -185,7 +185,7 @@ class RedisLedger(Ledger):
     async def acquire_permits(self, permits: Sequence[Permit], holder: str, lease: float) -> Sequence[int]:
         if not permits:
             return ()
-        packed = [(packed_key(permit.key), permit.name, permit.limit) for permit in permits]
+        packed = [(packed_key(each.key), each.name, each.limit, each.is_again) for each in permits]
         answers: Sequence[int] = await self._client.run(ACQUIRE_PERMITS, [holder, lease * 1000, packed])
         return answers
 

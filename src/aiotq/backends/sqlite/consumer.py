@@ -15,7 +15,7 @@ from ...wire.message import unpack
 from .bus import WOKEN
 from .connection import Database
 from .fetch import Fetched, Fetcher
-from .leases import ConsumerLease, undo_deaths
+from .leases import ConsumerLease, end_leases, undo_deaths
 from .messages import BATCH, bury, give_back, held_leases, move_due, next_due
 from .schema import FREE
 from .sql import Transaction, in_chunks, marks
@@ -117,7 +117,7 @@ class SQLiteConsumer(Consumer):
         self._turns = turns
         self._fetcher = Fetcher(len(turns.items), is_strict=self._order.is_strict)
 
-    async def reclaim(self) -> int:
+    async def reclaim(self, dead: Collection[str] = ()) -> int:
         oldest = self._clock.time() - self._retention
 
         def is_needed(connection: sqlite3.Connection) -> bool:
@@ -126,12 +126,13 @@ class SQLiteConsumer(Consumer):
             ).fetchone()
             return self._holder.is_any_dead(connection) or bool(is_any_old)
 
-        if not await self._database.read(is_needed):
+        if not dead and not await self._database.read(is_needed):
             return 0
-        return await self._database.write(self._reclaim)
+        return await self._database.write(lambda transaction: self._reclaim(transaction, dead))
 
-    def _reclaim(self, transaction: Transaction) -> int:
+    def _reclaim(self, transaction: Transaction, dead: Collection[str]) -> int:
         now = self._clock.time()
+        end_leases(transaction, dead)
         transaction.execute(
             "DELETE FROM dead WHERE number IN (SELECT number FROM dead WHERE died_at <= ? LIMIT ?)",
             (now - self._retention, BATCH),

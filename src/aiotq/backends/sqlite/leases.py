@@ -102,6 +102,14 @@ class ConsumerLease:
         return self._clock.monotonic() if self._era else self._clock.time()
 
 
+def end_leases(transaction: Transaction, names: Collection[str]) -> None:
+    """End the leases of all consumers that were given one of these names."""
+    for name in names:
+        transaction.execute(
+            "UPDATE holders SET until = 0 WHERE substr(name, 1, length(name) - 13) = ?", (name,)
+        )  # without `#` and twelve digits
+
+
 def undo_deaths(transaction: Transaction, holder: int) -> None:
     """Take back the deaths and charges that `holder`, who is alive, was blamed for."""
     blames = transaction.execute("SELECT charges, id, attempt FROM blames WHERE holder = ?", (holder,)).fetchall()

@@ -25,7 +25,8 @@ def _acquire(
 ) -> int:
     message = (permit.name, *permit.key)
     where = "name = ? AND id = ? AND attempt = ?"
-    may = transaction.execute(f"DELETE FROM permits WHERE {where} AND holder IN (?, ?)", (*message, NOBODY, holder))
+    whose, names = ("1", ()) if permit.is_again else ("holder IN (?, ?)", (NOBODY, holder))
+    may = transaction.execute(f"DELETE FROM permits WHERE {where} AND {whose}", (*message, *names))
     if not may.rowcount:
         (taken,) = transaction.execute("SELECT count(*) FROM permits WHERE name = ?", (permit.name,)).fetchone()
         if taken >= permit.limit:

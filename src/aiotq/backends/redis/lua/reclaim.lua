@@ -1,10 +1,11 @@
 -- Give back what dead consumers held, note their deaths, and tidy up.
--- ARGV: lease (ms) of consumers that don't say theirs, most to give back, queues to look at beside those known.
+-- ARGV: lease (ms) of consumers that don't say theirs, most to give back, queues to look at beside those known, names of
+-- consumers that are dead although their leases have not ended; if there are any, nobody else is looked for.
 -- RETURNS: how many were given back.
 -- Keeps: a suspect is charged only if it was the only one its holder had. A consumer's name ends with its lease:
 -- name/ms. Streams that were empty for a minute are deleted (not earlier: numbers of entries are leases, and must not
 -- come again), consumers that own nothing with them.
-local default_lease, most, own = unpack(args)
+local default_lease, most, own, dead = unpack(args)
 local EMPTY_FOR = 60000
 local LEVELS = {'s', 'a', 9, 8, 7, 6, 5, 4, 3, 2, 1, 0}
 local queues = redis.call('SMEMBERS', base .. ':queues')
@@ -21,6 +22,11 @@ local strays, suspects, count = {}, {}, 0
 -- While the server was down nobody could renew: the living are given time for that before anybody counts as dead.
 local uptime = tonumber(string.match(redis.call('INFO', 'server'), 'uptime_in_seconds:(%d+)') or '') or math.huge
 local PATIENCE = 0.6
+
+local is_dead = {}
+for _, name in ipairs(dead) do
+    is_dead[name] = true
+end
 
 local function suspects_of(consumer)
     if not suspects[consumer] then
@@ -42,7 +48,14 @@ local function look_at(queue, level, key)
     for _, each in ipairs(consumers) do
         local consumer = fields_of(each)
         local lease = tonumber(string.match(consumer.name, '/(%d+)$')) or default_lease
-        if consumer.pending > 0 and uptime * 1000 < lease * PATIENCE then
+        if is_dead[string.match(consumer.name, '^(.*)#%x+/%d+$') or ''] then
+            lease = 0
+        elseif #dead > 0 then
+            lease = math.huge
+        end
+        if lease == math.huge then
+            -- not asked for
+        elseif lease > 0 and consumer.pending > 0 and uptime * 1000 < lease * PATIENCE then
             return -- too early to tell
         elseif consumer.pending > 0 then
             local held = redis.call(
