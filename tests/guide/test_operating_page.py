@@ -11,7 +11,7 @@ from typer.main import get_command
 
 from aiotq.cli import cli
 from aiotq.commands.reference import page
-from aiotq.control import findings
+from aiotq.control import findings, trends
 
 from ..integration.shells import Shell
 
@@ -65,6 +65,6 @@ def test_the_page_of_all_commands_is_as_they_are_declared() -> None:
 def test_every_rule_of_the_doctor_is_explained() -> None:
     text = PAGE.partition("\n## What needs a look: `aiotq doctor`\n")[2].partition("\n## ")[0]
     explained = set(re.findall(r"`([a-z]+-?[a-z-]*)`", text))
-    source = Path(findings.__file__).read_text()
+    source = Path(findings.__file__).read_text() + Path(trends.__file__).read_text()
 
     assert set(re.findall(r'Finding\(\s*"([a-z-]+)"', source)) <= explained

@@ -6,11 +6,14 @@ from typing import Any
 
 import pytest
 
+from aiotq import AioTQ
 from aiotq.control.findings import RULES, examined
 from aiotq.control.fleet import FleetMember
-from aiotq.control.picture import DeadFacts, Picture, TaskFacts, WorkerFacts
-from aiotq.core.settings import Settings
+from aiotq.control.picture import DeadFacts, Picture, RunningFacts, ScheduleFacts, TaskFacts, WorkerFacts
+from aiotq.control.recent import Figures, Recent, TaskFigures, interval_of
+from aiotq.core.settings import Settings, from_environment
 from aiotq.core.values import replace
+from aiotq.exceptions import InvalidSetting
 from aiotq.transport import QueueStats
 
 NOW = 1_000_000.0
@@ -62,6 +65,46 @@ def settings(**changed: Any) -> Settings:
 
 def test_where_all_is_well_nothing_is_found() -> None:
     assert examined(WELL) == []
+
+
+def recent(lately: Figures, before: Figures) -> Recent:
+    return Recent(tasks=(TaskFigures("proj.add", "default", lately, before),))
+
+
+def spread(run: float = 0.1, wait: float = 0.1) -> Figures:
+    """What ended as it should: all ran, and waited, for so long."""
+    return Figures(100, run={interval_of(run): 100}, wait={interval_of(wait): 100})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"recent": recent(Figures(96, 4), Figures(1000))},  # few fail
+        {"recent": recent(Figures(60, 40), Figures(70, 30))},  # as many as ever
+        {"recent": recent(Figures(0, 5), Figures(1000))},  # few ran
+        {"queues": [QueueStats("default", 9, 0, 0, 0, 200.0)], "recent": recent(spread(wait=90), spread(wait=80))},
+        {"running": [RunningFacts("a", "proj.add", "one", 9e3)], "recent": recent(spread(run=4e3), Figures())},
+        {"running": [RunningFacts("a", "proj.add", "one", 9e3)]},  # nothing is known of it
+    ],
+)
+def test_what_is_as_usual_is_not_told(change: dict[str, Any]) -> None:
+    assert examined(replace(WELL, **change)) == []
+
+
+def test_thresholds_are_settings() -> None:
+    few = replace(WELL, recent=recent(Figures(96, 4), Figures(1000)))
+
+    (found,) = examined(replace(few, conf=settings(alert_thresholds={"failing": 0.01})))
+    assert found.rule == "task-fails-more"
+    assert AioTQ(alert_thresholds={"oldest": 5}).conf.alert_thresholds == {"oldest": 5.0}
+    for wrong in ({"old": 5}, {"oldest": -1}, {"oldest": True}, {"oldest": "1"}, 7):
+        with pytest.raises(InvalidSetting, match="alert_thresholds"):
+            AioTQ(alert_thresholds=wrong)
+    assert from_environment({"AIOTQ_ALERT_THRESHOLDS": "oldest:60,failing:0.01"}) == {
+        "alert_thresholds": {"oldest": 60.0, "failing": 0.01}
+    }
+    with pytest.raises(InvalidSetting, match="as oldest:60"):
+        from_environment({"AIOTQ_ALERT_THRESHOLDS": "oldest"})
 
 
 @pytest.mark.parametrize(
@@ -120,6 +163,40 @@ def test_where_all_is_well_nothing_is_found() -> None:
         (
             {"dead": [DeadFacts("default", 3, ("deaths", "malformed"))]},
             *("dead-letters-grow", "warning", "3 dead letters in the last 1 h (deaths, malformed)"),
+        ),
+        (
+            {"recent": recent(Figures(90, 7, 3, errors={"ValueError": 7}), Figures(990, 10))},
+            *(
+                "task-fails-more",
+                "warning",
+                "proj.add fails 10 % of its runs in the last ten minutes, 1.0 % before that",
+            ),
+        ),
+        (
+            {"recent": recent(Figures(10, 10, errors={"ValueError": 10}), Figures())},
+            *(
+                "task-fails-more",
+                "warning",
+                "proj.add fails 50 % of its runs in the last ten minutes (10 times ValueError",
+            ),
+        ),
+        (
+            {
+                "queues": [QueueStats("default", 90, 1, 0, 0, 200.0)],
+                "recent": recent(spread(wait=90.0), spread(wait=1.0)),
+            },
+            *("queue-falls-behind", "warning", "the oldest of 90 messages has waited 3 min; half of the calls waited"),
+        ),
+        (
+            {
+                "recent": recent(Figures(), spread(run=2.0)),
+                "running": [RunningFacts("a", "proj.add", "one", 3.0), RunningFacts("b", "proj.add", "one", 65.0)],
+            },
+            *("run-is-slow", "warning", "proj.add[b] has run for 1 min on one; 95 of 100 take"),
+        ),
+        (
+            {"schedules": [ScheduleFacts("nightly", "FAILURE", "x"), ScheduleFacts("hourly", "SUCCESS", "y")]},
+            *("schedule-failed", "warning", "periodic task nightly: its last run failed"),
         ),
         ({"members": [WORKER]}, "no-scheduler", "error", "2 periodic tasks and no scheduler"),
         ({"conf": settings(broker_url="memory://")}, "settings", "error", "this process's own memory"),

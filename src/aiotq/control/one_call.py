@@ -10,7 +10,7 @@ from typing import Any, Final, cast
 from ..calling.core import AppCore
 from ..core.tracebacks import described
 from ..core.values import replace
-from ..exceptions import AioTQError, CallError, OperationalError
+from ..exceptions import AioTQError, CallError, OperationalError, ResultsDisabled, StoreRequired
 from ..results.document import Document
 from ..results.handle import AsyncResult
 from ..results.index import Finished, FinishedPage, FinishedQuery
@@ -41,7 +41,7 @@ async def look_at_call(core: AppCore, task_id: str, live: LiveCall | None, recen
         OperationalError: broker or store can't be reached.
     """
     view = CallView(task_id, PENDING)
-    with suppress(CallError):  # no results are kept
+    with suppress(ResultsDisabled, StoreRequired):
         reader = await core.reader()
         (record,) = await reader.records.get([task_id])
         if record is not None:

@@ -14,7 +14,7 @@ from typing import Final, Generic, Literal, TypeVar
 from ..beat.manage import PeriodicTask, Schedules
 from ..calling.core import AppCore
 from ..core.values import replace
-from ..exceptions import AioTQError, CallError, ResultsDisabled
+from ..exceptions import AioTQError, ResultsDisabled, StoreRequired
 from ..graph.builder import calls_in_plan
 from ..results.index import Finished, FinishedPage, FinishedQuery
 from ..results.lineage import PLAN, plan_id
@@ -56,6 +56,8 @@ _MOST_TASKS: Final = 10
 _DEAD_LOOKED_AT: Final = 50
 _MOST_CALLS: Final = 500
 _MOST_DELAYED: Final = 200
+#: No index is kept, or no results at all.
+_UNSEARCHABLE: Final = (ResultsDisabled, StoreRequired)
 
 
 class Queries:
@@ -152,7 +154,7 @@ class Queries:
         page = FinishedPage((), None, {})
         try:
             page = await self._find(query)
-        except CallError as exc:
+        except _UNSEARCHABLE as exc:
             problem = str(exc)
         counts = {state: count for state, count in page.counts.items() if state in READY_STATES}
         for each in found:
@@ -170,7 +172,7 @@ class Queries:
         """Return workflows, the newest first, and how far they are."""
         try:
             page = await self._find(FinishedQuery(states=(PLAN,), limit=limit, cursor=cursor))
-        except CallError as exc:
+        except _UNSEARCHABLE as exc:
             return WorkflowPage((), None, str(exc))
         return WorkflowPage(tuple([await self._workflow(each) for each in page.tasks]), page.cursor)
 
@@ -180,7 +182,7 @@ class Queries:
 
     async def runs_of(self, schedule: str, limit: int = 24) -> Sequence[Finished]:
         """Return the last runs of a periodic task that the index has, the newest first."""
-        with suppress(CallError):
+        with suppress(*_UNSEARCHABLE):
             return (await self._find(FinishedQuery(periodic=schedule, limit=limit))).tasks
         return ()
 

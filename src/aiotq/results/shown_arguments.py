@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Mapping, Sequence
-from itertools import islice, zip_longest
+from itertools import islice
 from typing import Any, Final, cast
 
 #: Stands in place of a secret.
@@ -12,6 +12,8 @@ MASK: Final = "•••"
 #: Letters of the arguments of one call, and of one of them.
 MOST: Final = 400
 _MOST_EACH: Final = 120
+#: Names that are remembered.
+_MOST_KNOWN: Final = 1_000
 #: Types whose own repr is short and never fails.
 _PLAIN: Final = frozenset({bool, float, type(None)})
 _SMALL: Final = 2**62
@@ -23,15 +25,16 @@ class ArgumentsShown:
     def __init__(self, masked: Sequence[str]) -> None:
         self._masked = tuple(each.casefold() for each in masked)
         self._known: dict[str, bool] = {}
+        self._places: dict[tuple[str, ...], tuple[int, ...]] = {}
         self._repr = _Clipped(self, items=10, letters=_MOST_EACH)
         self._long = _Clipped(self, items=20, letters=200)
 
     def call(self, args: Sequence[Any], kwargs: Mapping[str, Any], names: Sequence[str] = ()) -> str:
         """Return what a call was given, as its source would have it; `names` are those of its parameters."""
-        parts = [
-            MASK if self.hides(name) else self._value(each)
-            for name, each in zip_longest(names[: len(args)], args, fillvalue="")
-        ]
+        parts = [*map(self._value, args)]
+        for place in self._hidden(names) if args else ():
+            if place < len(parts):
+                parts[place] = MASK
         if kwargs:
             parts += [f"{name}={MASK if self.hides(name) else self._value(each)}" for name, each in kwargs.items()]
         text = ", ".join(parts)
@@ -39,8 +42,8 @@ class ArgumentsShown:
 
     def reprs(self, args: Sequence[Any], kwargs: Mapping[str, Any], names: Sequence[str] = ()) -> tuple[str, str]:
         """Return the arguments of a call as Python shows a tuple and a mapping: what Celery's tools are told."""
-        if args and any(map(self.hides, names[: len(args)])):
-            args = [MASK if self.hides(name) else each for name, each in zip_longest(names[: len(args)], args)]
+        if args and (hidden := self._hidden(names)):
+            args = [MASK if place in hidden else each for place, each in enumerate(args)]
         return (
             "()" if not args else self._long.shown(tuple(args)),
             "{}" if not kwargs else self._long.shown(dict(kwargs)),
@@ -56,10 +59,20 @@ class ArgumentsShown:
             return False
         known = self._known.get(name)
         if known is None:
-            if len(self._known) > 1_000:  # keys of a mapping may be anything
+            if len(self._known) > _MOST_KNOWN:  # keys of a mapping may be anything
                 self._known.clear()
             text = name.casefold()
             known = self._known[name] = any(each in text for each in self._masked)
+        return known
+
+    def _hidden(self, names: Sequence[str]) -> Sequence[int]:
+        """Return the places of the parameters that are masked; asked for the same few tasks again and again."""
+        key = tuple(names)
+        known = self._places.get(key)
+        if known is None:
+            if len(self._places) > _MOST_KNOWN:
+                self._places.clear()
+            known = self._places[key] = tuple(place for place, name in enumerate(key) if self.hides(name))
         return known
 
     def _value(self, given: object) -> str:
