@@ -16,7 +16,7 @@ from ..canvas.planner import Planner
 from ..canvas.signature import Canvas
 from ..core.clock import Clock, SharedClock
 from ..core.configured import Sources
-from ..core.settings import Check, Settings
+from ..core.settings import Settings
 from ..core.sync import Bridge
 from ..core.values import shown
 from ..exceptions import InvalidOption, ResultsDisabled
@@ -29,12 +29,12 @@ from ..results.reader import Reader
 from ..results.shown_arguments import ArgumentsShown
 from ..signals import Signal
 from ..tasks.calls import CallHere
-from ..tasks.options import CallOptions, check_retry_policy, check_route_option
+from ..tasks.options import CallOptions, check_route_option
 from ..tasks.registry import TaskRegistry
 from ..tasks.request import Request
 from ..tasks.task import Task
-from ..transport.routing import Router, check_queues, check_routes, check_weights
-from ..wire.codecs import Codecs, check_secret, check_secrets
+from ..transport.routing import Router
+from ..wire.codecs import Codecs
 from ..wire.serializers import SerializerRegistry
 from ..wire.signing import Signer
 from ..worker.lifespans import WorkerLifespans
@@ -43,6 +43,7 @@ from .connections import Connections
 from .envelopes import EnvelopeBuilder
 from .middleware import MiddlewareStack
 from .pipeline import Calling
+from .setting_checks import CHECKS
 from .unclaimed import why_unclaimed
 from .wire_values import forms_of
 
@@ -61,29 +62,6 @@ Handle = TypeVar("Handle")
 Has = TypeVar("Has")
 
 
-def _check_beat_schedule(given: object) -> object:
-    from ..beat.entries import check_beat_schedule  # noqa: PLC0415
-
-    return check_beat_schedule(given)
-
-
-def _check_thresholds(given: object) -> object:
-    from ..control.picture import check_thresholds  # noqa: PLC0415
-
-    return check_thresholds(given)
-
-
-#: Settings whose values a room of the house checks.
-_CHECKS: Final[Mapping[str, Check]] = {
-    "alert_thresholds": _check_thresholds,
-    "beat_schedule": _check_beat_schedule,
-    "security_key": check_secret,
-    "security_previous_keys": check_secrets,
-    "task_publish_retry_policy": check_retry_policy,
-    "task_queues": check_queues,
-    "task_routes": lambda given: check_routes(given, check_route_option),
-    "worker_queue_weights": check_weights,
-}
 #: Seconds without an answer of the broker that are always allowed.
 _LEAST_SILENCE: Final = 30.0
 #: Those there are, for a fork.
@@ -148,7 +126,7 @@ class AppCore:
     ) -> None:
         self.app = app
         self.main = main
-        self.conf = Settings(checks={**_CHECKS, "task_annotations": self._annotated})
+        self.conf = Settings(checks={**CHECKS, "task_annotations": self._annotated})
         self.clock = clock
         self.shared_clock = SharedClock(clock)
         self.inline = inline

@@ -18,6 +18,7 @@ from typing import Any, Final, cast
 
 from ..exceptions import InvalidSetting, SettingsFrozen, UnknownSetting
 from .schedules import seconds_apart
+from .setting_texts import parsed, words_of
 
 logger = logging.getLogger("aiotq.settings")
 
@@ -221,11 +222,6 @@ _CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
     "worker_log_format": ("text", "json"),
     "result_index": ("failures", "all", "none"),
 }
-#: Settings that are written as names with their numbers.
-_NUMBERED: Final[Mapping[str, tuple[Callable[[str], float], str]]] = {
-    "worker_queue_weights": (int, "queues with their weights, as hi:3,lo:1"),
-    "alert_thresholds": (float, "thresholds with their numbers, as oldest:60,failing:0.01"),
-}
 #: Checks a value of a structured setting, and returns it in the form in which it is kept.
 Check = Callable[[object], object]
 
@@ -367,7 +363,7 @@ def from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
                     if unknown(name).suggestion is None
                     else UnknownSetting(variable, ENVIRONMENT_PREFIX + str(unknown(name).suggestion).upper())
                 )
-            found[name] = _parsed(name, text)
+            found[name] = parsed(name, text, _TYPES[name])
     return found
 
 
@@ -422,7 +418,7 @@ def _checked(name: str, given: Any) -> Any:
     allowed: tuple[type, ...] = typing.get_args(expected) or (expected,)
     accepted = (*allowed, int) if float in allowed else allowed
     if not isinstance(given, accepted) or (isinstance(given, bool) and bool not in allowed):
-        raise InvalidSetting(name, given, _words(allowed))
+        raise InvalidSetting(name, given, words_of(allowed))
     number: Any = given
     if isinstance(given, float) and not math.isfinite(given):
         raise InvalidSetting(name, given, "a finite number")
@@ -452,51 +448,3 @@ def _check_form(name: str, given: Any) -> None:
             seconds_apart(str(given))
         except ValueError as exc:
             raise InvalidSetting(name, given, 'a rate such as "100/m"') from exc
-
-
-def _parsed(name: str, text: str) -> Any:
-    expected = _TYPES[name]
-    if typing.get_origin(expected) is tuple:
-        return tuple(item.strip() for item in text.split(",") if item.strip())
-    if name == "task_routes":
-        return _parsed_routes(text)
-    if name in _NUMBERED:
-        return _parsed_numbers(name, text)
-    if name == "beat_schedule":
-        raise InvalidSetting(name, text, "set in code: app.conf.beat_schedule")
-    allowed = typing.get_args(expected) or (expected,)
-    if type(None) in allowed and text.lower() in {"", "none", "null"}:
-        return None
-    try:
-        if bool in allowed:
-            return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}[text.lower()]
-        if float in allowed:
-            return float(text)
-        if int in allowed:
-            return int(text)
-    except (KeyError, ValueError) as exc:
-        raise InvalidSetting(name, text, _words(allowed)) from exc
-    return text
-
-
-def _parsed_routes(text: str) -> Any:
-    """Return what `feed.*=feeds,proj.add=hi` says; a part without `=` is the path of a router."""
-    parts = [part.strip().partition("=") for part in text.split(",") if part.strip()]
-    return [(name.strip(), queue.strip()) if is_pair else name for name, is_pair, queue in parts]
-
-
-def _parsed_numbers(name: str, text: str) -> dict[str, float]:
-    """Return what `hi:3,lo:1` says."""
-    kind, expected = _NUMBERED[name]
-    parts = [part.strip().rpartition(":") for part in text.split(",") if part.strip()]
-    try:
-        if all(key for key, _, _ in parts):
-            return {key: kind(number) for key, _, number in parts}
-    except ValueError:
-        pass
-    raise InvalidSetting(name, text, expected)
-
-
-def _words(allowed: tuple[type, ...]) -> str:
-    names = {str: "a string", int: "a whole number", float: "a number", bool: "true or false", type(None): "None"}
-    return " or ".join(names[kind] for kind in allowed)
