@@ -906,7 +906,7 @@ class DeadLetterContract:
         assert (found[0].message, found[0].raw) == (None, b"\xff junk")
         assert (found[1].message, found[1].priority) == (message, 7)
 
-    async def test_dead_letters_are_deleted_by_queue_and_by_age(self, broker: TransportHarness) -> None:
+    async def test_dead_letters_are_deleted_by_queue_by_age_and_by_key(self, broker: TransportHarness) -> None:
         transport = await broker.connect()
         await self.given_up(broker, transport, "old")
         await self.given_up(broker, transport, "other", queue="other")
@@ -916,8 +916,10 @@ class DeadLetterContract:
 
         assert await transport.purge_dead("q", before=old.died_at + 0.01) == 1
         assert [letter.message.id for letter in await transport.dead_letters("q") if letter.message] == ["new"]
+        assert await transport.remove_dead([old.key, "unheard-of"]) == 0
         assert await transport.purge_dead("q") == 1
-        assert await transport.purge_dead() == 1
+        (other,) = await transport.dead_letters()
+        assert await transport.remove_dead([other.key]) == 1
         assert not await transport.dead_letters()
 
 

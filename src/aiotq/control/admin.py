@@ -102,6 +102,10 @@ class Admin:
             else:
                 limit *= 2  # unreadable and newer ones stand before the rest
 
+    async def remove_dead(self, keys: Sequence[str]) -> int:
+        """Delete dead letters by their keys; return how many there were."""
+        return await (await self._broker()).remove_dead(keys)
+
     async def purge_dead(self, queue: str | None = None, *, older_than: float | None = None) -> int:
         """Delete dead letters (of `queue`; those that died more than `older_than` seconds ago); return how many."""
         before = None if older_than is None else self._core.clock.time() - older_than

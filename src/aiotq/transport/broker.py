@@ -323,5 +323,9 @@ class Broker(abc.ABC):
         """
 
     @abc.abstractmethod
+    async def remove_dead(self, keys: Sequence[str]) -> int:
+        """Delete dead letters by their keys; return how many there were."""
+
+    @abc.abstractmethod
     async def purge_dead(self, queue: str | None = None, *, before: float | None = None) -> int:
         """Delete dead letters (only those that died before wall time `before`); return how many."""

@@ -331,6 +331,9 @@ class AmqpBroker(Broker):
 
         return await self._dead.replay(keys, sent_again)
 
+    async def remove_dead(self, keys: Sequence[str]) -> int:
+        return await self._dead.remove(frozenset(keys))
+
     async def purge_dead(self, queue: str | None = None, *, before: float | None = None) -> int:
         return await self._dead.purge(queue, before)
 

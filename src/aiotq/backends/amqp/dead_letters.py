@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
@@ -83,12 +83,17 @@ class DeadLetters:
 
     async def purge(self, queue: str | None, before: float | None) -> int:
         """Remove those of `queue` that died before the wall time `before`; return how many."""
+        return await self._remove(
+            lambda letter: (queue is None or letter.queue == queue) and (before is None or letter.died_at < before)
+        )
+
+    async def remove(self, keys: Collection[str]) -> int:
+        """Remove those with these keys; return how many."""
+        return await self._remove(lambda letter: letter.key in keys)
+
+    async def _remove(self, is_meant: Callable[[DeadLetter], bool]) -> int:
         async with self._opened() as (channel, found):
-            tags = [
-                tag
-                for letter, tag in found
-                if (queue is None or letter.queue == queue) and (before is None or letter.died_at < before)
-            ]
+            tags = [tag for letter, tag in found if is_meant(letter)]
             if tags:
                 channel.ack(tags)
             return len(tags)

@@ -179,6 +179,10 @@ class MemoryBroker(Broker):
         with self.queues.lock:
             return self.queues.replay(keys)
 
+    async def remove_dead(self, keys: Sequence[str]) -> int:
+        with self.queues.lock:
+            return self.queues.remove_dead(keys)
+
     async def purge_dead(self, queue: str | None = None, *, before: float | None = None) -> int:
         with self.queues.lock:
             return self.queues.purge_dead(queue, before)

@@ -370,6 +370,9 @@ class MemoryQueues:
                 replayed += 1
         return replayed
 
+    def remove_dead(self, keys: Sequence[str]) -> int:
+        return sum(self._dead.pop(key, None) is not None for key in keys)
+
     def purge_dead(self, queue: str | None, before: float | None) -> int:
         gone = [
             letter.key

@@ -56,6 +56,9 @@ _PURGE: Final = (
     b"select ctid from aiotq.message where queue = $1::text and holder is null limit $2::int for update skip locked"
     b")) returning 1) select count(*) from gone"
 )
+_REMOVE_DEAD: Final = (
+    b"with gone as (delete from aiotq.letter where number = any ($1::bigint[]) returning 1) select count(*) from gone"
+)
 _PURGE_DEAD: Final = (
     b"with gone as (delete from aiotq.letter where ($1::text is null or queue = $1)"
     b" and ($2::float8 is null or died_at < $2) returning 1) select count(*) from gone"
@@ -209,6 +212,11 @@ class PostgresBroker(Broker):
                 replayed += 1
                 self.client.wake(ready)
         return replayed
+
+    async def remove_dead(self, keys: Sequence[str]) -> int:
+        numbers = [int(key) for key in keys if key.isascii() and key.isdecimal() and len(key) < 19]
+        (removed,) = await self.client.row(_REMOVE_DEAD, numbers)
+        return int(removed)
 
     async def purge_dead(self, queue: str | None = None, *, before: float | None = None) -> int:
         (purged,) = await self.client.row(_PURGE_DEAD, queue, before)

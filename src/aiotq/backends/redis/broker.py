@@ -185,6 +185,14 @@ class RedisBroker(Broker):
         ]
         return int(await self.client.run(REPLAY, [self.retention, wanted])) if wanted else 0
 
+    async def remove_dead(self, keys: Sequence[str]) -> int:
+        removed = 0
+        for key in keys:
+            entry, _, queue = key.partition("@")
+            if queue and all(part.isdecimal() for part in entry.split("-")):
+                removed += int(await self.client.ask("XDEL", self._dead(queue), entry))
+        return removed
+
     async def purge_dead(self, queue: str | None = None, *, before: float | None = None) -> int:
         purged = 0
         for name in [queue] if queue is not None else await self._queues():

@@ -156,6 +156,14 @@ class SQLiteBroker(Broker):
 
         return await self.database.write(replay_all)
 
+    async def remove_dead(self, keys: Sequence[str]) -> int:
+        numbers = [(int(key),) for key in keys if key.isdecimal() and len(key) < 19]
+        return await self.database.write(
+            lambda transaction: sum(
+                transaction.execute("DELETE FROM dead WHERE number = ?", number).rowcount for number in numbers
+            )
+        )
+
     async def purge_dead(self, queue: str | None = None, *, before: float | None = None) -> int:
         conditions = {"queue = ?": queue, "died_at < ?": before}
         where = " AND ".join(text for text, wanted in conditions.items() if wanted is not None) or "1"
