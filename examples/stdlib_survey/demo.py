@@ -4,7 +4,8 @@
     python demo.py ~/my/project     # your own code
 
 The worker is a process of its own; the two meet in a SQLite file. Kill the worker while it works
-(`kill -9`): another one is started and nothing is lost. Ctrl-C stops both.
+(`kill -9`): another one is started and nothing is lost. Ctrl-C stops both. Meanwhile the dashboard shows
+what goes on, at the address that is printed, where aiotq[web] is installed.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import asyncio
 import io
 import os
 import platform
+import secrets
 import shlex
 import signal
 import sys
@@ -211,6 +213,28 @@ async def running_worker(url: str, log: Path, console: Console) -> AsyncIterator
     await worker.stop()
 
 
+# The dashboard: one line in an application of your own, `api.mount("/tasks", app.dashboard(auth=…))`.
+
+
+@asynccontextmanager
+async def showing_dashboard(console: Console) -> AsyncIterator[None]:
+    """Serve the dashboard meanwhile, and say where it is; nothing if its libraries are not installed."""
+    try:
+        from aiotq.web.serving import listen, serving_here  # noqa: PLC0415  # the demo runs without it
+
+        token = secrets.token_urlsafe(12)
+        dashboard = app.dashboard(auth=token)
+    except ImportError as error:
+        console.print(f"No dashboard: {error.name} is not installed (pip install 'aiotq[web]').", markup=False)
+        yield
+        return
+    listener = listen("127.0.0.1", 0)
+    async with app, serving_here(dashboard, listener, dashboard.send_away):
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        console.print(f"Dashboard: {address} while this runs; token {token}", markup=False, highlight=False)
+        yield
+
+
 # What a person sees.
 
 
@@ -291,6 +315,8 @@ async def run(options: argparse.Namespace, console: Console) -> None:
         else:
             command = f"AIOTQ_BROKER_URL={shlex.quote(url)} aiotq worker survey:app"
             console.print(f"No worker is started here. In {HERE}:\n  {command}", soft_wrap=True, markup=False)
+        if options.dashboard:
+            await stack.enter_async_context(showing_dashboard(console))
         with progress(console, len(paths)) as show:
             began = time.perf_counter()
             modules = await survey(paths, root, show)
@@ -307,6 +333,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--limit", type=int, metavar="N", help="survey only the first N modules")
     parser.add_argument("--database", type=Path, metavar="PATH", help="the SQLite file (default: a temporary one)")
     parser.add_argument("--no-worker", dest="worker", action="store_false", help="somebody else runs the worker")
+    parser.add_argument("--no-dashboard", dest="dashboard", action="store_false", help="serve no dashboard meanwhile")
     options = parser.parse_args()
     if options.limit is not None and options.limit < 1:
         parser.error("--limit must be 1 or more")

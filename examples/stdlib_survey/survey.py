@@ -14,7 +14,8 @@ from anyio import Path
 
 from aiotq import AioTQ
 
-app = AioTQ("survey")
+# Each finished task can be found in the dashboard, with what it was called with.
+app = AioTQ("survey", result_index="all")
 
 
 class Counts(TypedDict):

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .beat.schedules import AnySchedule
     from .control.events import Events
     from .control.remote import Control
+    from .web.dashboard.application import Dashboard, DashboardOptions
     from .worker.options import WorkerChoices
     from .worker.worker import Worker
 
@@ -126,9 +127,8 @@ class AioTQ:
     def send_many(self, signatures: Iterable[Canvas[AsyncResult[R]]]) -> Coroutine[Any, Any, ResultSet[R]]:
         """Send many calls in one round trip, all or none; their results in order.
 
-        `values = await (await app.send_many(add.s(i, i) for i in range(1000)))`
-
-        Chains and chords can be among them. Groups can't: they have no single result.
+        `values = await (await app.send_many(add.s(i, i) for i in range(1000)))`. Chains and chords can be among them;
+        groups can't: they have no single result.
 
         Raises:
             CallError: one of them can't be sent like this; none was sent.
@@ -175,11 +175,7 @@ class AioTQ:
         await self._core.connections.leave()
 
     async def close(self) -> None:
-        """Disconnect in the running loop: what is under way is sent first.
-
-        Raises:
-            CallError: a worker runs in this loop: leave it first.
-        """
+        """Disconnect in this loop: what is under way is sent first. `CallError`: leave the worker that runs in it."""
         await self._core.connections.close()
 
     @asynccontextmanager
@@ -193,6 +189,15 @@ class AioTQ:
         from .web.health import Health  # noqa: PLC0415
 
         return Health(self._core, works=False).application()
+
+    def dashboard(self, **options: Unpack[DashboardOptions]) -> Dashboard:
+        """Return the dashboard, an ASGI application: `api.mount("/tasks", app.dashboard(auth=token))`.
+
+        Raises `InvalidOption` if it is not said who may come in; what `auth` can be, `Dashboard` says.
+        """
+        from .web.dashboard.application import Dashboard  # noqa: PLC0415
+
+        return Dashboard(self, **options)
 
     def worker(self, queues: Sequence[str] | None = None, **choices: Unpack[WorkerChoices]) -> Worker:
         """Return a worker to run in this loop: `async with app.worker(): …`; leaving it stops it.
@@ -225,12 +230,9 @@ class AioTQ:
         name: str | None = None,
         **options: Unpack[PeriodicOptions],
     ) -> str:
-        """Have schedulers send `sig`, with further arguments, whenever `schedule` is due; return its name.
+        """Have schedulers send `sig`, a call or a workflow, with further arguments, when `schedule` is due; its name.
 
-        `sig` is a call or a workflow.
-
-        `schedule` is seconds, a timedelta, `crontab(...)`, `solar(...)` or another schedule. The default of `name` is
-        the call: `"proj.add(2, 2)"`.
+        `schedule`: seconds, a timedelta, `crontab(...)` or another one. `name`: by default the call, `"proj.add(2)"`.
 
         Raises:
             ScheduleError: it can't be, or another one has this name; the text has the name.

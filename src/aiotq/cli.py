@@ -38,6 +38,7 @@ from .commands.schedule import schedule
 from .commands.shell import shell
 from .commands.tasks import tasks
 from .commands.top import top
+from .commands.web import web
 from .commands.worker import worker
 from .exceptions import AioTQError
 
@@ -52,7 +53,7 @@ cli: Final = typer.Typer(
 cli.command(cls=WorkerCommand)(worker)
 for _command in (
     *(beat, call, result, tasks, config, queues, purge, graph, revoke, report, from_celery, migrate_db),
-    *(find, status, top, inspect, control, events, pause, resume, doctor, shell),
+    *(find, status, top, web, inspect, control, events, pause, resume, doctor, shell),
 ):
     cli.command()(_command)
 cli.command()(migrate)

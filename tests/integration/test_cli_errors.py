@@ -13,7 +13,7 @@ import aiotq
 from aiotq.cli import cli
 from aiotq.commands import output
 from aiotq.commands.app_option import Target
-from aiotq.commands.words import parse_duration
+from aiotq.core.durations import parse_duration
 
 from .shells import DEADLINE, Shell, environment, shell
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import difflib
 import json
-import re
 import sys
 from collections.abc import Collection
 from typing import Annotated, Any, Final, cast
 
 import typer
 
+from ..core.durations import parse_duration
 from .app_option import CommandFailed, UsageError
 
 #: Characters of a wrong word that its complaint repeats.
@@ -80,24 +80,6 @@ def _read_json(option: str, text: str, wanted: str) -> object:
     except (ValueError, RecursionError) as exc:
         shown = text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
         raise UsageError(f"{option} must be {wanted}: {exc}: {shown}") from exc
-
-
-#: Seconds of each unit of a duration.
-_UNITS: Final = {"w": 604_800.0, "d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0}
-_NUMBER: Final = r"\d+(?:\.\d+)?"
-
-
-def parse_duration(text: str) -> float:
-    """Return the seconds in `7d`, `12h`, `1h30m`, `90s` or `90`.
-
-    Raises:
-        ValueError: it is none of these.
-    """
-    if re.fullmatch(_NUMBER, text):
-        return float(text)
-    if not re.fullmatch(f"(?:{_NUMBER}[{''.join(_UNITS)}])+", text):
-        raise ValueError(f"no duration: {text!r}")
-    return sum(float(part[:-1]) * _UNITS[part[-1]] for part in re.findall(f"{_NUMBER}[a-z]", text))
 
 
 def read_duration(text: str) -> float:
