@@ -80,3 +80,11 @@ async def tenant_of_coroutine(name: str | None = None) -> str | None:
     if name is not None:
         tenant.set(name)
     return tenant.get()
+
+
+@shared_task(run="process", bind=True)
+def tell_of_uploads(self: Task[..., Any], count: int) -> int:
+    """Tell an event of each, and return the number of this process."""
+    for number in range(count):
+        self.send_event("upload-stored", number=number)
+    return os.getpid()

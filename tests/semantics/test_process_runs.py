@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+
 import pytest
 
 from aiotq import AioTQ
@@ -39,3 +42,15 @@ async def test_a_context_variable_ends_with_the_run_that_set_it(app: AioTQ) -> N
         for task in (process_tasks.tenant_of, process_tasks.tenant_of_coroutine):
             await (await app.send_task(task.name, ("acme",))).get(timeout=20)
             assert await (await app.send_task(task.name)).get(timeout=20) is None
+
+
+async def test_events_that_a_call_tells_come_when_it_has_returned(app: AioTQ) -> None:
+    async with app, app.events.capture(types=["upload-*"]) as capture, app.worker(processes=1, name="w1"):
+        result = await app.send_task(process_tasks.tell_of_uploads.name, (3,))
+        async with asyncio.timeout(20):
+            told = [await anext(capture) for _ in range(3)]
+            assert await result.get() != os.getpid()
+
+    assert [(each["uuid"], each["number"], each["hostname"]) for each in told] == [
+        (result.id, number, "w1") for number in range(3)
+    ]

@@ -88,7 +88,6 @@ LATE: Final[Mapping[tuple[str, str], str]] = {
     ("calling.core", "app"): _APP,
     ("calling.core", "beat.scheduler"): _FEW_SCHEDULE,
     ("calling.core", "canvas.coordinator"): _FEW_WORK,
-    ("calling.core", "calling.sent_events"): _FEW_OPERATE,
     ("calling.core", "calling.in_transaction"): "few apps send in transactions of their users'",
     ("calling.core", "control.declared"): _FEW_OPERATE,
     ("calling.core", "control.event_sender"): _FEW_OPERATE,

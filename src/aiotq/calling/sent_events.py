@@ -1,23 +1,10 @@
-"""The event `task-sent`, and those that a task tells of itself."""
+"""The event `task-sent`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final, cast
-
-import orjson
-
 from ..control.event_format import iso
 from ..control.event_sender import EventSender
-from ..core.values import shown
-from ..exceptions import CallError, EncodeError
-from ..tasks.request import Request
-from ..wire.message import MAX_NAME, Envelope, is_name
-
-#: Bytes of the fields of an event, as JSON.
-MOST_FIELDS: Final = 16_384
-#: What every event has.
-_OWN: Final = frozenset({"type", "timestamp", "hostname", "pid", "utcoffset", "clock", "uuid"})
+from ..wire.message import Envelope
 
 
 def tell_sent(
@@ -43,40 +30,3 @@ def tell_sent(
         exchange=exchange,
         routing_key=key,
     )
-
-
-def tell_of_call(
-    sender: EventSender | None, request: Request, task: str, kind: object, fields: Mapping[str, Any], now: float
-) -> None:
-    """Have an event told of the call of `task` that runs.
-
-    In a child process there is no `sender`: the worker has the event with the value.
-
-    Raises:
-        CallError: no call runs; it can have no such type or field, or is too large.
-        EncodeError: a field has no form in JSON.
-    """
-    if request.id is None:
-        raise CallError(f"{task}.send_event: no task runs here; call it in a task's code, while a worker runs that")
-    event = {"type": _checked(task, kind, fields), "timestamp": now, "uuid": request.id, **fields}
-    if sender is not None:
-        sender.add_from_anywhere(event)
-    else:
-        cast("Any", request).events = [*request.events, event]  # a request of this run's own
-
-
-def _checked(task: str, kind: object, fields: Mapping[str, Any]) -> str:
-    if not isinstance(kind, str) or not is_name(kind) or "-" not in kind.strip("-"):
-        raise CallError(
-            f"{task}.send_event: a type is a group and what happened, as 'upload-stored', "
-            f"at most {MAX_NAME} characters, not {shown(kind)}"
-        )
-    if own := sorted(_OWN.intersection(fields)):
-        raise CallError(f"{task}.send_event: every event has {', '.join(own)} of its own")
-    try:
-        size = len(orjson.dumps(dict(fields)))
-    except TypeError as exc:
-        raise EncodeError(f"{task}.send_event: a field has no form in JSON: {exc}") from exc
-    if size > MOST_FIELDS:
-        raise CallError(f"{task}.send_event: the fields of an event have at most {MOST_FIELDS} bytes, these {size}")
-    return kind

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import time
 import weakref
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -19,6 +20,7 @@ from ..canvas.serialized import chunked
 from ..canvas.signature import Canvas, Signature
 from ..canvas.structure import ending_in_one_call, final_calls, frozen
 from ..core.celery_names import TASK, knows
+from ..core.child import is_child
 from ..core.sync import expect_loop, no_loop
 from ..core.tracebacks import described
 from ..core.values import shown
@@ -40,6 +42,7 @@ from .options import (
     check_options_here,
     said,
 )
+from .own_events import keep_event, own_event
 from .request import Request, running_request
 from .retries import check_retry
 from .running import Running, call_apart, calling_run, current_request, entered, gives_coroutine
@@ -371,7 +374,11 @@ class Task(Declared, Handlers, OnCommit[P], Generic[P, R]):
                 that every event has.
             EncodeError: a field has no form in JSON.
         """
-        self._core.send_event(current_request(), self.name, type_, fields)
+        request = current_request()
+        if is_child():  # where there may be no app
+            keep_event(request, own_event(request, self.name, type_, fields, time.time()))
+        else:
+            self._core.send_event(request, self.name, type_, fields)
 
     def retry(
         self,

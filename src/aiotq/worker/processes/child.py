@@ -32,7 +32,7 @@ from ...exceptions import (
     TaskPredicate,
 )
 from ...signals import worker_process_init, worker_process_shutdown
-from ...tasks.request import Request
+from ...tasks.request import Request, running_request
 from ...tasks.retries import asked_for
 from ...tasks.running import one_by_one
 from ...tasks.task import Task
@@ -57,6 +57,7 @@ def run_task(module: str, qualname: str, request: Request) -> Any:
     if not isinstance(found, Task):
         raise InvalidOption(f'{module}.{qualname} is no task in the child: run="process" needs one at module level')
     found.running(request).__enter__()  # the context is this run's own
+    request = running_request.get()  # to which the task adds what it tells
     task = cast("Task[..., Any]", found)
     call: Callable[..., Any] = task.called if request.mode == "once" else one_by_one(task, request.mode)
     value = call(*request.args, **request.kwargs)
