@@ -10,7 +10,11 @@ from typing import Any, ClassVar, cast
 
 import pytest
 
+from aiotq.backends.postgres.blocking import BlockingClient as PostgresThread
+from aiotq.backends.redis.blocking import BlockingClient as RedisThread
+from aiotq.backends.sqlite.blocking import BlockingWriter as SQLiteThread
 from aiotq.commit import COMMITTED, LEASE_LOST, Answer, Finish
+from aiotq.commit.ordered import OrderedCommitter
 from aiotq.core.values import replace
 from aiotq.exceptions import ConnectionLost
 from aiotq.results import (
@@ -58,6 +62,23 @@ async def members(worker: Worker, join_id: str = "join") -> list[str] | None:
     """Return the ids of the records that are kept in a join that is over, by their members."""
     (found,) = await worker.ledger.joined([join_id])
     return [found.members[member].id for member in sorted(found.members)] if found is not None else None
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list that grows with each request of a heartbeat's thread."""
+    asked: list[str] = []
+    threads: list[tuple[Any, str]] = [(RedisThread, "run"), (PostgresThread, "rows"), (SQLiteThread, "write")]
+
+    def counting(original: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*given: Any, **named: Any) -> Any:
+            asked.append(original.__module__)
+            return original(*given, **named)
+
+        return counted
+
+    for kind, name in threads:
+        monkeypatch.setattr(kind, name, counting(getattr(kind, name)))
+    return asked
 
 
 async def standing(worker: Worker) -> dict[str, int]:
@@ -167,11 +188,20 @@ class CommitBasicsContract:
         assert list(answers) == [COMMITTED] * 300
         assert await standing(worker) == {"ready": 300, "leased": 0, "delayed": 0, "dead": 0}
 
-    async def test_a_row_of_the_fleet_registry_is_written_with_the_renewal(self, pair: CommitHarness) -> None:
+    async def test_a_row_of_the_fleet_registry_is_written_with_the_renewal_and_costs_no_request(
+        self, pair: CommitHarness, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         worker = await pair.worker()
         await worker.transport.send([envelope("a")])
         (delivery,) = await worker.admitted()
         renew = worker.committer.renew
+        asked = counted(monkeypatch)
+
+        await asyncio.to_thread(renew, [delivery])
+        alone = len(asked)
+        await asyncio.to_thread(renew, [delivery], FleetRow("me", b"zeroth", 100.0))
+        is_apart = isinstance(worker.committer, OrderedCommitter) and worker.ledger.has_fleet
+        assert len(asked) - alone <= alone + is_apart
 
         assert list(await asyncio.to_thread(renew, [], FleetRow("me", b"first", 100.0))) == []
         assert list(await asyncio.to_thread(renew, [delivery], FleetRow("me", b"second", 100.0))) == []

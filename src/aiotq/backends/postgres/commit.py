@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 from ...commit.committer import (
@@ -16,6 +16,7 @@ from ...commit.committer import (
     admission,
     keys_of_all,
 )
+from ...exceptions import ConnectionLost, OperationalError
 from ...results.fleet import FleetRow
 from ...transport.broker import Delivery
 from .broker import PostgresBroker
@@ -42,6 +43,16 @@ class PostgresCommitter(Committer):
         if isinstance(self.consumer, PostgresConsumer) and not self.consumer.saw_revocations:
             return Admission(deliveries)
         return admission(deliveries, await self._ledger.revoked(keys_of_all(deliveries)))
+
+    def renew(self, held: Collection[Delivery], row: FleetRow | None = None) -> Collection[Delivery]:
+        if row is None or not isinstance(self.consumer, PostgresConsumer):
+            return super().renew(held, row)
+        try:
+            return self.consumer.renew(held, row)
+        except ConnectionLost:
+            raise
+        except OperationalError:  # the row alone may be what is refused
+            return super().renew(held, row)
 
     def _renew_row(self, row: FleetRow) -> None:
         self._ledger.renew_presence(row.key, row.row, row.lease)

@@ -13,10 +13,12 @@ from typing import Any, Final
 from ...core.aio import finish
 from ...core.clock import Clock
 from ...exceptions import MalformedMessage, OperationalError
+from ...results.fleet import FleetRow
 from ...transport.broker import FAIR_EVERY, Consumer, Delivery, GiveUp, QueueOrder, Settlement, Turns
 from ...wire.message import Message, unpack
 from .bus import DUE, WOKEN
 from .connection import PostgresClient, packed
+from .fleet import writing_row
 from .floors import Floors
 from .items import lease_of, place_of
 from .vacuum import Vacuum
@@ -45,6 +47,7 @@ _FETCH: Final = (
 )
 _REGISTER: Final = b"select aiotq.register($1::bigint, $2::text, $3::float8)"
 _RENEW: Final = b"select * from aiotq.renew($1::bigint, $2::text, $3::float8, $4::jsonb)"
+_RENEW_WITH_ROW: Final = f"with fleet as ({writing_row(5, 6, 7)}) {_RENEW.decode()}".encode()
 _CANCEL: Final = b"select aiotq.cancel_read($1::bigint, $2::int, $3::text, $4::float8)"
 _LEAVE: Final = b"select aiotq.leave($1::bigint)"
 _NOT_IDLE: Final = b"delete from aiotq.idle where holder = $1::bigint"
@@ -143,7 +146,8 @@ class PostgresConsumer(Consumer):
                 break
         return ()
 
-    def renew(self, held: Collection[Delivery]) -> Collection[Delivery]:
+    def renew(self, held: Collection[Delivery], row: FleetRow | None = None) -> Collection[Delivery]:
+        """As the contract says; `row` is written in the same request."""
         deliveries = list(held)
         items: list[dict[str, Any]] = []
         for number, delivery in enumerate(deliveries):
@@ -151,7 +155,10 @@ class PostgresConsumer(Consumer):
             if holder == self._holder:
                 items.append({"n": number, "q": delivery.queue, "r": rank, "i": id_, "l": lease})
         values = self._holder, self._name, self._lease, packed(items)
-        ((kept, ready),) = self._client.blocking.rows(_RENEW, *values)
+        if row is None:
+            ((kept, ready),) = self._client.blocking.rows(_RENEW, *values)
+        else:
+            ((kept, ready),) = self._client.blocking.rows(_RENEW_WITH_ROW, *values, row.key, row.row, row.lease)
         if ready:
             self._client.wake_from_thread(ready)
         still_held = frozenset(kept)

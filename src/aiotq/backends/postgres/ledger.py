@@ -31,6 +31,7 @@ from ...results.records import Record, RecordStore
 from ...wire.message import Envelope
 from .claims import CLAIM_KEPT, FORGET, RENEW, claiming, close_all
 from .connection import PostgresClient, packed
+from .fleet import writing_row
 from .items import key_of, packed_change, packed_joins, readable_envelopes, text_of
 from .lane import Work
 from .wire import Wire
@@ -91,10 +92,7 @@ _HAND_OVER: Final = (
     b"select name, key, since from aiotq.hand_over_permits("
     b"$1::jsonb, $2::jsonb, $3::text, $4::jsonb, $5::float8, $6::float8)"
 )
-_RENEW_PRESENCE: Final = (
-    f"insert into aiotq.fleet (key, ends, body) values ($1::text, {_NOW} + $3::float8, $2::bytea)"
-    " on conflict (key) do update set ends = excluded.ends, body = excluded.body"
-).encode()
+_RENEW_PRESENCE: Final = writing_row(1, 2, 3).encode()
 _END_PRESENCE: Final = b"delete from aiotq.fleet where key = $1::text"
 _FLEET: Final = f"select key, body, ends - {_NOW} from aiotq.fleet where ends > {_NOW} - $1::float8".encode()
 _LOCK_NAMES: Final = b"select aiotq.lock_names($1::text[])"
