@@ -91,7 +91,9 @@ async def test_a_call_is_told_of_from_its_arrival_to_its_end(make_app: MakeApp) 
         await read.came("worker-online")
         added = await add.delay(2, y=3)
         failed, retried, rejected = await fails.delay(), await flaky.delay(), await rejects.delay()
-        for each in (added, failed, retried, rejected):
+        await app.admin.revoke("unwanted")
+        revoked = await add.options(task_id="unwanted").delay(1, y=1)
+        for each in (added, failed, retried, rejected, revoked):
             await each.get(timeout=20, propagate=False)
 
         await read.told(added.id, "task-received", "task-started", "task-succeeded")
@@ -100,6 +102,9 @@ async def test_a_call_is_told_of_from_its_arrival_to_its_end(make_app: MakeApp) 
         run = ("task-received", "task-started")
         await read.told(retried.id, *run, "task-retried", *run, "task-succeeded")
 
+        await read.told(revoked.id, "task-received", "task-revoked")
+
+    assert (await read.came("task-revoked"))["terminated"] is False
     received, started, succeeded = (each for each in read.events if each.get("uuid") == added.id)
     assert received.keys() == COMMON | {
         *("uuid", "name", "args", "kwargs", "root_id", "parent_id", "retries", "eta", "expires")

@@ -6,6 +6,8 @@ import asyncio
 import logging
 import threading
 import time
+import tracemalloc
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -89,7 +91,17 @@ async def test_what_runs_and_what_waits_is_told(make_app: MakeApp) -> None:
         stats = (await inspect.stats())["one"]
         assert stats["pool"]["loop"] == {"running": 1, "max": 1}
         assert stats["total"] == {"tasks": 0}
-        assert (await inspect.memory())["one"]["rss"] > 1_000_000
+        memory = (await inspect.memory())["one"]
+        assert memory["rss"] > 1_000_000
+        assert memory["running"] == 1
+        assert "top" not in memory
+        tracemalloc.start()
+        try:
+            traced = (await inspect.memory())["one"]
+        finally:
+            tracemalloc.stop()
+        assert traced["traced"] > 0
+        assert traced["top"][0].keys() == {"line", "size", "count"}
         assert [each["name"] for each in (await inspect.active_queues())["one"]] == ["default"]
         assert abs((await inspect.clock())["one"]["clock"] - time.time()) < 60
         release.set()
@@ -265,6 +277,11 @@ async def test_what_is_no_command_is_counted_and_the_worker_goes_on(make_app: Ma
         for junk in (b"", b"\xff\x00", b"{}", b'{"id": "a"}\nnull', b'{"id": "a"}\n{"name": 1}', b"[" * 10_000):
             await connection.bus.tell_all(COMMANDS, junk)
         now = time.time()
+        head, body = pack_command(
+            Command(new_id(), "log_level", ["debug", "to.come"], {}, None, None, now), None
+        ).split(b"\n")
+        of_a_version_to_come = head[:-1] + b', "of": 7}\n' + body[:-1] + b', "urgency": 3}'
+        await connection.bus.tell_all(COMMANDS, of_a_version_to_come)
         once = Command(new_id(), "ping", [], {}, None, None, now)
         late = Command(new_id(), "shutdown", [], {}, None, None, now - STALE - 1)
         for command in (once, once, late):
@@ -275,6 +292,7 @@ async def test_what_is_no_command_is_counted_and_the_worker_goes_on(make_app: Ma
             return counted if counted.get("malformed") == 6 and counted.get("stale") else None
 
         counted = await wait_until(counts, "all junk is counted")
+        assert logging.getLogger("to.come").level == logging.DEBUG, "what says more than is known is obeyed"
         assert counted["repeated"] == 1
         assert counted["stale"] == 1
 
@@ -397,14 +415,24 @@ async def test_what_is_revoked_and_what_waits_for_its_time_is_told(make_app: Mak
     app, asker = make_app(), make_app()
 
     @app.task
-    async def add() -> None: ...
+    async def add(x: int, *, y: int) -> None: ...
 
     async with app, app.worker(name="one"):
-        await add.options(countdown=1000).delay()
+        later = await add.options(countdown=2000).delay(3, y=4)
+        first = await add.options(countdown=1000, priority=7).delay(1, y=2)
         await asker.admin.revoke("some-id", tasks=["proj.add"])
         inspect = asker.control.inspect(timeout=20)
-        counted = 0 if url.startswith("amqp") else 1  # RabbitMQ does not say for which queue something waits
-        assert (await inspect.scheduled())["one"] == [{"queue": "default", "delayed": counted}]
+        scheduled = await inspect.scheduled()
+        if url.startswith("amqp"):
+            assert "can't list" in scheduled.failed["one"]
+        else:
+            calls = scheduled["one"]
+            assert [call["request"]["id"] for call in calls] == [first.id, later.id]
+            assert (calls[0]["priority"], calls[0]["request"]["name"]) == (7, add.name)
+            assert (calls[0]["request"]["args"], calls[0]["request"]["kwargs"]) == ("[1]", "{'y': 2}")
+            assert 900 < datetime.fromisoformat(calls[0]["eta"]).timestamp() - time.time() <= 1000
+            assert len((await inspect.scheduled(limit=1))["one"]) == 1
+            assert "limit is 1 to" in (await inspect.scheduled(limit=0)).failed["one"]
         revoked = (await inspect.revoked())["one"]
         assert {each["what"] for each in revoked} == {"some-id", "task proj.add"}
         assert (await app.control.pool_restart(timeout=20))["one"] == {"ok": "child processes to be replaced: 0"}

@@ -23,17 +23,29 @@ from ..core.schedules import seconds_apart
 from ..core.values import value
 from ..exceptions import CallError, NotRegistered
 from ..tasks.options import check_limits
-from ..transport import Delivery, QueueStats
+from ..transport import Delivery
 from ..transport.routing import select_queues
-from ..wire.message import is_name
+from ..wire.message import Envelope, Message, is_name
 from .declared import DeclaredCommand, declare
+from .event_format import iso
 from .shown_settings import setting_rows
 
 #: Lines of code that have allocated most, as `memory` lists them.
 _TOP: Final = 10
 #: Kinds of slots whose number a command may change: child processes are made when a worker starts.
 _POOLS: Final = ("loop", "thread")
-_MOST_SLOTS: Final = 1_000_000
+#: Slots of a kind, at most.
+MOST_SLOTS: Final = 1_000_000
+#: Delayed calls that `scheduled` returns of each queue, at most.
+_MOST_DELAYED: Final = 1_000
+
+
+@value
+class DelayedCall:
+    """A call that waits in the broker for its due time."""
+
+    envelope: Envelope
+    arguments: tuple[str, str] | None  #: as they may be shown, if they can be read
 
 
 @value
@@ -85,7 +97,10 @@ class Steered(Protocol):
 
     def add_queue(self, name: str) -> bool: ...
     def remove_queue(self, name: str) -> bool: ...
-    async def queue_stats(self) -> Sequence[QueueStats]: ...
+    async def delayed(self, limit: int) -> Sequence[DelayedCall] | None:
+        """Return what is delayed in the worker's queues, at most `limit` of each; None: the broker can't list it."""
+        ...
+
     async def revocations(self) -> Mapping[str, float]:
         """Return what is revoked, and until when."""
         ...
@@ -131,8 +146,7 @@ def active(worker: Steered) -> object:
     return [
         {
             **_about(worker, call.delivery),
-            "args": call.arguments[0] if call.arguments is not None else None,
-            "kwargs": call.arguments[1] if call.arguments is not None else None,
+            **_shown_arguments(call.arguments),
             "kind": call.kind,
             "time_start": call.since,
             "acknowledged": call.is_acknowledged,
@@ -146,9 +160,25 @@ def reserved(worker: Steered) -> object:
     return [_about(worker, delivery) for delivery in worker.reserved()]
 
 
-async def scheduled(worker: Steered) -> object:
-    """How many calls wait for their due time in the worker's queues: they wait in the broker, and in no worker."""
-    return [{"queue": each.name, "delayed": each.delayed} for each in await worker.queue_stats()]
+async def scheduled(worker: Steered, limit: int = 100) -> object:
+    """The calls that wait in the broker for their due time, the first to be due first: at most limit of each queue."""
+    if not 1 <= limit <= _MOST_DELAYED:
+        raise CallError(f"scheduled: limit is 1 to {_MOST_DELAYED}, not {limit}")
+    calls = await worker.delayed(limit)
+    if calls is None:
+        raise CallError("scheduled: this broker (RabbitMQ) can't list what it has delayed; aiotq queues counts it")
+    return [
+        {
+            "eta": iso(call.envelope.due),
+            "priority": call.envelope.priority,
+            "request": {
+                **_about_message(call.envelope.message),
+                **_shown_arguments(call.arguments),
+                "queue": call.envelope.queue,
+            },
+        }
+        for call in sorted(calls, key=lambda each: each.envelope.due or 0.0)
+    ]
 
 
 async def revoked(worker: Steered) -> object:
@@ -285,8 +315,8 @@ def pool_shrink(worker: Steered, n: int = 1, kind: str = "loop") -> object:
 def autoscale(worker: Steered, max: int, min: int = 1, kind: str = "loop") -> object:  # Celery's names
     """Have min to max slots: more as soon as all are taken, fewer when few were for half a minute."""
     _check_kind(kind)
-    if not 1 <= min <= max <= _MOST_SLOTS:
-        raise CallError(f"autoscale: 1 <= min <= max <= {_MOST_SLOTS}, not min {min} and max {max}")
+    if not 1 <= min <= max <= MOST_SLOTS:
+        raise CallError(f"autoscale: 1 <= min <= max <= {MOST_SLOTS}, not min {min} and max {max}")
     worker.autoscale(kind, min, max)
     return {"ok": f"autoscale now max={max} min={min} ({kind})"}
 
@@ -381,21 +411,31 @@ def builtin_commands() -> dict[str, DeclaredCommand]:
 
 
 def _about(worker: Steered, delivery: Delivery) -> dict[str, Any]:
-    message = delivery.message
     return {
-        "id": message.id,
-        "name": message.task,
-        "type": message.task,
+        **_about_message(delivery.message),
         "hostname": worker.name,
         "worker_pid": os.getpid(),
         "queue": delivery.queue,
         "priority": delivery.priority,
+        "redelivered": delivery.deaths + delivery.returns > 0,
+    }
+
+
+def _about_message(message: Message) -> dict[str, Any]:
+    return {
+        "id": message.id,
+        "name": message.task,
+        "type": message.task,
         "retries": message.retries,
         "root_id": message.root_id,
         "parent_id": message.parent_id,
         "sent_at": message.sent_at,
-        "redelivered": delivery.deaths + delivery.returns > 0,
     }
+
+
+def _shown_arguments(arguments: tuple[str, str] | None) -> dict[str, str | None]:
+    args, kwargs = (None, None) if arguments is None else arguments
+    return {"args": args, "kwargs": kwargs}
 
 
 def _known(worker: Steered, task: str) -> None:
@@ -411,8 +451,8 @@ def _check_kind(kind: str) -> None:
 def _resized(worker: Steered, change: int, kind: str) -> object:
     _check_kind(kind)
     capacity = worker.slots()[kind][1] + change
-    if not 1 <= capacity <= _MOST_SLOTS:
-        raise CallError(f"a worker has 1 to {_MOST_SLOTS} slots of a kind, not {capacity}")
+    if not 1 <= capacity <= MOST_SLOTS:
+        raise CallError(f"a worker has 1 to {MOST_SLOTS} slots of a kind, not {capacity}")
     worker.resize(kind, capacity)
     return {"ok": f"{capacity} slots ({kind})"}
 

@@ -15,7 +15,7 @@ from ..backends.base import Backend, BackendContext, backend_class, mask_passwor
 from ..core.clock import Clock
 from ..core.settings import Settings
 from ..core.values import replace, value
-from ..exceptions import InvalidSetting
+from ..exceptions import CallError, InvalidSetting
 from ..transport import ACK, Broker, Consumer, DeadLetter
 from ..wire.message import Envelope, new_id
 
@@ -23,7 +23,7 @@ from ..wire.message import Envelope, new_id
 _AT_ONCE: Final = 200
 #: Seconds after which what a migration that was killed had in its hands comes back.
 LEASE: Final = 3.0
-#: Seconds between looks for that.
+#: Seconds between looks for that, and for which messages are waited for.
 _LOOK: Final = 0.2
 _MOST_DEAD: Final = 1_000_000
 
@@ -51,11 +51,14 @@ async def migrate(
 ) -> Moved:
     """Move what is in `queues` (None: all) of the broker at one URL to that at another; `tell` hears of each queue.
 
+    What is delayed in a RabbitMQ stays there, and is counted: it is not known of which queue it is.
+
     Workers of the source may go on. Those of the destination are to begin when it has ended: what they have finished
     is known by its id no more, should a migration be killed and begun again.
 
     Raises:
         InvalidSetting: a URL can't be used, or both are of one broker.
+        CallError: no `queues` are named, and the source can't list them.
         OperationalError: one can't be reached, or refuses; what was moved is moved.
     """
     giving, taking = _backend(source, conf, clock), _backend(destination, conf, clock)
@@ -68,11 +71,15 @@ async def migrate(
         new = await stack.enter_async_context(_broker_of(taking))
         moving = _Migration(old, new, clock)
         total = Moved()
+        if queues is None and not old.can_list:
+            raise CallError("RabbitMQ can't list its queues: name those that are to be moved (--queues)")
         names = queues if queues is not None else [each.name for each in await old.stats()]
         for name in names:
             moved = await moving.move(name)
             tell(name, moved)
             total = _sum(total, moved)
+        if not old.can_list:
+            total = replace(total, left_delayed=sum(each.delayed for each in await old.stats()))
         return total
 
 
@@ -103,18 +110,21 @@ class _Migration:
         """Move what is ready, and what a migration that was killed had in its hands."""
         moved = 0
         async with self._source.consumer(self._name, [queue], lease=LEASE) as consumer:
-            patience = asyncio.get_running_loop().time() + 2 * LEASE
-            while True:
-                moved += await self._empty(consumer)
+            time = asyncio.get_running_loop().time
+            patience = time() + 2 * LEASE
+            while time() < patience:
                 (left,) = await self._source.stats([queue])
-                if not left.leased or asyncio.get_running_loop().time() > patience:
-                    return moved
-                await asyncio.sleep(_LOOK)
+                if not (left.ready or left.leased):
+                    break
+                if some := await self._empty(consumer):
+                    moved += some
+                    patience = time() + 2 * LEASE
                 await consumer.reclaim()
+        return moved
 
     async def _empty(self, consumer: Consumer) -> int:
         moved = 0
-        while held := await consumer.receive(_AT_ONCE, suspect=True, wait=0.0):
+        while held := await consumer.receive(_AT_ONCE, suspect=True, wait=_LOOK):
             await self._destination.send([Envelope(each.message, each.queue, each.priority) for each in held])
             moved += sum(await self._source.settle([(each, ACK) for each in held]))
         return moved

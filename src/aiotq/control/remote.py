@@ -207,9 +207,12 @@ class Inspect:
         """Return the calls that wait in a worker for a slot. All others wait in the broker."""
         return await self.query("reserved")
 
-    async def scheduled(self) -> Answers:
-        """Return how many calls wait for their due time in the queues of workers. They wait in the broker."""
-        return await self.query("scheduled")
+    async def scheduled(self, limit: int = 100) -> Answers:
+        """Return the calls that wait for their due time in the queues of workers, at most `limit` of each queue.
+
+        They wait in the broker, so workers with the same queues answer the same. RabbitMQ can't list them.
+        """
+        return await self.query("scheduled", limit)
 
     async def revoked(self) -> Answers:
         """Return what is revoked, and until when."""

@@ -220,6 +220,8 @@ class Broker(abc.ABC):
     counts_deaths: bool = True
     #: Whether a delayed message can be made due earlier.
     can_make_due_now: bool = False
+    #: Whether it can list its queues, and what is delayed in them.
+    can_list: bool = True
 
     @abc.abstractmethod
     async def __aenter__(self) -> Self: ...
@@ -279,7 +281,7 @@ class Broker(abc.ABC):
     async def delayed(self, queue: str, *, limit: int = 100) -> Sequence[Envelope]:
         """Return what waits in `queue` for its due time, the first to be due in front.
 
-        What can't be read is left out. A broker that can't say what it has delayed returns nothing.
+        What can't be read is left out. A broker that can't list (`can_list`) returns nothing.
         """
         return ()
 

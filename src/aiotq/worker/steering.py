@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from ..calling.connection import Connection
 from ..calling.core import AppCore
-from ..control.commands import RunningCall
+from ..control.commands import DelayedCall, RunningCall
 from ..control.presence import Presence
 from ..exceptions import AioTQError
 from ..tasks.options import RunsIn
-from ..transport import Delivery, QueueStats
+from ..transport import Delivery
+from ..wire.message import Message
 from .autoscale import Autoscaler, Bounds
 from .events import WorkerEvents
 from .intake import Intake
@@ -81,8 +82,12 @@ class Steering:
     def remove_queue(self, name: str) -> bool:
         return self._queues.remove(name)
 
-    async def queue_stats(self) -> Sequence[QueueStats]:
-        return await self._connection.broker.stats(self._queues.names) if self._queues.names else ()
+    async def delayed(self, limit: int) -> Sequence[DelayedCall] | None:
+        broker = self._connection.broker
+        if not broker.can_list:
+            return None
+        found = [envelope for name in self._queues.names for envelope in await broker.delayed(name, limit=limit)]
+        return [DelayedCall(each, self._verified_arguments(each.message)) for each in found]
 
     async def revocations(self) -> Mapping[str, float]:
         return await self._connection.ledger.revocations()
@@ -152,8 +157,19 @@ class Steering:
 
     def _arguments(self, run: Run) -> tuple[str, str] | None:
         """Return the arguments of a run as they may be shown. What is not verified yet is not decoded."""
-        message = run.delivery.message
-        if not run.is_started or len(message.body) > _MOST_DECODED:
+        return self._decoded(run.delivery.message) if run.is_started else None
+
+    def _verified_arguments(self, message: Message) -> tuple[str, str] | None:
+        signer = self.core.signer
+        if signer is not None:
+            try:
+                signer.verify(message)
+            except AioTQError:  # it will be refused
+                return None
+        return self._decoded(message)
+
+    def _decoded(self, message: Message) -> tuple[str, str] | None:
+        if len(message.body) > _MOST_DECODED:
             return None
         try:
             args, kwargs, _ = self._intake.execution.decode(message)

@@ -71,6 +71,7 @@ class AmqpBroker(Broker):
     """
 
     counts_deaths = False
+    can_list = False
 
     def __init__(
         self,
