@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import re
+import select
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 
-from .shells import Shell
+from .shells import DEADLINE, Shell, environment
 
 PROJ = """
 from aiotq import AioTQ, Binding, Exchange, Queue
@@ -78,6 +84,44 @@ def test_statements_run_and_await_with_the_app_and_its_tasks_at_hand(shell: Shel
     assert "ZeroDivisionError" in err
     assert "TypeError" in err
     assert "Tasks: add, other, send. Example: await app.control.ping()" in err
+
+
+def test_on_a_terminal_it_is_ipython_where_that_is_installed(shell: Shell) -> None:
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "aiotq", "shell"],
+        cwd=shell.directory,
+        env=environment({**shell.env, "TERM": "dumb", "COLUMNS": "100", "IPYTHONDIR": str(shell.directory)}),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    written = ""
+
+    def shows(word: str) -> bool:
+        nonlocal written
+        while word not in written:
+            if not select.select([ours], [], [], DEADLINE)[0]:
+                return False
+            written += os.read(ours, 4096).decode(errors="replace")
+        return True
+
+    try:
+        typed = ("r = await add.delay(2, 2)", "(await app.admin.queues())[0].ready", "1 / 0", "exit()")
+        for number, line in enumerate(typed, 1):
+            assert shows(f"In [{number}]"), written
+            os.write(ours, f"{line}\r".encode())
+        assert process.wait(DEADLINE) == 0
+    finally:
+        process.kill()
+        os.close(ours)
+
+    written = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", written)
+    assert "Tasks: add, other, send." in written
+    assert "Out[2]: 1" in written
+    assert "ZeroDivisionError" in written
+    assert "never retrieved" not in written
 
 
 def test_leaving_it_ends_it(shell: Shell) -> None:

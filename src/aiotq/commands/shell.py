@@ -45,6 +45,8 @@ def shell(
         else:
             print(banner, file=sys.stderr)
             ipython.start_ipython(argv=["--no-banner"], user_ns=names)
+            loop = importlib.import_module("IPython.core.async_helpers").get_asyncio_loop()
+            loop.run_until_complete(app.close())  # in the loop in which its statements ran
             return
     run_console(names, banner)
 
