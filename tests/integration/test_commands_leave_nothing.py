@@ -1,4 +1,4 @@
-"""What many commands leave in a store or a broker, half of them from processes that were killed midway: nothing."""
+"""What many commands and captures of events leave, half of them of processes that were killed midway: nothing."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from aiotq import AioTQ
+from aiotq.core.inside import core_of
 
-from ..servers import shared, shared_rabbit
+from ..servers import shared, shared_postgres, shared_rabbit
 from ..waiting import wait_until
 from .shells import environment
 
@@ -24,11 +25,16 @@ from aiotq import AioTQ
 
 app = AioTQ("asks", broker=sys.argv[1])
 
+async def captured():
+    async with app.events.capture() as capture:
+        await anext(capture)
+
 async def main():
     async with app:
         print("asking", flush=True)
         while True:
-            await asyncio.gather(*(app.control.ping(timeout=5) for _ in range(5)))
+            asked = [app.control.ping(timeout=5) for _ in range(5)]
+            await asyncio.gather(*asked, captured(), captured())
 
 asyncio.run(main())
 """
@@ -46,13 +52,27 @@ async def ask_and_be_killed(directory: Path, url: str) -> None:
     await process.wait()
 
 
+async def captured(app: AioTQ) -> None:
+    """Read one event."""
+    async with asyncio.timeout(20), app.events.capture() as capture:
+        await anext(capture)
+
+
 async def many_commands(directory: Path, url: str, *, timeout: float = 20, at_once: int = 10) -> None:
-    """Give a thousand commands and more; of four that ask two are killed midway."""
+    """Give a thousand commands and more, and read events a hundred times; of four that do two are killed midway."""
     for _ in range(2):
         async with AioTQ("asks", broker=url) as app:
             for _ in range(500 // at_once):
                 await asyncio.gather(*(app.control.ping(timeout=timeout) for _ in range(at_once)))
+            for _ in range(5):
+                await asyncio.gather(*(captured(app) for _ in range(10)))
     await asyncio.gather(*(ask_and_be_killed(directory, url) for _ in range(2)))
+
+
+async def nobody_reads(app: AioTQ) -> None:
+    """Wait until the worker sends no events any more: it notices that those who were killed are gone."""
+    sender = core_of(app).event_senders["one"]
+    await wait_until(lambda: not sender.is_on, "nobody is sent events", timeout=20)
 
 
 async def test_no_key_stays_in_redis(tmp_path: Path) -> None:
@@ -71,6 +91,7 @@ async def test_no_key_stays_in_redis(tmp_path: Path) -> None:
             await wait_until(lambda: any(key.endswith(b":waiting") for key in keys()), "the worker waits for messages")
             before, heard = keys(), channels()
             await many_commands(tmp_path, url)
+            await nobody_reads(app)
             assert keys() == before
             await wait_until(lambda: channels() == heard, "the subscriptions of who was killed are gone")
         assert not [key for key in keys() if b"fleet" in key]
@@ -90,6 +111,26 @@ async def test_no_row_stays_in_a_file_but_a_listeners_which_expires(tmp_path: Pa
     async with app, app.worker(name="one"):
         before = rows()
         await many_commands(tmp_path, f"sqlite:///{file}")
+        await nobody_reads(app)
+        assert rows() == before
+    assert rows()["fleet"] == 0
+
+
+async def test_no_row_stays_in_postgresql(tmp_path: Path) -> None:
+    postgres = shared_postgres()
+    url = postgres.schema()
+    schema = url.rpartition("=")[2]
+    app = AioTQ("asks", broker=url)
+
+    def rows() -> dict[str, int]:
+        tables = [name for (name,) in postgres.ask("select tablename from pg_tables where schemaname = %s", schema)]
+        return {name: postgres.ask(f'select count(*) from "{schema}".{name}')[0][0] for name in tables}
+
+    async with app, app.worker(name="one"):
+        await wait_until(lambda: rows()["idle"], "the worker waits for messages")
+        before = rows()
+        await many_commands(tmp_path, url)
+        await nobody_reads(app)
         assert rows() == before
     assert rows()["fleet"] == 0
 
@@ -106,6 +147,7 @@ async def test_no_queue_stays_in_rabbitmq_but_those_for_results_which_expire(tmp
         before = queues()
         # Without a registry nobody knows who should answer: each question waits for its whole time.
         await many_commands(tmp_path, url, timeout=0.2, at_once=50)
+        await nobody_reads(app)
         await wait_until(lambda: queues() == before, "the queues of who was killed are gone")
 
 

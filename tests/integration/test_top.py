@@ -6,6 +6,8 @@ import asyncio
 import fcntl
 import os
 import pty
+import shlex
+import shutil
 import struct
 import subprocess
 import sys
@@ -19,7 +21,7 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import DataTable, Input, Static
 
-from aiotq import AioTQ
+from aiotq import AioTQ, Reject
 from aiotq.core.inside import core_of
 from aiotq.exceptions import CallError, NotConnected
 from aiotq.top.screens import Details, Question
@@ -44,12 +46,18 @@ class Kit:
         async def fail(text: str) -> None:
             raise ValueError(text)
 
+        @app.task(name="proj.refuse")
+        async def refuse() -> None:
+            if not self.takes:
+                raise Reject("unwanted")
+
         @app.task(name="proj.hold")
         async def hold(mark: str) -> str:
             await self.gate.wait()
             return mark
 
-        self.add, self.fail, self.hold = add, fail, hold
+        self.takes = False
+        self.add, self.fail, self.hold, self.refuse = add, fail, hold, refuse
         app.add_periodic_task(3600, add.s(1, 1), name="hourly")
 
     def lines(self, name: str) -> list[str]:
@@ -196,6 +204,16 @@ async def test_a_failed_call_is_sent_again_and_a_dead_letter_replayed(kit: Kit) 
         await kit.says("sent proj.fail again")
         await wait_until(lambda: sum("FAILURE" in line for line in kit.lines("tasks")) == 2, "it failed again")
 
+        refused = await kit.refuse.delay()
+        await kit.shows(pilot, "tasks", "proj.refuse", "REJECTED")
+        await pilot.press("slash", *"refuse", "enter")
+        kit.takes = True
+        await pilot.press("r")
+        await kit.says(f"replayed the dead letter of {refused.id}")
+        await kit.shows(pilot, "tasks", "proj.refuse", "SUCCESS", refused.id)
+        assert await kit.app.admin.dead_letters() == []
+        await pilot.press("escape")
+
         running = await kit.hold.delay("a")
         await kit.shows(pilot, "tasks", "proj.hold", "STARTED")
         with pytest.raises(CallError, match="has not ended: it is"):
@@ -300,6 +318,43 @@ def test_in_a_terminal_it_is_shown_and_left_by_a_key(project: Path) -> None:
 
     assert (code, typed) == (0, []), written[-2000:]
     assert "Traceback" not in written
+
+
+@pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed")
+async def test_in_tmux_it_follows_the_size_of_the_window_and_its_keys(project: Path) -> None:
+    socket = f"aiotq-{os.urandom(6).hex()}"
+    told = f"{shlex.quote(sys.executable)} -m aiotq top proj:app; echo left with $?; exec cat"
+
+    async def tmux(*words: str) -> str:
+        process = await asyncio.create_subprocess_exec(
+            *("tmux", "-L", socket, "-f", "/dev/null", *words),
+            cwd=project,
+            env={**os.environ, "LC_ALL": "C.UTF-8"},
+            stdout=subprocess.PIPE,
+        )
+        out, _ = await process.communicate()
+        return out.decode(errors="replace")
+
+    async def shows(*words: str) -> str:
+        async def screen() -> str | None:
+            seen = await tmux("capture-pane", "-p")
+            return seen if all(word in seen for word in words) else None
+
+        return str(await wait_until(screen, f"the screen shows {words}", timeout=20))
+
+    await tmux("new-session", "-d", "-x", "150", "-y", "30", told)
+    try:
+        await shows("1 Tasks", "6 Schedules", "Revoke", "Retry")
+        await tmux("send-keys", "6")
+        await shows("minutely", "interval(60)")
+        await tmux("resize-window", "-x", "90", "-y", "20")
+        narrow = await shows("minutely", "Pause/resume")
+        assert max(map(len, narrow.splitlines())) <= 90
+        await tmux("send-keys", "q")
+        left = await shows("left with 0")
+        assert "minutely" not in left, "the screen is as it was before"
+    finally:
+        await tmux("kill-server")
 
 
 def test_without_a_terminal_it_says_what_to_use(project: Path) -> None:
