@@ -6,6 +6,7 @@ import asyncio
 import statistics
 import time
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 
 from aiotq import AsyncResult, Signature
@@ -41,9 +42,13 @@ async def round_trip(size: int) -> Samples:
     }
 
 
-async def throughput(size: int) -> Samples:
-    """Send `size` tasks with `send_many` to a worker that waits for them, and await all results."""
-    async with client_and_worker() as worker:
+async def throughput(size: int, *, has_reader: bool = False) -> Samples:
+    """Send `size` tasks with `send_many` to a worker that waits for them, and await all results.
+
+    With `has_reader` this process is sent the worker's events, and leaves them unread.
+    """
+    async with client_and_worker() as worker, reader(has_reader):
+        await (await noop.delay())
         cpu, worker_cpu, began = own_cpu(), worker.cpu(), time.perf_counter()
         results = await app.send_many(noop.s() for _ in range(size))
         sent = time.perf_counter()
@@ -84,7 +89,7 @@ class Drained:
     worker_cpu: float
 
 
-async def drained(signature: Signature[None], size: int, *words: str) -> Drained:
+async def drained(signature: Signature[None], size: int, *words: str, has_reader: bool = False) -> Drained:
     """Send `size` tasks while no worker runs; then let one drain the queue while nobody awaits but the last result.
 
     The drain lasts from the start of the first task to that of the last, by the worker's clock; `words` are options.
@@ -96,9 +101,14 @@ async def drained(signature: Signature[None], size: int, *words: str) -> Drained
         sent, cpu = time.perf_counter() - began, own_cpu() - cpu
         last = await stamp.delay()
     # Connected anew this process is another client, which is told of no result but the two that it asks for.
-    async with app, worker_running(*words) as worker:
+    async with app, reader(has_reader), worker_running(*words) as worker:
         (began_at, cpu_before), (ended_at, cpu_after) = await worker.unless_it_ends(_both(first.id, last.id))
     return Drained(size / sent, 1e6 * cpu / size, size / (ended_at - began_at), 1e6 * (cpu_after - cpu_before) / size)
+
+
+def reader(is_there: bool) -> AbstractAsyncContextManager[object]:
+    """Have this process sent all events while this is entered, unless it `is_there` not; they are left unread."""
+    return app.events.capture() if is_there else nullcontext()
 
 
 async def _both(first: str, last: str) -> tuple[tuple[float, float], tuple[float, float]]:
