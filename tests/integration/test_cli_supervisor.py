@@ -67,7 +67,7 @@ async def test_a_worker_that_dies_while_it_is_replaced_has_one_in_its_place(shel
     async with shell.started("worker", "jobs", "--max-tasks-per-worker", "100", "-n", "a") as parent:
         ready = await parent.line(r"worker a-1 is ready \(pid (\d+)\)")
         parent.send(signal.SIGHUP)
-        await parent.line("SIGHUP: replacing 1 workers")
+        await parent.line("SIGHUP: replacing 1 worker$")
         os.kill(int(ready[1]), signal.SIGKILL)
         await parent.line("all workers are replaced")
         parent.send(signal.SIGTERM)
@@ -100,6 +100,19 @@ async def test_sigttin_starts_one_more_and_sigttou_stops_one(shell: Shell) -> No
         parent.send(signal.SIGTTOU)
         await parent.line("SIGTTOU: one worker fewer, 2")
         await parent.line("worker a-3 stopped")
+        parent.send(signal.SIGTERM)
+        assert await parent.ended() == 0
+
+
+async def test_there_are_more_workers_while_calls_wait_up_to_the_most(shell: Shell) -> None:
+    for number in range(3):
+        shell.output("call", "jobs", "jobs.wait_for", "--args", f'["gate{number}"]')
+    async with shell.started("worker", "jobs", "--workers", "1", "--autoscale", "2,1", "-c", "1", "-n", "a") as parent:
+        await parent.line("worker a-1 is ready")
+        await parent.line("calls wait: one worker more, 2")
+        await parent.line("worker a-2 is ready")
+        for number in range(3):
+            (shell.directory / f"gate{number}").touch()
         parent.send(signal.SIGTERM)
         assert await parent.ended() == 0
 

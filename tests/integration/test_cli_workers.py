@@ -57,6 +57,20 @@ async def test_the_app_may_be_named_in_every_place(shell: Shell, words: tuple[st
         assert await worker.ended() == 0
 
 
+async def test_a_worker_runs_more_at_once_as_soon_as_all_its_slots_are_taken(shell: Shell) -> None:
+    for number in range(4):
+        shell.output("call", "jobs", "jobs.wait_for", "--args", json.dumps([f"gate{number}"]))
+    async with shell.started("worker", "jobs", "--autoscale", "3,1") as worker:
+        await worker.line("1 to 3 coroutines")
+        await wait_until(lambda: len(list(shell.directory.glob("gate*.*"))) == 3, "three run at once")
+        for number in range(4):
+            (shell.directory / f"gate{number}").touch()
+        for _ in range(4):
+            await worker.line(r"\] succeeded")
+        worker.send(signal.SIGTERM)
+        assert await worker.ended() == 0
+
+
 async def test_running_tasks_may_finish_within_the_grace_time(shell: Shell) -> None:
     task_id = shell.output("call", "jobs", "jobs.wait_for", "--args", '["gate"]')
 

@@ -94,10 +94,11 @@ async def test_slots_grow_by_themselves_up_to_a_limit(app: AioTQ) -> None:
     async def waits() -> None:
         await release.wait()
 
-    async with app, app.worker(name="one", concurrency=1) as worker:
+    async with app, app.worker(name="one", autoscale=(3, 1)) as worker:
         results = [await waits.delay() for _ in range(5)]
+        await wait_until(lambda: worker.running == 3, "as many run as may")
         assert (await app.control.autoscale(4, 2, timeout=20))["one"] == {"ok": "autoscale now max=4 min=2 (loop)"}
-        await wait_until(lambda: worker.running == 4, "as many run as may")
+        await wait_until(lambda: worker.running == 4, "one more does")
         stats = await app.control.inspect(timeout=20).stats()
         assert stats["one"]["pool"]["loop"] == {"running": 4, "max": 4}
         assert "min 3 and max 2" in (await app.control.autoscale(2, 3, timeout=20)).failed["one"]

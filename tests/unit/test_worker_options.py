@@ -24,6 +24,10 @@ from aiotq.exceptions import InvalidOption
         ({"prefetch": -1}, "prefetch must be 0 or more, not -1"),
         ({"grace": -1}, "grace must be 0 or more, not -1"),
         ({"grace": float("nan")}, "grace must be 0 or more, not nan"),
+        ({"autoscale": (1, 2)}, r"autoscale is \(most, least\), two numbers from 1 to 1000000, not \(1, 2\)"),
+        ({"autoscale": 3}, "autoscale is"),
+        ({"autoscale": (3, 0)}, "autoscale is"),
+        ({"autoscale": (3, 1), "concurrency": 2}, "fixed concurrency or is autoscaled, not both"),
     ],
 )
 def test_an_impossible_option_is_refused(options: dict[str, Any], error: str) -> None:

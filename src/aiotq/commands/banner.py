@@ -50,10 +50,16 @@ def _pairs(app: AioTQ, spec: str, options: WorkerOptions, name: str) -> list[tup
         ("queues", _queues(options)),
         (
             "runs",
-            f"{count(options.concurrency, 'coroutine')}, {count(options.threads, 'thread')}, {processes} at a time",
+            f"{_coroutines(options)}, {count(options.threads, 'thread')}, {processes} at a time",
         ),
         ("pid", str(os.getpid())),
     ]
+
+
+def _coroutines(options: WorkerOptions) -> str:
+    if options.bounds is None:
+        return count(options.concurrency, "coroutine")
+    return f"{options.bounds.least} to {count(options.bounds.most, 'coroutine')}"
 
 
 def _queues(options: WorkerOptions) -> str:

@@ -32,8 +32,6 @@ WORKER_OPTIONS: Final[Mapping[str, str]] = {
     '(--threads), tasks with run="process" in processes (--cpu-processes)',
     "-P": "there are no pools to choose from: -c for coroutines, --threads for plain functions, --cpu-processes for "
     'tasks with run="process"',
-    "--autoscale": "-c says how many coroutines run at a time, and idle ones cost nothing; aiotq control autoscale "
-    "MAX MIN scales a worker that runs",
     "--max-tasks-per-child": _setting("worker_max_tasks_per_child"),
     "--max-memory-per-child": f"{_setting('worker_max_tasks_per_child')} bounds what a child process can gather",
     "--time-limit": _setting("task_time_limit"),

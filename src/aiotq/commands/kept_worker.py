@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from .scaling import Load
 from .worker_process import ANOTHER, DONE, READY
 
 logger = logging.getLogger("aiotq.workers")
@@ -46,6 +47,7 @@ class _Life:
     began: float
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     over: asyncio.Event = field(default_factory=asyncio.Event)
+    load: Load | None = None  #: as it told last
     wants_another: bool = False  #: it has done its share, and ends so that another one goes on
     is_done: bool = False  #: it has done all there was
 
@@ -90,6 +92,11 @@ class KeptWorker:
     def is_ready(self) -> bool:
         """Whether a process of it runs tasks."""
         return self._life is not None and self._life.was_ready and not self._life.over.is_set()
+
+    @property
+    def load(self) -> Load | None:
+        """How loaded its process is, as far as that has told."""
+        return None if self._life is None or self._life.over.is_set() else self._life.load
 
     @property
     def is_stopping(self) -> bool:
@@ -245,6 +252,8 @@ class KeptWorker:
                     life.wants_another = True
                 elif said == DONE:
                     life.is_done = True
+                else:
+                    life.load = Load(said)
             await life.process.wait()
         life.over.set()
 

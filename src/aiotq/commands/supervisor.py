@@ -10,8 +10,10 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
+from ..worker.autoscale import Bounds
 from .kept_worker import ChildCommand, KeptWorker
 from .reaping import reaping
+from .scaling import LOOK, Scale
 from .systemd import say, watched_by_systemd
 
 logger = logging.getLogger("aiotq.workers")
@@ -26,13 +28,15 @@ _HEARD: Final = (*STOPPING, *_PASSED_ON, signal.SIGHUP, signal.SIGTTIN, signal.S
 class Supervisor:
     """Runs `count` workers as `child` says, named after `name`, until it is stopped.
 
-    SIGHUP replaces them one after the other. SIGTTIN starts one more, SIGTTOU stops the last one.
+    SIGHUP replaces them one after the other. SIGTTIN starts one more, SIGTTOU stops the last one. With `bounds` their
+    number changes with their load.
     """
 
-    def __init__(self, child: ChildCommand, *, name: str, count: int) -> None:
+    def __init__(self, child: ChildCommand, *, name: str, count: int, bounds: Bounds | None = None) -> None:
         self._child = child
         self._name = name
         self._count = count
+        self._bounds = bounds
         self._started = 0
         self._kept: list[KeptWorker] = []
         self._have_ended = asyncio.Event()
@@ -52,6 +56,10 @@ class Supervisor:
             for _ in range(self._count):
                 self._add()
             self._group.create_task(self._tell_systemd(tuple(self._kept)), name="aiotq.workers.systemd")
+            if self._bounds is not None:
+                scaling = self._group.create_task(self._scale(Scale(self._bounds)), name="aiotq.workers.scaling")
+                await self._have_ended.wait()
+                scaling.cancel()
         return not self._failed
 
     def pass_on(self, number: int) -> None:
@@ -66,7 +74,7 @@ class Supervisor:
         elif number == signal.SIGTTOU:
             self._take_one_away(name)
         else:
-            logger.warning("%s: passed on to %d workers", name, len(self._kept))
+            logger.warning("%s: passed on to %s", name, _workers(len(self._kept)))
             if number in _PASSED_ON:
                 for each in self._kept:
                     each.send(number)
@@ -103,12 +111,27 @@ class Supervisor:
             logger.warning("%s: one worker fewer, %d", name, len(self._kept) - 1)
             self._kept[-1].stop()
 
+    async def _scale(self, scale: Scale) -> None:
+        """Start and stop workers as their load asks for, until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(LOOK)
+            if self._is_stopping or any(each.is_stopping for each in self._kept):
+                continue
+            count, wanted = len(self._kept), scale.look(loop.time(), [each.load for each in self._kept])
+            if wanted > count:
+                logger.warning("calls wait: one worker more, %d", count + 1)
+                self._add()
+            elif wanted < count:
+                self._take_one_away("few calls run")
+
     def _roll(self, name: str) -> None:
         """Replace all workers that run now, unless that is being done."""
         if self._is_stopping or (self._rolling is not None and not self._rolling.done()):
             logger.warning("%s: the workers are being replaced already, or stop", name)
             return
-        logger.warning("%s: replacing %d workers, one after the other", name, len(self._kept))
+        how = ", one after the other" if len(self._kept) > 1 else ""
+        logger.warning("%s: replacing %s%s", name, _workers(len(self._kept)), how)
         self._rolling = self._group.create_task(self._replace(tuple(self._kept)), name="aiotq.workers.rolling")
 
     async def _replace(self, workers: tuple[KeptWorker, ...]) -> None:
@@ -131,13 +154,17 @@ class Supervisor:
                 await self._have_ended.wait()
 
 
-def run_fleet(child: ChildCommand, *, name: str | None, count: int) -> bool:
+def run_fleet(child: ChildCommand, *, name: str | None, count: int, bounds: Bounds | None) -> bool:
     """Run `count` worker processes until a signal stops them; whether all is well."""
 
     async def run() -> bool:
-        return await Supervisor(child, name=name or default_name(), count=count).run()
+        return await Supervisor(child, name=name or default_name(), count=count, bounds=bounds).run()
 
     return asyncio.run(run())
+
+
+def _workers(count: int) -> str:
+    return "1 worker" if count == 1 else f"{count} workers"
 
 
 def default_name() -> str:

@@ -58,6 +58,17 @@ def read_queues(text: str | None, *, known: Collection[str]) -> tuple[list[str] 
     return list(dict.fromkeys(names)), weights
 
 
+def read_bounds(option: str, text: str | None) -> tuple[int, int] | None:
+    """Return the numbers in `10,3`: the most and the least, which is 1 if it is not given."""
+    if text is None:
+        return None
+    most, _, least = text.replace(" ", "").partition(",")
+    least = least or "1"
+    if not (most.isdecimal() and least.isdecimal() and 1 <= int(least) <= int(most)):
+        raise UsageError(f"{option} is MAX,MIN with 1 <= MIN <= MAX, as 10,3, not {text}")
+    return int(most), int(least)
+
+
 def read_list(option: str, text: str) -> list[Any]:
     """Return the list that is written in `text` as JSON."""
     found = _read_json(option, text, wanted := "a JSON list, such as '[2, 2]'")

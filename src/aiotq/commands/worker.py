@@ -14,6 +14,7 @@ from ..app import AioTQ
 from ..core.settings import APP_VARIABLE, Settings
 from ..tasks.options import said
 from ..transport.routing import declared_queues
+from ..worker.autoscale import Bounds
 from ..worker.options import WorkerChoices, WorkerOptions, worker_options
 from . import banner as banners
 from .app_option import BROKER_VARIABLE, Target, UsageError
@@ -24,8 +25,8 @@ from .logs import FORMATS, LEVELS, log_as, start_logging
 from .reload import run_reloading
 from .share import Share, read_size
 from .supervisor import run_fleet
-from .words import read_names, read_queues
-from .worker_process import run_worker
+from .words import read_bounds, read_names, read_queues
+from .worker_process import Parent, run_worker
 
 Queues = Annotated[
     str | None, typer.Option("-Q", "--queues", metavar="A,B", help="Queues to consume from; with weights as A:3,B:1.")
@@ -43,6 +44,12 @@ Strict = Annotated[
 ]
 Concurrency = Annotated[
     int | None, typer.Option("-c", "--concurrency", metavar="N", min=1, help="Coroutine tasks at a time.")
+]
+Autoscale = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MAX,MIN", help="Scale that: more when all are taken, fewer when few are. With --workers: processes."
+    ),
 ]
 Threads = Annotated[int | None, typer.Option(metavar="N", min=1, help="Plain functions at a time.")]
 Processes = Annotated[int | None, typer.Option(metavar="N", min=1, help='Child processes for run="process" tasks.')]
@@ -62,7 +69,7 @@ LogFormat = Annotated[
     str | None,
     typer.Option("--log-format", metavar="FORMAT", help=f"{', or '.join(FORMATS)}: one object a line, and no banner."),
 ]
-Workers = Annotated[int, typer.Option(metavar="N", min=1, help="Whole worker processes.")]
+Workers = Annotated[int | None, typer.Option(metavar="N", min=1, help="Whole worker processes.")]
 Burst = Annotated[
     bool, typer.Option("--burst", help="End when no message is ready and nothing runs; exit code 1 if a task failed.")
 ]
@@ -92,6 +99,7 @@ TaskEvents = Annotated[
 ]
 Beat = Annotated[bool, typer.Option("-B", "--beat", help="Send periodic tasks as well (any number of workers may).")]
 ParentFd = Annotated[int | None, typer.Option(hidden=True)]
+TellLoad = Annotated[bool, typer.Option("--tell-load", hidden=True)]
 
 #: Options of the parent of several workers, or that each worker is given anew.
 _OF_PARENT: Final = frozenset({"app", "broker", "debug", "name", "workers", "reload", "banner", "parent_fd"})
@@ -105,6 +113,7 @@ def worker(
     exclude_queues: ExcludeQueues = None,
     strict_queues: Strict = None,
     concurrency: Concurrency = None,
+    autoscale: Autoscale = None,
     threads: Threads = None,
     cpu_processes: Processes = None,
     prefetch: Prefetch = None,
@@ -121,10 +130,11 @@ def worker(
     max_time: MaxTime = None,
     max_tasks_per_worker: MaxTasksPerWorker = None,
     max_memory_per_worker: MaxMemoryPerWorker = None,
-    workers: Workers = 1,
+    workers: Workers = None,
     reload: Reload = False,
     banner: Banner = True,
     parent_fd: ParentFd = None,
+    tell_load: TellLoad = False,
 ) -> None:
     """Run tasks until SIGTERM, SIGHUP or SIGINT (Ctrl-C).
 
@@ -134,30 +144,38 @@ def worker(
     With --workers, SIGHUP replaces the workers one after the other, SIGTTIN starts one more, SIGTTOU stops one.
     """
     share = _share(burst, max_tasks, max_time, max_tasks_per_worker, max_memory_per_worker)
-    address = _checked_address(queues, exclude_queues, workers > 1 or share.goes_on, http)
-    if workers > 1 or reload or (share.goes_on and parent_fd is None):
+    scaled, slots = _scaled(autoscale, concurrency, workers, reload)
+    has_several = (workers or 1) > 1 or scaled is not None
+    address = _checked_address(queues, exclude_queues, has_several or share.goes_on, http)
+    if has_several or reload or (share.goes_on and parent_fd is None):
         start_logging(level, log_format, "workers")
-        run = run_reloading if reload else run_fleet
-        raise typer.Exit(0 if run(_child_command(target, context), name=name, count=workers) else 1)
+        child = _child_command(target, context, tells_load=scaled is not None)
+        run = run_reloading if reload else partial(run_fleet, bounds=scaled)
+        raise typer.Exit(0 if run(child, name=name, count=workers or 1) else 1)
     if parent_fd is not None:
         os.set_inheritable(parent_fd, False)
-    label = None if parent_fd is None else name
-    app, form = _loaded(target, level, log_format, label)
-    overrides = {
-        "worker_concurrency": concurrency,
-        "worker_threads": threads,
-        "worker_processes": cpu_processes,
-        "worker_prefetch": prefetch,
-        "worker_grace": grace,
-        "worker_uvloop": uvloop,
-        "worker_send_task_events": task_events,
-        "worker_queue_order": None if strict_queues is None else "strict" if strict_queues else "fair",
-    }
-    app.conf.update(said(overrides))
-    options = _options(app.conf, name, queues, exclude_queues)
+    app, form = _loaded(target, level, log_format, None if parent_fd is None else name)
+    app.conf.update(said(_overrides(context.params)))
+    options = _options(app.conf, name, queues, exclude_queues, slots)
     announce = partial(banners.banner, app, target.spec, options) if banner and form == "text" else None
-    if not run_worker(app, options, announce=announce, parent_fd=parent_fd, with_beat=beat, http=address, share=share):
+    parent = None if parent_fd is None else Parent(parent_fd, tells_load=tell_load)
+    if not run_worker(app, options, announce=announce, parent=parent, with_beat=beat, http=address, share=share):
         raise typer.Exit(1)
+
+
+def _overrides(given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the settings that the options of the command stand for; None: it was not given."""
+    strict: bool | None = given["strict_queues"]
+    return {
+        "worker_concurrency": given["concurrency"],
+        "worker_threads": given["threads"],
+        "worker_processes": given["cpu_processes"],
+        "worker_prefetch": given["prefetch"],
+        "worker_grace": given["grace"],
+        "worker_uvloop": given["uvloop"],
+        "worker_send_task_events": given["task_events"],
+        "worker_queue_order": None if strict is None else "strict" if strict else "fair",
+    }
 
 
 def _checked_address(
@@ -174,6 +192,29 @@ def _checked_address(
         if text is not None and not read_names(text):
             raise UsageError(f"{option} names no queue: write them as hi,lo")
     return None if http is None else read_address(http)
+
+
+def _scaled(
+    autoscale: str | None, concurrency: int | None, workers: int | None, reload: bool
+) -> tuple[Bounds | None, tuple[int, int] | None]:
+    """Return between what the number of processes is scaled, and that of coroutine tasks in one, if one of them is.
+
+    Raises:
+        UsageError: the options can't be so.
+    """
+    bounds = read_bounds("--autoscale", autoscale)
+    if bounds is None:
+        return None, None
+    most, least = bounds
+    if workers is None:
+        if concurrency is not None:
+            raise UsageError("--autoscale and --concurrency: how many run at once is scaled or fixed, not both")
+        return None, bounds
+    if reload:
+        raise UsageError("--autoscale of --workers: not with --reload")
+    if not least <= workers <= most:
+        raise UsageError(f"--autoscale {autoscale}: it begins with --workers, {least} to {most}, not {workers}")
+    return Bounds(least, most), None
 
 
 def _loaded(target: Target, level: str, log_format: str | None, label: str | None) -> tuple[AioTQ, str]:
@@ -205,7 +246,13 @@ def _share(
     )
 
 
-def _options(conf: Settings, name: str | None, queues: str | None, exclude_queues: str | None) -> WorkerOptions:
+def _options(
+    conf: Settings,
+    name: str | None,
+    queues: str | None,
+    exclude_queues: str | None,
+    bounds: tuple[int, int] | None,
+) -> WorkerOptions:
     """Return how the worker consumes: as its words say, and else the settings."""
     chosen, weights = read_queues(queues, known=declared_queues(conf))
     if weights and conf.worker_queue_order == "strict":
@@ -214,18 +261,22 @@ def _options(conf: Settings, name: str | None, queues: str | None, exclude_queue
         "exclude_queues": read_names(exclude_queues or ""),
         "queue_weights": {**conf.worker_queue_weights, **weights},
         "name": name,
+        "autoscale": bounds,
     }
     return replace(worker_options(conf, chosen, choices), leaves_threads=True)
 
 
-def _child_command(target: Target, context: typer.Context) -> ChildCommand:
+def _child_command(target: Target, context: typer.Context, *, tells_load: bool) -> ChildCommand:
     """Return what each of several workers is started with: the words that were given, and in its environment what
     nobody else is to read."""
     words = ["--debug"] if target.debug else []
+    words += ["--tell-load"] if tells_load else []
     given: Mapping[str, Any] = context.params
     for parameter in context.command.params:
         source = context.get_parameter_source(parameter.name or "")
-        if parameter.name in _OF_PARENT or not parameter.opts[0].startswith("-"):
+        if parameter.name in _OF_PARENT or (tells_load and parameter.name == "autoscale"):
+            continue
+        if not parameter.opts[0].startswith("-"):
             continue
         if source is not None and source.name == "COMMANDLINE":
             wanted = given[parameter.name or ""]

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, ExitStack, nullcontext, suppress
+from dataclasses import dataclass
 from typing import Final, cast
 
 from ..app import AioTQ
@@ -24,6 +25,7 @@ from ..worker.worker import Worker
 from .app_option import CommandFailed, connected
 from .http import serving_health
 from .reaching import reached
+from .scaling import tell_load
 from .share import WITHOUT_END, Counting, Share, done
 from .systemd import say, watched_by_systemd
 from .worker_signals import Signals, exit_hard
@@ -41,12 +43,20 @@ _THREADS_END: Final = 0.5
 _ANYIO_THREAD: Final = "AnyIO worker thread"
 
 
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """Who started this worker: the socket that leads there, and whether it is told how loaded the worker is."""
+
+    fd: int
+    tells_load: bool = False
+
+
 def run_worker(
     app: AioTQ,
     options: WorkerOptions,
     *,
     announce: Callable[[str], None] | None = None,
-    parent_fd: int | None = None,
+    parent: Parent | None = None,
     with_beat: bool = False,
     http: tuple[str, int] | None = None,
     share: Share = WITHOUT_END,
@@ -68,10 +78,11 @@ def run_worker(
     if share.is_all:
         worker.observe(counting)
     with ExitStack() as stack:
-        parent = None if parent_fd is None else stack.enter_context(socket.socket(fileno=parent_fd))
+        line = None if parent is None else stack.enter_context(socket.socket(fileno=parent.fd))
+        told = line if parent is not None and parent.tells_load else None
         try:
             with asyncio.Runner(loop_factory=_loop_factory(app)) as runner:
-                runner.run(_serve(app, worker, stop, announce, parent, with_beat, http, share))
+                runner.run(_serve(app, worker, stop, announce, line, told, with_beat, http, share))
         except Exception as exc:
             if _threads_ended():
                 raise
@@ -94,6 +105,7 @@ async def _serve(
     stop: Signals,
     announce: Callable[[str], None] | None,
     parent: socket.socket | None,
+    told: socket.socket | None,
     with_beat: bool,
     http: tuple[str, int] | None,
     share: Share,
@@ -104,7 +116,7 @@ async def _serve(
         if not await reached(app, stop.asked):
             return
         scheduler = Scheduler(core_of(app), name=worker.name) if with_beat else nullcontext()
-        await _work(app, worker, stop, announce, parent, scheduler, share)
+        await _work(app, worker, stop, announce, parent, told, scheduler, share)
 
 
 async def _work(
@@ -113,6 +125,7 @@ async def _work(
     stop: Signals,
     announce: Callable[[str], None] | None,
     parent: socket.socket | None,
+    told: socket.socket | None,
     scheduler: AbstractAsyncContextManager[object],
     share: Share,
 ) -> None:
@@ -131,6 +144,8 @@ async def _work(
                 beside = [group.create_task(_stop_when_asked(worker, stop), name="aiotq.stopping")]
                 if share:
                     beside.append(group.create_task(_stop_when_done(share, worker, core, stop, parent)))
+                if told is not None:
+                    beside.append(group.create_task(tell_load(worker, core, told), name="aiotq.load"))
                 await worker.wait()
                 for each in beside:
                     each.cancel()

@@ -167,7 +167,7 @@ CELERY_SETTINGS: Final[Mapping[str, CelerySetting]] = {
     "worker_agent": _elsewhere(
         "workers have no agents; signals and app.worker_lifespan stand at their start and end", None
     ),
-    "worker_autoscaler": _needless("nothing grows or shrinks: idle places cost nothing"),
+    "worker_autoscaler": _needless("idle places cost nothing; aiotq worker --autoscale scales how many there are"),
     "worker_cancel_long_running_tasks_on_connection_loss": _needless(
         "a run goes on while its lease is renewed, and is cancelled when that is lost"
     ),

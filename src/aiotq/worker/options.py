@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypedDict, cast
 
+from ..control.commands import MOST_SLOTS
 from ..core.settings import Settings
 from ..exceptions import InvalidOption
 from ..transport import FAIR, QueueOrder
 from ..transport.routing import MAX_WEIGHT, select_queues
 from ..wire.message import MAX_NAME
+from .autoscale import Bounds
 
 
 class WorkerChoices(TypedDict, total=False):
@@ -26,6 +28,8 @@ class WorkerChoices(TypedDict, total=False):
     name: str | None
     concurrency: int | None
     "Coroutine tasks that run at once."
+    autoscale: tuple[int, int] | None
+    "At most and at least so many of them in place of that: more as soon as all run, fewer when few did for 30 s."
     threads: int | None
     processes: int | None
     prefetch: int | None
@@ -37,6 +41,8 @@ class WorkerChoices(TypedDict, total=False):
 @dataclass(frozen=True, slots=True)
 class WorkerOptions:
     """How one worker consumes; `grace` in seconds.
+
+    `bounds`: how many coroutine tasks run at once is scaled between them, beginning with `concurrency`.
 
     `leaves_threads`: functions in threads that outlast the grace time are handed back and left running, for a caller
     which then ends the process (the command line). Without it the worker waits for them.
@@ -51,6 +57,7 @@ class WorkerOptions:
     order: QueueOrder = FAIR
     name: str | None = None
     leaves_threads: bool = False
+    bounds: Bounds | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.queues, str):
@@ -83,6 +90,9 @@ def worker_options(conf: Settings, queues: Sequence[str] | None, choices: Worker
         conf.worker_queue_order == "strict" if is_strict is None else is_strict,
     )
     concurrency, threads = choices.get("concurrency"), choices.get("threads")
+    bounds = _bounds(choices.get("autoscale"), concurrency)
+    if bounds is not None:
+        concurrency = bounds.least
     processes, prefetch, grace = choices.get("processes"), choices.get("prefetch"), choices.get("grace")
     return WorkerOptions(
         queues=select_queues(conf, queues, choices.get("exclude_queues", ())),
@@ -93,4 +103,17 @@ def worker_options(conf: Settings, queues: Sequence[str] | None, choices: Worker
         processes=(conf.worker_processes or os.cpu_count() or 1) if processes is None else processes,
         prefetch=conf.worker_prefetch if prefetch is None else prefetch,
         grace=conf.worker_grace if grace is None else grace,
+        bounds=bounds,
     )
+
+
+def _bounds(autoscale: tuple[int, int] | None, concurrency: int | None) -> Bounds | None:
+    if autoscale is None:
+        return None
+    if concurrency is not None:
+        raise InvalidOption("a worker has a fixed concurrency or is autoscaled, not both")
+    match cast(object, autoscale):
+        case (int(most), int(least)) if 1 <= least <= most <= MOST_SLOTS:
+            return Bounds(least, most)
+        case _:
+            raise InvalidOption(f"autoscale is (most, least), two numbers from 1 to {MOST_SLOTS}, not {autoscale!r}")
