@@ -445,12 +445,12 @@ class OverdueContract:
         self, results: KeptHarness
     ) -> None:
         store, _ = await results.connect()
-        await store.ledger.open_joins([join(2, join_id=f"alive-{n}", patience=0.2) for n in range(150)])
-        await store.ledger.open_joins([join(2, join_id=f"{n}", patience=0.2) for n in range(30)])
-        await results.pass_time(0.1)
+        await store.ledger.open_joins([join(2, join_id=f"alive-{n}", patience=0.4) for n in range(150)])
+        await store.ledger.open_joins([join(2, join_id=f"{n}", patience=0.4) for n in range(30)])
+        await results.pass_time(0.2)
         arrivals = tuple(Arrival(f"alive-{n}", "0", member_record(n)) for n in range(150))
         await run(store, JoinChanges(arrivals=arrivals))
-        await results.pass_time(0.12)
+        await results.pass_time(0.22)
 
         assert len(await store.ledger.overdue(7)) == 7
         assert len(await store.ledger.overdue(0)) == 0

@@ -24,7 +24,7 @@ from .channel import Channel, Refused
 from .connection import AmqpClient
 from .frames import Delivered, header_size
 from .messages import Counts, Outgoing, taken_from
-from .prefetched import Entry, Held, NearlyDue, Shelves, Source, Unreadable
+from .prefetched import Entry, Held, NearlyDue, Pace, Shelves, Source, Unreadable
 
 logger = logging.getLogger("aiotq.transport.amqp")
 
@@ -92,6 +92,7 @@ class AmqpConsumer(Consumer):
         self._sources = self._sources_of(queues)
         self._by_tag: dict[str, Source] = {}
         self._shelves = Shelves(queues, order)
+        self._pace = Pace()
         #: What the worker has, by its lease; emptied by the transport that settles it.
         self.held: dict[str, Held] = {}
         self._early: list[Entry] = []  #: goes back to the ladder
@@ -137,6 +138,7 @@ class AmqpConsumer(Consumer):
                 self._news.clear()  # before looking, so that nothing is missed that comes in between
                 await self._see(limit, is_last=self._loop.time() >= deadline)
                 if taken := self._shelves.take(limit, suspect=suspect):
+                    self._pace.took(len(taken), self._loop.time())
                     return [self._delivery(entry) for entry in taken]
                 if not await self._something(deadline):
                     break
@@ -212,7 +214,8 @@ class AmqpConsumer(Consumer):
 
     async def _consume(self, channel: Channel, limit: int) -> bool:
         """Have the broker push what `limit` and the slots that are taken allow; whether that is something new."""
-        prefetch = min(len(self.held) + self._room_for_early() + limit, _MOST)
+        ahead = self._room_for_early() + self._pace.ahead(self._loop.time())
+        prefetch = min(len(self.held) + ahead + limit, _MOST)
         if not self._unfit(prefetch, limit):
             return False
         async with self._changing:

@@ -25,6 +25,10 @@ from .frames import Delivered
 from .messages import Taken, default_of
 from .properties import properties_of
 
+#: Seconds of work that may be pushed ahead, from how many messages on, and how many at most.
+_MOMENT: Final = 0.05
+_MANY: Final = 50
+_MOST_AHEAD: Final = 1024
 #: Seconds until a message is looked at again that is not due when the loop's clock says so.
 _NOT_YET: Final = 0.001
 
@@ -179,6 +183,32 @@ class Shelves:
         for entry in found:
             self._by_name[entry.queue].suspects.remove(entry)
         return found
+
+
+class Pace:
+    """How many messages a worker starts in a moment: as many may be on their way to it beside those it has room for.
+
+    Their way, through the claim and the commit to the next push, takes a moment too. Only what ends at once is pushed
+    ahead: where few are started in a moment, none is.
+    """
+
+    def __init__(self) -> None:
+        self._began = 0.0
+        self._count = self._before = 0
+
+    def took(self, count: int, now: float) -> None:
+        """Note that a read took so many at a loop time."""
+        if now - self._began > _MOMENT:
+            self._before = self._count if now - self._began < 2 * _MOMENT else 0
+            self._began, self._count = now, 0
+        self._count += count
+
+    def ahead(self, now: float) -> int:
+        """Return how many may be pushed ahead: in steps, since the server must be told."""
+        if now - self._began > 2 * _MOMENT:
+            return 0
+        count = max(self._count, self._before)
+        return min(1 << (count - 1).bit_length(), _MOST_AHEAD) if count >= _MANY else 0
 
 
 class NearlyDue:
