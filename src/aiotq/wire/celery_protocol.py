@@ -57,6 +57,8 @@ _BROKERS: Final = frozenset((
 ))
 # fmt: on
 _NOT_CALLERS: Final = _CELERYS | _BROKERS | {OURS}
+#: What most messages have, and no others: those of them that mean something here mean the same.
+_PLAIN: Final = frozenset((_SAME.keys() - {"retries"}) | {"lang", "task", "id", OURS})
 _DEFAULTS: Final = tuple(
     (each.name, each.default) for each in fields(Message) if each.name not in {"id", "task", "body", "step"}
 )
@@ -72,6 +74,8 @@ _MAX_SHORT: Final = 255
 #: By so much the times in Celery's headers are rounded, and a float's own error.
 _MICROSECOND: Final = 2e-6
 _MAX_WIRE_DEPTH: Final = 20
+#: Properties of so many bytes are within all limits: in JSON they are six times as many at most.
+_SURELY_WITHIN: Final = min(MAX_HEADERS, MAX_USER_HEADERS) // 6
 #: Bytes of the caller's headers that are sent in Celery's way too: a table takes up to three times its JSON, and all
 #: headers of a message must fit into one frame, of 128 kB mostly.
 _MOST_SHARED: Final = 16 * 1024
@@ -109,7 +113,7 @@ def to_wire(message: Message) -> Wire:
         headers,
         message.body,
     )
-    seen = _fields_of(wire)
+    seen = _fields_of(wire.content_type, wire.content_encoding, wire.reply_to, headers)
     # What one who knows Celery alone would not read as it is.
     rest = {
         name: given
@@ -130,24 +134,28 @@ def from_wire(
     reply_to: str | None,
     headers: Mapping[str, Any] | None,
     body: bytes,
+    size: int | None = None,
 ) -> Message:
     """Return the message that arrived with these properties; `correlation_id` serves protocol 1 without an id.
+
+    `size` is the bytes that the properties had, if that is known: few of them are within all limits.
 
     Raises:
         MalformedMessage: it is no task message; the text says what is wrong with it.
     """
-    given = dict(headers or {})
+    given: Mapping[str, Any] = headers or {}
     if "task" not in given:
-        given, body = _from_protocol_1(content_type, given, body, correlation_id)
-    wire = Wire(content_type or "", content_encoding or "", correlation_id, reply_to, given, body)
-    found, rest = _fields_of(wire), _rest_of(given.get(OURS))
+        given, body = _from_protocol_1(content_type, dict(given), body, correlation_id)
+        size = None
+    found, rest = _fields_of(content_type, content_encoding, reply_to, given), _rest_of(given.get(OURS))
     for name in _TIMES:  # a Celery worker that retries a message of ours keeps our header beside times of its own
         if name in found and type(told := rest.get(name)) is float and abs(told - found[name]) > _MICROSECOND:
             del rest[name]
     found |= rest
-    found |= {"id": given.get("id"), "task": given.get("task")}
+    found["id"], found["task"] = given.get("id"), given.get("task")
     message = from_headers({name: each for name, each in found.items() if each is not None}, body)
-    _check_size(found, message)
+    if size is None or size > _SURELY_WITHIN:
+        _check_size(found, message)
     return message
 
 
@@ -175,24 +183,32 @@ def _celery_headers(message: Message) -> dict[str, Any]:
     return headers
 
 
-def _fields_of(wire: Wire) -> dict[str, Any]:
+def _fields_of(
+    content_type: str | None, content_encoding: str | None, reply_to: str | None, headers: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return what Celery's properties and headers say, by our names."""
-    headers = wire.headers
     found: dict[str, Any] = {
-        "content_type": wire.content_type or JSON,
-        "content_encoding": wire.content_encoding or "utf-8",
-        "reply_to": wire.reply_to or None,
+        "content_type": content_type or JSON,
+        "content_encoding": content_encoding or "utf-8",
+        "reply_to": reply_to or None,
     }
-    for header, name in _SAME.items():
-        if (given := headers.get(header)) is not None:
+    for header, given in headers.items():
+        if given is not None and (name := _SAME.get(header)) is not None:
             found[name] = given
+    if found.get("root_id") == headers.get("id"):
+        found.pop("root_id", None)
+    if not headers.keys() <= _PLAIN:  # nearly all have no others
+        _add_others(found, headers)
+    return found
+
+
+def _add_others(found: dict[str, Any], headers: Mapping[str, Any]) -> None:
+    """Add what few messages say."""
     step = {name: given for header, name in _SAME_IN_STEP.items() if (given := headers.get(header)) is not None}
     if step:
         found["step"] = step
     if (retries := found.get("retries")) is not None:
         found["attempt"] = retries
-    if found.get("root_id") == headers.get("id"):
-        found.pop("root_id", None)
     for name in _TIMES:
         if (given := headers.get(name)) is not None:
             found[name] = _time_of(name, given)
@@ -202,7 +218,6 @@ def _fields_of(wire: Wire) -> dict[str, Any]:
         found["stamps"] = stamps
     if not headers.keys() <= _NOT_CALLERS:
         found["headers"] = _callers_headers(headers)
-    return found
 
 
 def _without_defaults(step: Step) -> dict[str, Any]:

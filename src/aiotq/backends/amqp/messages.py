@@ -124,22 +124,27 @@ def taken_from(arrival: Delivered, lowest: int | None) -> Taken:
     """
     properties = properties_of(arrival.properties)
     headers: Mapping[str, Any] = properties.get("headers") or {}
-    message = _message(properties, headers, arrival.body)
-    due = _whole(headers, _DUE)
+    message = _message(properties, headers, arrival)
     again = _whole(headers, "x-delivery-count") or int(arrival.is_redelivered)
+    if _OURS.isdisjoint(headers):  # nearly all: it came at once, and for the first time
+        return Taken(message, _priority(properties, lowest), Counts(again) if again else NOTHING, message.eta)
+    due = _whole(headers, _DUE)
     counts = Counts(_whole(headers, _RETURNS) + again, _whole(headers, _DEATHS), _whole(headers, _CHARGES))
     when = due / 1_000_000 if due else message.eta  # Celery's come at once
     return Taken(message, _priority(properties, lowest), counts, when)
 
 
-def _message(properties: Mapping[str, Any], headers: Mapping[str, Any], body: bytes) -> Message:
+def _message(properties: Mapping[str, Any], headers: Mapping[str, Any], arrival: Delivered) -> Message:
+    if not _OURS.isdisjoint(headers):
+        headers = {name: given for name, given in headers.items() if name not in _OURS}
     return from_wire(
         properties.get("content_type"),
         properties.get("content_encoding"),
         properties.get("correlation_id"),
         properties.get("reply_to"),
-        {name: given for name, given in headers.items() if name not in _OURS},
-        body,
+        headers,
+        arrival.body,
+        len(arrival.properties),
     )
 
 
@@ -196,7 +201,7 @@ def dead_letter_from(arrival: Delivered, now: float) -> DeadLetter:
     headers: Mapping[str, Any] = properties.get("headers") or {}
     message: Message | None
     try:
-        message = _message(properties, headers, arrival.body)
+        message = _message(properties, headers, arrival)
     except MalformedMessage:
         message = None
     raw = pack(message) if message is not None else arrival.body
