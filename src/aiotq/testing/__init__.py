@@ -5,10 +5,12 @@
         await t.advance(days=3)
         t.assert_ran(remind, args=("ann",))
 
-The pytest plugin (`aiotq.testing.plugin`) has it as the fixture `aiotq_worker`; nothing here needs pytest.
+Tests that are plain functions have `SyncTestWorker`. The pytest plugin (`aiotq.testing.plugin`) has it as the fixture
+`aiotq_worker`; nothing here needs pytest.
 """
 
+from .plain import SyncTestWorker
 from .records import Ran, Sent
 from .worker import TestWorker
 
-__all__ = ["Ran", "Sent", "TestWorker"]
+__all__ = ["Ran", "Sent", "SyncTestWorker", "TestWorker"]
