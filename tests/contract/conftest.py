@@ -13,6 +13,7 @@ from ..servers import shared_rabbit
 from .harness import (
     AmqpTransportHarness,
     CommitHarness,
+    DjangoKeptHarness,
     JumpingClock,
     KeptHarness,
     MakeBroker,
@@ -56,6 +57,10 @@ def _memory_kept(directory: Path) -> KeptHarness:
 
 def _plain(directory: Path) -> KeptHarness:
     return PlainKeptHarness(directory, JumpingClock())
+
+
+def _django(directory: Path) -> KeptHarness:
+    return DjangoKeptHarness(directory, JumpingClock())
 
 
 def _memory_with_plain(directory: Path) -> CommitHarness:
@@ -129,7 +134,7 @@ LEDGERS: dict[str, Callable[[Path], KeptHarness]] = {
     "postgres": PostgresKeptHarness,
 }
 #: Stores of records; what is no more than that is pushed for, and nobody is told of what another process asked for.
-RECORDS: dict[str, Callable[[Path], KeptHarness]] = {**LEDGERS, "plain": _plain}
+RECORDS: dict[str, Callable[[Path], KeptHarness]] = {**LEDGERS, "plain": _plain, "django": _django}
 ORDERED: dict[str, Callable[[Path], CommitHarness]] = {
     "ordered-memory-memory": _memory_with_memory,
     "ordered-memory-plain": _memory_with_plain,

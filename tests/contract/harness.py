@@ -70,6 +70,7 @@ from aiotq.states import READY_STATES
 from aiotq.transport import FAIR, Broker, Consumer, Delivery, QueueOrder
 from aiotq.wire.message import Envelope, Message
 
+from .. import django_here
 from ..servers import Server, shared, shared_postgres, shared_rabbit
 from ..waiting import wait_until
 
@@ -451,6 +452,23 @@ class PlainKeptHarness(KeptHarness):
     async def connected(self) -> AsyncGenerator[Kept]:
         async with memory(self._ledger) as beside:
             plain = PlainRecords(self._kept, self.clock or SYSTEM_CLOCK)
+            async with PushedRecords(plain, beside.bus) as records:
+                yield Kept(records, beside.ledger, beside.bus)
+
+
+class DjangoKeptHarness(PlainKeptHarness):
+    """Records in the database of a Django project, in a thread of theirs."""
+
+    async def __aenter__(self) -> Self:
+        await asyncio.to_thread(django_here.empty)
+        return await super().__aenter__()
+
+    @asynccontextmanager
+    async def connected(self) -> AsyncGenerator[Kept]:
+        from aiotq.contrib.django.records import DjangoRecords  # noqa: PLC0415  # needs a configured project
+
+        async with memory(self._ledger) as beside:
+            plain = DjangoRecords(clock=self.clock or SYSTEM_CLOCK)
             async with PushedRecords(plain, beside.bus) as records:
                 yield Kept(records, beside.ledger, beside.bus)
 

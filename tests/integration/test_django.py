@@ -179,7 +179,8 @@ def test_without_a_project_packages_have_to_be_named(monkeypatch: pytest.MonkeyP
 
 
 def test_without_django_a_call_that_waits_for_a_commit_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "django", None)
+    for module in ("django", "django.db", "django.db.transaction"):  # another test may have loaded it
+        monkeypatch.setitem(sys.modules, module, None)
     app = AioTQ()
 
     @app.task(name="django.nothing")

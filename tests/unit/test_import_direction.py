@@ -49,10 +49,10 @@ FLOORS: Final = (
     ("app",),
     ("lookup",),
     (PUBLIC,),
-    ("testing", "web", "contrib"),
+    ("testing", "web"),
     ("commands", "top"),
     ("cli",),
-    ("__main__",),
+    ("__main__", "contrib"),
 )
 FLOOR: Final = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
@@ -108,6 +108,7 @@ LATE: Final[Mapping[tuple[str, str], str]] = {
     ("commands.top", "top.view"): _FEW_ARE_WATCHED,
     ("commands.web", "web.dashboard.application"): _FEW_ARE_WATCHED,
     ("commands.web", "web.serving"): _FEW_ARE_WATCHED,
+    ("contrib.django.backend", "contrib.django.records"): "models can be imported when the project is set up",
     ("core.settings", "core.celery_settings"): "few apps have settings by Celery's names, or unknown ones",
     ("graph.graph", "graph.drawing"): "a graph is data: few are drawn",
     ("results.handle", "results.drawn"): _FEW_DRAW,

@@ -40,7 +40,10 @@ SCHEMES: Final = {
     "amqps": _AMQP,
     "postgresql": _POSTGRES,
     "postgres": _POSTGRES,
+    "django-db": ".contrib.django.backend:DjangoBackend",
 }
+#: Those for which the scheme alone is a URL, as in Celery.
+_NAMES: Final = frozenset({"django-db"})
 
 
 Memory = Callable[[str, str, Callable[[], Any]], Any]
@@ -145,10 +148,10 @@ class Backend(abc.ABC):
 def backend_class(url: str) -> type[Backend] | None:
     """Return the class of the backend that `url` names; None if there is no such kind."""
     scheme, separator, _ = url.partition("://")
-    if not separator or scheme not in SCHEMES:
+    if scheme not in SCHEMES or not (separator or scheme in _NAMES):
         return None
     module, _, name = SCHEMES[scheme].partition(":")
-    return cast("type[Backend]", getattr(importlib.import_module(f"{__package__}.{module}"), name))
+    return cast("type[Backend]", getattr(importlib.import_module(f".{module}", __package__), name))
 
 
 def mask_password(url: str) -> str:

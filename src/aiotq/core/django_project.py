@@ -11,7 +11,10 @@ import importlib
 import importlib.util
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
+
+#: Loaded where there is a project, and by nobody else: it needs Django.
+_CONNECTIONS: Final = "aiotq.contrib.django.connections"
 
 
 def is_there() -> bool:
@@ -20,11 +23,15 @@ def is_there() -> bool:
 
 
 def set_up() -> None:
-    """Load the applications and models of the project, unless there is none, or it was done or is being done."""
+    """Load the applications and models of the project, unless there is none, or it was done or is being done.
+
+    From then on the database connections of tasks are looked after.
+    """
     if is_there():
         applications: Any = importlib.import_module("django.apps").apps
         if not (applications.ready or applications.loading):
             importlib.import_module("django").setup()
+        importlib.import_module(_CONNECTIONS).install()
 
 
 def packages() -> Sequence[str]:

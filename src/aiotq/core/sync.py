@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import os
+import sys
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
 from concurrent.futures import Future
@@ -46,8 +48,9 @@ def no_loop(instead: str) -> CallError:
 class Bridge:
     """Runs an app's coroutines from plain code.
 
-    In a thread that a loop started (a thread task, a FastAPI `def` endpoint) they run in that loop; elsewhere in
-    one background loop of the process, which starts with the first call and ends with the interpreter.
+    In a thread that a loop started (a thread task, a FastAPI `def` endpoint, a sync view of Django's under ASGI) they
+    run in that loop; elsewhere in one background loop of the process, which starts with the first call and ends with
+    the interpreter.
     """
 
     def __init__(self, close: Callable[[], Awaitable[None]]) -> None:
@@ -59,7 +62,7 @@ class Bridge:
         """Return what `await function(*args, **kwargs)` returns.
 
         Raises:
-            CallError: called on a running loop, which it would block.
+            CallError: called on a running loop, which it would block, or where gevent or eventlet replaced threads.
         """
         try:
             asyncio.get_running_loop()
@@ -79,8 +82,11 @@ class Bridge:
         except RuntimeError:
             if began:
                 raise
+        if (loop := _asgi_loop()) is not None:
+            return asyncio.run_coroutine_threadsafe(call(), loop).result()
         with self._lock:
             if self._background is None:
+                _expect_threads()
                 self._background = _Background()
                 atexit.register(self.stop)
             portal = self._background.portal
@@ -112,6 +118,34 @@ class Bridge:
         if background is not None:
             atexit.unregister(self.stop)
             background.stop(self._close)
+
+
+def _asgi_loop() -> asyncio.AbstractEventLoop | None:
+    """Return the loop that waits for this thread, started by asgiref's `sync_to_async`; not one of `async_to_sync`,
+    which lasts for one call."""
+    asgiref: Any = sys.modules.get("asgiref.sync")
+    if asgiref is None:
+        return None
+    noted = asgiref.SyncToAsync.threadlocal
+    loop: asyncio.AbstractEventLoop | None = getattr(noted, "main_event_loop", None)
+    if loop is None or getattr(noted, "main_event_loop_pid", None) != os.getpid():
+        return None
+    return loop if loop.is_running() and loop not in asgiref.AsyncToSync.loop_thread_executors else None
+
+
+def _expect_threads() -> None:
+    """Raise `CallError` where what is started as a thread is a greenlet: an event loop would stop all others."""
+    gevent: Any = sys.modules.get("gevent.monkey")
+    eventlet: Any = sys.modules.get("eventlet.patcher")
+    for name, is_patched in (
+        ("gevent", gevent is not None and gevent.is_module_patched("threading")),
+        ("eventlet", eventlet is not None and eventlet.is_monkey_patched("thread")),
+    ):
+        if is_patched:
+            raise CallError(
+                f"{name} has replaced threads in this process by greenlets, and asyncio can't run in one: its loop "
+                f"would stop all others. Serve with threads (gunicorn -k gthread) or an ASGI server instead of {name}"
+            )
 
 
 class _Background:

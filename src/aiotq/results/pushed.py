@@ -74,9 +74,8 @@ class PushedRecords(HeardRecords):
         return await self._store.unlist(keys)
 
     async def put(self, records: Sequence[Record]) -> None:
-        await self._store.put(records)
         by_process: dict[str, list[Record]] = {}
-        for record in records:
+        for record in await self._store.stored(records):
             if record.reply_to is not None:
                 by_process.setdefault(record.reply_to, []).append(record)
         for address, theirs in by_process.items():

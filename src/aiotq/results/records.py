@@ -92,6 +92,11 @@ class RecordStore(abc.ABC):
     async def put(self, records: Sequence[Record]) -> None:
         """Store states; a terminal one that stands already stays."""
 
+    async def stored(self, records: Sequence[Record]) -> Sequence[Record]:
+        """As `put`; return those that were stored, as far as the store knows: nobody is to hear of the others."""
+        await self.put(records)
+        return records
+
     @abc.abstractmethod
     async def forget(self, ids: Sequence[str]) -> None:
         """Delete the records of these ids."""

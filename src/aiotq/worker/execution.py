@@ -29,6 +29,7 @@ from ..canvas.outcome import (
     Success,
 )
 from ..canvas.serialized import as_canvas
+from ..core import surroundings
 from ..core.logs import giving
 from ..core.values import replace, shown
 from ..exceptions import (
@@ -282,11 +283,14 @@ class Execution:
         if task.runs_in == "process" and self._pool is not None:
             return await self._call_process(self._pool, task, request, soft, hard)
         call = task.called if request.mode == "once" else one_by_one(task, request.mode)
+        around = surroundings.installed()
         if not task.is_coroutine:
             call = functools.partial(call, *request.args, **request.kwargs)
+            call = call if around is None else functools.partial(around.call, call)
             value = await run_in_thread(call, soft, limiter=self._threads, abandons=self._pool is not None)
             return await value if inspect.iscoroutine(value) else value  # a plain function may return an `async def`'s
         coro = call(*request.args, **request.kwargs)
+        coro = coro if around is None else around.awaited(coro)
         if soft is None and hard is None:
             return await coro
         timer = None

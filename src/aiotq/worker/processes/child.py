@@ -15,10 +15,11 @@ import threading
 import types
 from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from ...canvas.serialized import as_form
-from ...core import django_project
+from ...core import django_project, surroundings
 from ...core.child import become_child
 from ...core.tracebacks import described, formatted, text_of
 from ...exceptions import (
@@ -60,10 +61,13 @@ def run_task(module: str, qualname: str, request: Request) -> Any:
     request = running_request.get()  # to which the task adds what it tells
     task = cast("Task[..., Any]", found)
     call: Callable[..., Any] = task.called if request.mode == "once" else one_by_one(task, request.mode)
-    value = call(*request.args, **request.kwargs)
-    if inspect.iscoroutine(value):
-        return _awaited(value, request)
-    return _ran(value, request)
+    around = surroundings.installed()
+    if task.is_coroutine:
+        coro = call(*request.args, **request.kwargs)
+        return _awaited(coro if around is None else around.awaited(coro), request)
+    call = partial(call, *request.args, **request.kwargs)
+    value = call() if around is None else around.call(call)
+    return _awaited(value, request) if inspect.iscoroutine(value) else _ran(value, request)
 
 
 async def _awaited(coro: Coroutine[Any, Any, Any], request: Request) -> Any:

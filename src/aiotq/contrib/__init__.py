@@ -1,0 +1,1 @@
+"""Other frameworks: each in a folder of its own, which nobody else imports."""
