@@ -104,10 +104,10 @@ def _plain_psycopg(url: str) -> Iterator[Any]:
 
 @contextmanager
 def _django(url: str) -> Iterator[Any]:
-    import django  # type: ignore[import-untyped]  # noqa: PLC0415  # its settings are made before more is imported
-    from django.conf import settings  # type: ignore[import-untyped]  # noqa: PLC0415
-    from django.db import connections, transaction  # type: ignore[import-untyped]  # noqa: PLC0415
-    from django.db.utils import ConnectionHandler  # type: ignore[import-untyped]  # noqa: PLC0415
+    import django  # noqa: PLC0415  # its settings are made before more is imported
+    from django.conf import settings  # noqa: PLC0415
+    from django.db import connections, transaction  # noqa: PLC0415
+    from django.db.utils import ConnectionHandler  # noqa: PLC0415
 
     if not settings.configured:
         settings.configure()

@@ -131,11 +131,12 @@ class Calling:
             )
         asked = list(signatures)
         for each in asked:
-            if not isinstance(cast(object, each), Canvas):
+            if type(each) is not Signature and not isinstance(cast(object, each), Canvas):
                 raise CallError(f"send_many takes signatures such as add.s(1, 2), not {shown(each)}")
         if all(is_plain(each) for each in asked):
             plain = cast("list[Signature[R]]", asked)
-            calls = [OutgoingCall(it.task, it.args, it.kwargs, cast(CallOptions, it.options)) for it in plain]
+            options: list[Any] = [each.options for each in plain]
+            calls = [OutgoingCall(it.task, it.args, it.kwargs, its) for it, its in zip(plain, options, strict=True)]
             return ResultSet(await self._calls(calls), self._core)
         apart = [told_apart(each) for each in asked]
         for each in apart:
@@ -434,11 +435,7 @@ class _Workflow:
 
 def is_plain(workflow: Canvas[Any]) -> bool:
     """Whether it is one call that nothing follows, for which no plan is needed."""
-    return (
-        isinstance(workflow, Signature)
-        and workflow.mode == "once"
-        and LINKS.isdisjoint(cast("Signature[Any]", workflow).options)
-    )
+    return isinstance(workflow, Signature) and workflow.mode == "once" and LINKS.isdisjoint(workflow.options)
 
 
 def _tell_sent(

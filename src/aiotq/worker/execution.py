@@ -9,7 +9,7 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, Protocol, TypeGuard, cast
 
 import anyio
 
@@ -347,24 +347,23 @@ class Execution:
             raise MalformedMessage(
                 f"body is {len(message.body)} bytes, over task_message_max_size ({self._conf.task_message_max_size})"
             )
-        body: Any
         accept = self._accept if self._pool is not None else frozenset({message.content_type})
         if message.compression is None:
-            body = self._serializers.decode(message.content_type, message.body, accept)
+            body: Any = self._serializers.decode(message.content_type, message.body, accept)
         else:
             most = self._conf.task_message_max_size
             body = self._serializers.decode(
                 message.content_type, message.body, accept, compression=message.compression, max_size=most
             )
-        if not isinstance(body, (list, tuple)) or len(cast("list[Any]", body)) != 3:
+        if not _is_list(body) or len(body) != 3:
             raise MalformedMessage("body is not [args, kwargs, embed]")
-        args, kwargs, embed = cast("list[Any]", body)
-        if not isinstance(args, (list, tuple)) or not isinstance(kwargs, dict):
+        args, kwargs, embed = body
+        if not _is_list(args) or not isinstance(kwargs, dict):
             raise MalformedMessage("arguments are not a list and an object")
-        if kwargs and not all(isinstance(name, str) for name in cast("dict[object, Any]", kwargs)):
+        given: dict[Any, Any] = kwargs
+        if given and not all(isinstance(name, str) for name in given):
             raise MalformedMessage("names of keyword arguments are not all strings")
-        links = links_of(embed) if embed else NO_LINKS
-        return cast("Sequence[Any]", args), cast("dict[str, Any]", kwargs), links
+        return args, given, links_of(embed) if embed else NO_LINKS
 
     def _limits(self, message: Message, task: Task[..., Any] | None = None) -> tuple[float | None, float | None]:
         """Return the soft and the hard limit of a call: its own, the task's, or the settings'."""
@@ -408,3 +407,7 @@ class Execution:
                 shown(value)[:most],
                 extra=giving(states.SUCCESS),
             )
+
+
+def _is_list(found: object) -> TypeGuard[Sequence[Any]]:
+    return isinstance(found, (list, tuple))

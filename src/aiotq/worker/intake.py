@@ -388,9 +388,10 @@ class Intake:
 
     def _let_go_of(self, delivery: Delivery) -> None:
         """Have the next read bring suspects again if this was the one we had."""
-        self._suspects -= delivery.is_suspect
-        if not self._suspects and delivery.is_suspect:
-            self._end_read()
+        if delivery.is_suspect:
+            self._suspects -= 1
+            if not self._suspects:
+                self._end_read()
 
     def _end_read(self) -> None:
         """Have the read under way end with what it has, so that the next one is another."""
