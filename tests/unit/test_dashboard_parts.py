@@ -72,9 +72,16 @@ def test_a_form_gives_the_arguments_that_a_signature_takes() -> None:
 
     @app.task(bind=True)
     async def send(
-        self: Any, to: str, count: int, rate: float = 1.5, urgent: bool = False, extra: dict[str, int] | None = None,
-        api_token: str = "", anything=None, **more: Any,
-    ) -> None: ...  # fmt: skip
+        self: Any,
+        /,
+        to: str,
+        count: int,
+        urgent: bool = False,
+        extra: dict[str, int] | None = None,
+        api_token: str = "",
+        anything: Any = None,
+        **more: Any,
+    ) -> None: ...
 
     shown, signature = ArgumentsShown(["token"]), signature_of(send)
     before = {"to": "x", "count": 3, "api_token": "secret", "urgent": True}
@@ -100,6 +107,7 @@ def test_a_form_gives_the_arguments_that_a_signature_takes() -> None:
 
 
 def test_a_traceback_has_the_users_frames_open_and_others_folded() -> None:
+    text = ""
     try:
         Path("/nowhere/at all").read_text(encoding="utf-8")
     except OSError as error:
@@ -130,7 +138,7 @@ def test_a_drawing_folds_what_ended_well_and_says_what_is_not_sent_yet() -> None
 
     assert (drawn.ended, drawn.total) == (9, 11)
     assert drawn.counts == {"ok": 9, "ready": 1, "plan": 1}
-    assert "8 times &lt;b&gt;read" in drawn.svg
+    assert "8 &lt;b&gt;read" in drawn.svg
     assert "<b>" not in drawn.svg
     assert "g-node ready sel" in drawn.svg
     assert drawn.steps[0].words == "shop.split"

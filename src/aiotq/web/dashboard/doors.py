@@ -112,7 +112,7 @@ class TokenDoor:
                 )
             if role not in _ROLES:
                 raise InvalidOption(f"dashboard: a token's role is 'read' or 'operate', not {role!r}")
-        self._roles = {_digest(token): role for token, role in roles.items()}
+        self._roles: dict[bytes, Role] = {_digest(token): role for token, role in roles.items()}
         self.secret: bytes | None = "\n".join(sorted(f"{role} {token}" for token, role in roles.items())).encode()
 
     async def visitor(self, request: Request) -> Visitor | None:
@@ -120,7 +120,8 @@ class TokenDoor:
         return self.known(token.strip()) if scheme.lower() == "bearer" else None
 
     def known(self, token: str) -> Visitor | None:
-        digest, found = _digest(token), None
+        digest = _digest(token)
+        found: Role | None = None
         for known, role in self._roles.items():  # all of them: how long it takes tells nothing
             if hmac.compare_digest(known, digest):
                 found = role

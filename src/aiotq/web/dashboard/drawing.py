@@ -31,7 +31,7 @@ _RING: Final = 20
 _INDENT: Final = 22
 #: Nodes that are drawn, letters of a name, and members from which on those that ended well are folded.
 MOST_NODES: Final = 150
-_LETTERS: Final = 20
+_LETTERS: Final = 17
 _FOLDED: Final = 6
 
 
@@ -111,7 +111,7 @@ def _folded(line: Line) -> Line:
         well = [each for each in members if all(_is_well(inner.node) for inner in items_in(each))]
         if len(members) > _FOLDED and len(well) > 1:
             names = Counter(words.function_of(each[-1].node.task or each[-1].node.label) for each in well)
-            label = f"{len(well):,} times {names.most_common(1)[0][0]}"
+            label = f"{len(well):,} {names.most_common(1)[0][0]}"
             node = Node(f"{item.node.id}+well", "more", state=states.SUCCESS, label=label, count=len(well))
             members = [[Item(node)], *(each for each in members if each not in well)]
         found.append(Item(item.node, members, [(kind, _folded(each)) for kind, each in item.hanging]))

@@ -185,7 +185,7 @@ def _given(
     try:
         return int(text) if kind == "int" else float(text) if kind == "float" else orjson.loads(text)
     except ValueError:
-        if kind == "json" and parameter.annotation is _NO:
+        if kind == "json" and hints.get(name, parameter.annotation) in {_NO, Any}:
             return text  # a word without quotes
         wanted = {"int": "a whole number", "float": "a number"}.get(kind, "JSON")
         raise BadForm(f"{name} must be {wanted}, not {text[:60]!r}") from None

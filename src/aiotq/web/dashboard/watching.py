@@ -83,7 +83,7 @@ class Watch:
     async def following(self) -> AsyncGenerator[Callable[[], Awaitable[Look | None]], None]:
         """Yield what returns a look whenever there is a new one; None: those who follow are to go."""
         self._followers += 1
-        if self._work is None:
+        if self._work is None or self._work.done():
             self._work = start(self._follow(), name="aiotq.dashboard", context=contextvars.Context())
         seen = -1.0
 
@@ -98,10 +98,9 @@ class Watch:
             yield moved
         finally:
             self._followers -= 1
-            if not self._followers and (work := self._work) is not None:
-                self._work = None
-                work.cancel()
-                await asyncio.wait({work})
+            if not self._followers:
+                self._work.cancel()
+                await asyncio.wait({self._work})
 
     async def send_away(self) -> None:
         """Have all who follow go: who serves them stops."""
