@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 from pathlib import Path
 from typing import Any, Final, cast
@@ -33,7 +34,9 @@ async def told() -> set[str]:
     async with app, app.worker(), app.beat():
         await (await work.delay()).get(timeout=5)
         families: list[Metric] = await health.families()
-    return {sample.name for family in families for sample in family.samples} | {family.name for family in families}
+    counters = {f"{family.name}_total" for family in families if family.type == "counter"}  # some have no sample yet
+    samples = {sample.name for family in families for sample in family.samples}
+    return counters | samples | {family.name for family in families}
 
 
 @pytest.mark.parametrize("file", [*DEPLOY, DOCS / "metrics.md"], ids=lambda path: path.name)
@@ -56,3 +59,12 @@ def test_all_options_that_are_given_are_taken(file: Path) -> None:
 @pytest.mark.parametrize("file", [path for path in DEPLOY if path.suffix == ".yaml"], ids=lambda path: path.name)
 def test_files_of_yaml_can_be_read(file: Path) -> None:
     assert all(isinstance(each, dict) for each in yaml.safe_load_all(file.read_text()))
+
+
+def test_the_dashboard_for_grafana_is_whole() -> None:
+    dashboard = json.loads((DOCS / "deploy" / "grafana.json").read_text())
+    asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+
+    assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"]) > 10
+    assert all(expr.count("(") == expr.count(")") and "aiotq_" in expr for expr in asked)
+    assert {"source", "queue", "task"} == {each["name"] for each in dashboard["templating"]["list"]}

@@ -10,9 +10,15 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from aiotq import AioTQ, Task
-from aiotq.web.metrics import OTHER, Histogram, Metrics
+from aiotq.backends.memory.broker import MemoryBroker
+from aiotq.calling.publisher import Publisher
+from aiotq.core.histogram import Histogram
+from aiotq.core.inside import core_of
+from aiotq.exceptions import PublishTimeout
+from aiotq.web.metrics import OTHER, Metrics
 
 from ..waiting import wait_until
+from .faulty_broker import envelope
 
 Samples = Mapping[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -92,6 +98,8 @@ async def test_queues_and_workers_are_gauges(app: AioTQ, client: httpx.AsyncClie
         await work.options(countdown=60).delay()
         found = await scraped(client)
 
+    assert found[labelled("aiotq_messages_sent_total")] == found[labelled("aiotq_publish_seconds_count")] == 1
+    assert found[labelled("aiotq_queue_paused", queue="default")] == 0
     assert found[labelled("aiotq_queue_messages", queue="default", state="delayed")] == 1
     assert found[labelled("aiotq_queue_messages", queue="default", state="ready")] == 0
     assert found[labelled("aiotq_worker_slots", worker="anna", kind="loop")] == 7
@@ -119,6 +127,35 @@ async def test_tasks_that_anybody_may_name_don_t_make_labels_without_end(monkeyp
     }
     assert tasks[OTHER[0]] == 7
     assert len(tasks) == 4
+
+
+async def test_what_could_not_be_sent_and_what_was_sent_late_is_told(app: AioTQ, client: httpx.AsyncClient) -> None:
+    @app.task(name="work")
+    async def work() -> None: ...
+
+    app.add_periodic_task(0.05, work.s())
+
+    async def is_sent() -> bool:
+        return (await scraped(client))[labelled("aiotq_schedule_sent_total")] > 0
+
+    async with app, app.beat():
+        await wait_until(is_sent, "an occurrence was sent")
+        core_of(app).sending_counts.failed(PublishTimeout("id", 1.0, maybe_sent=False))
+        found = await scraped(client)
+
+    assert (
+        0 <= found[labelled("aiotq_schedule_lateness_seconds_sum")] / found[labelled("aiotq_schedule_sent_total")] < 1
+    )
+    assert found[labelled("aiotq_publish_errors_total", error="PublishTimeout")] == 1
+
+
+async def test_a_call_that_is_refused_counts_as_an_error(app: AioTQ) -> None:
+    publisher = Publisher(MemoryBroker(), timeout=0.01, max_pending=10)
+
+    with pytest.raises(PublishTimeout):  # nobody runs it
+        await publisher.publish([envelope()])
+
+    assert publisher.counts.errors == {"PublishTimeout": 1}
 
 
 def test_a_histogram_counts_what_is_not_over_a_bound() -> None:

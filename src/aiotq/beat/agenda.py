@@ -26,6 +26,7 @@ from .entries import Entry
 from .occurrences import Decision, Occurrence, Skipped, decide
 from .reconcile import reconciled
 from .rows import Kept, State, body_of, new_mark, read_row
+from .schedule_counts import ScheduleCounts
 from .schedules import zone_of
 from .sending import Sending
 
@@ -69,8 +70,14 @@ class Agenda:
     """All entries of an app, read from the ledger and from code."""
 
     def __init__(
-        self, core: AppCore, connection: Connection, committer: Committer, declared: Mapping[str, Entry]
+        self,
+        core: AppCore,
+        connection: Connection,
+        committer: Committer,
+        declared: Mapping[str, Entry],
+        counts: ScheduleCounts | None = None,
     ) -> None:
+        self.counts = counts if counts is not None else ScheduleCounts()
         self._core = core
         self._connection = connection
         self._ledger = connection.ledger
@@ -211,7 +218,7 @@ class Agenda:
                     self._put(replace(plan.item, look=now + _AFTER_FAILURE))
                 elif answer == COMMITTED:
                     self._complaints.pop(entry.name, None)
-                    _tell(plan, now)
+                    _tell(plan, now, self.counts)
                     self._put(_Item(entry, plan.item.definition, change.mark, plan.state, plan.look))
                 else:
                     names.append(entry.name)
@@ -305,13 +312,15 @@ def _after(state: State, decision: Decision, now: float) -> State:
     return after
 
 
-def _tell(plan: _Plan, now: float) -> None:
+def _tell(plan: _Plan, now: float, counts: ScheduleCounts) -> None:
     entry = plan.item.entry
     for each in plan.send:
         late = now - each.due.timestamp()
+        counts.was_sent(late)
         logger.info(
             "periodic task %s (%s): sent %s, due %s, %.3f s late", entry.name, entry.task, each.id, each.due, late
         )
+    counts.were_skipped(each.reason for each in plan.skipped)
     if plan.skipped:
         reasons = ", ".join(sorted({each.reason for each in plan.skipped}))
         first, last = plan.skipped[0].due, plan.skipped[-1].due

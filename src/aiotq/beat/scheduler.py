@@ -26,6 +26,7 @@ from ..results.ledger import Permit
 from ..wire.message import new_id
 from .agenda import Agenda
 from .declared import declared, scope_of
+from .schedule_counts import ScheduleCounts
 
 logger = logging.getLogger("aiotq.beat")
 
@@ -74,6 +75,7 @@ class Scheduler:
         #: Whether it sends, or waits for its turn.
         self.is_ready = False
         self._answered_at = time.monotonic()
+        self.counts = ScheduleCounts()  #: what it sent
 
     async def __aenter__(self) -> Self:
         await self._service.start()
@@ -107,7 +109,7 @@ class Scheduler:
                     "again, and what is due while none runs is not known"
                 )
             presence = Presence(connection.ledger, self._holder, self._describe, self._lease)
-            agenda = Agenda(core, connection, connection.sender(self._holder, self._lease), entries)
+            agenda = Agenda(core, connection, connection.sender(self._holder, self._lease), entries, self.counts)
             await (signals.beat_embedded_init if self._is_embedded else signals.beat_init).send(self)
             core.schedulers.append(self)
             try:

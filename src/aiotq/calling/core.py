@@ -44,6 +44,7 @@ from .connections import Connections
 from .envelopes import EnvelopeBuilder
 from .middleware import MiddlewareStack
 from .pipeline import Calling
+from .sending_counts import SendingCounts
 from .setting_checks import CHECKS
 from .unclaimed import why_unclaimed
 from .wire_values import forms_of
@@ -142,6 +143,7 @@ class AppCore:
         #: Those that run in this process, and who is told what happens in them.
         self.workers: list[Worker] = []
         self.schedulers: list[Scheduler] = []
+        self.sending_counts = SendingCounts()
         self.observers: list[Observer] = []
         #: Periodic tasks that were declared in code, by name.
         self.periodic: dict[str, Entry] = {}
@@ -452,6 +454,7 @@ class AppCore:
         _ = self.router
         self.codecs.check_security()
         self.codecs.check_content()
+        connection.publisher.counts = self.sending_counts
         _ = self.codec  # imports what `result_exception_types` names
         if self.conf.task_send_sent_event:
             from ..control.event_sender import EventSender  # noqa: PLC0415

@@ -15,6 +15,7 @@ from typing import Final, Protocol
 from ..commit import Committer, Finish
 from ..core.aio import Batcher
 from ..exceptions import (
+    AioTQError,
     ConnectionLost,
     NotConnected,
     OperationalError,
@@ -26,6 +27,7 @@ from ..results import NO_JOIN_CHANGES, Join, JoinChanges, Record
 from ..transport.refusals import apart, send_apart
 from ..wire.message import Envelope
 from .retry_policy import FIRST_PAUSE, LONGEST_PAUSE, RetryPolicy
+from .sending_counts import SendingCounts
 
 logger = logging.getLogger("aiotq.publisher")
 
@@ -130,6 +132,7 @@ class Publisher:
         self._behind: deque[list[_Call]] = deque()  #: what is sent after it, apart from it
         self._limit: asyncio.Timeout | None = None  #: ends the sending of a group that nobody waits for any more
         self._cause: BaseException | None = None  #: why it was not sent yet
+        self.counts = SendingCounts()  #: what was sent; the app's, if it is one of an app
         self._looks_at = math.inf  #: loop time of the next look at deadlines
         self._timer: asyncio.TimerHandle | None = None
 
@@ -179,9 +182,11 @@ class Publisher:
                 await waiting[0]
             elif waiting:
                 await self._all_accepted(waiting, seconds)
-        except BaseException:
+        except BaseException as exc:
             for accepted in waiting:
                 accepted.cancel()  # what was not begun need not be sent
+            if isinstance(exc, AioTQError):
+                self.counts.failed(exc)
             raise
 
     async def drained(self) -> None:
@@ -306,7 +311,9 @@ class Publisher:
                 unsent = [call for call in group if not call.maybe_sent]
                 for call in unsent:
                     call.maybe_sent = True
+                count, began = _count(group), loop.time()
                 await self._send(group)
+                self.counts.accepted(count, loop.time() - began)
             except ConnectionLost as exc:
                 if isinstance(exc, NotConnected):
                     for call in unsent:

@@ -21,12 +21,13 @@ from starlette.routing import Route
 
 from ..beat.scheduler import Scheduler
 from ..calling.core import AppCore
+from ..control.admin import Admin
 from ..core.values import value
 from ..exceptions import AioTQError
 from ..transport import QueueStats
 from ..transport.routing import declared_queues
 from ..worker.worker import Worker
-from .metrics import Metrics, about_workers, gauge, queue_families
+from .metrics import Metrics, about_workers, gauge, queue_families, schedule_families, sending_families
 
 T = TypeVar("T")
 
@@ -135,7 +136,10 @@ class Health:
 
     def _about_members(self) -> Iterator[Metric]:
         yield from about_workers([each.facts() for each in tuple(self._core.workers)])
-        live = [((each.name,), float(each.is_live)) for each in tuple(self._core.schedulers)]
+        schedulers = tuple(self._core.schedulers)
+        yield from sending_families(self._core.sending_counts)
+        yield from schedule_families([each.counts for each in schedulers])
+        live = [((each.name,), float(each.is_live)) for each in schedulers]
         yield gauge("aiotq_scheduler_is_live", "1: it sends, 0: it waits", ("scheduler",), live)
 
     async def _about_queues(self) -> Sequence[Metric]:
@@ -151,8 +155,7 @@ class Health:
 
     async def _ask_for_queues(self) -> Sequence[QueueStats]:
         names = {name for each in self._core.workers for name in each.queues}
-        connection = await self._core.connection()
-        return await connection.broker.stats(names or declared_queues(self._core.conf))
+        return await Admin(self._core).queues(names or declared_queues(self._core.conf))
 
     async def _at_home(self, ask: Callable[[], Awaitable[T]]) -> T:
         """Return what `ask` does where the app is connected.

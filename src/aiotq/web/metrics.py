@@ -9,7 +9,6 @@ Source: https://prometheus.io/docs/practices/naming/
 from __future__ import annotations
 
 import time
-from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -18,8 +17,11 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from .. import states
+from ..beat.schedule_counts import ScheduleCounts
+from ..calling.sending_counts import SendingCounts
 from ..canvas.outcome import REJECTED, Outcome
 from ..commit import Finish
+from ..core.histogram import Histogram
 from ..transport import Delivery, QueueStats
 from ..worker.observers import Observer
 from ..worker.run import Run
@@ -53,29 +55,6 @@ _MEANING: Final[Mapping[str, str]] = {
     "dead": "Messages that became dead letters",
     "handed_back": "Messages that were taken, not started, and returned to their queues",
 }
-
-
-class Histogram:
-    """How often something was in which interval; `sum` of all."""
-
-    __slots__ = ("bounds", "counts", "sum")
-
-    def __init__(self, bounds: tuple[float, ...]) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.sum = 0.0
-
-    def observe(self, amount: float) -> None:
-        self.counts[bisect_left(self.bounds, amount)] += 1
-        self.sum += amount
-
-    def buckets(self) -> list[tuple[str, float]]:
-        """Return the upper bounds, each with how many were not over it."""
-        total, found = 0, list[tuple[str, float]]()
-        for bound, count in zip((*self.bounds, float("inf")), tuple(self.counts), strict=True):
-            total += count
-            found.append(("+Inf" if bound == float("inf") else repr(bound), total))
-        return found
 
 
 class _Series:
@@ -181,7 +160,39 @@ def queue_families(queues: Sequence[QueueStats]) -> Iterator[Metric]:
             counts.add_metric((each.name, state), getattr(each, state))
         if each.oldest_age is not None:
             ages.add_metric((each.name,), each.oldest_age)
-    yield from (counts, ages)
+    paused = [((each.name,), float(each.paused_since is not None)) for each in queues]
+    yield from (counts, ages, gauge("aiotq_queue_paused", "1: paused for all workers, 0: not", ("queue",), paused))
+
+
+def sending_families(counts: SendingCounts) -> Iterator[Metric]:
+    """Yield what this process sent: messages that the broker accepted, how long that took, and what failed."""
+    sent = CounterMetricFamily("aiotq_messages_sent", "Messages that the broker accepted from this process")
+    sent.add_metric((), counts.sent)
+    took = HistogramMetricFamily("aiotq_publish_seconds", "How long the broker took to accept messages sent together")
+    took.add_metric((), counts.seconds.buckets(), counts.seconds.sum)
+    failed = CounterMetricFamily(
+        "aiotq_publish_errors", "Calls that were not accepted, by the error", labels=("error",)
+    )
+    for name, count in sorted(counts.errors.copy().items()):
+        failed.add_metric((name,), count)
+    yield from (sent, took, failed)
+
+
+def schedule_families(schedulers: Sequence[ScheduleCounts]) -> Iterator[Metric]:
+    """Yield what the schedulers of this process sent, how late, and what they left out."""
+    sent = CounterMetricFamily("aiotq_schedule_sent", "Occurrences of periodic tasks that were sent")
+    late = HistogramMetricFamily(
+        "aiotq_schedule_lateness_seconds", "How long after its due time an occurrence was sent"
+    )
+    skipped = CounterMetricFamily("aiotq_schedule_skipped", "Occurrences that were not sent", labels=("reason",))
+    total = ScheduleCounts()
+    for each in schedulers:
+        total.add(each)
+    sent.add_metric((), total.sent)
+    late.add_metric((), total.lateness.buckets(), total.lateness.sum)
+    for reason, count in sorted(total.skipped.items()):
+        skipped.add_metric((reason,), count)
+    yield from (sent, late, skipped)
 
 
 def gauge(
