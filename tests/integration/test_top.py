@@ -124,6 +124,8 @@ async def test_calls_are_shown_as_they_run_and_end_with_rates_and_failures(kit: 
         await pilot.press("2")
         await kit.shows(pilot, "failures", "proj.fail", "FAILURE", "boom")
         assert len(kit.lines("failures")) == 1
+        await pilot.press("7")
+        await kit.shows(pilot, "findings", "error", "this process's own memory")
         await pilot.press("3")
         assert "|1|0|1|0|0|" in await kit.shows(pilot, "names", "proj.fail")
 

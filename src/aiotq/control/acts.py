@@ -10,7 +10,7 @@ from ..calling.core import AppCore
 from ..exceptions import CallError
 from ..results.document import Called, Document
 from ..results.index import Finished, FinishedQuery
-from ..states import is_ready
+from ..states import PENDING, is_ready
 from ..tasks.options import CallOptions
 from .admin import Admin
 
@@ -37,8 +37,8 @@ async def run_again(
     called = Called() if found is None else found.called
     if letter is not None and letter.message is not None:
         name, called = letter.message.task, Called(queue=letter.queue)
-    elif found is not None and not is_ready(found.state):
-        raise CallError(f"{task_id} has not ended: it is {found.state}")
+    elif not is_ready(state := PENDING if found is None else found.state):
+        raise CallError(f"{task_id} has not ended: it is {state}")
     if args is None and kwargs is None:
         args, kwargs = called.args, called.kwargs
     if name is None or (args is None and kwargs is None):

@@ -9,7 +9,10 @@ from typing import Any, Final, TypeVar, cast
 
 from ..app import AioTQ
 from ..beat.manage import PeriodicTask
+from ..control.acts import run_again
 from ..control.fleet import FleetMember
+from ..control.picture import Finding
+from ..control.queries import Queries
 from ..control.state import State, TaskState
 from ..core.inside import core_of
 from ..exceptions import AioTQError, CallError, OperationalError
@@ -40,6 +43,8 @@ class Cluster:
         self.workers: Sequence[FleetMember] = ()
         self.queues: Sequence[QueueStats] = ()
         self.schedules: Sequence[PeriodicTask] = ()
+        self.findings: Sequence[Finding] = ()  #: what needs a look, the worst first
+        self._queries = Queries(core_of(app))
         self.problems: dict[str, str] = {}
 
     def now(self) -> float:
@@ -50,6 +55,7 @@ class Cluster:
         """Fold events into `state` until cancelled, from the beginning after a failure."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._follow(), name="aiotq.top.events")
+            group.create_task(self._look(), name="aiotq.top.findings")
             group.create_task(self._ask_what_runs(), name="aiotq.top.running")
 
     async def refresh(self) -> None:
@@ -79,17 +85,11 @@ class Cluster:
         Raises:
             CallError: it has not ended, or what it was called with is not stored.
         """
-        letter = await self.app.admin.dead_letter(task_id)
-        if letter is not None and letter.message is not None:
-            await self.app.admin.replay([letter.key])
+        known = self.state.tasks.get(task_id)
+        new_id, is_replayed = await run_again(core_of(self.app), task_id)
+        if is_replayed:
             return f"replayed the dead letter of {task_id}"
-        found = await self.app.AsyncResult(task_id).look()
-        if not found.is_ready:
-            raise CallError(f"{task_id} has not ended: it is {found.state}")
-        if found.name is None or found.args is None:
-            raise CallError(f"what {task_id} was called with is not stored: the setting result_extended keeps it")
-        result = await self.app.send_task(found.name, found.args, found.kwargs, queue=found.queue)
-        return f"sent {found.name} again, as {result.id}"
+        return f"sent {task_id if known is None or known.name is None else known.name} again, as {new_id}"
 
     async def pause_queue(self, name: str) -> str:
         """Pause a queue for all workers, or resume it if it is paused; return what was done."""
@@ -145,6 +145,12 @@ class Cluster:
             except AioTQError as exc:
                 self.problems["events"] = str(exc)
             await asyncio.sleep(_PAUSE)
+
+    async def _look(self) -> None:
+        """Find what needs a look, now and then."""
+        while True:
+            await self._read("findings", self._queries.findings)
+            await asyncio.sleep(_ASKED_EVERY)
 
     async def _ask_what_runs(self) -> None:
         """Know of calls that run since before events were read."""

@@ -29,6 +29,7 @@ _COLORS: Final = {
     RECEIVED: "blue",
     PENDING: "dim",
 }
+_OF_LEVELS: Final = {"error": "red", "warning": "yellow"}
 
 
 @value
@@ -197,6 +198,11 @@ def _schedule(each: PeriodicTask, now: float) -> Row:
     return Row(each.name, cells, color)
 
 
+def _findings(cluster: Cluster) -> Iterable[Row]:
+    for each in cluster.findings:
+        yield Row(f"{each.rule} {each.about}", (each.level, each.text, each.advice), _OF_LEVELS.get(each.level, ""))
+
+
 #: In the order of their tabs.
 TABLES: Final = (
     Table("tasks", "Tasks", ("task", "state", "age", "took", "worker", "arguments", "id"), _tasks, True),
@@ -220,4 +226,5 @@ TABLES: Final = (
         ("name", "task", "schedule", "next", "last", "state", "runs", "skipped"),
         _schedules,
     ),
+    Table("findings", "Needs a look", ("level", "what", "what to do"), _findings),
 )
