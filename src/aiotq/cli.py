@@ -20,6 +20,7 @@ from .commands.celery_words import Group, WorkerCommand
 from .commands.command import App, Broker, Debug
 from .commands.config import config
 from .commands.dead import dead
+from .commands.dev import dev
 from .commands.doctor import doctor
 from .commands.events import events
 from .commands.find import find
@@ -53,7 +54,7 @@ cli: Final = typer.Typer(
 cli.command(cls=WorkerCommand)(worker)
 for _command in (
     *(beat, call, result, tasks, config, queues, purge, graph, revoke, report, from_celery, migrate_db),
-    *(find, status, top, web, inspect, control, events, pause, resume, doctor, shell),
+    *(dev, find, status, top, web, inspect, control, events, pause, resume, doctor, shell),
 ):
     cli.command()(_command)
 cli.command()(migrate)

@@ -103,6 +103,8 @@ LATE: Final[Mapping[tuple[str, str], str]] = {
     ("canvas.signature", "canvas.serialized"): _MADE_OF_SIGNATURES,
     ("canvas.signature", "canvas.stamping"): "few workflows are stamped",
     ("canvas.signature", "canvas.structure"): _MADE_OF_SIGNATURES,
+    ("commands.dev", "web.serving"): _FEW_ARE_WATCHED,
+    ("commands.http", "web.dashboard.application"): _FEW_ARE_WATCHED,
     ("commands.http", "web.health"): _FEW_ARE_WATCHED,
     ("commands.http", "web.serving"): _FEW_ARE_WATCHED,
     ("commands.top", "top.view"): _FEW_ARE_WATCHED,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Annotated, Final
@@ -12,7 +13,8 @@ import typer
 
 from ..app import AioTQ
 from ..core.inside import core_of
-from ..exceptions import OperationalError
+from ..core.settings import TOKEN_VARIABLE
+from ..exceptions import InvalidOption, OperationalError
 from .app_option import CommandFailed, UsageError
 
 logger = logging.getLogger("aiotq.web")
@@ -57,8 +59,35 @@ async def serving_health(app: AioTQ, address: tuple[str, int] | None) -> AsyncGe
         listener = listen(*address)
     except OperationalError as exc:
         raise CommandFailed(f"--http: {exc}") from exc
-    host, port = listener.getsockname()[:2]
+    place = place_of(*listener.getsockname()[:2])
     health = Health(core_of(app), works=True, home=asyncio.get_running_loop())
     async with serving(health.application(), listener):
-        logger.info("health and metrics at http://%s:%d/", f"[{host}]" if ":" in host else host, port)
+        logger.info("health and metrics at http://%s/", place)
         yield
+
+
+@asynccontextmanager
+async def serving_dashboard(app: AioTQ, address: tuple[str, int] | None) -> AsyncGenerator[None, None]:
+    """Serve the dashboard of `app` while entered, for who has the token of the environment; nothing without an address.
+
+    Raises:
+        CommandFailed: there is no such token, or nobody can listen there.
+    """
+    if address is None:
+        yield
+        return
+    from ..web.dashboard.application import Dashboard  # noqa: PLC0415
+    from ..web.serving import listen, serving_here  # noqa: PLC0415
+
+    try:
+        dashboard = Dashboard(app, auth=os.environ.get(TOKEN_VARIABLE, ""))
+        listener = listen(*address)
+    except (InvalidOption, OperationalError) as exc:
+        raise CommandFailed(f"the dashboard: {exc}") from exc
+    async with serving_here(dashboard, listener, dashboard.send_away):
+        yield
+
+
+def place_of(host: str, port: int) -> str:
+    """Return host and port as they stand in a URL."""
+    return f"{f'[{host}]' if ':' in host else host}:{port}"

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from ..app import AioTQ
+from ..core.settings import READ_TOKEN_VARIABLE, TOKEN_VARIABLE
 from ..exceptions import InvalidOption, OperationalError
 from .app_option import CommandFailed, Target, UsageError, connected
 from .command import command
+from .http import place_of
 from .logs import log_as, start_logging
 from .reaching import reached
 from .worker import Level, LogFormat
@@ -36,10 +38,10 @@ def web(
     port: Annotated[int, typer.Option(metavar="PORT", min=0, max=65_535, help="0 is a free one.")] = 8080,
     token: Annotated[
         str | None,
-        typer.Option(metavar="TOKEN", envvar="AIOTQ_WEB_TOKEN", help="Who has it operates. Default: a new one, shown."),
+        typer.Option(metavar="TOKEN", envvar=TOKEN_VARIABLE, help="Who has it operates. Default: a new one, shown."),
     ] = None,
     read_token: Annotated[
-        str | None, typer.Option(metavar="TOKEN", envvar="AIOTQ_WEB_READ_TOKEN", help="Who has it may only read.")
+        str | None, typer.Option(metavar="TOKEN", envvar=READ_TOKEN_VARIABLE, help="Who has it may only read.")
     ] = None,
     no_auth: Annotated[
         bool, typer.Option("--no-auth", help="Ask for no token: whoever is on this machine operates.")
@@ -94,7 +96,7 @@ async def _serve(app: AioTQ, dashboard: Dashboard, host: str, port: int, made: s
         gc.freeze()
         gc.enable()  # `main` disables it for what is short
         at = listener.getsockname()[1]
-        print(f"dashboard at http://{f'[{host}]' if ':' in host else host}:{at}/", flush=True)
+        print(f"dashboard at http://{place_of(host, at)}/", flush=True)
         if made is not None:
             print(f"token: {made}", flush=True)
         await asked.wait()

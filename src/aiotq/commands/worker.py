@@ -98,6 +98,7 @@ TaskEvents = Annotated[
     ),
 ]
 Beat = Annotated[bool, typer.Option("-B", "--beat", help="Send periodic tasks as well (any number of workers may).")]
+Dashboard = Annotated[str | None, typer.Option("--dashboard", metavar="HOST:PORT", hidden=True)]
 ParentFd = Annotated[int | None, typer.Option(hidden=True)]
 TellLoad = Annotated[bool, typer.Option("--tell-load", hidden=True)]
 
@@ -133,6 +134,7 @@ def worker(
     workers: Workers = None,
     reload: Reload = False,
     banner: Banner = True,
+    dashboard: Dashboard = None,
     parent_fd: ParentFd = None,
     tell_load: TellLoad = False,
 ) -> None:
@@ -159,7 +161,9 @@ def worker(
     options = _options(app.conf, name, queues, exclude_queues, slots)
     announce = partial(banners.banner, app, target.spec, options) if banner and form == "text" else None
     parent = None if parent_fd is None else Parent(parent_fd, tells_load=tell_load)
-    if not run_worker(app, options, announce=announce, parent=parent, with_beat=beat, http=address, share=share):
+    shown = None if dashboard is None else read_address(dashboard)
+    run_one = partial(run_worker, with_beat=beat, http=address, dashboard=shown)
+    if not run_one(app, options, announce=announce, parent=parent, share=share):
         raise typer.Exit(1)
 
 

@@ -10,9 +10,10 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, ExitStack, nullcontext, suppress
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, cast
 
 from ..app import AioTQ
@@ -23,7 +24,7 @@ from ..signals import celeryd_init
 from ..worker.options import WorkerOptions
 from ..worker.worker import Worker
 from .app_option import CommandFailed, connected
-from .http import serving_health
+from .http import serving_dashboard, serving_health
 from .reaching import reached
 from .scaling import tell_load
 from .share import WITHOUT_END, Counting, Share, done
@@ -59,14 +60,15 @@ def run_worker(
     parent: Parent | None = None,
     with_beat: bool = False,
     http: tuple[str, int] | None = None,
+    dashboard: tuple[str, int] | None = None,
     share: Share = WITHOUT_END,
 ) -> bool:
     """Run a worker until a signal stops it, and then end this process if threads keep it from ending.
 
     Return whether a worker that was to do all there was saw no task fail.
 
-    `with_beat`: a scheduler runs beside it. `announce` is called with its name when it runs. `http`: host and port at
-    which health and metrics are served.
+    `with_beat`: a scheduler runs beside it. `announce` is called with its name when it runs. `http`, `dashboard`: host
+    and port at which health and metrics, and the dashboard are served.
 
     Raises:
         CommandFailed: broker or store can't be reached.
@@ -82,7 +84,8 @@ def run_worker(
         told = line if parent is not None and parent.tells_load else None
         try:
             with asyncio.Runner(loop_factory=_loop_factory(app)) as runner:
-                runner.run(_serve(app, worker, stop, announce, line, told, with_beat, http, share))
+                beside = partial(_beside, app, worker, with_beat, dashboard)
+                runner.run(_serve(app, worker, stop, announce, line, told, beside, http, share))
         except Exception as exc:
             if _threads_ended():
                 raise
@@ -106,7 +109,7 @@ async def _serve(
     announce: Callable[[str], None] | None,
     parent: socket.socket | None,
     told: socket.socket | None,
-    with_beat: bool,
+    beside: Callable[[], AbstractAsyncContextManager[None]],
     http: tuple[str, int] | None,
     share: Share,
 ) -> None:
@@ -115,8 +118,17 @@ async def _serve(
     async with serving_health(app, http):
         if not await reached(app, stop.asked):
             return
-        scheduler = Scheduler(core_of(app), name=worker.name) if with_beat else nullcontext()
-        await _work(app, worker, stop, announce, parent, told, scheduler, share)
+        await _work(app, worker, stop, announce, parent, told, beside, share)
+
+
+@asynccontextmanager
+async def _beside(
+    app: AioTQ, worker: Worker, with_beat: bool, dashboard: tuple[str, int] | None
+) -> AsyncGenerator[None, None]:
+    """Have what runs beside the worker while entered."""
+    scheduler = Scheduler(core_of(app), name=worker.name) if with_beat else nullcontext()
+    async with scheduler, serving_dashboard(app, dashboard):
+        yield
 
 
 async def _work(
@@ -126,10 +138,10 @@ async def _work(
     announce: Callable[[str], None] | None,
     parent: socket.socket | None,
     told: socket.socket | None,
-    scheduler: AbstractAsyncContextManager[object],
+    beside: Callable[[], AbstractAsyncContextManager[None]],
     share: Share,
 ) -> None:
-    async with connected(app), worker, scheduler:
+    async with connected(app), worker, beside():
         stop.can_wait = True
         gc.freeze()  # modules and tasks stay for ever: looking through them again and again finds nothing
         gc.enable()
@@ -141,13 +153,13 @@ async def _work(
         core = core_of(app)
         with watched_by_systemd(lambda: worker.silence <= core.allowed_silence):
             async with asyncio.TaskGroup() as group:
-                beside = [group.create_task(_stop_when_asked(worker, stop), name="aiotq.stopping")]
+                watching = [group.create_task(_stop_when_asked(worker, stop), name="aiotq.stopping")]
                 if share:
-                    beside.append(group.create_task(_stop_when_done(share, worker, core, stop, parent)))
+                    watching.append(group.create_task(_stop_when_done(share, worker, core, stop, parent)))
                 if told is not None:
-                    beside.append(group.create_task(tell_load(worker, core, told), name="aiotq.load"))
+                    watching.append(group.create_task(tell_load(worker, core, told), name="aiotq.load"))
                 await worker.wait()
-                for each in beside:
+                for each in watching:
                     each.cancel()
     logger.info("worker %s stopped (tasks finished: %d)", worker.name, worker.completed)
 

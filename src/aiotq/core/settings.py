@@ -25,6 +25,11 @@ logger = logging.getLogger("aiotq.settings")
 ENVIRONMENT_PREFIX: Final = "AIOTQ_"
 #: Names the app for the command line. It has our prefix but is not a setting.
 APP_VARIABLE: Final = "AIOTQ_APP"
+#: The variables with the dashboard's tokens: of who operates, and of who may only read.
+TOKEN_VARIABLE: Final = "AIOTQ_WEB_TOKEN"
+READ_TOKEN_VARIABLE: Final = "AIOTQ_WEB_READ_TOKEN"
+#: What the command line reads of the environment, and is no setting.
+_OF_COMMANDS: Final = frozenset({APP_VARIABLE, TOKEN_VARIABLE, READ_TOKEN_VARIABLE})
 EXCHANGE_TYPES: Final = ("direct", "topic", "fanout")
 
 
@@ -355,7 +360,7 @@ def from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for variable, text in environment.items():
-        if variable.startswith(ENVIRONMENT_PREFIX) and variable != APP_VARIABLE:
+        if variable.startswith(ENVIRONMENT_PREFIX) and variable not in _OF_COMMANDS:
             name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
             if name not in _TYPES:
                 raise (

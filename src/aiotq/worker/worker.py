@@ -22,8 +22,8 @@ from ..exceptions import OperationalError
 from ..results.revocations import is_among
 from ..tasks.options import RunsIn
 from ..transport import Consumer, Delivery
-from ..transport.routing import declared_queues
 from ..wire.message import new_id
+from .advice import check_queues, check_tasks
 from .autoscale import Autoscaler
 from .celery_commands import CeleryCommands
 from .completer import Completer
@@ -188,8 +188,8 @@ class Worker:
         await signals.import_modules.send(self._core.app)
         self._core.registry.load_tasks()
         await self._tell(lambda each: each.starting(self))
-        self._warn_of_limits()
-        self._warn_of_queues()
+        check_tasks(conf, self._core.tasks.values())
+        check_queues(conf, self.queues)
         lease = conf.worker_lease
         async with AsyncExitStack() as stack:
             stack.enter_context(self._core.having_worker(self))
@@ -291,31 +291,6 @@ class Worker:
     async def _tell(self, tell: Callable[[Observer], Told]) -> None:
         if self._observers:
             await self._observers.tell(tell)
-
-    def _warn_of_queues(self) -> None:
-        """Say that calls go where nobody may look: all declared queues are consumed, and theirs is not among them."""
-        conf = self._core.conf
-        default = conf.task_default_queue
-        declared = declared_queues(conf)
-        if default not in declared and set(self.queues) == set(declared):
-            logger.warning(
-                "task_default_queue %r is not in task_queues, and this worker does not consume from it: calls without "
-                "another route wait there",
-                default,
-            )
-
-    def _warn_of_limits(self) -> None:
-        """Say which tasks the settings' time limits don't hold for, whatever the level of the log is."""
-        conf = self._core.conf
-        if conf.task_time_limit is not None:
-            threads = sorted(task.name for task in self._core.tasks.values() if task.runs_in == "thread")
-            if threads:
-                logger.log(
-                    max(logging.WARNING, logger.getEffectiveLevel()),
-                    "task_time_limit does not hold for tasks that run in threads, which can't be stopped: %s; "
-                    'give them run="process", or a soft_time_limit',
-                    ", ".join(threads),
-                )
 
     def _make_permits(self, connection: Connection, lease: float) -> ConcurrencyLimits:
         core = self._core
