@@ -71,6 +71,8 @@ class Queries:
         self._waiting: dict[str, tuple[float, int]] = {}  #: by queue: when it was looked at, and how many waited
         self._coming: dict[str, float] = {}
         self._fleet = _Again[Sequence[FleetMember]](self._read_fleet)
+        self._recent = _Again[Recent](self._add_up)
+        self._reserved = _Again[Answers](self._ask_reserved)
         self._running = _Again[tuple[list[LiveCall], tuple[str, ...]]](self._ask_running)
 
     async def fleet(self) -> Sequence[FleetMember]:
@@ -79,7 +81,7 @@ class Queries:
 
     async def recent(self) -> Recent:
         """Return what ended in the last hour."""
-        return recent_of((each.recent for each in await self.fleet()), self._core.now())
+        return await self._recent.read()
 
     async def overview(self, minutes: int = 60) -> Overview:
         """Return how things stand, with figures of so many of the last minutes."""
@@ -95,7 +97,7 @@ class Queries:
 
         now = self._core.now()
         members = await part("workers", self.fleet(), ())
-        recent = recent_of((each.recent for each in members), now)
+        recent = await part("workers", self.recent(), recent_of((), now))
         queues = await part("queues", self.queues(), ())
         findings = await part("what needs a look", self.findings(), ())
         by_task = recent.by_task()
@@ -110,7 +112,7 @@ class Queries:
             tuple(members),
             tuple(failing[:_MOST_TASKS]),
             tuple(slowest[:_MOST_TASKS]),
-            tuple(notes),
+            tuple(dict.fromkeys(notes)),
         )
 
     async def findings(self) -> Sequence[Finding]:
@@ -194,6 +196,9 @@ class Queries:
     async def _read_fleet(self) -> Sequence[FleetMember]:
         return await Control(self._core).fleet()
 
+    async def _add_up(self) -> Recent:
+        return recent_of((each.recent for each in await self.fleet()), self._core.now())
+
     async def _ask_running(self) -> tuple[list[LiveCall], tuple[str, ...]]:
         answers = await ask(self._core, "active", timeout=_ANSWERING)
         usual = {each.task: each.hour.ran(0.95) for each in (await self.recent()).by_task()}
@@ -202,8 +207,11 @@ class Queries:
 
     async def _live(self) -> tuple[list[LiveCall], tuple[str, ...]]:
         running, notes = await self._running.read()
-        reserved = await ask(self._core, "reserved", timeout=_ANSWERING)
+        reserved = await self._reserved.read()
         return [*running, *reserved_in(reserved), *await self._delayed()], notes
+
+    async def _ask_reserved(self) -> Answers:
+        return await ask(self._core, "reserved", timeout=_ANSWERING)
 
     async def _delayed(self) -> list[LiveCall]:
         broker = (await self._core.connection()).broker

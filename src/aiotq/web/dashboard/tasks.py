@@ -19,8 +19,8 @@ from .visits import Done, Visit
 from .words import clock, counted
 
 #: Tasks on a page: ended ones, and others above them; bars of the chart, and tasks that one act is about.
-_A_PAGE: Final = 50
-_MOST_LIVE: Final = 25
+_A_PAGE: Final = 40
+_MOST_LIVE: Final = 20
 _BARS: Final = 60
 _MOST: Final = 10_000
 #: The tabs: what is asked for, in the order of a task's life.
@@ -133,6 +133,7 @@ async def page(desk: Desk, visit: Visit) -> Response:
         finished=finished,
         cursor=found.cursor if finished else None,
         is_first=cursor is None,
+        a_page=_A_PAGE,
         filters=filters,
         chips=[(key, word, getattr(filters, key)) for key, word in _CHIPS.items() if getattr(filters, key)],
         tabs=[(key, found.counts.get(key, 0)) for key in TABS],

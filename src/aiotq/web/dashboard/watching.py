@@ -19,8 +19,10 @@ from ...core.aio import start
 from ...core.values import value
 from ...exceptions import AioTQError
 
-#: Seconds for which a look holds, between two looks while somebody follows, and that schedules have to be read.
+#: Seconds for which a look holds; the same while somebody follows, since there is a new one soon; between two looks
+#: then; and that schedules have to be read.
 _HOLDS: Final = 1.0
+_FOLLOWED: Final = 4.0
 _EVERY: Final = 2.0
 _PATIENCE: Final = 5.0
 
@@ -70,8 +72,9 @@ class Watch:
 
     async def look(self) -> Look:
         """Return how things stand, as of a second ago at most; what can't be read is as it was."""
+        holds = _FOLLOWED if self._followers else _HOLDS
         async with self._looking:
-            if not 0 <= self._now() - self._look.at <= _HOLDS:
+            if not 0 <= self._now() - self._look.at <= holds:
                 await self._refresh()
         return self._look
 
@@ -110,7 +113,8 @@ class Watch:
 
     async def _follow(self) -> None:
         while True:
-            await self.look()
+            async with self._looking:
+                await self._refresh()
             await asyncio.sleep(_EVERY)
 
     async def _refresh(self) -> None:

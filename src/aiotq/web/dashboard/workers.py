@@ -20,7 +20,7 @@ from .watching import Look
 from .words import number
 
 #: Workers and running calls on a page.
-_A_PAGE: Final = 25
+_A_PAGE: Final = 20
 _MOST_CALLS: Final = 60
 _NO_SLOTS: Final[Mapping[str, Sequence[int]]] = {}
 #: Letters of a stack.
