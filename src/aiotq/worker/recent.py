@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from .. import states
@@ -51,9 +51,9 @@ class RecentRuns:
             number = interval_of(now - ran - ready_at)
             cell.wait[number] = cell.wait.get(number, 0) + 1
 
-    def packed(self, now: float) -> dict[str, Any]:
-        """Return what the row has of it."""
-        return self._counts.packed(now)
+    def beside(self, describe: Callable[[], Mapping[str, Any]]) -> Callable[[], Mapping[str, Any]]:
+        """Return what makes a row of what `describe` says of the worker, and of what was counted."""
+        return lambda: {**describe(), "recent": self._counts.packed(self._clock())}
 
 
 def _count_other(cell: Cell, outcome: Outcome) -> bool:

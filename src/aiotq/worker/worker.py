@@ -84,9 +84,8 @@ class Worker:
     def __init__(self, core: AppCore, options: WorkerOptions) -> None:
         self._core = core
         self._options = options
-        host = socket.gethostname()
         mark = new_id()[-8:]
-        self.name = options.name or f"{host}-{os.getpid()}-{mark}"
+        self.name = options.name or f"{socket.gethostname()}-{os.getpid()}-{mark}"
         self._holder = f"{self.name}#{mark}"  # two workers may be given one name, and must not share leases
         self._service: Service[Worker] = Service(self._main, f"aiotq.worker.{self.name}")
         self._stop_now = asyncio.Event()
@@ -150,13 +149,11 @@ class Worker:
 
     def facts(self) -> Mapping[str, Any]:
         """Return what its row says of it, and more that changes at any moment. May be called in another thread."""
-        lag = 0.0 if self._lifeline is None else self._lifeline.lag
-        uncommitted = 0 if self._completer is None else self._completer.uncommitted
         return {
             **self._describe(),
-            "loop_lag_seconds": lag,
+            "loop_lag_seconds": 0.0 if self._lifeline is None else self._lifeline.lag,
             "broker_silence_seconds": self.silence,
-            "uncommitted": uncommitted,
+            "uncommitted": 0 if self._completer is None else self._completer.uncommitted,
         }
 
     def observe(self, observer: Observer) -> None:
@@ -203,7 +200,8 @@ class Worker:
             )
             committer = connection.committer(consumer, self._holder, lease)
             permits = self._permits = self._make_permits(connection, lease)
-            presence = await stack.enter_async_context(Presence(connection.ledger, self._holder, self._row, lease))
+            row = self._recent.beside(self._describe)
+            presence = await stack.enter_async_context(Presence(connection.ledger, self._holder, row, lease))
             lifeline = self._lifeline = await stack.enter_async_context(
                 Lifeline(
                     presence.beside(partial(permits.renew, committer)),
@@ -359,10 +357,6 @@ class Worker:
             "started": self._started,
             "seen": self._core.clock.time(),
         }
-
-    def _row(self) -> Mapping[str, Any]:
-        """Return its row, with what it counted."""
-        return {**self._describe(), "recent": self._recent.packed(self._core.clock.time())}
 
     def _coordinator(self, connection: Connection) -> Coordinator:
         return self._core.coordinator(self.name, has_joins=connection.ledger.has_joins)
