@@ -1,6 +1,6 @@
 """Periodic tasks: 1,000 occurrences due at once, how late those of 10,000 entries are, and what waiting costs.
 
-python benchmarks/periodic.py [memory|sqlite|URL ...]
+python -m benchmarks.periodic [memory|sqlite|URL ...]
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ from ..results.shown_arguments import ArgumentsShown
 from ..signals import Signal
 from ..tasks.calls import CallHere
 from ..tasks.options import CallOptions, check_route_option
-from ..tasks.own_events import keep_event, own_event
+from ..tasks.own_events import tell_own
 from ..tasks.registry import TaskRegistry
 from ..tasks.request import Request
 from ..tasks.task import Task
@@ -363,12 +363,7 @@ class AppCore:
 
     def send_event(self, request: Request, task: str, kind: str, fields: Mapping[str, Any]) -> None:
         """Tell an event of the call of `task` that runs; what `Task.send_event` does, and raises."""
-        event = own_event(request, task, kind, fields, self.clock.time())
-        sender = self.event_senders.get(request.hostname or "")
-        if sender is None:
-            keep_event(request, event)
-        else:
-            sender.add_from_anywhere(event)
+        tell_own(self.event_senders.get(request.hostname or ""), request, task, kind, fields, self.clock.time())
 
     def command_decorator(self, kind: Kind) -> CommandDecorator:
         """Return what makes a function a command that the app's workers obey."""

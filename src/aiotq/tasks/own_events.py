@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import orjson
 
@@ -12,14 +12,21 @@ from ..exceptions import CallError, EncodeError
 from ..wire.message import MAX_NAME, is_name
 from .request import Request
 
+if TYPE_CHECKING:
+    from ..control.event_sender import EventSender
+
 #: Bytes of the fields of an event, as JSON.
 MOST_FIELDS: Final = 16_384
 #: What every event has.
 _OWN: Final = frozenset({"type", "timestamp", "hostname", "pid", "utcoffset", "clock", "uuid"})
 
 
-def own_event(request: Request, task: str, kind: object, fields: Mapping[str, Any], now: float) -> dict[str, Any]:
-    """Return an event of the call of `task` that runs, as it happens at wall time `now`.
+def tell_own(
+    sender: EventSender | None, request: Request, task: str, kind: object, fields: Mapping[str, Any], now: float
+) -> None:
+    """Have an event told of the call of `task` that runs, as it happens at wall time `now`.
+
+    In a child process there is no `sender`: the worker has the event with the value.
 
     Raises:
         CallError: no call runs; it can have no such type or field, or is too large.
@@ -40,9 +47,8 @@ def own_event(request: Request, task: str, kind: object, fields: Mapping[str, An
         raise EncodeError(f"{task}.send_event: a field has no form in JSON: {exc}") from exc
     if size > MOST_FIELDS:
         raise CallError(f"{task}.send_event: the fields of an event have at most {MOST_FIELDS} bytes, these {size}")
-    return {"type": kind, "timestamp": now, "uuid": request.id, **fields}
-
-
-def keep_event(request: Request, event: Mapping[str, Any]) -> None:
-    """Keep an event where nobody sends any: from a child process the worker has it with the value."""
-    cast("Any", request).events = [*request.events, event]  # a request of this run's own
+    event = {"type": kind, "timestamp": now, "uuid": request.id, **fields}
+    if sender is not None:
+        sender.add_from_anywhere(event)
+    else:
+        cast("Any", request).events = [*request.events, event]  # a request of this run's own

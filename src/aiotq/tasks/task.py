@@ -42,7 +42,7 @@ from .options import (
     check_options_here,
     said,
 )
-from .own_events import keep_event, own_event
+from .own_events import tell_own
 from .request import Request, running_request
 from .retries import check_retry
 from .running import Running, call_apart, calling_run, current_request, entered, gives_coroutine
@@ -376,7 +376,7 @@ class Task(Declared, Handlers, OnCommit[P], Generic[P, R]):
         """
         request = current_request()
         if is_child():  # where there may be no app
-            keep_event(request, own_event(request, self.name, type_, fields, time.time()))
+            tell_own(None, request, self.name, type_, fields, time.time())
         else:
             self._core.send_event(request, self.name, type_, fields)
 

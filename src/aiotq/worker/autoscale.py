@@ -47,14 +47,18 @@ def scaled(capacity: int, taken: int, bounds: Bounds, *, most_taken: int | None 
 
 
 class Autoscaler:
-    """Scales kinds of slots for as long as `run` lasts, once they have bounds."""
+    """Scales kinds of slots for as long as `run` lasts, once they have bounds; `bounds` are those for coroutines."""
 
-    def __init__(self, slots: Mapping[RunsIn, Places], resize: Callable[[RunsIn, int], None]) -> None:
+    def __init__(
+        self, slots: Mapping[RunsIn, Places], resize: Callable[[RunsIn, int], None], bounds: Bounds | None = None
+    ) -> None:
         self._slots = slots
         self._resize = resize
         self._bounds: dict[RunsIn, Bounds] = {}
         self._watched: dict[RunsIn, tuple[float, int]] = {}  #: since when, and the most that were taken
         self._is_on = asyncio.Event()
+        if bounds is not None:
+            self.set("loop", bounds)
 
     def set(self, kind: RunsIn, bounds: Bounds) -> None:
         """Have between `bounds` slots of a kind from now on."""

@@ -224,9 +224,7 @@ class Worker:
         core, connection, completer = self._core, parts.connection, parts.completer
         async with asyncio.TaskGroup() as upkeep:
             intake = self._intake = self._make_intake(parts)
-            scaler = Autoscaler(intake.slots, intake.resize)
-            if self._options.bounds is not None:
-                scaler.set("loop", self._options.bounds)
+            scaler = Autoscaler(intake.slots, intake.resize, self._options.bounds)
             events = WorkerEvents(self, core, connection, intake, self._observers)
             steering = Steering(
                 *(self, core, connection, intake, scaler, parts.pool, parts.presence, self._queues, events),
