@@ -340,7 +340,6 @@ class Worker:
     def _describe(self) -> Mapping[str, Any]:
         """Return what the worker says of itself. Called in the lifeline's thread as well."""
         intake, tasks = self._intake, tuple(self._core.tasks)
-        slots = {} if intake is None else {kind: (each.taken, each.capacity) for kind, each in intake.slots.items()}
         return {
             **about_process(),
             "kind": "worker",
@@ -348,7 +347,9 @@ class Worker:
             "queues": self.queues,
             "tasks": sorted(tasks)[:MOST_TASKS],
             "task_count": len(tasks),
-            "slots": slots,
+            "slots": {}
+            if intake is None
+            else {kind: (each.taken, each.capacity) for kind, each in intake.slots.items()},
             "running": self.running,
             "completed": self.completed,
             "is_paused": intake is not None and intake.is_paused,
