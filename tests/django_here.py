@@ -21,6 +21,14 @@ _FOLDER: Final = tempfile.TemporaryDirectory(prefix="aiotq-django-")
 @cache
 def set_up() -> None:
     """Configure Django and make its tables, once."""
+    configure()
+    call_command("migrate", verbosity=0)
+    close()
+
+
+@cache
+def configure() -> None:
+    """Configure Django, once."""
     atexit.register(_FOLDER.cleanup)
     settings.configure(
         SECRET_KEY="for tests only",
@@ -66,8 +74,6 @@ def set_up() -> None:
         TASKS={"default": {"BACKEND": "aiotq.contrib.django.tasks_backend.AiotqBackend", "QUEUES": []}},
     )
     django.setup()
-    call_command("migrate", verbosity=0)
-    close()
     surroundings.install(None)  # other tests of this process have no project; those of this one's say so
 
 

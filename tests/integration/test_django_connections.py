@@ -23,6 +23,7 @@ SECRET_KEY = "for tests only"
 INSTALLED_APPS = ["shop"]
 DATABASES = {"default": {**json.loads(os.environ["PROJ_DATABASE"])}}
 DEFAULT_AUTO_FIELD = "django.db.models.AutoField"
+USE_TZ = True
 """,
     "proj/aiotq.py": """
 import os

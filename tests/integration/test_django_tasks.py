@@ -144,12 +144,12 @@ def test_with_eager_calls_the_result_is_there_at_once(app: AioTQ) -> None:
     app.conf.update(task_always_eager=True)
     try:
         result = jobs.add.enqueue(2, 40)
-        failed = jobs.fail.enqueue("no luck")
+        failed, left = jobs.fail.enqueue("no luck"), jobs.leave.enqueue()
     finally:
         app._core.bridge.stop()
 
     assert (result.status, result.return_value, result.attempts) == (TaskResultStatus.SUCCESSFUL, 42, 1)
-    assert failed.errors[0].exception_class is ValueError
+    assert [each.errors[0].exception_class for each in (failed, left)] == [ValueError, SystemExit]
 
 
 async def test_a_call_that_is_enqueued_from_a_sync_view_under_asgi_uses_the_loop_of_the_server(app: AioTQ) -> None:

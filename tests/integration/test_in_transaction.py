@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 from aiotq import AioTQ, chord
 from aiotq.exceptions import CallError
 
+from .. import django_here
 from ..servers import PostgresServer, shared_postgres
 
 
@@ -104,14 +105,10 @@ def _plain_psycopg(url: str) -> Iterator[Any]:
 
 @contextmanager
 def _django(url: str) -> Iterator[Any]:
-    import django  # noqa: PLC0415  # its settings are made before more is imported
-    from django.conf import settings  # noqa: PLC0415
-    from django.db import connections, transaction  # noqa: PLC0415
-    from django.db.utils import ConnectionHandler  # noqa: PLC0415
+    django_here.configure()
+    from django.db import connections, transaction  # noqa: PLC0415  # not before it is configured
+    from django.db.utils import ConnectionHandler  # noqa: PLC0415  # the same
 
-    if not settings.configured:
-        settings.configure()
-    django.setup()
     parts = conninfo_to_dict(url)
     handler = ConnectionHandler(
         {

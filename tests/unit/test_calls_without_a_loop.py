@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+import types
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from asgiref.sync import ThreadSensitiveContext, sync_to_async
 
 from aiotq import AioTQ, chain, chord, group
+from aiotq.core.inside import core_of
 from aiotq.exceptions import CallError
 
 app = AioTQ("noloop", broker="memory://")
@@ -72,3 +76,37 @@ def test_what_the_error_says_works() -> None:
 async def test_sync_is_not_for_code_with_a_loop() -> None:
     with pytest.raises(CallError, match="await the call instead"):
         app.sync(asyncio.sleep, 0)
+
+
+def test_a_task_that_ends_the_process_ends_its_caller_and_not_the_loop_behind_it() -> None:
+    there = AioTQ("noloop", broker="memory://")
+
+    @there.task(name="leave")
+    async def leave() -> None:
+        raise SystemExit(3)
+
+    try:
+        for _ in range(2):
+            with pytest.raises(SystemExit):
+                leave.sync.apply(throw=True)
+    finally:
+        core_of(there).bridge.stop()
+
+
+@pytest.mark.parametrize(
+    ("module", "asked"), [("gevent.monkey", "is_module_patched"), ("eventlet.patcher", "is_monkey_patched")]
+)
+def test_where_threads_are_greenlets_it_is_refused(monkeypatch: pytest.MonkeyPatch, module: str, asked: str) -> None:
+    patched = types.ModuleType(module)
+    setattr(patched, asked, lambda _name: True)
+    monkeypatch.setitem(sys.modules, module, patched)
+
+    with pytest.raises(CallError, match=f"{module.partition('.')[0]} has replaced threads"):
+        AioTQ("noloop", broker="memory://").sync(asyncio.sleep, 0)
+
+
+async def test_in_a_thread_of_an_asgi_server_the_loop_of_the_server_is_used() -> None:
+    async with ThreadSensitiveContext(), AioTQ("noloop", broker="memory://") as there:
+        await sync_to_async(there.sync)(there.send_task, "anything")
+
+        assert core_of(there).connections.loops == 1

@@ -9,7 +9,6 @@ import json
 from django.db import transaction
 from django.http import HttpRequest, JsonResponse
 from django.shortcuts import get_object_or_404
-from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_GET, require_POST
 from shop import app
 
@@ -17,7 +16,6 @@ from . import tasks
 from .models import Order
 
 
-@csrf_exempt
 @require_POST
 def orders(request: HttpRequest) -> JsonResponse:
     """Take an order; its receipt is sent when the order is certainly there, and never if it is rolled back."""
@@ -37,7 +35,6 @@ def order(request: HttpRequest, number: int) -> JsonResponse:
     return JsonResponse({"customer": found.customer, "receipts": found.receipts, "is_shipped": found.is_shipped})
 
 
-@csrf_exempt
 async def ship(request: HttpRequest, number: int) -> JsonResponse:
     """Send a task from a coroutine."""
     result = await tasks.ship.delay(number)

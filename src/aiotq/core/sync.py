@@ -75,22 +75,31 @@ class Bridge:
         async def call() -> T:
             nonlocal began
             began = True
-            return await function(*args, **kwargs)
+            try:
+                return await function(*args, **kwargs)
+            except (SystemExit, KeyboardInterrupt) as exc:
+                raise _Leaving(exc) from exc
 
         try:
-            return from_thread.run(call)
-        except RuntimeError:
-            if began:
-                raise
-        if (loop := _asgi_loop()) is not None:
-            return asyncio.run_coroutine_threadsafe(call(), loop).result()
+            try:
+                return from_thread.run(call)
+            except RuntimeError:
+                if began:
+                    raise
+            if (loop := _asgi_loop()) is not None:
+                return asyncio.run_coroutine_threadsafe(call(), loop).result()
+            return self._portal().call(call)
+        except _Leaving as leaving:
+            raise leaving.reason from None
+
+    def _portal(self) -> from_thread.BlockingPortal:
+        """Return the way into the background loop, which is started with the first call."""
         with self._lock:
             if self._background is None:
                 _expect_threads()
                 self._background = _Background()
                 atexit.register(self.stop)
-            portal = self._background.portal
-        return portal.call(call)
+            return self._background.portal
 
     def each(self, items: AsyncGenerator[T, None]) -> Generator[T, None, None]:
         """Yield what `items` yields, as it comes; raises as `run`."""
@@ -146,6 +155,14 @@ def _expect_threads() -> None:
                 f"{name} has replaced threads in this process by greenlets, and asyncio can't run in one: its loop "
                 f"would stop all others. Serve with threads (gunicorn -k gthread) or an ASGI server instead of {name}"
             )
+
+
+class _Leaving(Exception):
+    """What a coroutine raised to end the process: it is for the thread that called it, and not for the loop."""
+
+    def __init__(self, reason: BaseException) -> None:
+        self.reason = reason
+        super().__init__(reason)
 
 
 class _Background:

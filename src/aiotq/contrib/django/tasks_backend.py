@@ -17,7 +17,7 @@ import importlib
 import importlib.util
 import inspect
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final, cast
 
 from asgiref.sync import sync_to_async
@@ -87,14 +87,16 @@ class AiotqBackend(_BaseTaskBackend):
         """Send a call, for code without a loop; return its TaskResult when the broker has accepted it."""
         self.validate_task(task)
         result, ended = self.core.bridge.run(self._send, task, args, dict(kwargs))
-        _signals.task_enqueued.send(type(self), task_result=result)
+        if ended is None:
+            self._tell_enqueued(result)
         return _completed(result, ended)
 
     async def aenqueue(self, task: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """As `enqueue`, on a loop."""
         self.validate_task(task)
         result, ended = await self._send(task, args, kwargs)
-        await sync_to_async(_signals.task_enqueued.send)(type(self), task_result=result)
+        if ended is None:
+            await sync_to_async(self._tell_enqueued)(result)
         return _completed(result, ended)
 
     def get_result(self, result_id: str) -> Any:
@@ -121,6 +123,9 @@ class AiotqBackend(_BaseTaskBackend):
             return [checks.Error(f"TASKS[{self.alias!r}]: {exc}", hint=hint, id="aiotq.E001")]
         return []
 
+    def _tell_enqueued(self, result: Any) -> None:
+        _signals.task_enqueued.send(type(self), task_result=result)
+
     async def _send(self, task: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Any, Update | None]:
         """Send a call; return its TaskResult, and how it ended if it ran here (`task_always_eager`)."""
         core = self.core
@@ -141,11 +146,16 @@ class AiotqBackend(_BaseTaskBackend):
             options["queue"] = task.queue_name
         if task.run_after is not None:
             options["eta"] = _aware(task.run_after)
-        handle = await core.call(core.find_task(sent.name), sent.args, sent.kwargs, options)  # type: ignore[arg-type]
-        if not handle.is_eager:
+        if core.conf.task_always_eager:  # others are told when it was sent
+            await sync_to_async(self._tell_enqueued)(_result_of(sent, task))
+        try:
+            handle = await core.call(core.find_task(sent.name), sent.args, sent.kwargs, options)  # type: ignore[arg-type]
+            now = await handle.look() if handle.is_eager else None
+        except SystemExit as exc:  # the task's: it ran here
+            now = Update(states.FAILURE, exc, True, date_done=datetime.now(UTC))
+        if now is None:
             return _result_of(sent, task), None
-        ran = (await Enqueued.read(core, sent.id))[0] or sent
-        return _result_of(ran, task), await handle.look()
+        return _result_of((await Enqueued.read(core, sent.id))[0] or sent, task), now
 
 
 def _runner(task: Any) -> Callable[..., Any]:
