@@ -50,6 +50,7 @@ from .results.handle import AsyncResult
 from .results.sets import GroupResult, ResultSet
 from .results.sync_result import SyncGroupResult, SyncResult, SyncResultSet
 from .tasks.current_app import CurrentApp
+from .tasks.dependencies import INJECTED, Depends
 from .tasks.handlers import ExceptionInfo
 from .tasks.options import CallOptions
 from .tasks.registry import shared_task
@@ -74,6 +75,7 @@ current_task = CurrentTask()
 current_app = cast(AioTQ, CurrentApp())
 
 __all__ = [
+    "INJECTED",
     "AioTQ",
     "AioTQError",
     "AsyncResult",
@@ -83,6 +85,7 @@ __all__ = [
     "Chain",
     "Chord",
     "ChordError",
+    "Depends",
     "EagerResult",
     "ExceptionInfo",
     "Exchange",

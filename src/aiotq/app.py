@@ -103,6 +103,8 @@ class AioTQ:
     """Put middleware round the calls that this app sends and the tasks that its workers run from now on."""
     worker_lifespan = Part(lambda core: core.lifespans.declare)
     """Have each worker of this app open something before its first task, and close it after its last commit."""
+    dependency_overrides = Part(lambda core: core.dependency_overrides)
+    """What tasks get in place of a dependency, for tests: `app.dependency_overrides[get_session] = fake_session`."""
     register_serializer = Part(lambda core: core.codecs.register_serializer)
     """Make another content type known; to be decoded it must also be in `accept_content`."""
     register_compression = Part(lambda core: core.codecs.register_compression)

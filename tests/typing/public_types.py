@@ -10,13 +10,17 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
-from typing import Any, assert_type
+from typing import Annotated, Any, assert_type
+
+import fastapi
 
 from aiotq import (
+    INJECTED,
     AioTQ,
     AsyncResult,
     Canvas,
     Chord,
+    Depends,
     EagerResult,
     Graph,
     Group,
@@ -376,3 +380,37 @@ async def what_is_periodic_keeps_its_type() -> None:
     app.add_periodic_task(60, add.s(1), mis_fire="all")  # type: ignore[call-arg]
     app.add_periodic_task("often", add.s(1))  # type: ignore[arg-type]
     app.add_periodic_task(60, "proj.add")  # type: ignore[arg-type]
+
+
+# Depending
+
+
+class Session: ...
+
+
+async def get_session() -> AsyncIterator[Session]:
+    yield Session()
+
+
+@app.task
+async def injected(
+    x: int,
+    session: Annotated[Session, Depends(get_session)] = INJECTED,
+    older: Session = Depends(get_session),
+    theirs: Annotated[Session, fastapi.Depends(get_session)] = INJECTED,
+    pool: Annotated[int, Depends(from_a_generator)] = INJECTED,
+) -> int:
+    return x
+
+
+@app.task
+async def injected_without_default(x: int, session: Annotated[Session, Depends(get_session)]) -> int:
+    return x
+
+
+async def depending() -> None:
+    assert_type(await injected.delay(1), AsyncResult[int])
+    await injected.delay("1")  # type: ignore[arg-type]
+    await injected_without_default.delay(1)  # type: ignore[call-arg]
+    assert_type(await injected(1, Session()), int)
+    app.dependency_overrides[get_session] = Session

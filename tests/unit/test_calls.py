@@ -534,7 +534,7 @@ def test_a_call_from_a_task_knows_its_parent_and_root() -> None:
         ("track_started", "no"),
         ("run", "greenlet"),
         ("bind", 1),
-        ("typing", None),
+        ("typing", "no"),
         ("name", 5),
         ("name", ""),
     ],

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, cast
 
 from ..exceptions import InvalidArguments, InvalidOption
 
 
 class ArgumentCheck:
-    """Whether arguments fit a signature, decided quickly; the slow way words the error."""
+    """Whether arguments fit a signature, decided quickly; the slow way words the error.
 
-    def __init__(self, fn: Callable[..., Any], name: str, *, skip_first: bool) -> None:
+    What the worker gives itself (`injected`) is no argument of calls.
+    """
+
+    def __init__(self, fn: Callable[..., Any], name: str, *, skip_first: bool, injected: Collection[str] = ()) -> None:
         # A decorator may give arguments, or take them: what is called is the wrapper.
         parameters = list(inspect.signature(fn, follow_wrapped=False).parameters.values())
         if skip_first and not (parameters and parameters[0].kind is inspect.Parameter.VAR_POSITIONAL):
             if not parameters:
                 raise InvalidOption(f"task {name}: bind=True needs a first parameter for the task itself (self)")
             parameters = parameters[1:]
+        if injected:
+            parameters = [p for p in parameters if p.name not in injected]
         self._name = name
+        self._injected = injected
         self._signature = inspect.Signature(parameters)
         plain = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
         self.names = tuple(p.name for p in plain)
@@ -29,9 +35,17 @@ class ArgumentCheck:
         self._positional = math.inf if is_open else len(plain)
         self._least = sum(p.default is p.empty for p in plain)
 
+    @property
+    def parameters(self) -> Sequence[inspect.Parameter]:
+        """What calls have arguments for."""
+        return tuple(self._signature.parameters.values())
+
     def check(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         if self._simple and not kwargs and self._least <= len(args) <= len(self.names):
             return
+        for each in self._injected:
+            if each in kwargs:
+                raise InvalidArguments(f"{self._name}{self._signature}: the worker gives {each!r}; a call can't")
         try:
             self._signature.bind(*args, **kwargs)
         except TypeError as exc:

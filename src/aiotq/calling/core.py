@@ -31,6 +31,7 @@ from ..signals import Signal
 from ..tasks.calls import CallHere
 from ..tasks.options import CallOptions, check_route_option
 from ..tasks.own_events import tell_own
+from ..tasks.rebuilding import shaped
 from ..tasks.registry import TaskRegistry
 from ..tasks.request import Request
 from ..tasks.task import Task
@@ -140,6 +141,7 @@ class AppCore:
         self.lifespans = WorkerLifespans()
         self.commands: dict[str, DeclaredCommand] = {}  #: the user's own, which workers obey
         self.event_senders: dict[str, EventSender] = {}  #: by the names of the workers that run here
+        self.dependency_overrides: dict[Callable[..., Any], Callable[..., Any]] = {}
         #: Those that run in this process, and who is told what happens in them.
         self.workers: list[Worker] = []
         self.schedulers: list[Scheduler] = []
@@ -282,6 +284,7 @@ class AppCore:
                 self.codec,
                 self.conf.result_expires,
                 partial(why_unclaimed, connection.broker),
+                partial(shaped, self.tasks),
             )
         return connection.reader
 

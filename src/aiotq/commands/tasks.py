@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from ..app import AioTQ
+from ..calling import schemas
 from ..calling.envelopes import declared_places
 from ..core.inside import core_of
 from ..exceptions import AioTQError
@@ -16,11 +19,23 @@ from .app_option import Target
 from .command import command
 from .words import Json
 
+Schema = Annotated[bool, typer.Option("--schema", help="Print JSON Schema of all arguments and return values.")]
+AsyncApi = Annotated[
+    str | None,
+    typer.Option("--asyncapi", metavar="VERSION", help="Print an AsyncAPI document of the app, as of this version."),
+]
+
 
 @command()
-def tasks(target: Target, as_json: Json = False) -> None:
-    """List the app's tasks: how each runs, its queue, its arguments."""
+def tasks(target: Target, as_json: Json = False, schema: Schema = False, asyncapi: AsyncApi = None) -> None:
+    """List the app's tasks: how each runs, its queue, its arguments. Or describe them for other programs."""
     app = target.load()
+    if asyncapi is not None:
+        output.as_json(schemas.asyncapi(core_of(app), asyncapi))
+        return
+    if schema:
+        output.as_json(schemas.schemas_of_tasks(core_of(app)))
+        return
     found = [
         (name, output.KINDS[task.runs_in], _shown_queues(app, task), _arguments_of(task))
         for name, task in sorted(core_of(app).registry.own_tasks.items())
@@ -36,8 +51,10 @@ def tasks(target: Target, as_json: Json = False) -> None:
 def _arguments_of(task: Task[..., Any]) -> str:
     """Return the arguments a call of `task` takes."""
     signature = inspect.signature(task.fn)
+    needs = task.dependencies
+    injected = frozenset[str]() if needs is None else needs.names
     parameters = list(signature.parameters.values())[1 if task.declared.bind else 0 :]
-    return str(signature.replace(parameters=parameters))
+    return str(signature.replace(parameters=[each for each in parameters if each.name not in injected]))
 
 
 def queues_of(app: AioTQ, task: Task[..., Any]) -> Sequence[str]:

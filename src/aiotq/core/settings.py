@@ -48,6 +48,8 @@ class _Values:
     "Modules that a worker imports before it starts, so that their tasks are registered."
     timezone: str = "UTC"
     "The time zone of an `eta` or `expires` without one."
+    strict_arguments: bool = True
+    "False: arguments are checked neither at the call nor in the worker, which makes no models of plain data then."
 
     task_default_queue: str = "default"
     "The queue of calls without another route. With `celery_compat` the default is `celery`."

@@ -250,7 +250,7 @@ class AsyncResult(Generic[R_co]):
             (record,) = await reader.records.get([self.id])
             if record is None:
                 return Update(states.PENDING, None, is_ready=False)
-            document = reader.codec.decode(record)
+            document = reader.document(record, self.task_name)
             if not states.is_ready(document.state):
                 return Update.of(document)
             self._document = document
@@ -388,7 +388,7 @@ class AsyncResult(Generic[R_co]):
         record = await reader.waiting.terminal(
             self.id, pushed_here=not self.elsewhere(reader), queue=self.first().queue_sent_to
         )
-        self._document = reader.codec.decode(record)
+        self._document = reader.document(record, self.task_name)
 
     @property
     def may_be_unknown(self) -> bool:
@@ -427,7 +427,7 @@ class AsyncResult(Generic[R_co]):
                 record = await records.get()
                 if last is None or not record.is_behind(last):  # a push and a look may tell the same
                     last = record
-                    yield reader.codec.decode(record)
+                    yield reader.document(record, self.task_name)
 
     async def _tell(self, reader: Reader, on_message: OnMessage) -> None:
         async with aclosing(self._changes(reader)) as changes:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any, Protocol, cast
 
+from .. import states
 from ..core.inside import core_of
 from ..core.sync import Bridge
-from ..core.values import value
+from ..core.values import replace, value
 from ..exceptions import CallError
 from ..tasks.request import running_request
-from .document import DocumentCodec
+from .document import Document, DocumentCodec
 from .ledger import Ledger
-from .records import RecordStore
+from .records import Record, RecordStore
 from .waiting import Waiting
 
 
@@ -27,6 +28,17 @@ class Reader:
     result_expires: float
     #: Why what waits in one of these queues does not go on, as far as that is known.
     why_waiting: Callable[[Collection[str]], Awaitable[str | None]]
+    shape: Callable[[str | None, Any], Any]
+    """Returns the value of a task of that name as its return annotation says, as far as it fits that."""
+
+    def document(self, record: Record, task_name: str | None) -> Document:
+        """Return what `record` says, its value as the caller of the task is to have it; raises as `codec.decode`."""
+        document = self.codec.decode(record)
+        if document.state == states.SUCCESS:
+            value = self.shape(document.name or task_name, document.result)
+            if value is not document.result:
+                document = replace(document, result=value)
+        return document
 
     async def forget(self, ids: Sequence[str]) -> None:
         """Delete the outcomes of these tasks, and the claims that say that they ran."""

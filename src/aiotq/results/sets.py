@@ -140,7 +140,7 @@ class Results(Generic[R_co, Leaf_co]):
                     for record in await records.take():
                         if states.is_ready(record.state):
                             for result in pending.pop(record.id, ()):
-                                result.see(reader.codec.decode(record))
+                                result.see(reader.document(record, result.task_name))
                                 yield result
         finally:
             if slot is not None:
@@ -177,7 +177,7 @@ class Results(Generic[R_co, Leaf_co]):
             found = {task_id: record.state for task_id, record in present.items()}
             for result in unknown:
                 if states.is_ready(found.get(result.id, states.PENDING)):
-                    result.see(reader.codec.decode(present[result.id]))
+                    result.see(reader.document(present[result.id], result.task_name))
         return [found.get(each.id, states.PENDING) if each.document is None else each.document.state for each in leaves]
 
     async def forget(self) -> None:

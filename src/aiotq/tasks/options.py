@@ -102,7 +102,7 @@ class Attributes:
     """The options of a task that are its attributes. None: the value of the settings."""
 
     bind: bool = _option(YES_OR_NO, False)
-    typing: bool = _option(YES_OR_NO, True)
+    typing: bool | None = _option(YES_OR_NO, None)
     queue: str | None = _option(NAME, None)
     exchange: str | None = _option(OF_CALLS["exchange"], None)
     routing_key: str | None = _option(OF_CALLS["routing_key"], None)

@@ -66,8 +66,8 @@ class TaskDeclaration(TypedDict, total=False):
     "In place of module and function."
     run: RunsIn | None
     "`loop` for an `async def`, `thread` for a plain function; `process` for either, to keep a core of its own busy."
-    typing: bool
-    "False: arguments are not checked against the signature at the call."
+    typing: bool | None
+    "False: arguments are checked neither at the call nor in the worker. The default is the setting `strict_arguments`."
     queue: str | None
     exchange: str | None
     routing_key: str | None

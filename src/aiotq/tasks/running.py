@@ -67,11 +67,11 @@ class Running:
         running_request.reset(self._token)
 
 
-def one_by_one(task: Task[..., Any], mode: str) -> Callable[[Iterable[Any]], Any]:
-    """Return a function that calls `task` with each item of its argument ("map"), or with its elements ("starmap")."""
+def one_by_one(called: Callable[..., Any], mode: str, *, is_coroutine: bool) -> Callable[[Iterable[Any]], Any]:
+    """Return a function that calls `called` with each item of its argument ("map"), or with their elements."""
 
     def call(item: Any) -> Any:
-        return task.called(item) if mode == "map" else task.called(*item)
+        return called(item) if mode == "map" else called(*item)
 
     async def all_awaited(items: Iterable[Any]) -> list[Any]:
         return [await call(item) for item in items]
@@ -79,7 +79,7 @@ def one_by_one(task: Task[..., Any], mode: str) -> Callable[[Iterable[Any]], Any
     def all_called(items: Iterable[Any]) -> list[Any]:
         return [call(item) for item in items]
 
-    return all_awaited if task.is_coroutine else all_called
+    return all_awaited if is_coroutine else all_called
 
 
 def entered(task: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -28,8 +28,10 @@ from ..exceptions import CallError, InvalidOption, MaxRetriesExceededError, Retr
 from ..results import handle
 from ..results.eager_result import EagerResult
 from ..wire.message import MAX_NAME, is_name
+from ..wire.shapes import Shape
 from .calls import CallHere, Configured, SyncCalls, sync_call
 from .current_app import default_core
+from .dependencies import Dependencies, dependencies_of
 from .handlers import Handlers, overridden
 from .models import with_models
 from .on_commit import OnCommit
@@ -43,6 +45,7 @@ from .options import (
     said,
 )
 from .own_events import tell_own
+from .rebuilding import Rebuilding, rebuilding_of, returned_shape
 from .request import Request, running_request
 from .retries import check_retry
 from .running import Running, call_apart, calling_run, current_request, entered, gives_coroutine
@@ -73,8 +76,10 @@ class Task(Declared, Handlers, OnCommit[P], Generic[P, R]):
     called: Callable[..., Any]  #: by a worker: the function, or the `__call__` that a task class has of its own
     handlers: frozenset[str]
     __name__: str
+    dependencies: Dependencies | None  #: what a worker gives its function beside the arguments of calls
     shared: Task[..., Any] | None  #: the task of `shared_task` that it is one app's own of
     _own_core: TaskCore | None
+    _returned: tuple[Shape | None] | None
     _own_copies: weakref.WeakSet[Task[..., Any]]
     _calls_its_own_way: bool
     _arguments: ArgumentCheck
@@ -106,6 +111,7 @@ class Task(Declared, Handlers, OnCommit[P], Generic[P, R]):
         task.__dict__["name"] = name
         task.handlers = overridden(cls)
         task._own_core = core
+        task._returned = None
         task.shared = None
         task._own_copies = weakref.WeakSet()
         task._calls_its_own_way = calls_its_own_way(cls)
@@ -122,7 +128,11 @@ class Task(Declared, Handlers, OnCommit[P], Generic[P, R]):
         if inspect.iscoroutinefunction(cls.__call__) and not task.is_coroutine:
             raise InvalidOption(f"task {name}: {cls.__name__} has an async __call__, which needs an async def")
         task.declare(options)
-        task._arguments = ArgumentCheck(fn, name, skip_first=options.bind)
+        needs = task.dependencies = dependencies_of(fn, name, skip_first=options.bind)
+        if needs is not None:
+            needs.check_way(runs_in=task.runs_in, is_coroutine=task.is_coroutine)
+        injected = () if needs is None else needs.names
+        task._arguments = ArgumentCheck(fn, name, skip_first=options.bind, injected=injected)
         if like is not None:
             own = {name: given for name, given in vars(like).items() if name not in DECLARABLE}
             task.__dict__.update(own)
@@ -437,15 +447,37 @@ class Task(Declared, Handlers, OnCommit[P], Generic[P, R]):
             raise again from exc
         return again
 
+    @property
+    def is_strict(self) -> bool:
+        """Whether arguments are checked: its option `typing`, or else the setting `strict_arguments`."""
+        typing = self.declared.typing
+        return self._core.conf.strict_arguments if typing is None else typing
+
     def check(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        """Raise `InvalidArguments` if a call with these arguments would (unless declared with `typing=False`)."""
-        if self.declared.typing:
+        """Raise `InvalidArguments` if a call with these arguments would (unless they are not checked)."""
+        if self.is_strict:
             self._arguments.check(args, kwargs)
 
     @property
     def parameters(self) -> Sequence[str]:
         """The names of those that can be given by position."""
         return self._arguments.names
+    def rebuilding(self) -> Rebuilding | None:
+        """Return what becomes of arguments in a worker before its function gets them, if its annotations say so."""
+        needs, bind = self.dependencies, self.declared.bind
+        return rebuilding_of(self.fn, self.name, skip_first=bind, injected=() if needs is None else needs.names)
+
+    @property
+    def returned_shape(self) -> Shape | None:
+        """What becomes of its value where the caller gets it, if its annotation says so."""
+        if self._returned is None:  # at the first use: what its annotations name may come later in its module
+            self._returned = (returned_shape(self.fn),)
+        return self._returned[0]
+
+    @property
+    def call_parameters(self) -> Sequence[inspect.Parameter]:
+        """What calls have arguments for."""
+        return self._arguments.parameters
 
     def parameter(self, index: int) -> str:
         """Return the name of the parameter that the positional argument `index` goes to."""

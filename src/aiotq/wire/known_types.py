@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import sys
-import types
 import typing
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -13,9 +11,10 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
+from ..core.hints import hints_of
 from ..exceptions import DecodeError, InvalidOption
 
-Kind = Literal["enum", "dataclass", "pydantic"]
+Kind = Literal["enum", "dataclass", "attrs", "msgspec", "pydantic"]
 #: A name in a message may be of any length; one in an error is not.
 _MAX_SHOWN: Final = 255
 
@@ -31,7 +30,8 @@ class ValueForm(NamedTuple):
 
 
 class KnownTypes:
-    """The enums, dataclasses and pydantic models that an app decodes, by module and qualified name.
+    """The enums, dataclasses, attrs classes, msgspec structs and pydantic models that an app decodes, by module and
+    qualified name.
 
     `functions` gives the functions whose annotations count; they are read when a message first names a class. `main`
     stands in place of the module of a script.
@@ -67,10 +67,13 @@ class KnownTypes:
         """Make `cls`, and the classes in the annotations of its fields, known.
 
         Raises:
-            InvalidOption: it is neither an Enum, nor a dataclass, nor a pydantic model.
+            InvalidOption: it is none of these kinds.
         """
         if not isinstance(cls, type) or kind_of(cls) is None:  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise InvalidOption(f"register_type takes an Enum, a dataclass or a pydantic model, not {cls!r}")
+            raise InvalidOption(
+                "register_type takes an Enum, a dataclass, an attrs class, a msgspec struct or a pydantic model, "
+                f"not {cls!r}"
+            )
         for each in _classes_in([cls]):
             self._registered[self.name_of(each)] = each
 
@@ -100,7 +103,7 @@ class KnownTypes:
         """Read the annotations of functions that were not read yet; return whether there were any."""
         fresh = [function for function in self._functions() if function not in self._read]
         for function in fresh:
-            for each in _classes_in(_hints(function)):
+            for each in _classes_in(hints_of(function).values()):
                 self._annotated.setdefault(self.name_of(each), each)
         self._read.update(fresh)
         return bool(fresh)
@@ -112,7 +115,26 @@ def kind_of(cls: type[Any]) -> Kind | None:
         return "enum"
     if is_model(cls):
         return "pydantic"
-    return "dataclass" if dataclasses.is_dataclass(cls) else None
+    if dataclasses.is_dataclass(cls):
+        return "dataclass"
+    if is_attrs(cls):
+        return "attrs"
+    return "msgspec" if is_struct(cls) else None
+
+
+def is_attrs(cls: type[Any]) -> bool:
+    """Whether `cls` is a class of attrs; like the next one, told by what such a class has."""
+    return hasattr(cls, "__attrs_attrs__")
+
+
+def is_struct(cls: type[Any]) -> bool:
+    """Whether `cls` is a struct of msgspec."""
+    return hasattr(cls, "__struct_fields__")
+
+
+def is_typed_dict(cls: object) -> bool:
+    """Whether `cls` is a TypedDict, of `typing` or of `typing_extensions`."""
+    return isinstance(cls, type) and issubclass(cls, dict) and hasattr(typing.cast("Any", cls), "__total__")
 
 
 def is_model(cls: type[Any]) -> bool:
@@ -151,22 +173,6 @@ def _classes_in(hints: Iterable[Any]) -> Iterator[type[Any]]:
         if isinstance(hint, type):
             if kind_of(hint) is not None:
                 yield hint
-            if dataclasses.is_dataclass(hint) or typing.is_typeddict(typing.cast(object, hint)):
-                todo.extend(_hints(hint))
-
-
-def _hints(owner: Any) -> list[Any]:
-    """The type hints of a function or class; those that name what isn't there (`TYPE_CHECKING`) are left out."""
-    try:
-        return list(typing.get_type_hints(owner).values())
-    except Exception:  # whatever evaluating an annotation raises
-        pass
-    found: list[Any] = []
-    with suppress(Exception):  # in newer Pythons annotations are evaluated when they are asked for
-        origin = inspect.unwrap(owner)
-        space = getattr(origin, "__globals__", None) or vars(sys.modules[origin.__module__])
-        for name, annotation in dict(owner.__annotations__).items():
-            alone = types.SimpleNamespace(__annotations__={name: annotation})
-            with suppress(Exception):
-                found.extend(typing.get_type_hints(alone, space).values())
-    return found
+            kind: Any = hint
+            if is_typed_dict(kind) or dataclasses.is_dataclass(kind) or is_attrs(kind) or is_struct(kind):
+                todo.extend(hints_of(kind).values())

@@ -1,8 +1,8 @@
 """Values beyond what a format has: each becomes `{"__type__": tag, "__value__": plain}` and comes back as what it was.
 
 Tags and forms are kombu's where it has one (datetime, date, time, decimal, uuid, bytes, base64), so that Celery's
-workers read them. The rest (timedelta, tuple, set, frozenset, enum, dataclass, pydantic, dict) is ours, and so are
-those that upper rooms add (`KnownTypes.add_forms`).
+workers read them. The rest (timedelta, tuple, set, frozenset, enum, dataclass, attrs, msgspec, pydantic, dict) is ours,
+and so are those that upper rooms add (`KnownTypes.add_forms`).
 
 Source: kombu, `kombu.utils.json`.
 """
@@ -23,7 +23,7 @@ import orjson
 
 from ..core.values import shown
 from ..exceptions import DecodeError
-from .known_types import KnownTypes, is_model
+from .known_types import KnownTypes, is_attrs, is_model, is_struct
 
 TYPE: Final = "__type__"
 VALUE: Final = "__value__"
@@ -95,10 +95,16 @@ class Tagger:
             return _tag("pydantic", [self._types.name_of(kind), _dumped(value)])
         if (form := self._types.form_of(kind)) is not None:
             return _tag(form.tag, self.tagged(form.plain(value), depth + 2))
+        if is_struct(kind):
+            fields = {each: self.tagged(getattr(value, each), depth + 3) for each in kind.__struct_fields__}
+            return _tag("msgspec", [self._types.name_of(kind), fields])
         if dataclasses.is_dataclass(kind) and not isinstance(value, _BUILTINS):
             _check_constructor(kind)
             fields = {each.name: self.tagged(getattr(value, each.name), depth + 3) for each in dataclasses.fields(kind)}
             return _tag("dataclass", [self._types.name_of(kind), fields])
+        if is_attrs(kind) and not isinstance(value, _BUILTINS):
+            fields = {each: self.tagged(getattr(value, each), depth + 3) for each in _constructed(cast("Any", kind))}
+            return _tag("attrs", [self._types.name_of(kind), fields])
         if isinstance(value, _BUILTINS):
             raise TypeError(f"type {kind.__qualname__} would be lost: make it a plain one")
         raise TypeError(f"type {kind.__qualname__} has no form in it: send plain data, a dataclass or a pydantic model")
@@ -167,6 +173,17 @@ class Tagger:
                 name, fields = _expect(value, list)
                 kind = self._types.find(name, "dataclass")
                 return _made(kind, self._revived_dict(_expect(fields, dict), depth + 2))
+            case "attrs":
+                name, fields = _expect(value, list)
+                kind = self._types.find(name, "attrs")
+                return _made_by(
+                    kind, _constructed(cast("Any", kind)), self._revived_dict(_expect(fields, dict), depth + 2)
+                )
+            case "msgspec":
+                name, fields = _expect(value, list)
+                kind = self._types.find(name, "msgspec")
+                named = {each: each for each in kind.__struct_fields__}
+                return _made_by(kind, named, self._revived_dict(_expect(fields, dict), depth + 2))
             case "pydantic":
                 name, fields = _expect(value, list)
                 return _validated(self._types.find(name, "pydantic"), orjson.dumps(fields))
@@ -286,6 +303,26 @@ def _made(kind: type[Any], given: dict[str, Any]) -> Any:
         if not fields[name].init:
             object.__setattr__(made, name, value)  # past frozen=True
     return made
+
+
+@functools.lru_cache(maxsize=1024)
+def _constructed(kind: Any) -> Mapping[str, str]:
+    """Return the fields of an attrs class, with what its constructor calls them.
+
+    Raises:
+        TypeError: its constructor does not set all of them, so that one would not come back as it is.
+    """
+    for each in kind.__attrs_attrs__:
+        if not each.init:
+            raise TypeError(f"a {kind.__qualname__} can't be made again from its fields: {each.name!r} has init=False")
+    return {each.name: each.alias or each.name.lstrip("_") for each in kind.__attrs_attrs__}
+
+
+def _made_by(kind: type[Any], names: Mapping[str, str], given: Mapping[str, Any]) -> Any:
+    """Return an instance of `kind`, made by its constructor, to which fields have these `names`."""
+    if unknown := given.keys() - names.keys():
+        raise DecodeError(f"{kind.__qualname__} has no field {shown(min(unknown))} here")
+    return kind(**{names[name]: value for name, value in given.items()})
 
 
 def _dumped(model: Any) -> Any:

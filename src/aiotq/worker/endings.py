@@ -96,7 +96,7 @@ class Endings:
         again = automatic_retry(task, error, run.delivery.message.retries)
         if again is not None:
             return self._retried(again, run, task, policy)
-        return self._failed(error, run, task, policy)
+        return self.failed(error, run, task, policy)
 
     def stopped(self, run: Run, task: Task[..., Any], policy: Policy) -> Outcome | None:
         """Return the outcome of a run that we cancelled, whatever its task made of that."""
@@ -107,7 +107,7 @@ class Endings:
                 limit = TimeLimitExceeded(f"hard time limit of {run.time_limit or 0:g} s exceeded")
                 again = automatic_retry(task, limit, message.retries)
                 return (
-                    self._failed(limit, run, task, policy) if again is None else self._retried(again, run, task, policy)
+                    self.failed(limit, run, task, policy) if again is None else self._retried(again, run, task, policy)
                 )
             case Cancelled.REVOKED:
                 logger.info("Task %s[%s] was revoked while it ran", name, message.id, extra=giving(states.REVOKED))
@@ -133,7 +133,8 @@ class Endings:
         logger.error(text, message.task, message.id, reason, detail, extra=giving(rejected.state))
         return rejected
 
-    def _failed(self, error: BaseException, run: Run, task: Task[..., Any], policy: Policy) -> Failure:
+    def failed(self, error: BaseException, run: Run, task: Task[..., Any], policy: Policy) -> Failure:
+        """Return the outcome of a run that fails by `error`, and is not retried."""
         message = run.delivery.message
         name, why, failed = message.shadow or message.task, describe(error), giving(states.FAILURE)
         if are_all(error, task.declared.throws):
@@ -182,6 +183,7 @@ class Endings:
         delivery, links, request = run.delivery, run.links, run.request
         message = delivery.message
         assert request is not None, "a task that asks for a retry has run"
+        args, kwargs = run.sent_arguments or (request.args, request.kwargs)
         try:
             envelope = retried(
                 self._conf,
@@ -191,8 +193,8 @@ class Endings:
                 delivery.queue,
                 delivery.priority,
                 again,
-                args=request.args,
-                kwargs=request.kwargs,
+                args=args,
+                kwargs=kwargs,
                 embed=embedded(replace(links, broken=None, is_given=False)) if links is not NO_LINKS else {},
                 now=self._clock.time(),
                 ahead=self._shared_clock.ahead,

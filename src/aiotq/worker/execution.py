@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import functools
 import inspect
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final, Protocol, TypeGuard, cast
 
 import anyio
@@ -30,14 +31,18 @@ from ..canvas.outcome import (
 )
 from ..canvas.serialized import as_canvas
 from ..core import surroundings
+from ..core.aio import start
 from ..core.logs import giving
 from ..core.values import replace, shown
 from ..exceptions import (
+    InvalidArguments,
     MalformedMessage,
     MessageError,
     OperationalError,
     TimeLimitExceeded,
 )
+from ..tasks.dependencies import Overrides
+from ..tasks.injecting import injected, ready, run_injected, run_injected_now
 from ..tasks.request import Request, request_of, running_request
 from ..tasks.running import one_by_one
 from ..tasks.soft_time_limits import SoftLimited, run_in_thread
@@ -69,6 +74,9 @@ class ExecutionCore(StepsCore, EndingsCore, Protocol):
 
     @property
     def middleware(self) -> MiddlewareStack: ...
+
+    @property
+    def dependency_overrides(self) -> Overrides: ...
 
     async def update_state(self, request: Request, state: str, meta: Any) -> None: ...
 
@@ -147,6 +155,13 @@ class Execution:
         )
         run.request, run.links = request, links
         running_request.set(request)  # for good: the context is this run's own
+        if rules.rebuilding is not None:
+            try:
+                rebuilt = rules.rebuilding.rebuilt(request.args, kwargs, links.mode)
+            except InvalidArguments as exc:  # no retry can change that
+                return self._linked(self._endings.failed(exc, run, task, policy), run)
+            run.sent_arguments = request.args, kwargs
+            cast("Any", request).args, cast("Any", request).kwargs = rebuilt
         try:
             if rules.is_acked_early and not await self._acknowledge(run):
                 return None
@@ -282,14 +297,16 @@ class Execution:
             cast("Any", request).session = await self.transactions.begin(run, task)
         if task.runs_in == "process" and self._pool is not None:
             return await self._call_process(self._pool, task, request, soft, hard)
-        call = task.called if request.mode == "once" else one_by_one(task, request.mode)
-        around = surroundings.installed()
         if not task.is_coroutine:
-            call = functools.partial(call, *request.args, **request.kwargs)
-            call = call if around is None else functools.partial(around.call, call)
-            value = await run_in_thread(call, soft, limiter=self._threads, abandons=self._pool is not None)
-            return await value if inspect.iscoroutine(value) else value  # a plain function may return an `async def`'s
-        coro = call(*request.args, **request.kwargs)
+            return await self._call_in_thread(run, task, request, soft)
+        around = surroundings.installed()
+        if task.dependencies is None:
+            called = task.called
+            call = called if request.mode == "once" else one_by_one(called, request.mode, is_coroutine=True)
+            coro = call(*request.args, **request.kwargs)
+        else:
+            in_thread = functools.partial(self._kept, run)
+            coro = run_injected(task, task.dependencies, request, self._core.dependency_overrides, in_thread)
         coro = coro if around is None else around.awaited(coro)
         if soft is None and hard is None:
             return await coro
@@ -302,6 +319,46 @@ class Execution:
         finally:
             if timer is not None:
                 timer.cancel()
+
+    async def _call_in_thread(self, run: Run, task: Task[..., Any], request: Request, soft: float | None) -> Any:
+        needs = task.dependencies
+        if needs is None:
+            called = task.called
+            call = called if request.mode == "once" else one_by_one(called, request.mode, is_coroutine=False)
+            value = await self._in_thread(functools.partial(call, *request.args, **request.kwargs), soft)
+            return await value if inspect.iscoroutine(value) else value  # a plain function may return an `async def`'s
+        overrides = self._core.dependency_overrides
+        plan = needs.plan(overrides)
+        if not plan.needs_loop:  # an abandoned thread closes them itself, when it ends
+            return await self._in_thread(functools.partial(run_injected_now, task, needs, request, overrides), soft)
+        async with injected(plan, functools.partial(self._kept, run)) as given:
+            call = functools.partial(ready(task, needs, request, given), *request.args, **request.kwargs)
+            return await self._kept(run, call, soft)
+
+    def _in_thread(self, call: Callable[[], Any], soft: float | None) -> Coroutine[Any, Any, Any]:
+        around = surroundings.installed()
+        call = call if around is None else functools.partial(around.call, call)
+        return run_in_thread(call, soft, limiter=self._threads, abandons=self._pool is not None)
+
+    async def _kept(self, run: Run, call: Callable[[], Any], soft: float | None = None) -> Any:
+        """Call it in a thread and wait for its end, though `run` is cancelled: what it uses is not closed before.
+
+        A worker that stops waits no longer than for others: what is closed then is given to nobody.
+        """
+        working = start(self._in_thread(call, soft), name="aiotq.thread", context=contextvars.copy_context())
+        cancelled: asyncio.CancelledError | None = None
+        while not working.done():
+            try:
+                await asyncio.wait({working})
+            except asyncio.CancelledError as exc:
+                cancelled = exc
+                if run.cancelled_for is Cancelled.STOPPING:
+                    working.cancel()
+        if cancelled is not None:
+            if not working.cancelled():
+                working.exception()  # retrieved: the cancellation is what counts
+            raise cancelled
+        return working.result()
 
     @staticmethod
     def _unpacked(value: Any, request: Request) -> Any:
@@ -316,6 +373,8 @@ class Execution:
     async def _call_process(
         self, pool: ProcessPool, task: Task[..., Any], request: Request, soft: float | None, hard: float | None
     ) -> Any:
+        if task.dependencies is not None:
+            task.dependencies.check_overrides(self._core.dependency_overrides)
         plain = replace(
             request,
             kwargs=dict(request.kwargs),

@@ -30,6 +30,7 @@ from ..results import JoinChanges, Joined, Record
 from ..results.eager_result import EagerResult
 from ..tasks.calls import CallHere
 from ..tasks.options import ONLY_SENT, CallOptions, check_options
+from ..tasks.rebuilding import shaped
 from ..tasks.request import Request, running_request
 from ..tasks.task import Task
 from ..transport import Delivery
@@ -149,6 +150,7 @@ class _Inline:
         self.conf = core.conf
         self.codec = core.codec
         self.middleware = core.middleware
+        self.dependency_overrides = core.dependency_overrides
         self.serializers = core.serializers
         self.clock = _StandingClock(core.clock.time())
         self.shared_clock = SharedClock(self.clock)
@@ -201,7 +203,7 @@ class _Inline:
             record = self._records.get(task_id)
         assert record is not None, "all that runs here leaves a record"
         document = self.codec.decode(record)
-        value = self._errors.get(task_id, document.result)
+        value = self._errors.get(task_id, shaped(self._core.tasks, document.name, document.result))
         return EagerResult(task_id, value, record.state, document.traceback, readers=self._core, parent=parent)
 
     async def _run(self, envelope: Envelope) -> None:

@@ -36,6 +36,10 @@ class WorkerLifespan(Generic[T]):
     def __repr__(self) -> str:
         return f"<WorkerLifespan {self.name}>"
 
+    async def __call__(self) -> T:
+        """Return `value`: so it is a dependency, `Annotated[Pool, Depends(pool)]`, of tasks and of FastAPI's routes."""
+        return self.value
+
     @property
     def value(self) -> T:
         """The object that it yielded: the same for all tasks of a worker, those in threads included.

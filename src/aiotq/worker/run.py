@@ -6,7 +6,7 @@ import asyncio
 import enum
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
@@ -113,6 +113,7 @@ class Run:
         "kind",
         "links",
         "request",
+        "sent_arguments",
         "slots",
         "started_at",
         "task",
@@ -128,6 +129,8 @@ class Run:
         self.task: asyncio.Task[None] | None = None
         self.called: Task[..., Any] | None = None  #: the task, once it is looked up
         self.request: Request | None = None  #: once the body is read
+        #: Its arguments as they were sent, if the task gets them as its annotations say.
+        self.sent_arguments: tuple[Sequence[Any], Mapping[str, Any]] | None = None
         self.links = NO_LINKS  #: what follows it, as far as its body was read
         self.time_limit: float | None = None  #: seconds, while one is running
         self.is_ending = False  #: its end is being committed with its transaction, which says if its lease was lost

@@ -19,6 +19,7 @@ class TaskPolicy:
         "if_kept",
         "is_acked_early",
         "max_deliveries",
+        "rebuilding",
         "rejects_lost",
         "tracks_start",
     )
@@ -35,6 +36,8 @@ class TaskPolicy:
         self.tracks_start = wanted(declared.track_started, conf.task_track_started)
         self.rejects_lost = wanted(declared.reject_on_worker_lost, conf.task_reject_on_worker_lost)
         self.expires = declared.expires
+        #: What becomes of arguments first; None for most.
+        self.rebuilding = task.rebuilding() if wanted(declared.typing, conf.strict_arguments) else None
         keeps_errors = wanted(declared.store_errors_even_if_ignored, conf.task_store_errors_even_if_ignored)
         self.if_kept = Policy(False, keeps_errors)
         self.if_ignored = Policy(True, keeps_errors)

@@ -33,6 +33,7 @@ from ...exceptions import (
     TaskPredicate,
 )
 from ...signals import worker_process_init, worker_process_shutdown
+from ...tasks.injecting import called_here, run_injected, run_injected_now
 from ...tasks.request import Request, running_request
 from ...tasks.retries import asked_for
 from ...tasks.running import one_by_one
@@ -60,14 +61,23 @@ def run_task(module: str, qualname: str, request: Request) -> Any:
     found.running(request).__enter__()  # the context is this run's own
     request = running_request.get()  # to which the task adds what it tells
     task = cast("Task[..., Any]", found)
-    call: Callable[..., Any] = task.called if request.mode == "once" else one_by_one(task, request.mode)
     around = surroundings.installed()
     if task.is_coroutine:
-        coro = call(*request.args, **request.kwargs)
+        coro = _called(task, request)
         return _awaited(coro if around is None else around.awaited(coro), request)
-    call = partial(call, *request.args, **request.kwargs)
-    value = call() if around is None else around.call(call)
+    value = _called(task, request) if around is None else around.call(partial(_called, task, request))
     return _awaited(value, request) if inspect.iscoroutine(value) else _ran(value, request)
+
+
+def _called(task: Task[..., Any], request: Request) -> Any:
+    needs, is_coroutine = task.dependencies, task.is_coroutine
+    if needs is None:
+        called = task.called
+        call = called if request.mode == "once" else one_by_one(called, request.mode, is_coroutine=is_coroutine)
+        return call(*request.args, **request.kwargs)
+    if is_coroutine:
+        return run_injected(task, needs, request, {}, called_here)
+    return run_injected_now(task, needs, request, {})
 
 
 async def _awaited(coro: Coroutine[Any, Any, Any], request: Request) -> Any:
