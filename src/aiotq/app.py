@@ -78,8 +78,7 @@ class AioTQ:
         arguments = {name: value for name, value in given.items() if value is not None} | more_settings
         self._core = AppCore(self, main, clock, arguments, task_cls=task_cls, inline=_inline)
         self.main = main
-        #: By their names, with those that every app has.
-        self.tasks: dict[str, Task[..., Any]] = self._core.tasks
+        self.tasks: dict[str, Task[..., Any]] = self._core.tasks  #: by name, with those that every app has
         set_default_app(self._core)
 
     def __repr__(self) -> str:
@@ -217,8 +216,7 @@ class AioTQ:
     on_after_configure = Part(lambda core: core.on_after_configure)
     """Sent once, before the app is used for the first time in a process: the place to call `add_periodic_task`.
 
-    Settings can still be changed then, but those of workers (`worker_…`), which are read when a worker is made. What a
-    receiver raises is raised where the app is used.
+    Settings can still be changed then, but not `worker_…`. What a receiver raises is raised where the app is used.
     """
     on_after_finalize = Part(lambda core: core.on_after_finalize)
     """Sent after `on_after_configure`; a worker and a scheduler have registered all their tasks before."""

@@ -91,6 +91,7 @@ LATE: Final[Mapping[tuple[str, str], str]] = {
     ("calling.core", "calling.in_transaction"): "few apps send in transactions of their users'",
     ("calling.core", "control.declared"): _FEW_OPERATE,
     ("calling.core", "control.event_sender"): _FEW_OPERATE,
+    ("calling.core", "calling.tracing"): _FEW_ARE_WATCHED,
     ("calling.core", "results.indexing"): _FEW_WORK,
     ("calling.core", "worker.observers"): _FEW_WORK,
     ("calling.core", "worker.worker"): _FEW_WORK,

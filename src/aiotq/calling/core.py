@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from ..worker.observers import Observer
     from ..worker.worker import Worker
     from .in_transaction import InTransaction
+    from .tracing import Tracing
 
 Handle = TypeVar("Handle")
 Has = TypeVar("Has")
@@ -138,10 +139,11 @@ class AppCore:
         self.codecs = Codecs(self.conf, clock, lambda: [task.fn for task in self.tasks.values()], main)
         self.codecs.add_forms(forms_of(self, self))
         self.middleware = MiddlewareStack()
+        self.tracing: Tracing | None = None  #: makes spans, with the setting `opentelemetry`
         self.lifespans = WorkerLifespans()
+        self.dependency_overrides: dict[Callable[..., Any], Callable[..., Any]] = {}
         self.commands: dict[str, DeclaredCommand] = {}  #: the user's own, which workers obey
         self.event_senders: dict[str, EventSender] = {}  #: by the names of the workers that run here
-        self.dependency_overrides: dict[Callable[..., Any], Callable[..., Any]] = {}
         #: Those that run in this process, and who is told what happens in them.
         self.workers: list[Worker] = []
         self.schedulers: list[Scheduler] = []
@@ -184,6 +186,7 @@ class AppCore:
                 shared_clock=self.shared_clock,
                 origin=self.origin,
                 signer=self.signer,
+                carried=None if self.tracing is None else self.tracing.carried,
             )
         return self._builder
 
@@ -278,13 +281,8 @@ class AppCore:
             raise ResultsDisabled(f"{self!r} keeps no results (result_backend is {DISABLED!r})")
         if connection.reader is None:
             connection.reader = Reader(
-                connection.records,
-                connection.ledger,
-                connection.waiting,
-                self.codec,
-                self.conf.result_expires,
-                partial(why_unclaimed, connection.broker),
-                partial(shaped, self.tasks),
+                *(connection.records, connection.ledger, connection.waiting, self.codec, self.conf.result_expires),
+                *(partial(why_unclaimed, connection.broker), partial(shaped, self.tasks)),
             )
         return connection.reader
 
@@ -449,6 +447,7 @@ class AppCore:
         """
         if not self.conf.is_frozen:
             self._router = self._builder = None
+        self.trace()
         _ = self.router
         self.codecs.check_security()
         self.codecs.check_content()
@@ -465,6 +464,15 @@ class AppCore:
                 outlet=connection.celery,
             )
             connection.events.enabled = True
+
+    def trace(self) -> None:
+        """Make spans from now on, if the settings say so; raises `MissingLibrary` without OpenTelemetry."""
+        if self.conf.opentelemetry and self.tracing is None:
+            from .tracing import Tracing  # noqa: PLC0415
+
+            self.tracing = Tracing(self.conf)
+            self.middleware.add_outermost(self.tracing)
+            self._builder = None
 
     def after_fork(self) -> None:
         """Be another process."""

@@ -88,8 +88,10 @@ class EnvelopeBuilder:
         origin: str | None = None,
         signer: Signer | None = None,
         check_queue: Callable[[str], None] | None = None,
+        carried: Callable[[Mapping[str, Any] | None], Mapping[str, Any] | None] | None = None,
     ) -> None:
-        """`check_queue` raises `InvalidOption` for a name that no queue of the broker can have."""
+        """`check_queue` raises `InvalidOption` for a name that no queue of the broker can have; `carried` adds to the
+        headers of a message what goes on from here (traces)."""
         self.conf = conf
         self._serializers = serializers
         self._router = router
@@ -99,6 +101,7 @@ class EnvelopeBuilder:
         self._origin = origin
         self._signer = signer
         self._check_queue = check_queue
+        self._carried = carried
         self._queues: set[str] = set()  #: those that were checked
         self._makes_copies = True
 
@@ -241,6 +244,8 @@ class EnvelopeBuilder:
         if expires is None and (part is None or part.step is None or part.step.awaits is None):
             expires = declared.expires
         headers, stamps = options.get("headers"), options.get("stamps")
+        if self._carried is not None:
+            headers = self._carried(headers)
         parent: Parent = running_request.get() if part is None else part
         queue = options.get("queue") or declared.queue or conf.task_default_queue
         if queue not in self._queues:

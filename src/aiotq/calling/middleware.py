@@ -125,6 +125,11 @@ class MiddlewareStack:
         if _has_own(middleware, "run"):
             self.runners = (*self.runners, middleware)
 
+    def add_outermost(self, middleware: Middleware) -> None:
+        """Put `middleware`, which has both methods, round all others, those to come too."""
+        self.senders = (middleware, *self.senders)
+        self.runners = (middleware, *self.runners)
+
     async def send(self, calls: Sequence[OutgoingCall], innermost: Sending) -> Sequence[AsyncResult[Any]]:
         """Send `calls` through all of `senders`.
 

@@ -48,6 +48,8 @@ class _Values:
     "Modules that a worker imports before it starts, so that their tasks are registered."
     timezone: str = "UTC"
     "The time zone of an `eta` or `expires` without one."
+    opentelemetry: bool = False
+    "Make spans of calls and of runs, by OpenTelemetry's global tracer provider. Needs `aiotq[otel]`."
     strict_arguments: bool = True
     "False: arguments are checked neither at the call nor in the worker, which makes no models of plain data then."
 

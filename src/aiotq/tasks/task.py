@@ -28,10 +28,9 @@ from ..exceptions import CallError, InvalidOption, MaxRetriesExceededError, Retr
 from ..results import handle
 from ..results.eager_result import EagerResult
 from ..wire.message import MAX_NAME, is_name
-from ..wire.shapes import Shape
 from .calls import CallHere, Configured, SyncCalls, sync_call
 from .current_app import default_core
-from .dependencies import Dependencies, dependencies_of
+from .dependencies import dependencies_of
 from .handlers import Handlers, overridden
 from .models import with_models
 from .on_commit import OnCommit
@@ -45,10 +44,10 @@ from .options import (
     said,
 )
 from .own_events import tell_own
-from .rebuilding import Rebuilding, rebuilding_of, returned_shape
 from .request import Request, running_request
 from .retries import check_retry
 from .running import Running, call_apart, calling_run, current_request, entered, gives_coroutine
+from .taking import Taking
 from .task_core import TaskCore
 
 if TYPE_CHECKING:
@@ -63,7 +62,7 @@ _NOT_RUNNING: Final = "no task runs here; call it in a task's code, while a work
 
 
 @knows(TASK)
-class Task(Declared, Handlers, OnCommit[P], Generic[P, R]):
+class Task(Declared, Handlers, Taking, OnCommit[P], Generic[P, R]):
     """A registered function; made by `@app.task`.
 
     await add.delay(2, 2)                        # send a call
@@ -76,13 +75,10 @@ class Task(Declared, Handlers, OnCommit[P], Generic[P, R]):
     called: Callable[..., Any]  #: by a worker: the function, or the `__call__` that a task class has of its own
     handlers: frozenset[str]
     __name__: str
-    dependencies: Dependencies | None  #: what a worker gives its function beside the arguments of calls
     shared: Task[..., Any] | None  #: the task of `shared_task` that it is one app's own of
     _own_core: TaskCore | None
-    _returned: tuple[Shape | None] | None
     _own_copies: weakref.WeakSet[Task[..., Any]]
     _calls_its_own_way: bool
-    _arguments: ArgumentCheck
 
     OperationalError: ClassVar = exceptions.OperationalError
     MaxRetriesExceededError: ClassVar = exceptions.MaxRetriesExceededError
@@ -446,46 +442,6 @@ class Task(Declared, Handlers, OnCommit[P], Generic[P, R]):
         if throw:
             raise again from exc
         return again
-
-    @property
-    def is_strict(self) -> bool:
-        """Whether arguments are checked: its option `typing`, or else the setting `strict_arguments`."""
-        typing = self.declared.typing
-        return self._core.conf.strict_arguments if typing is None else typing
-
-    def check(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        """Raise `InvalidArguments` if a call with these arguments would (unless they are not checked)."""
-        if self.is_strict:
-            self._arguments.check(args, kwargs)
-
-    @property
-    def parameters(self) -> Sequence[str]:
-        """The names of those that can be given by position."""
-        return self._arguments.names
-    def rebuilding(self) -> Rebuilding | None:
-        """Return what becomes of arguments in a worker before its function gets them, if its annotations say so."""
-        needs, bind = self.dependencies, self.declared.bind
-        return rebuilding_of(self.fn, self.name, skip_first=bind, injected=() if needs is None else needs.names)
-
-    @property
-    def returned_shape(self) -> Shape | None:
-        """What becomes of its value where the caller gets it, if its annotation says so."""
-        if self._returned is None:  # at the first use: what its annotations name may come later in its module
-            self._returned = (returned_shape(self.fn),)
-        return self._returned[0]
-
-    @property
-    def call_parameters(self) -> Sequence[inspect.Parameter]:
-        """What calls have arguments for."""
-        return self._arguments.parameters
-
-    def parameter(self, index: int) -> str:
-        """Return the name of the parameter that the positional argument `index` goes to."""
-        return self._arguments.name_of(index)
-
-    def room_for(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> float:
-        """Return with how many positional arguments it can be called beside these."""
-        return self._arguments.room_for(args, kwargs)
 
     def running(self, request: Request) -> Running:
         """Make this task the running one of this context, for `request` and `current_task`."""

@@ -20,6 +20,18 @@ if TYPE_CHECKING:
     from .task import Task
 
 
+class RunTracing(Protocol):
+    """What takes the trace of a run into a child process."""
+
+    def for_child(self, headers: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the headers of a run as the child gets them."""
+        ...
+
+    def enter_child(self, request: Request) -> None:
+        """Be in the trace that they tell of."""
+        ...
+
+
 class TaskCore(Readers, Sender, Protocol):
     """What a task needs from the core of its app."""
 
@@ -31,6 +43,11 @@ class TaskCore(Readers, Sender, Protocol):
 
     @property
     def serializers(self) -> SerializerRegistry: ...
+
+    @property
+    def tracing(self) -> RunTracing | None: ...
+
+    def trace(self) -> None: ...
 
     @property
     def builder(self) -> EnvelopeBuilder: ...

@@ -47,6 +47,7 @@ from ..tasks.request import Request, request_of, running_request
 from ..tasks.running import one_by_one
 from ..tasks.soft_time_limits import SoftLimited, run_in_thread
 from ..tasks.task import Task
+from ..tasks.task_core import RunTracing
 from ..wire.message import Message
 from .delivery_info import DeliveryInfo
 from .endings import Endings, EndingsCore, reason_of
@@ -77,6 +78,9 @@ class ExecutionCore(StepsCore, EndingsCore, Protocol):
 
     @property
     def dependency_overrides(self) -> Overrides: ...
+
+    @property
+    def tracing(self) -> RunTracing | None: ...
 
     async def update_state(self, request: Request, state: str, meta: Any) -> None: ...
 
@@ -375,10 +379,11 @@ class Execution:
     ) -> Any:
         if task.dependencies is not None:
             task.dependencies.check_overrides(self._core.dependency_overrides)
+        tracing = self._core.tracing
         plain = replace(
             request,
             kwargs=dict(request.kwargs),
-            headers=dict(request.headers),
+            headers=dict(request.headers) if tracing is None else tracing.for_child(request.headers),
             stamps=dict(request.stamps),
             added=[],
             runner=None,

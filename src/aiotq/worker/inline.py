@@ -151,6 +151,7 @@ class _Inline:
         self.codec = core.codec
         self.middleware = core.middleware
         self.dependency_overrides = core.dependency_overrides
+        self.tracing = core.tracing
         self.serializers = core.serializers
         self.clock = _StandingClock(core.clock.time())
         self.shared_clock = SharedClock(self.clock)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from ...canvas.serialized import as_form
 from ...core import django_project, surroundings
 from ...core.child import become_child
+from ...core.inside import core_of
 from ...core.tracebacks import described, formatted, text_of
 from ...exceptions import (
     EncodeError,
@@ -70,6 +71,10 @@ def run_task(module: str, qualname: str, request: Request) -> Any:
 
 
 def _called(task: Task[..., Any], request: Request) -> Any:
+    core = core_of(task)
+    core.trace()
+    if core.tracing is not None:
+        core.tracing.enter_child(request)
     needs, is_coroutine = task.dependencies, task.is_coroutine
     if needs is None:
         called = task.called

@@ -1,0 +1,70 @@
+"""What a task takes and gives: the check of its arguments, and what becomes of them and of its value."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ..calling.arguments import ArgumentCheck
+from ..wire.shapes import Shape
+from .dependencies import Dependencies
+from .options import TaskOptions
+from .rebuilding import Rebuilding, rebuilding_of, returned_shape
+from .task_core import TaskCore
+
+
+class Taking:
+    """A part of every task."""
+
+    name: str
+    fn: Callable[..., Any]
+    declared: TaskOptions
+    dependencies: Dependencies | None  #: what a worker gives its function beside the arguments of calls
+    _arguments: ArgumentCheck
+    _returned: tuple[Shape | None] | None
+
+    @property
+    def _core(self) -> TaskCore:
+        raise NotImplementedError
+
+    @property
+    def is_strict(self) -> bool:
+        """Whether arguments are checked: its option `typing`, or else the setting `strict_arguments`."""
+        typing = self.declared.typing
+        return self._core.conf.strict_arguments if typing is None else typing
+
+    def check(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Raise `InvalidArguments` if a call with these arguments would (unless they are not checked)."""
+        if self.is_strict:
+            self._arguments.check(args, kwargs)
+
+    @property
+    def parameters(self) -> Sequence[str]:
+        """The names of those that can be given by position."""
+        return self._arguments.names
+
+    def rebuilding(self) -> Rebuilding | None:
+        """Return what becomes of arguments in a worker before its function gets them, if its annotations say so."""
+        needs, bind = self.dependencies, self.declared.bind
+        return rebuilding_of(self.fn, self.name, skip_first=bind, injected=() if needs is None else needs.names)
+
+    @property
+    def returned_shape(self) -> Shape | None:
+        """What becomes of its value where the caller gets it, if its annotation says so."""
+        if self._returned is None:  # at the first use: what its annotations name may come later in its module
+            self._returned = (returned_shape(self.fn),)
+        return self._returned[0]
+
+    @property
+    def call_parameters(self) -> Sequence[inspect.Parameter]:
+        """What calls have arguments for."""
+        return self._arguments.parameters
+
+    def parameter(self, index: int) -> str:
+        """Return the name of the parameter that the positional argument `index` goes to."""
+        return self._arguments.name_of(index)
+
+    def room_for(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> float:
+        """Return with how many positional arguments it can be called beside these."""
+        return self._arguments.room_for(args, kwargs)

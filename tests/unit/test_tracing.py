@@ -1,0 +1,143 @@
+"""Traces by OpenTelemetry: from an HTTP request through what is called in it, and what follows that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import httpx
+import pytest
+from fastapi import FastAPI, Request
+from opentelemetry import propagate, trace
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from aiotq import AioTQ
+from aiotq.core.inside import core_of
+from aiotq.testing import TestWorker
+from tests.unit.traced_tasks import app, fails, first, third, trace_of_child
+
+EXPORTER: Final = InMemorySpanExporter()
+REMOTE: Final = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _sdk() -> None:
+    """What users set up, once in a process."""
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(EXPORTER))
+    trace.set_tracer_provider(provider)
+
+
+@pytest.fixture(autouse=True)
+def _empty() -> Iterator[None]:
+    EXPORTER.clear()
+    yield
+    EXPORTER.clear()
+
+
+def api() -> FastAPI:
+    made = FastAPI()
+
+    @made.post("/{how}")
+    async def start(how: str, request: Request) -> None:
+        with trace.get_tracer("server").start_as_current_span(
+            "request", context=propagate.extract(request.headers), kind=trace.SpanKind.SERVER
+        ):
+            await first.delay(how)
+
+    return made
+
+
+def spans() -> dict[str, ReadableSpan]:
+    return {span.name.replace("tests.unit.traced_tasks.", ""): span for span in EXPORTER.get_finished_spans()}
+
+
+def context_of(span: ReadableSpan) -> trace.SpanContext:
+    found: trace.SpanContext | None = span.get_span_context()
+    assert found is not None
+    return found
+
+
+def path_to(span: ReadableSpan) -> list[str]:
+    """The names of its parents, and its own."""
+    by_id = {context_of(each).span_id: each for each in spans().values()}
+    names = [span.name]
+    while span.parent is not None and span.parent.span_id in by_id:
+        span = by_id[span.parent.span_id]
+        names.insert(0, span.name)
+    return [name.replace("tests.unit.traced_tasks.", "") for name in names]
+
+
+@pytest.mark.parametrize("how", ["call", "chain"])
+async def test_a_trace_goes_from_a_request_through_tasks_and_steps(how: str) -> None:
+    """By the header of the request, of each message, and of what the worker sends as the next step."""
+    async with (
+        TestWorker(app) as t,
+        httpx.AsyncClient(transport=httpx.ASGITransport(api()), base_url="http://x") as web,
+    ):
+        await web.post(f"/{how}", headers={"traceparent": REMOTE})
+        await t.idle()
+
+    found = spans()
+    assert {format(context_of(span).trace_id, "032x") for span in found.values()} == {REMOTE.split("-")[1]}
+    beginning = ["request", "send first", "process first", "my own", "send second", "process second"]
+    assert path_to(found["in a thread"]) == [*beginning, "in a thread"]
+    if how == "chain":
+        assert path_to(found["process third"]) == [*beginning, "process third"]
+    process = found["process first"]
+    assert (process.kind, found["send first"].kind) == (trace.SpanKind.CONSUMER, trace.SpanKind.PRODUCER)
+    assert dict(process.attributes or {}) == {
+        "messaging.system": "aiotq",
+        "messaging.operation.name": "process",
+        "messaging.operation.type": "process",
+        "messaging.destination.name": "default",
+        "messaging.message.id": (found["send first"].attributes or {})["messaging.message.id"],
+        "messaging.message.conversation_id": (found["send first"].attributes or {})["messaging.message.id"],
+        "aiotq.task.name": "tests.unit.traced_tasks.first",
+        "aiotq.task.retries": 0,
+    }
+
+
+async def test_errors_are_recorded_and_retries_stay_in_the_trace() -> None:
+    async with TestWorker(app) as t:
+        with trace.get_tracer("server").start_as_current_span("request") as request:
+            for how in ("at once", "later"):
+                await fails.delay(how)
+        await t.advance(minutes=1)
+
+    runs = [span for span in EXPORTER.get_finished_spans() if span.name.startswith("process")]
+    assert [(span.attributes or {})["aiotq.task.retries"] for span in runs] == [0, 0, 1, 1]
+    assert {context_of(span).trace_id for span in runs} == {request.get_span_context().trace_id}
+    failed = [span for span in runs if span.status.status_code is trace.StatusCode.ERROR]
+    assert [(span.attributes or {})["error.type"] for span in failed] == [
+        *("ConnectionError", "ConnectionError", "MaxRetriesExceededError")
+    ]
+    assert failed[0].status.description == "ConnectionError: at once"
+    assert failed[0].events[0].name == "exception"
+    assert [(span.attributes or {}).get("aiotq.task.asked") for span in runs if span not in failed] == ["retry"]
+
+
+async def test_a_child_process_is_in_the_trace_of_its_run_and_many_calls_are_one_span() -> None:
+    async with TestWorker(app):
+        child = await (await trace_of_child.delay())
+        await (await app.send_many([third.s(1), third.s(2)]))
+
+    found = context_of(spans()["process trace_of_child"])
+    assert child == [f"{found.trace_id:x}", f"{found.span_id:x}"]
+    assert (spans()["send third"].attributes or {})["messaging.batch.message_count"] == 2
+
+
+async def test_without_the_setting_nothing_is_made_or_sent() -> None:
+    app = AioTQ("untraced", broker="memory://")
+
+    @app.task
+    async def plain() -> None: ...
+
+    async with TestWorker(app) as t:
+        with trace.get_tracer("server").start_as_current_span("request"):
+            await (await plain.delay())
+        assert t.sent[0].headers == {}
+    assert list(spans()) == ["request"]
+    assert core_of(app).tracing is None
