@@ -6,10 +6,13 @@ Run it as two processes, in this directory (they meet in the SQLite file `aiotq.
 
     uvicorn service:api
     aiotq worker service:tq
+
+With a token in `DASHBOARD_TOKEN` the dashboard is at `/tasks`.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Annotated
@@ -116,3 +119,7 @@ async def follow(task_id: str) -> StreamingResponse:
 # `lifespan` connects when the service starts and disconnects when it stops; what is under way is sent first.
 api = FastAPI(title="Adding numbers, later", lifespan=tq.lifespan)
 api.include_router(routes)
+
+# Who has the token sees queues, tasks and workers in a browser, and operates them.
+if token := os.environ.get("DASHBOARD_TOKEN"):
+    api.mount("/tasks", tq.dashboard(auth=token))

@@ -364,6 +364,10 @@ def test_importing_aiotq_asks_for_no_brokers_library() -> None:
     assert brokers_libraries_asked_for_by("import aiotq") == []
 
 
+def test_a_worker_asks_for_no_library_of_web_pages() -> None:
+    assert brokers_libraries_asked_for_by("import aiotq.commands.worker, aiotq.worker.worker, aiotq.cli") == []
+
+
 def test_asking_for_a_brokers_library_is_seen_even_when_it_is_not_installed() -> None:
     hidden = "try:\n    import aio_pika.abc\nexcept ImportError:\n    pass"
 
@@ -376,7 +380,7 @@ import sys
 
 class Listening:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("redis", "aio_pika", "aiormq"):
+        if name.partition(".")[0] in ("redis", "aio_pika", "aiormq", "starlette", "jinja2", "uvicorn"):
             print(name)
 
 sys.meta_path.insert(0, Listening())

@@ -7,6 +7,7 @@ import gc
 import logging
 import secrets
 import signal
+import sys
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
@@ -96,8 +97,8 @@ async def _serve(app: AioTQ, dashboard: Dashboard, host: str, port: int, made: s
         gc.freeze()
         gc.enable()  # `main` disables it for what is short
         at = listener.getsockname()[1]
-        print(f"dashboard at http://{place_of(host, at)}/", flush=True)
-        if made is not None:
-            print(f"token: {made}", flush=True)
+        logger.info("dashboard at http://%s/", place_of(host, at))
+        if made is not None:  # to whoever started it: a log is read by others too
+            print(f"token: {made}", file=sys.stderr, flush=True)
         await asked.wait()
     logger.info("the dashboard stopped")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Awaitable, Sequence
 from http import HTTPStatus
 from typing import Any, Final, TypeVar, cast
@@ -74,8 +73,7 @@ class Desk:
             look=look,
             **more,
         )
-        tag = f'W/"{hashlib.blake2b(text.encode(), digest_size=12).hexdigest()}"'
-        answer = HTMLResponse(text, status, {"etag": tag})
+        answer = HTMLResponse(text, status)
         if said is not None:
             answer.delete_cookie(_SAID, path=visit.base or "/")
         if (number := visit.request.scope.get("aiotq.forms_cookie")) is not None:
