@@ -85,6 +85,7 @@ def spread(run: float = 0.1, wait: float = 0.1) -> Figures:
         {"queues": [QueueStats("default", 9, 0, 0, 0, 200.0)], "recent": recent(spread(wait=90), spread(wait=80))},
         {"running": [RunningFacts("a", "proj.add", "one", 9e3)], "recent": recent(spread(run=4e3), Figures())},
         {"running": [RunningFacts("a", "proj.add", "one", 9e3)]},  # nothing is known of it
+        {"queues": [*WELL.queues, QueueStats("aiotq.delay", 0, 0, 5, 0)]},  # RabbitMQ's: no queue of workers
     ],
 )
 def test_what_is_as_usual_is_not_told(change: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from ..core.settings import Settings
+from ..transport import ALL_DELAYED
 from .fleet import FleetMember
 from .picture import LEVELS, Finding, Level, Picture, Rule, Thresholds, thresholds_of
 from .trends import TREND_RULES
@@ -109,7 +110,7 @@ def unconsumed_queues(picture: Picture, _: Thresholds) -> Iterator[Finding]:
     routed = {queue: task.name for task in reversed(picture.tasks) for queue in task.queues}
     if not _present(picture):
         return  # said once is enough
-    for queue in sorted((stats.keys() | routed.keys()) - taken):
+    for queue in sorted((stats.keys() | routed.keys()) - taken - {ALL_DELAYED}):
         waiting = stats[queue].ready + stats[queue].delayed if queue in stats else 0
         advice = f"start a worker for it (aiotq worker -Q {queue}), or route calls elsewhere."
         if waiting:

@@ -19,7 +19,7 @@ from ..graph.builder import calls_in_plan
 from ..results.index import Finished, FinishedPage, FinishedQuery
 from ..results.lineage import PLAN, plan_id
 from ..states import FAILURE, PENDING, READY_STATES, RETRY, REVOKED, STARTED, SUCCESS
-from ..transport import QueueStats
+from ..transport import ALL_DELAYED, QueueStats
 from .admin import Admin
 from .asking import Answers, ask
 from .examining import all_queues, reserved_in, running_in, seen_at_once
@@ -314,6 +314,8 @@ def _state_of(
 ) -> Literal["idle", "keeps up", "behind", "paused", "no worker"]:
     if stats.paused_since is not None:
         return "paused"
+    if stats.name == ALL_DELAYED:
+        return "idle"
     if not workers:
         return "no worker" if stats.ready or stats.delayed else "idle"
     if not stats.ready and not stats.leased:

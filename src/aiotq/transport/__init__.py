@@ -2,6 +2,7 @@
 
 from .broker import (
     ACK,
+    ALL_DELAYED,
     FAIR,
     MAX_DETAIL,
     Acknowledge,
@@ -18,6 +19,7 @@ from .broker import (
 
 __all__ = [
     "ACK",
+    "ALL_DELAYED",
     "FAIR",
     "MAX_DETAIL",
     "Acknowledge",

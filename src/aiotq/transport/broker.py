@@ -95,6 +95,10 @@ class DeadLetter:
     deaths: int = 0
 
 
+#: Under this name a broker tells of what is delayed in all queues together, if it can't tell them apart.
+ALL_DELAYED: Final = "aiotq.delay"
+
+
 @value
 class QueueStats:
     """The numbers of messages in one queue, and the age in seconds of the oldest message that is ready.

@@ -17,6 +17,7 @@ from typing import Any, Final, Self
 from ...core.clock import SYSTEM_CLOCK, Clock
 from ...exceptions import ConnectionLost, NotConnected, Refused
 from ...transport.broker import (
+    ALL_DELAYED,
     FAIR,
     Broker,
     Consumer,
@@ -49,8 +50,6 @@ _LATER_AT_ONCE: Final = 200
 _NAME: Final = re.compile(r"[a-zA-Z0-9-_.:@#,/+ ]+")
 #: Bytes of a message's headers, with what is said of a dead letter; they must fit into one frame.
 _MOST_PROPERTIES: Final = MAX_HEADERS * 3 // 2
-#: The name under which `stats` counts what is delayed: it is known for all queues together only.
-DELAYED: Final = "aiotq.delay"
 
 
 class NotTaken(Refused):
@@ -306,7 +305,7 @@ class AmqpBroker(Broker):
             for name in sorted({*self._names, *dead} if queues is None else queues)
         ]
         if queues is None:
-            found.append(QueueStats(DELAYED, 0, 0, await self._topology.delayed(), 0))
+            found.append(QueueStats(ALL_DELAYED, 0, 0, await self._topology.delayed(), 0))
             found = [each for each in found if each.ready or each.leased or each.delayed or each.dead]
         return found
 
