@@ -122,6 +122,7 @@ async def page(desk: Desk, visit: Visit) -> Response:
     live = [] if cursor else [each for each in found.live if filters.fits(each)]
     look = await desk.watch.look()
     finished = () if filters.state in _LIVE else found.finished
+    knows_live = cursor is None and (not filters.state or filters.state in _LIVE)  # else they are not looked at
     return await desk.page(
         visit,
         "tasks.html",
@@ -136,8 +137,8 @@ async def page(desk: Desk, visit: Visit) -> Response:
         a_page=_A_PAGE,
         filters=filters,
         chips=[(key, word, getattr(filters, key)) for key, word in _CHIPS.items() if getattr(filters, key)],
-        tabs=[(key, found.counts.get(key, 0)) for key in TABS],
-        total=sum(found.counts.values()),
+        tabs=[(key, found.counts.get(key, 0) if knows_live or key not in _LIVE else None) for key in TABS],
+        total=sum(found.counts.values()) if knows_live else None,
         bars=_bars(finished),
         ticks=_ticks(finished),
         since=[(key, word) for key, (word, _) in SINCE.items()],
