@@ -7,10 +7,12 @@ no failure out.
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from heapq import merge
+from itertools import dropwhile, islice
 from typing import Any, Final, cast
 
 import orjson
@@ -21,8 +23,10 @@ from ..states import READY_STATES
 from .lineage import PLAN
 
 #: Entries that one search looks at, at most: what it costs is bounded, and its cursor leads on.
-MOST_LOOKED_AT: Final = 20_000
-_AT_ONCE: Final = 1_000
+MOST_LOOKED_AT: Final = 10_000
+_AT_ONCE: Final = 2_000
+#: What JSON writes otherwise than it is.
+_ESCAPED: Final = re.compile(r'["\\\x00-\x1f\x7f]')
 #: Tasks on one page, at most.
 MOST_ON_A_PAGE: Final = 1_000
 #: Seconds by which the clocks of workers may differ: entries are in the order in which they were written.
@@ -113,9 +117,18 @@ class FinishedPage:
     looked_back_to: float | None = None
 
 
-#: Reads the entries behind a cursor, the newest first: fewer than asked for only if there are no more. It may leave out
-#: what does not fit the query.
-Read = Callable[[FinishedQuery, str | None, int], Awaitable[Sequence[Finished]]]
+@value
+class Chunk:
+    """What was read of an index: those that fit, how many were looked at, and key and end of the last one of these."""
+
+    found: Sequence[Finished]
+    looked: int
+    last: str | None
+    back_to: float | None
+
+
+#: Reads so many entries behind a cursor, the newest first: fewer only if there are no more.
+Read = Callable[[FinishedQuery, str | None, int], Awaitable[Chunk]]
 
 
 def pack_finished(finished: Finished) -> bytes:
@@ -188,23 +201,52 @@ def _says(each: Finished, text: str) -> bool:
     return any(text in said.casefold() for said in (each.args, each.error, each.name, each.id))
 
 
+def sifted(query: FinishedQuery, packed: Sequence[tuple[str, bytes]]) -> Chunk:
+    """Return those of entries, given by their keys, that fit. It may take some milliseconds: for a thread."""
+    has_all = _parts_of(query)
+    found: list[Finished] = []
+    for key, entry in packed:
+        if has_all and not _has_all(entry, has_all):
+            continue
+        finished = unpack_finished(entry, key)
+        if finished is not None and fits(finished, query):
+            found.append(finished)
+    if not packed:
+        return Chunk((), 0, None, None)
+    last, entry = packed[-1]
+    oldest = unpack_finished(entry, last)
+    return Chunk(found, len(packed), last, None if oldest is None else oldest.ended)
+
+
+def _parts_of(query: FinishedQuery) -> Sequence[bytes]:
+    """Return what is in the packed form of each entry that fits, in small letters: a look that spares reading it."""
+    whole = [f'"{each}"' for each in (query.name, query.queue, query.worker, query.root_id, query.periodic) if each]
+    parts = [*whole, query.id_prefix, query.text]
+    return [each.lower().encode() for each in parts if each and each.isascii() and not _ESCAPED.search(each)]
+
+
+def _has_all(entry: bytes, parts: Sequence[bytes]) -> bool:
+    text = entry.lower()
+    return all(part in text for part in parts)
+
+
 async def searched(query: FinishedQuery, read: Read, counts: Mapping[str, int]) -> FinishedPage:
     """Return the page that `query` asks for."""
     found: list[Finished] = []
     cursor, looked, back_to = query.cursor, 0, None
     while True:
-        count = min(max(query.limit + 1, _AT_ONCE if looked else 0), _AT_ONCE, MOST_LOOKED_AT - looked)
-        entries = await read(query, cursor, count)
-        for each in entries:
-            if fits(each, query):
-                if len(found) == query.limit:
-                    return FinishedPage(tuple(found), found[-1].key, counts, found[-1].ended)
-                found.append(each)
-            cursor, back_to = each.key, each.ended
-        looked += len(entries)
+        count = min(_AT_ONCE if looked else query.limit + 1, MOST_LOOKED_AT - looked)
+        chunk = await read(query, cursor, count)
+        for each in chunk.found:
+            if len(found) == query.limit:
+                return FinishedPage(tuple(found), found[-1].key, counts, found[-1].ended)
+            found.append(each)
+        looked += chunk.looked
+        back_to = chunk.back_to if chunk.back_to is not None else back_to
         is_past = query.since is not None and back_to is not None and back_to < query.since - LATE
-        if len(entries) < count or is_past:
+        if chunk.looked < count or chunk.last is None or is_past:
             return FinishedPage(tuple(found), None, counts, back_to)
+        cursor = chunk.last
         if looked >= MOST_LOOKED_AT:
             return FinishedPage(tuple(found), cursor, counts, back_to)
 
@@ -234,18 +276,17 @@ class FinishedTable:
         """Return how many there are of each state."""
         return {state: len(kept) for state, kept in self._by_state.items() if kept}
 
-    def read(self, query: FinishedQuery, before: str | None, count: int, now: float) -> list[Finished]:
+    def read(self, query: FinishedQuery, before: str | None, count: int, now: float) -> Chunk:
         """Return what is older than the cursor `before`, the newest first."""
         limit = int(before) if before is not None else self._last + 1
         kept = [reversed(self._by_state.get(state, ())) for state in query.states]
         newest: Iterator[tuple[int, float, Finished]] = merge(*kept, key=lambda each: each[0], reverse=True)
-        found: list[Finished] = []
-        for number, until, finished in newest:
-            if number < limit and until > now and fits(finished, query):
-                found.append(finished)
-                if len(found) == count:
-                    break
-        return found
+        older = dropwhile(lambda each: each[0] >= limit, newest)
+        looked = list(islice(older, count))
+        found = [finished for _, until, finished in looked if until > now and fits(finished, query)]
+        if not looked:
+            return Chunk((), 0, None, None)
+        return Chunk(found, len(looked), str(looked[-1][0]), looked[-1][2].ended)
 
     def unlist(self, keys: Sequence[str]) -> int:
         """Delete the entries `keys`; return how many there were."""

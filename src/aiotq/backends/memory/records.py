@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ...results.index import Finished, FinishedPage, FinishedQuery, checked, searched
+from ...results.index import Chunk, FinishedPage, FinishedQuery, checked, searched
 from ...results.pushed import HeardRecords
 from ...results.records import Record
 from .bus import MemoryBus
@@ -49,7 +49,7 @@ class MemoryRecords(HeardRecords):
         with self.state.lock:
             return self.state.finished.unlist(keys)
 
-    async def _read(self, query: FinishedQuery, before: str | None, count: int) -> Sequence[Finished]:
+    async def _read(self, query: FinishedQuery, before: str | None, count: int) -> Chunk:
         with self.state.lock:
             return self.state.finished.read(query, before, count, self.state.clock.time())
 

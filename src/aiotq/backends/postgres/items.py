@@ -156,8 +156,6 @@ def packed_record(record: Record, number: int, order: int) -> Item:
     if record.entry is not None:
         finished, bounds = record.entry.finished, record.entry.bounds
         item["i"] = {
-            "name": finished.name,
-            "queue": finished.queue,
             "most": bounds.most,
             "kept": bounds.seconds,
             "b": packed_body(pack_finished(finished)),

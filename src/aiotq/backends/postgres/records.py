@@ -6,8 +6,10 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Self
 
+from anyio import to_thread
+
 from ...exceptions import OperationalError
-from ...results.index import Finished, FinishedPage, FinishedQuery, checked, searched, unpack_finished
+from ...results.index import Chunk, FinishedPage, FinishedQuery, checked, searched, sifted
 from ...results.ledger import NO_JOIN_CHANGES
 from ...results.packing import unpack_pushed
 from ...results.records import RESULTS, Record, RecordStore
@@ -19,6 +21,8 @@ logger = logging.getLogger("aiotq.results.postgres")
 
 #: Seconds for which a watched id is remembered without being renewed, which happens far more often.
 WATCH_EXPIRES: Final = 3600.0
+#: Entries of the index that are read in the loop; more than that in a thread.
+_AT_ONCE: Final = 200
 
 _NOW: Final = "extract(epoch from clock_timestamp())::float8"
 _GET: Final = (
@@ -100,10 +104,10 @@ class PostgresRecords(RecordStore):
     async def unlist(self, keys: Sequence[str]) -> int:
         return len(await self.client.rows(_UNLIST, [int(key) for key in keys if key.isdecimal()]))
 
-    async def _read(self, query: FinishedQuery, before: str | None, count: int) -> Sequence[Finished]:
+    async def _read(self, query: FinishedQuery, before: str | None, count: int) -> Chunk:
         sql, values = _reading(query, before, count)
-        found = (unpack_finished(bytes(entry), str(nr)) for nr, entry in await self.client.rows(sql, *values))
-        return [each for each in found if each is not None]
+        rows = [(nr, bytes(entry)) for nr, entry in await self.client.rows(sql, *values)]
+        return sifted(query, rows) if count <= _AT_ONCE else await to_thread.run_sync(sifted, query, rows)
 
     async def watch(self, task_id: str) -> None:
         self._watched.add(task_id)
@@ -131,27 +135,12 @@ class PostgresRecords(RecordStore):
 
 
 def _reading(query: FinishedQuery, before: str | None, count: int) -> tuple[bytes, list[Any]]:
-    """Return the statement that reads what may fit `query`, the newest first, and its values."""
-    wheres, values = [f"expires > {_NOW}"], list[Any]()
-
-    def narrow(where: str, given: object) -> None:
-        values.append(given)
-        wheres.append(where.replace("?", f"${len(values)}"))
-
-    if len(query.states) == 1:  # read by the index of its state
-        narrow("state = ?::text", query.states[0])
-    else:
-        narrow("state = any (?::text[])", list(query.states))
-    if query.name:
-        narrow("name = ?::text", query.name)
-    if query.queue:
-        narrow("queue = ?::text", query.queue)
-    if query.id_prefix:
-        narrow("starts_with(id, ?::text)", query.id_prefix)
+    """Return the statement that reads entries, the newest first, and its values."""
+    is_one = len(query.states) == 1  # read by the index of its state
+    where = "state = $1::text" if is_one else "state = any ($1::text[])"
+    values: list[Any] = [query.states[0] if is_one else list(query.states), count]
     if before is not None:
-        narrow("nr < ?::bigint", int(before))
-    values.append(count)
-    sql = (
-        f"select nr, entry from aiotq.finished where {' and '.join(wheres)} order by nr desc limit ${len(values)}::int"
-    )
-    return sql.encode(), values
+        where += " and nr < $3::bigint"
+        values.append(int(before))
+    sql = f"select nr::text as key, entry from aiotq.finished where {where} and expires > {_NOW}"
+    return f"{sql} order by nr desc limit $2::int".encode(), values

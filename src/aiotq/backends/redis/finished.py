@@ -7,7 +7,7 @@ from heapq import merge
 from itertools import islice
 from typing import Any, Final, NamedTuple
 
-from ...results.index import INDEXED, LATE, SKEW, Finished, FinishedQuery, unpack_finished
+from ...results.index import INDEXED, LATE, SKEW, Chunk, FinishedQuery, sifted
 
 STATES: Final = tuple(sorted(INDEXED))
 
@@ -47,16 +47,16 @@ def span(query: FinishedQuery, before: str | None, state: str) -> tuple[str, str
     return ("+" if query.until is None else str(max(0, int((query.until + LATE) * 1000)))), lowest
 
 
-def newest(replies: Mapping[str, Sequence[Any]], count: int) -> list[Finished]:
-    """Return the first `count` entries of all streams, the newest first."""
-    merged = merge(*(_placed(state, entries) for state, entries in replies.items()), key=_place, reverse=True)
-    found = (unpack_finished(packed, place.key) for place, packed in islice(merged, count))
-    return [each for each in found if each is not None]
+def sift(query: FinishedQuery, replies: Mapping[str, Sequence[Any]], count: int) -> Chunk:
+    """Return what fits among the first `count` entries of all streams, the newest first."""
+    streams = [_placed(state, entries) for state, entries in replies.items() if entries]
+    merged = streams[0] if len(streams) == 1 else merge(*streams, key=_place, reverse=True)
+    return sifted(query, [(place.key, packed) for place, packed in islice(merged, count)])
 
 
 def _placed(state: str, entries: Sequence[Any]) -> Iterator[tuple[Place, bytes]]:
     for entry, fields in entries:
-        ms, _, number = entry.decode().partition("-")
+        ms, _, number = entry.partition(b"-")
         yield Place(int(ms), int(number), state), fields[1]
 
 

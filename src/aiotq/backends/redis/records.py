@@ -6,19 +6,23 @@ import asyncio
 from collections.abc import Sequence
 from typing import Final
 
+from anyio import to_thread
+
 from ...core.clock import SYSTEM_CLOCK, Clock
-from ...results.index import Finished, FinishedPage, FinishedQuery, checked, searched
+from ...results.index import Chunk, FinishedPage, FinishedQuery, checked, searched
 from ...results.packing import unpack_record
 from ...results.pushed import HeardRecords
 from ...results.records import Record
 from .connection import RedisClient
-from .finished import STATES, newest, place_of, span
+from .finished import STATES, place_of, sift, span
 from .record_fields import PUT, WATCH, packed_record
 
 #: Seconds for which a process that ended without saying so is thought to watch a task.
 _WATCH_KEPT: Final = 86_400
 #: Bytes at the beginning of a record that have its state: the address that it is pushed to stands there too.
 _MOST_HEAD: Final = 1_024
+#: Entries of the index that are read in the loop; more than that in a thread.
+_AT_ONCE: Final = 200
 
 
 class RedisRecords(HeardRecords):
@@ -68,14 +72,17 @@ class RedisRecords(HeardRecords):
             [await self.client.ask("XDEL", self._finished_key(state), *entries) for state, entries in by_state.items()]
         )
 
-    async def _read_finished(self, query: FinishedQuery, before: str | None, count: int) -> Sequence[Finished]:
+    async def _read_finished(self, query: FinishedQuery, before: str | None, count: int) -> Chunk:
         replies = await asyncio.gather(
             *(
                 self.client.ask("XREVRANGE", self._finished_key(state), *span(query, before, state), "COUNT", count)
                 for state in query.states
             )
         )
-        return newest(dict(zip(query.states, replies, strict=True)), count)
+        found = dict(zip(query.states, replies, strict=True))
+        if count <= _AT_ONCE:
+            return sift(query, found, count)
+        return await to_thread.run_sync(sift, query, found, count)
 
     def _finished_key(self, state: str) -> str:
         return f"{self.client.base}:finished:{state}"

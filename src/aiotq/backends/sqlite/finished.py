@@ -8,14 +8,14 @@ from functools import partial
 from typing import Any, Final
 
 from ...results.index import (
-    Finished,
+    Chunk,
     FinishedPage,
     FinishedQuery,
     IndexEntry,
     checked,
     pack_finished,
     searched,
-    unpack_finished,
+    sifted,
 )
 from .connection import Database
 from .sql import Transaction, in_chunks, marks
@@ -29,7 +29,7 @@ async def find(database: Database, query: FinishedQuery, now: float) -> Finished
     query = checked(query)
     counts = await database.read(_counts)
 
-    async def read(query: FinishedQuery, before: str | None, count: int) -> Sequence[Finished]:
+    async def read(query: FinishedQuery, before: str | None, count: int) -> Chunk:
         return await database.read(partial(_read, query=query, before=before, count=count, now=now))
 
     return await searched(query, read, counts)
@@ -42,11 +42,10 @@ def write_entries(transaction: Transaction, entries: Iterable[IndexEntry], now: 
     for each in entries:
         finished = each.finished
         most[finished.state] = each.bounds.most
-        until, packed = now + each.bounds.seconds, pack_finished(finished)
-        rows.append((finished.state, until, finished.id, finished.name, finished.queue, packed))
+        rows.append((finished.state, now + each.bounds.seconds, pack_finished(finished)))
     if not rows:
         return
-    transaction.insert("INSERT INTO finished (state, expires, id, name, queue, entry)", rows)
+    transaction.insert("INSERT INTO finished (state, expires, entry)", rows)
     (last,) = transaction.execute("SELECT max(seq) FROM finished").fetchone()
     if last // _TRIMMED_EVERY != (last - len(rows)) // _TRIMMED_EVERY:
         for state, kept in most.items():
@@ -85,22 +84,15 @@ def _counts(connection: sqlite3.Connection) -> dict[str, int]:
     return dict(connection.execute("SELECT state, count(*) FROM finished GROUP BY state").fetchall())
 
 
-def _read(
-    connection: sqlite3.Connection, query: FinishedQuery, before: str | None, count: int, now: float
-) -> list[Finished]:
-    wheres, values = ["expires > ?", f"state IN ({marks(len(query.states))})"], list[Any]([now, *query.states])
-    for column, wanted in (("name", query.name), ("queue", query.queue)):
-        if wanted:
-            wheres.append(f"{column} = ?")
-            values.append(wanted)
-    if query.id_prefix:
-        wheres.append("substr(id, 1, ?) = ?")
-        values += (len(query.id_prefix), query.id_prefix)
+def _read(connection: sqlite3.Connection, query: FinishedQuery, before: str | None, count: int, now: float) -> Chunk:
+    # With several states the index of them would have all their rows sorted: the plus keeps it out.
+    column = "state" if len(query.states) == 1 else "+state"
+    wheres, values = ["expires > ?", f"{column} IN ({marks(len(query.states))})"], list[Any]([now, *query.states])
     if before is not None:
         wheres.append("seq < ?")
         values.append(int(before))
     rows = connection.execute(
-        f"SELECT seq, entry FROM finished WHERE {' AND '.join(wheres)} ORDER BY seq DESC LIMIT ?", (*values, count)
+        f"SELECT CAST(seq AS TEXT), entry FROM finished WHERE {' AND '.join(wheres)} ORDER BY seq DESC LIMIT ?",
+        (*values, count),
     ).fetchall()
-    found = (unpack_finished(entry, str(seq)) for seq, entry in rows)
-    return [each for each in found if each is not None]
+    return sifted(query, rows)

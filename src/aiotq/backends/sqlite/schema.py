@@ -83,9 +83,6 @@ CREATE TABLE finished (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
     state TEXT NOT NULL,
     expires REAL NOT NULL,
-    id TEXT NOT NULL,
-    name TEXT NOT NULL,
-    queue TEXT NOT NULL,
     entry BLOB NOT NULL
 );
 CREATE INDEX finished_state ON finished (state);

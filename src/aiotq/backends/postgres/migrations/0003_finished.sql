@@ -3,9 +3,6 @@ create table aiotq.finished (
     nr bigint generated always as identity primary key,
     state text collate "C" not null,
     expires float8 not null,
-    id text collate "C" not null,
-    name text collate "C" not null,
-    queue text collate "C" not null,
     entry bytea not null
 );
 create index aiotq_finished_state on aiotq.finished (state, nr);
@@ -20,8 +17,8 @@ declare
     r record;
 begin
     with new as (
-        insert into aiotq.finished (state, expires, id, name, queue, entry)
-        select x.s, now + (x.i ->> 'kept')::float8, x.id, x.i ->> 'name', x.i ->> 'queue', decode(x.i ->> 'b', 'base64')
+        insert into aiotq.finished (state, expires, entry)
+        select x.s, now + (x.i ->> 'kept')::float8, decode(x.i ->> 'b', 'base64')
         from jsonb_to_recordset(items) as x(o int, id text, s text, i jsonb)
         where x.i is not null and not x.id = any (coalesce(kept, '{}')) order by x.o
         returning nr
