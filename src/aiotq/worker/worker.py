@@ -91,8 +91,7 @@ class Worker:
         self._stop_now = asyncio.Event()
         self._lifeline: Lifeline | None = None
         self._reclaiming = Reclaiming(core.conf.worker_lease)
-        #: Whether it takes tasks.
-        self.is_ready = False
+        self.is_ready = False  #: whether it takes tasks
         self._grace = options.grace
         self._held: dict[int | str, Delivery] = {}
         self._queues = TakenQueues(options.queues)
@@ -340,6 +339,7 @@ class Worker:
     def _describe(self) -> Mapping[str, Any]:
         """Return what the worker says of itself. Called in the lifeline's thread as well."""
         intake, tasks = self._intake, tuple(self._core.tasks)
+        slots = {} if intake is None else {kind: (each.taken, each.capacity) for kind, each in intake.slots.items()}
         return {
             **about_process(),
             "kind": "worker",
@@ -347,9 +347,7 @@ class Worker:
             "queues": self.queues,
             "tasks": sorted(tasks)[:MOST_TASKS],
             "task_count": len(tasks),
-            "slots": {}
-            if intake is None
-            else {kind: (each.taken, each.capacity) for kind, each in intake.slots.items()},
+            "slots": slots,
             "running": self.running,
             "completed": self.completed,
             "is_paused": intake is not None and intake.is_paused,
