@@ -424,7 +424,7 @@ class Execution:
         args, kwargs, embed = body
         if not _is_list(args) or not isinstance(kwargs, dict):
             raise MalformedMessage("arguments are not a list and an object")
-        given: dict[Any, Any] = kwargs
+        given = cast("dict[Any, Any]", kwargs)
         if given and not all(isinstance(name, str) for name in given):
             raise MalformedMessage("names of keyword arguments are not all strings")
         return args, given, links_of(embed) if embed else NO_LINKS
