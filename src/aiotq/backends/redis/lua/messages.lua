@@ -260,6 +260,17 @@ local function take_back_blames(consumer)
     redis.call('DEL', blames)
 end
 
+-- An id of the stream at `key` for an entry of millisecond `at`; nil if younger ones are there. (Redis makes the second
+-- half of an id itself from 7.0 on.)
+local function id_at(key, at)
+    local last = redis.call('XREVRANGE', key, '+', '-', 'COUNT', 1)[1]
+    local ms, number = string.match(last and last[1] or '0-0', '^(%d+)-(%d+)$')
+    if tonumber(ms) > at then
+        return nil
+    end
+    return string.format('%.0f-%.0f', at, tonumber(ms) == at and tonumber(number) + 1 or 0)
+end
+
 -- Add a dead letter, that died now or at `died` (ms). `retention` in milliseconds.
 local function bury(queue, priority, blob, reason, detail, deaths, retention, died)
     local key = queue_key(queue, 'dead')
@@ -273,7 +284,8 @@ local function bury(queue, priority, blob, reason, detail, deaths, retention, di
             'm', blob, 'p', priority, 'r', reason, 'd', detail, 'n', deaths
         )
     end
-    local then_ = died and write(redis.pcall, string.format('%.0f-*', died))
+    local id = died and id_at(key, math.floor(died + 0.5))
+    local then_ = id and write(redis.pcall, id)
     if not then_ or type(then_) == 'table' and then_.err then -- its place in the stream is taken by younger ones
         write(redis.call, '*')
     end
