@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any, Final, cast
 
+import httpx
 import pytest
 from asgiref.sync import sync_to_async
 
@@ -143,3 +144,42 @@ def _look(good: str, bad: str) -> dict[str, Any]:
         return pages
     finally:
         django_here.close()
+
+
+async def test_the_dashboard_is_for_staff_and_all_else_is_djangos(app: AioTQ) -> None:
+    from django.core.asgi import get_asgi_application  # noqa: PLC0415  # needs a configured project
+
+    from aiotq.contrib.django.dashboard import with_dashboard  # noqa: PLC0415  # the same
+
+    sessions = await sync_to_async(_sessions)()
+    transport = httpx.ASGITransport(with_dashboard(get_asgi_application(), app, at="/dashboard"))
+
+    async def asked(path: str, who: str) -> httpx.Response:
+        cookies = {"sessionid": sessions[who]} if who else {}
+        async with httpx.AsyncClient(transport=transport, base_url="http://testserver", cookies=cookies) as client:
+            return await client.get(path)
+
+    assert (await asked("/dashboard/queues", "ann")).status_code == 200
+    assert "disabled" not in (await asked("/dashboard/schedules", "ann")).text
+    assert "disabled" in (await asked("/dashboard/schedules", "bob")).text  # who may look, and not act
+    for nobody in ("", "eve"):
+        assert (await asked("/dashboard/queues", nobody)).status_code in {401, 403}
+    assert "Django" in (await asked("/admin/login/", "")).text
+
+
+def _sessions() -> dict[str, str]:
+    """Sessions of one who operates, one of the staff, and one who is a customer."""
+    from django.contrib.auth.models import User  # noqa: PLC0415  # needs a configured project
+    from django.test import Client  # noqa: PLC0415  # the same
+
+    User.objects.all().delete()
+    User.objects.create_superuser("ann", password=WORD)
+    User.objects.create_user("bob", password=WORD, is_staff=True)
+    User.objects.create_user("eve", password=WORD)
+    sessions: dict[str, str] = {}
+    for name in ("ann", "bob", "eve"):
+        client: Any = Client()
+        assert client.login(username=name, password=WORD)
+        sessions[name] = client.cookies["sessionid"].value
+    django_here.close()
+    return sessions

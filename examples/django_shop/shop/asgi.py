@@ -6,5 +6,11 @@ import os
 
 from django.core.asgi import get_asgi_application
 
+from . import app
+
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "shop.settings")
-application = get_asgi_application()
+django = get_asgi_application()
+
+from aiotq.contrib.django.dashboard import with_dashboard  # noqa: E402  # it needs the project, as models do
+
+application = with_dashboard(django, app, at="/dashboard")

@@ -44,6 +44,7 @@ class Schedule(models.Model):
     class Meta:
         managed = False
         default_permissions = ("view", "change")
+        permissions = (("operate", "Can operate queues, tasks and workers in the dashboard"),)
         verbose_name = "periodic task"
 
     def save(self, *args: Any, **kwargs: Any) -> None:

@@ -17,6 +17,7 @@ class Migration(migrations.Migration):
                 "verbose_name": "periodic task",
                 "managed": False,
                 "default_permissions": ("view", "change"),
+                "permissions": (("operate", "Can operate queues, tasks and workers in the dashboard"),),
             },
         ),
         migrations.CreateModel(
