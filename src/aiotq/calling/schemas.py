@@ -6,7 +6,6 @@ import inspect
 from typing import Any, Final
 
 from ..core.hints import hints_of
-from ..exceptions import InvalidOption
 from ..tasks.task import Task
 from ..wire.json_schema import Schema, Schemas, with_default
 from .core import AppCore
@@ -75,7 +74,7 @@ def asyncapi(core: AppCore, version: str) -> dict[str, Any]:
     `version` is the app's own. Source: AsyncAPI Specification 3.0.0.
 
     Raises:
-        InvalidOption: a call of a task can't be routed, or there are no tasks.
+        InvalidOption: a call of a task can't be routed.
     """
     schemas = Schemas("#/components/schemas/", "draft-07")
     messages: dict[str, Any] = {}
@@ -99,8 +98,6 @@ def asyncapi(core: AppCore, version: str) -> dict[str, Any]:
                 "messages": [{"$ref": f"#/channels/results/messages/{key}"}],
             },
         }
-    if not operations:
-        raise InvalidOption(f"{core!r} has no tasks to describe")
     return {
         "asyncapi": _ASYNCAPI,
         "info": {"title": core.main or "tasks", "version": version},
