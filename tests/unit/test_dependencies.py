@@ -95,9 +95,10 @@ async def test_a_task_gets_what_its_parameters_depend_on(app: AioTQ) -> None:
         log.append("work")
         return [x, y, repository.session is session and session.is_open, repository.size, settings, file]
 
-    async with TestWorker(app):
+    async with TestWorker(app) as t:
         result: AsyncResult[Any] = await app.send_task(work.name, (1,), {"y": 2})
         assert await result == [1, 2, True, 7, {"name": "db"}, "file"]
+        t.assert_ran(work, kwargs={"x": 1, "y": 2})
 
     assert log == ["settings", "engine in a thread", "open", "work", "close", "commit db"]
 

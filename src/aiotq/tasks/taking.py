@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..calling.arguments import ArgumentCheck
+from ..exceptions import InvalidArguments
 from ..wire.shapes import Shape
 from .dependencies import Dependencies
 from .options import TaskOptions
@@ -36,8 +37,11 @@ class Taking:
 
     def check(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """Raise `InvalidArguments` if a call with these arguments would (unless they are not checked)."""
-        if self.is_strict:
+        try:
             self._arguments.check(args, kwargs)
+        except InvalidArguments:  # whether they are checked is asked last: nearly all fit
+            if self.is_strict:
+                raise
 
     @property
     def parameters(self) -> Sequence[str]:

@@ -116,9 +116,13 @@ class Expected:
         """Return arguments by the names of their parameters: `add(2, y=2)` is `add(2, 2)`."""
         if self._fn is None:
             return tuple(args), dict(kwargs)
-        first = (self._fn,) if self._fn.declared.bind else ()
+        first, needs = (self._fn,) if self._fn.declared.bind else (), self._fn.dependencies
+        signature = inspect.signature(self._fn.fn)
+        if needs is not None:  # what a worker gives is in no call
+            left = [each for name, each in signature.parameters.items() if name not in needs.names]
+            signature = signature.replace(parameters=left)
         try:
-            bound = inspect.signature(self._fn.fn).bind(*first, *args, **kwargs)
+            bound = signature.bind(*first, *args, **kwargs)
         except TypeError:
             return tuple(args), dict(kwargs)
         bound.apply_defaults()

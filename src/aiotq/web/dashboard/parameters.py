@@ -64,9 +64,7 @@ class Signature:
 
 def signature_of(task: Task[..., Any]) -> Signature:
     """Return what a task takes."""
-    parameters = list(inspect.signature(task.fn, follow_wrapped=False).parameters.values())
-    if task.declared.bind and parameters and parameters[0].kind is not _VAR:
-        parameters = parameters[1:]
+    parameters = task.call_parameters
     hints: dict[str, Any] = {}
     with suppress(Exception):  # a name that is there for type checkers alone
         hints = typing.get_type_hints(task.fn)
