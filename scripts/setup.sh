@@ -100,13 +100,14 @@ install_ensurepip() {
     has_ensurepip || die "$package is installed, but $python still has no ensurepip: name another with PYTHON="
 }
 
-# The servers, and the browser, that tests and benchmarks start for themselves. They need the programs, not a service.
+# The servers, the browser and the terminal that tests and benchmarks start for themselves. They need the programs, not a service.
 install_servers() {
     missing=
     command -v redis-server >/dev/null || missing=" redis-server"
     [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || missing="$missing rabbitmq-server"
     ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || missing="$missing postgresql"
     command -v chromium >/dev/null || missing="$missing chromium"
+    command -v tmux >/dev/null || missing="$missing tmux"
     [ -n "$missing" ] || return 0
     command -v apt-get >/dev/null ||
         die "the tests start servers of their own; not here:$missing, and no apt-get: install them by hand"

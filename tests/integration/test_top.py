@@ -7,7 +7,6 @@ import fcntl
 import os
 import pty
 import shlex
-import shutil
 import struct
 import subprocess
 import sys
@@ -322,7 +321,6 @@ def test_in_a_terminal_it_is_shown_and_left_by_a_key(project: Path) -> None:
     assert "Traceback" not in written
 
 
-@pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed")
 async def test_in_tmux_it_follows_the_size_of_the_window_and_its_keys(project: Path) -> None:
     socket = f"aiotq-{os.urandom(6).hex()}"
     told = f"{shlex.quote(sys.executable)} -m aiotq top proj:app; echo left with $?; exec cat"
