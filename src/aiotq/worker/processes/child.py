@@ -24,6 +24,7 @@ from ...core.child import become_child
 from ...core.inside import core_of
 from ...core.tracebacks import described, formatted, text_of
 from ...exceptions import (
+    CallError,
     EncodeError,
     InvalidOption,
     Reject,
@@ -71,10 +72,11 @@ def run_task(module: str, qualname: str, request: Request) -> Any:
 
 
 def _called(task: Task[..., Any], request: Request) -> Any:
-    core = core_of(task)
-    core.trace()
-    if core.tracing is not None:
-        core.tracing.enter_child(request)
+    with suppress(CallError):  # a shared task, in a child where nothing made an app
+        core = core_of(task)
+        core.trace()
+        if core.tracing is not None:
+            core.tracing.enter_child(request)
     needs, is_coroutine = task.dependencies, task.is_coroutine
     if needs is None:
         called = task.called
