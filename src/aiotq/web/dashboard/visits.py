@@ -44,7 +44,7 @@ class Visit:
 
     def url_with(self, **changed: Any) -> str:
         """Return the address of this page, with some of its query changed; None takes a field away."""
-        path = self.request.url.path.removeprefix(self.base).lstrip("/")
+        path: str = self.request.scope["path"].removeprefix(self.base).lstrip("/")
         return self.url(path, **{**dict(self.query), **changed})
 
 
