@@ -81,7 +81,7 @@ async def test_what_runs_and_what_waits_is_told(make_app: MakeApp) -> None:
 
         (waiting,) = await wait_until(reserved, "the second one waits in the worker")
         ((call,),) = (await inspect.active()).values()
-        assert (call["id"], call["name"], call["args"], call["kwargs"]) == (first.id, waits.name, "[1]", "{'y': 'why'}")
+        assert (call["id"], call["name"], call["args"], call["kwargs"]) == (first.id, waits.name, "(1,)", "{'y': 'why'}")
         assert abs(call["time_start"] - time.time()) < 60
         assert waiting["id"] == second.id
         found = (await inspect.query_task(first.id, second.id, "other"))["one"]
@@ -429,7 +429,7 @@ async def test_what_is_revoked_and_what_waits_for_its_time_is_told(make_app: Mak
             calls = scheduled["one"]
             assert [call["request"]["id"] for call in calls] == [first.id, later.id]
             assert (calls[0]["priority"], calls[0]["request"]["name"]) == (7, add.name)
-            assert (calls[0]["request"]["args"], calls[0]["request"]["kwargs"]) == ("[1]", "{'y': 2}")
+            assert (calls[0]["request"]["args"], calls[0]["request"]["kwargs"]) == ("(1,)", "{'y': 2}")
             assert 900 < datetime.fromisoformat(calls[0]["eta"]).timestamp() - time.time() <= 1000
             assert len((await inspect.scheduled(limit=1))["one"]) == 1
             assert "limit is 1 to" in (await inspect.scheduled(limit=0)).failed["one"]
