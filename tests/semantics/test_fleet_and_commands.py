@@ -81,7 +81,12 @@ async def test_what_runs_and_what_waits_is_told(make_app: MakeApp) -> None:
 
         (waiting,) = await wait_until(reserved, "the second one waits in the worker")
         ((call,),) = (await inspect.active()).values()
-        assert (call["id"], call["name"], call["args"], call["kwargs"]) == (first.id, waits.name, "(1,)", "{'y': 'why'}")
+        assert (call["id"], call["name"], call["args"], call["kwargs"]) == (
+            first.id,
+            waits.name,
+            "(1,)",
+            "{'y': 'why'}",
+        )
         assert abs(call["time_start"] - time.time()) < 60
         assert waiting["id"] == second.id
         found = (await inspect.query_task(first.id, second.id, "other"))["one"]
