@@ -10,6 +10,7 @@ import pytest
 from asgiref.sync import sync_to_async
 
 from aiotq import AioTQ
+from aiotq.tasks.registry import _shared_tasks
 from aiotq.testing import SyncTestWorker, TestWorker
 from tests import django_here
 
@@ -23,6 +24,15 @@ from django_tasks.exceptions import InvalidTaskError, TaskResultDoesNotExist, Ta
 from django_tasks.signals import task_enqueued, task_finished, task_started  # noqa: E402
 
 from tests import django_jobs as jobs  # noqa: E402
+
+#: The tasks of `jobs`, which are every app's: of those here, and not of all that other tests make in this process.
+_OURS = {name: _shared_tasks.pop(name) for name in [*_shared_tasks] if name.startswith(f"{jobs.__name__}.")}
+
+
+@pytest.fixture(autouse=True)
+def jobs_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, task in _OURS.items():
+        monkeypatch.setitem(_shared_tasks, name, task)
 
 
 @pytest.fixture

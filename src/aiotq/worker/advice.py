@@ -26,8 +26,13 @@ def check_queues(conf: Settings, queues: Collection[str]) -> None:
 
 
 def check_tasks(conf: Settings, tasks: Iterable[Task[..., Any]]) -> None:
-    """Say which tasks the settings' time limits don't hold for: a thread can't be stopped."""
+    """Say which tasks the settings' time limits don't hold for, whatever the level of the log is."""
     if conf.task_time_limit is not None:
         threads = sorted(task.name for task in tasks if task.runs_in == "thread")
         if threads:
-            logger.warning("task_time_limit does not hold for tasks that run in threads: %s", ", ".join(threads))
+            logger.log(
+                max(logging.WARNING, logger.getEffectiveLevel()),
+                "task_time_limit does not hold for tasks that run in threads, which can't be stopped: %s; "
+                'give them run="process", or a soft_time_limit',
+                ", ".join(threads),
+            )
