@@ -51,7 +51,7 @@ class Reclaiming:
     async def run(self, connection: Connection, consumer: Consumer, lifeline: Lifeline) -> None:
         """Do so until cancelled."""
 
-        async def look() -> None:
+        async def look() -> bool:
             self._now.clear()
             if dead := list(self._dead):
                 count = await consumer.reclaim(dead)
@@ -61,12 +61,13 @@ class Reclaiming:
                     names = " and ".join(sorted({key.rpartition("#")[0] for key in dead}))
                     logger.warning("handed back %d tasks of %s, which died on this machine", count, names)
             if lifeline.is_late:
-                return
+                return False
             if count := await consumer.reclaim():
                 logger.warning("handed back %d tasks of dead workers", count)
             with suppress(OperationalError):  # a broker that finds strays by itself was asked nothing
                 await connection.broker.connected()
                 self._answered_at = time.monotonic()
+            return True
 
         failed = "looking for tasks of dead workers failed"
         await _repeat(look, failed, self._interval, at_once=True, earlier=self._now)
@@ -77,16 +78,17 @@ async def fail_overdue(connection: Connection, coordinator: Coordinator, complet
     if not connection.ledger.has_joins:
         return
 
-    async def look() -> None:
+    async def look() -> bool:
         for join_id in await connection.ledger.overdue():
             logger.error("chord %s fails: none of its tasks ended for join_timeout seconds", join_id)
             completer.add(coordinator.overdue(join_id))
+        return True
 
     await _repeat(look, "looking for chords that wait for too long failed", min(patience / 4, _OVERDUE_INTERVAL))
 
 
 async def _repeat(
-    look: Callable[[], Awaitable[None]],
+    look: Callable[[], Awaitable[bool]],
     failed: str,
     interval: float,
     *,
@@ -95,7 +97,8 @@ async def _repeat(
 ) -> None:
     """Await `look` again and again until cancelled; a failure is said once, and a defect does not end the worker.
 
-    `earlier` being set makes it look before its time, at once after a look that did not fail.
+    It works again when a look has answered True: it asked. `earlier` being set makes it look before its time, unless
+    the last look has failed.
     """
     complaint = WarnOnce(logger, failed)
     has_failed = False
@@ -110,8 +113,8 @@ async def _repeat(
                         await earlier.wait()
         at_once, has_failed = False, True
         try:
-            await look()
-            complaint.withdraw()
+            if await look():
+                complaint.withdraw()
             has_failed = False
         except OperationalError as exc:
             complaint.make(exc)

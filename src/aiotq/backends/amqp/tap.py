@@ -233,3 +233,7 @@ class TapConnection(aio_pika.Connection):
         super().__init__(*args, **kwargs)
         self.taps = TapFactory()
         self.kwargs["transport_factory"] = self.taps
+
+    def __del__(self) -> None:
+        if self.transport is not None:  # else there is nothing to close, and maybe no loop to do it in
+            super().__del__()
