@@ -4,8 +4,8 @@
 PYTHON ?=
 # Where the environment lives. One for each interpreter: make test PYTHON=python3.12 VENV=.venv312
 VENV ?= .venv
-# Test processes: on two cores, since the tests wait about as long as they compute.
-JOBS ?= 3
+# Test processes; the tests wait more than they compute, but chaos tests want a core each.
+JOBS ?= 2
 # More words for pytest or the benchmarks: make test ARGS="-k chaos"
 ARGS ?=
 

@@ -91,3 +91,9 @@ async def _watch_loop() -> AsyncIterator[None]:
     if left:
         names = "\n  ".join(sorted(f"{task.get_name()}: {task.get_coro()!r}" for task in left))
         pytest.fail(f"the test left asyncio tasks running:\n  {names}", pytrace=False)
+
+
+@pytest.fixture
+def no_shared_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Apps have no tasks that other modules of tests share, and what a test shares is forgotten after it."""
+    monkeypatch.setattr("aiotq.tasks.registry._shared_tasks", {})

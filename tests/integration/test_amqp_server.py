@@ -253,13 +253,15 @@ async def test_what_goes_nowhere_while_a_server_starts_waits_until_a_client_is_b
     vhost = server.vhost()
     work = Work(vhost, amqp_queue_type="quorum")
     async with work.app:
-        await work.double.apply_async((1,), countdown=0.4)
+        await work.double.apply_async((1,), countdown=3.0)  # not before the queue is gone, on a busy machine too
+        due = asyncio.get_running_loop().time() + 3.0
         async with AmqpClient(parse(vhost), "operator") as client:
             exchange = f'rabbit_misc:r(<<"{vhost_of(vhost)}">>, exchange, <<"aiotq.unroutable">>)'
             server.eval(f'rabbit_exchange:delete({exchange}, false, <<"test">>)')  # as every start does
             channel = await KeptChannel(client).channel()
             await channel.delete_queue("default")
-            await asyncio.sleep(1.0)  # it is due and goes nowhere: the thing under test
+            assert asyncio.get_running_loop().time() < due
+            await asyncio.sleep(due + 0.6 - asyncio.get_running_loop().time())  # it goes nowhere: the thing under test
             assert await channel.count("aiotq.dead") == 0
     work = Work(vhost, amqp_queue_type="quorum")
     async with work.app, work.app.worker():

@@ -117,7 +117,7 @@ async def test_what_a_task_wrote_its_result_and_what_follows_come_with_one_commi
 
         assert await paid(server, schema) == [1, 2]
         assert sum(stats.leased + stats.ready for stats in await app.admin.queues()) == 0
-        assert worker.completed == 3
+        await wait_until(lambda: worker.completed == 3, "the worker knows that all three were committed")
 
 
 async def test_what_a_failed_attempt_wrote_is_undone(app: AioTQ, server: PostgresServer, schema: str) -> None:

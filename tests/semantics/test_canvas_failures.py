@@ -233,10 +233,10 @@ async def test_a_chord_at_which_nobody_arrives_fails_in_the_end(make_app: MakeAp
 
 
 async def test_members_that_are_due_later_are_waited_for(make_app: MakeApp) -> None:
-    app = make_app(join_timeout=1.2)
+    app = make_app(join_timeout=2.5)
     kit = Kit(app)
     async with app, app.worker():
-        result: Any = await chord([kit.add.s(1, 1).set(countdown=1.8), kit.add.s(1, 1)], kit.xsum.s()).delay()
+        result: Any = await chord([kit.add.s(1, 1).set(countdown=3.0), kit.add.s(1, 1)], kit.xsum.s()).delay()
 
         assert await result.get(timeout=10) == 4
 

@@ -34,12 +34,6 @@ def app() -> AioTQ:
     return AioTQ("proj", broker="memory://")
 
 
-@pytest.fixture
-def no_shared_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a test shares is forgotten after it."""
-    monkeypatch.setattr("aiotq.tasks.registry._shared_tasks", {})
-
-
 # Names
 
 
