@@ -162,7 +162,7 @@ async def test_to_rabbitmq_what_came_twice_runs_once(tmp_path: Path) -> None:
         async def are_gone() -> bool:
             return await there() == 0
 
-        await wait_until(are_gone, "what came twice is gone")
+        await wait_until(are_gone, "what came twice is gone", timeout=45)
     assert ran == Counter(names)
 
 
