@@ -31,7 +31,7 @@ async def test_a_task_has_a_message_or_a_result_and_never_both_or_neither_wherev
         assert accepted == {*standing.waiting, *standing.ended}
 
     assert len(chaos.deaths) > 5
-    await chaos.worker()
+    await chaos.worker(task_max_deliveries=100)
     states = await chaos.all_ended(accepted)
     assert states == dict.fromkeys(accepted, "SUCCESS")
     assert not chaos.standing().waiting

@@ -63,7 +63,7 @@ async def test_a_master_that_is_killed_is_followed_by_its_replica(
 
 async def test_a_fail_over_by_hand_drops_the_connections_to_the_old_master(prefix: str) -> None:
     with RedisSentinel() as sentinel:
-        work = Work(sentinel.url, prefix, worker_lease=2.0)
+        work = Work(sentinel.url, prefix, worker_lease=20.0)  # longer than a fail-over takes on a busy machine
         async with work.app, work.app.worker():
             held = await work.hold.delay(1)
             waiting = asyncio.create_task(held.get(timeout=40))
