@@ -11,7 +11,7 @@ from typing import Final
 
 import pytest
 
-PAGE: Final = (Path(__file__).parents[2] / "docs" / "testing.md").read_text()
+PAGE: Final = (Path(__file__).parents[2] / "docs" / "guides" / "testing.md").read_text()
 FILES: Final = dict(re.findall(r"```\w+\n# (\S+)\n(.*?)```", PAGE, re.DOTALL))
 #: For an installation that was made before the plugin was.
 PLUGIN: Final = () if entry_points(group="pytest11", name="aiotq") else ("-p", "aiotq.testing.plugin")

@@ -17,13 +17,13 @@ from aiotq import AioTQ
 from tests.waiting import wait_until
 
 DOCS: Final = Path(__file__).parents[2] / "docs"
-PAGE: Final = (DOCS / "canvas.md").read_text()
+PAGE: Final = (DOCS / "guides" / "canvas.md").read_text()
 BLOCKS: Final = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 COMMANDS: Final = re.findall(r'^\$ aiotq graph -A shop "(.*)" -o (images/\w+\.svg)$', PAGE, re.MULTILINE)
 
 
 async def run(block: str, names: dict[str, Any]) -> None:
-    code = compile(block, "docs/canvas.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    code = compile(block, "docs/guides/canvas.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     running: object = eval(code, names)
     if inspect.iscoroutine(running):
         await running
@@ -63,7 +63,7 @@ def test_the_drawings_are_those_of_the_command(expression: str, image: str, tmp_
 
 
 def test_every_drawing_on_the_page_is_made_by_a_test() -> None:
-    shown = set(re.findall(r"!\[.*\]\((images/\w+\.svg)\)", PAGE))
+    shown = set(re.findall(r"!\[.*\]\(\.\./(images/\w+\.svg)\)", PAGE))
 
     assert shown == {image for _, image in COMMANDS} | {"images/failed.svg"}
     assert {f"images/{file.name}" for file in (DOCS / "images").glob("*.svg")} == shown

@@ -1,4 +1,4 @@
-"""The commands of an operator's day in docs/operating.md run, one after the other, and print what stands there."""
+"""The commands of an operator's day in the guide run, one after the other, and print what stands there."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from aiotq.control import findings, trends
 from ..integration.shells import Shell
 
 DOCS: Final = Path(__file__).parents[2] / "docs"
-PAGE: Final = (DOCS / "operating.md").read_text()
+PAGE: Final = (DOCS / "guides" / "operating.md").read_text()
 PROJ: Final = """
 from aiotq import AioTQ
 

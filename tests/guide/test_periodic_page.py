@@ -6,14 +6,14 @@ import re
 from pathlib import Path
 from typing import Any, Final
 
-PAGE: Final = (Path(__file__).parents[2] / "docs" / "periodic.md").read_text()
+PAGE: Final = (Path(__file__).parents[2] / "docs" / "guides" / "periodic.md").read_text()
 
 
 async def test_the_page_runs_from_top_to_bottom() -> None:
     names: dict[str, Any] = {"__name__": "proj"}
     blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     for block in blocks:
-        exec(compile(block, "docs/periodic.md", "exec", dont_inherit=True), names)
+        exec(compile(block, "docs/guides/periodic.md", "exec", dont_inherit=True), names)
 
     await names["test_wake"]()
     async with names["app"] as app, app.beat():

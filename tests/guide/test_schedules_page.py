@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any, Final
 
-PAGE: Final = (Path(__file__).parents[2] / "docs" / "schedules.md").read_text()
+PAGE: Final = (Path(__file__).parents[2] / "docs" / "reference" / "schedules.md").read_text()
 
 
 def test_the_page_runs_from_top_to_bottom() -> None:
@@ -14,6 +14,6 @@ def test_the_page_runs_from_top_to_bottom() -> None:
     blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 
     for block in blocks:
-        exec(compile(block, "docs/schedules.md", "exec"), names)
+        exec(compile(block, "docs/reference/schedules.md", "exec"), names)
 
     assert len(blocks) > 5

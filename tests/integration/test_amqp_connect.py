@@ -130,7 +130,7 @@ def test_what_is_no_function_is_refused() -> None:
 
 
 async def test_the_example_of_the_documentation_runs(vhost: str) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "rabbitmq.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "guides" / "rabbitmq.md").read_text()
     (example,) = [code for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "amqp_connect=" in code]
     names: dict[str, Any] = {}
     exec(compile(example.replace("amqp://guest:guest@localhost/", vhost), "rabbitmq.md", "exec"), names)

@@ -19,7 +19,7 @@ from ..servers import shared_rabbit
 from ..waiting import wait_until
 from .amqp_work import Work, publish, vhost_of
 
-#: What a user needs who works with the queues of `default` alone (docs/rabbitmq.md).
+#: What a user needs who works with the queues of `default` alone (docs/guides/rabbitmq.md).
 MINE: Final = r"^(default(:[069])?|aiotq\\..*|celery_delayed_delivery|amq\\.default)$"
 LIMIT: Final = 1024 * 1024
 PATIENCE: Final = 20.0

@@ -1,4 +1,4 @@
-"""What docs/deploy and docs/metrics.md name is there: metrics that are told, commands and options that are taken."""
+"""What the files for deployment and the page of metrics name is there: metrics, commands and options."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from aiotq.core.inside import core_of
 from aiotq.web.health import Health
 
 DOCS: Final = Path(__file__).parents[2] / "docs"
-DEPLOY: Final = sorted(path for path in (DOCS / "deploy").iterdir() if path.name != "README.md")
+DEPLOY: Final = sorted(path for path in (DOCS / "guides" / "deploy").iterdir() if path.name != "README.md")
 yaml: Any = importlib.import_module("yaml")  # which has no types
 OPTION: Final = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 
@@ -39,7 +39,7 @@ async def told() -> set[str]:
     return counters | samples | {family.name for family in families}
 
 
-@pytest.mark.parametrize("file", [*DEPLOY, DOCS / "metrics.md"], ids=lambda path: path.name)
+@pytest.mark.parametrize("file", [*DEPLOY, DOCS / "guides" / "metrics.md"], ids=lambda path: path.name)
 async def test_all_metrics_that_are_named_are_told(file: Path) -> None:
     named = {name.rstrip("_") for name in re.findall(r"\baiotq_[a-z_]+\b", file.read_text())}
     there = await told()
@@ -62,7 +62,7 @@ def test_files_of_yaml_can_be_read(file: Path) -> None:
 
 
 def test_the_dashboard_for_grafana_is_whole() -> None:
-    dashboard = json.loads((DOCS / "deploy" / "grafana.json").read_text())
+    dashboard = json.loads((DOCS / "guides" / "deploy" / "grafana.json").read_text())
     asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
 
     assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"]) > 10

@@ -27,7 +27,7 @@ def found_in(source: str, *, is_config: bool = False) -> list[tuple[int, str, st
         ("from celery.signals import eventlet_pool_started", "no signal here is told of this"),
         ("from celery.exceptions import SoftTimeLimitExceeded", "from aiotq.exceptions import SoftTimeLimitExceeded"),
         ("from celery.utils.log import get_task_logger", "logging.getLogger(__name__)"),
-        ("from celery.nowhere import nothing", "nothing here is called so: see docs/from-celery.md"),
+        ("from celery.nowhere import nothing", "nothing here is called so: see docs/guides/from-celery.md"),
         ("import celery", "import aiotq, or what you need from it"),
     ],
 )

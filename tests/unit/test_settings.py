@@ -250,7 +250,7 @@ def test_nothing_is_said_of_settings_that_celery_does_not_have() -> None:
 
 
 def test_the_documentation_has_the_whole_table() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "from-celery.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "guides" / "from-celery.md").read_text()
 
     assert celery_settings.table(CELERY_SETTINGS, NAMES) in page
 

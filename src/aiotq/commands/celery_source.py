@@ -359,7 +359,7 @@ def _import_instead(module: str, name: str) -> str:
     for known, instead in _INSTEAD.items():
         if full == known or full.startswith(f"{known}."):
             return instead
-    return "nothing here is called so: see docs/from-celery.md"
+    return "nothing here is called so: see docs/guides/from-celery.md"
 
 
 def _setting_instead(name: str, given: ast.expr) -> str | None:

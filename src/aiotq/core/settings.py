@@ -147,7 +147,7 @@ class _Values:
     "Exceptions (`module.Name`) that may be imported, so that a task's exception is raised with its own type."
 
     alert_thresholds: Mapping[str, float] = field(default_factory=dict[str, float])
-    "From where on something needs a look, by name: `oldest`, `failing`, `slow_times`, … (`docs/operating.md` has all)."
+    "From where on something needs a look: `oldest`, `failing`, `slow_times`, … (`docs/guides/operating.md` has all)."
 
     beat_schedule: Any = field(default_factory=lambda: types.MappingProxyType(dict[str, Any]()))
     "Periodic tasks by name, each with `task`, `schedule`, `args`, `kwargs`, `options`, `relative` as in Celery."

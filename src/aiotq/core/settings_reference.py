@@ -83,7 +83,7 @@ _HEAD: Final = """# Settings
 Every setting there is. Values come, each over the one before, from the defaults here, `app.config_from_object`, the
 environment (`AIOTQ_` and the name in capitals, lists separated by commas) and the arguments of `AioTQ`. Unknown names
 and values of the wrong kind are errors. `aiotq config proj:app` shows those of an app, `aiotq config --explain` this
-page. What became of Celery's settings is in [For those who come from Celery](../from-celery.md#settings).
+page. What became of Celery's settings is in [For those who come from Celery](../guides/from-celery.md#settings).
 """
 
 

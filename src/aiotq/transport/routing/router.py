@@ -2,7 +2,7 @@
 
 Brokers here have queues and nothing else. What an exchange would do with a routing key is worked out from the bindings
 declared in `task_queues`; what would go nowhere is an error of the call (P1). Order of precedence, forms and limits:
-`docs/routing.md`.
+`docs/guides/routing.md`.
 
 Source: Celery, "Routing Tasks"; AMQP 0-9-1, 3.1.3 (exchange types).
 """
