@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import importlib.util
 import tempfile
 from functools import cache
 from typing import Any, Final
@@ -41,7 +42,7 @@ def configure() -> None:
             "django.contrib.messages",
             "django.contrib.sessions",
             "aiotq.contrib.django",
-            "django_tasks",
+            *(() if importlib.util.find_spec("django.tasks") else ("django_tasks",)),
         ],
         MIDDLEWARE=[
             "django.contrib.sessions.middleware.SessionMiddleware",

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 from . import django_here
 
 django_here.set_up()
 
-from django_tasks import TaskContext, task  # noqa: E402  # needs a configured project
+from aiotq.contrib.django.tasks_backend import PACKAGE  # noqa: E402  # needs a configured project
+
+task: Any = importlib.import_module(PACKAGE).task
 
 
 @task()
@@ -22,7 +25,7 @@ async def add_later(x: int, y: int) -> int:
 
 
 @task(takes_context=True)
-def attempt(context: TaskContext, *, word: str) -> list[Any]:
+def attempt(context: Any, *, word: str) -> list[Any]:
     return [context.attempt, context.task_result.id, word]
 
 

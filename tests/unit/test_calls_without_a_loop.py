@@ -9,11 +9,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from asgiref.sync import ThreadSensitiveContext, sync_to_async
+from asgiref.sync import ThreadSensitiveContext, async_to_sync, sync_to_async
 
 from aiotq import AioTQ, chain, chord, group
 from aiotq.core.inside import core_of
-from aiotq.exceptions import CallError
+from aiotq.exceptions import CallError, ResultTimeout
 
 app = AioTQ("noloop", broker="memory://")
 
@@ -110,3 +110,45 @@ async def test_in_a_thread_of_an_asgi_server_the_loop_of_the_server_is_used() ->
         await sync_to_async(there.sync)(there.send_task, "anything")
 
         assert core_of(there).connections.loops == 1
+
+
+def test_loops_that_last_for_one_request_share_the_connection_of_the_process() -> None:
+    """So it is for async views of Django and Flask under WSGI."""
+    there = AioTQ("noloop", broker="memory://")
+
+    @there.task(name="add")
+    async def add(x: int, y: int) -> int:
+        return x + y
+
+    async def send() -> str:
+        (first,), last = await there.send_many([add.s(1, 1)]), await (add.s(1, 2) | add.s(4)).delay()
+        assert (await first.state(), (await last.look()).is_ready) == ("PENDING", False)
+        with pytest.raises(ResultTimeout, match="no result"):
+            await first.get(timeout=0.01)
+        await first.revoke()
+        return last.id
+
+    async def follow(task_id: str) -> list[str]:
+        return [update.state async for update in there.AsyncResult(task_id).updates()]
+
+    async def work() -> None:
+        async with there.worker():
+            await done.wait()
+
+    async def end() -> None:
+        done.set()
+
+    done = asyncio.Event()
+    view = async_to_sync(send)
+    try:
+        sent = [view(), view()]
+        loops = core_of(there).connections.loops
+        working = core_of(there).bridge._portal().start_task_soon(work)
+        ended = [async_to_sync(follow)(each)[-1] for each in sent]
+        there.sync(end)
+        working.result(10)
+
+        assert ended == ["SUCCESS", "SUCCESS"]
+        assert (loops, core_of(there).connections.loops) == (1, 1)
+    finally:
+        core_of(there).bridge.stop()

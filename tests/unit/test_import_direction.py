@@ -87,6 +87,7 @@ LATE: Final[Mapping[tuple[str, str], str]] = {
     ("calling.connection", "results.pushed"): "few stores of results can't push them",
     ("calling.core", "app"): _APP,
     ("calling.core", "beat.scheduler"): _FEW_SCHEDULE,
+    ("calling.core", "calling.at_home"): "few processes have loops that last for one request",
     ("calling.core", "canvas.coordinator"): _FEW_WORK,
     ("calling.core", "calling.in_transaction"): "few apps send in transactions of their users'",
     ("calling.core", "control.declared"): _FEW_OPERATE,

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from ..core.clock import Clock, SharedClock
 from ..core.settings import Settings
-from ..core.sync import Bridge
+from ..core.sync import Bridge, is_brief
 from ..exceptions import CallError, NotConnected, OperationalError
 from .connection import Connection
 from .persistence import persistently
@@ -60,6 +60,12 @@ class Connections:
     def loops(self) -> int:
         """How many loops it keeps a connection for."""
         return len(self._connections)
+
+    def is_away(self) -> bool:
+        """Whether the running loop is brief, and nobody connected in it: its calls are for the background loop, which
+        keeps a connection."""
+        loop = asyncio.get_running_loop()
+        return is_brief(loop) and loop not in self._connections
 
     async def connection(self) -> Connection:
         """Return the connection of the running loop, made with the first use; the settings are frozen then.

@@ -276,6 +276,10 @@ class AppCore:
         Raises:
             ResultsDisabled: none are kept.
         """
+        if self.connections.is_away():
+            from .at_home import reader_at_home  # noqa: PLC0415
+
+            return reader_at_home(await self.bridge.at_home(self.reader), self.bridge)
         connection = await self.connections.connection()
         if not connection.keeps_results:
             raise ResultsDisabled(f"{self!r} keeps no results (result_backend is {DISABLED!r})")

@@ -95,6 +95,8 @@ class Calling:
     ) -> AsyncResult[Any]:
         """Send one call; what `Task.apply_async` and `send_task` do."""
         core = self._core
+        if core.connections.is_away():
+            return await core.bridge.at_home(self.call, task, args, kwargs, options)
         if options and not LINKS.isdisjoint(options):
             name = task if isinstance(task, str) else task.name
             linked: Signature[Any] = Signature(name, tuple(args), kwargs, options, sender=core)
@@ -130,6 +132,8 @@ class Calling:
                 f"send_many takes many signatures, not one: give it a list, or await {shown(signatures)}.delay()"
             )
         asked = list(signatures)
+        if self._core.connections.is_away():
+            return await self._core.bridge.at_home(self.send_many, asked)
         for each in asked:
             if type(each) is not Signature and not isinstance(cast(object, each), Canvas):
                 raise CallError(f"send_many takes signatures such as add.s(1, 2), not {shown(each)}")
@@ -154,6 +158,8 @@ class Calling:
             CallError: it can't be sent so.
             PublishTimeout, OperationalError: the broker did not accept it.
         """
+        if self._core.connections.is_away():
+            return await self._core.bridge.at_home(self.send, workflow)
         if is_plain(workflow) and not self._core.conf.task_always_eager:
             call = cast("Signature[Any]", workflow)
             task, options = self._core.tasks.get(call.task, call.task), cast(CallOptions, call.options)

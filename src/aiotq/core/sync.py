@@ -50,7 +50,7 @@ class Bridge:
 
     In a thread that a loop started (a thread task, a FastAPI `def` endpoint, a sync view of Django's under ASGI) they
     run in that loop; elsewhere in one background loop of the process, which starts with the first call and ends with
-    the interpreter.
+    the interpreter. A loop that is brief uses that one too (`at_home`).
     """
 
     def __init__(self, close: Callable[[], Awaitable[None]]) -> None:
@@ -75,10 +75,7 @@ class Bridge:
         async def call() -> T:
             nonlocal began
             began = True
-            try:
-                return await function(*args, **kwargs)
-            except (SystemExit, KeyboardInterrupt) as exc:
-                raise _Leaving(exc) from exc
+            return await _letting_leave(function, *args, **kwargs)
 
         try:
             try:
@@ -89,6 +86,17 @@ class Bridge:
             if (loop := _asgi_loop()) is not None:
                 return asyncio.run_coroutine_threadsafe(call(), loop).result()
             return self._portal().call(call)
+        except _Leaving as leaving:
+            raise leaving.reason from None
+
+    async def at_home(self, function: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Return what `await function(*args, **kwargs)` returns in the background loop; for a loop that is brief."""
+
+        async def call() -> T:
+            return await _letting_leave(function, *args, **kwargs)
+
+        try:
+            return await asyncio.wrap_future(self._portal().start_task_soon(call))
         except _Leaving as leaving:
             raise leaving.reason from None
 
@@ -129,6 +137,13 @@ class Bridge:
             background.stop(self._close)
 
 
+def is_brief(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether `loop` lasts for one call of asgiref's `async_to_sync`, by which Django and Flask run an async view under
+    WSGI."""
+    asgiref: Any = sys.modules.get("asgiref.sync")
+    return asgiref is not None and loop in asgiref.AsyncToSync.loop_thread_executors
+
+
 def _asgi_loop() -> asyncio.AbstractEventLoop | None:
     """Return the loop that waits for this thread, started by asgiref's `sync_to_async`; not one of `async_to_sync`,
     which lasts for one call."""
@@ -139,7 +154,7 @@ def _asgi_loop() -> asyncio.AbstractEventLoop | None:
     loop: asyncio.AbstractEventLoop | None = getattr(noted, "main_event_loop", None)
     if loop is None or getattr(noted, "main_event_loop_pid", None) != os.getpid():
         return None
-    return loop if loop.is_running() and loop not in asgiref.AsyncToSync.loop_thread_executors else None
+    return loop if loop.is_running() and not is_brief(loop) else None
 
 
 def _expect_threads() -> None:
@@ -155,6 +170,14 @@ def _expect_threads() -> None:
                 f"{name} has replaced threads in this process by greenlets, and asyncio can't run in one: its loop "
                 f"would stop all others. Serve with threads (gunicorn -k gthread) or an ASGI server instead of {name}"
             )
+
+
+async def _letting_leave(function: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """Await `function`; what it raises to end the process is for the thread that asked, and not for this loop."""
+    try:
+        return await function(*args, **kwargs)
+    except (SystemExit, KeyboardInterrupt) as exc:
+        raise _Leaving(exc) from exc
 
 
 class _Leaving(Exception):

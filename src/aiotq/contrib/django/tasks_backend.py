@@ -94,7 +94,11 @@ class AiotqBackend(_BaseTaskBackend):
     async def aenqueue(self, task: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """As `enqueue`, on a loop."""
         self.validate_task(task)
-        result, ended = await self._send(task, args, kwargs)
+        connections = self.core.connections
+        if connections.is_away():
+            result, ended = await connections.bridge.at_home(self._send, task, args, kwargs)
+        else:
+            result, ended = await self._send(task, args, kwargs)
         if ended is None:
             await sync_to_async(self._tell_enqueued)(result)
         return _completed(result, ended)
