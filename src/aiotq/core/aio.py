@@ -13,9 +13,8 @@ import math
 import random
 from collections import deque
 from collections.abc import Callable, Coroutine
+from contextlib import AbstractContextManager
 from typing import Any, Generic, TypeVar
-
-import anyio
 
 logger = logging.getLogger("aiotq")
 
@@ -36,8 +35,7 @@ async def finish(coro: Coroutine[Any, Any, T], timeout: float, *, once_cancelled
     cancelled: asyncio.CancelledError | None = None
     loop = asyncio.get_running_loop()
     deadline = math.inf if once_cancelled else loop.time() + timeout
-    # The shield keeps an anyio caller (Starlette) from cancelling again on each turn of the loop, which would spin.
-    with anyio.CancelScope(shield=True):
+    with _shield():
         while not work.done() and (left := deadline - loop.time()) > 0:
             try:
                 await asyncio.wait({work}, timeout=left if left < math.inf else None)
@@ -54,6 +52,13 @@ async def finish(coro: Coroutine[Any, Any, T], timeout: float, *, once_cancelled
             work.exception()  # retrieved: the cancellation is what the caller hears of
         raise cancelled
     return work.result()
+
+
+def _shield() -> AbstractContextManager[object]:
+    """Keep an anyio caller (Starlette) from cancelling again on each turn of the loop, which would spin."""
+    import anyio  # noqa: PLC0415  # a tenth of `import aiotq`, and most programs wait for nothing here
+
+    return anyio.CancelScope(shield=True)
 
 
 async def back_off(seconds: float, longest: float) -> float:
@@ -204,7 +209,7 @@ class Service(Generic[T]):
         if self._task is None:
             return
         cancelled: asyncio.CancelledError | None = None
-        with anyio.CancelScope(shield=True):
+        with _shield():
             while not self._task.done():
                 self._task.cancel()
                 try:

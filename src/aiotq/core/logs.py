@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 import re
 import time
 import traceback
 from collections.abc import Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import Final, TextIO
 
-import anyio
-
 from .. import states
+from .tracebacks import folder_of
 
 #: What a line says of the task that it names, up to its details; coloured if the line gives the task a state.
 _VERB: Final = re.compile(r"^(Task \S+:? )(.+?)(?= in |: | \(|$)")
 _COLOURS: Final = {"DEBUG": "2", "WARNING": "33", "ERROR": "31", "CRITICAL": "1;31"}
 #: Code that stands between an entry point and the user's: ours, and what we call it through.
-_MACHINERY: Final = (
-    f"{Path(__file__).parents[1]}/",
-    *(f"{Path(file).parent}/" for file in (anyio.__file__, importlib.__file__) if file),
-    "<frozen ",
-)
+_MACHINERY: Final = ("aiotq", "anyio", "importlib")  # besides what is frozen into the interpreter
 _OURS: Final = ("aiotq.", "py.warnings")
 
 
@@ -107,7 +100,7 @@ def user_frames(error: BaseException) -> list[traceback.FrameSummary]:
 
 def is_machinery(frame: traceback.FrameSummary) -> bool:
     """Whether a frame is ours, or of what we call the user's code through."""
-    return frame.filename.startswith(_MACHINERY)
+    return frame.filename.startswith(("<frozen ", *map(folder_of, _MACHINERY)))
 
 
 def _leave_out_machinery(described: traceback.TracebackException) -> None:

@@ -12,13 +12,14 @@ import math
 import types
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from datetime import timedelta
 from typing import Any, Final, cast
 
 from ..exceptions import InvalidSetting, SettingsFrozen, UnknownSetting
 from .schedules import seconds_apart
 from .setting_texts import parsed, words_of
+from .values import record
 
 logger = logging.getLogger("aiotq.settings")
 
@@ -33,7 +34,7 @@ _OF_COMMANDS: Final = frozenset({APP_VARIABLE, TOKEN_VARIABLE, READ_TOKEN_VARIAB
 EXCHANGE_TYPES: Final = ("direct", "topic", "fanout")
 
 
-@dataclass(slots=True)
+@record
 class _Values:
     """The settings as typed attributes, each followed by its meaning."""
 

@@ -9,11 +9,12 @@ import sys
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
 from concurrent.futures import Future
-from typing import Any, Final, ParamSpec, TypeVar, cast
-
-from anyio import from_thread
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, cast
 
 from ..exceptions import CallError
+
+if TYPE_CHECKING:
+    from anyio import from_thread
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -76,6 +77,8 @@ class Bridge:
             nonlocal began
             began = True
             return await _letting_leave(function, *args, **kwargs)
+
+        from anyio import from_thread  # noqa: PLC0415  # a tenth of `import aiotq`
 
         try:
             try:
@@ -192,6 +195,8 @@ class _Background:
     """A loop in a thread of its own."""
 
     def __init__(self) -> None:
+        from anyio import from_thread  # noqa: PLC0415
+
         ready: Future[from_thread.BlockingPortal] = Future()
 
         async def serve() -> None:

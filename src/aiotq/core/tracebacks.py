@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import traceback
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
+from typing import Any
 
-import anyio
 
-#: Whose frames say nothing to the user: of how a task was called.
-_OURS: Final = tuple(f"{Path(file).parent}/" for file in (Path(__file__).parent, anyio.__file__))
+@functools.cache
+def folder_of(package: str) -> str:
+    """Return where the modules of a package are, with a slash at its end; it is not imported for that."""
+    spec = importlib.util.find_spec(package)
+    origin = None if spec is None else spec.origin
+    assert origin is not None, package
+    return f"{Path(origin).parent}/"
 
 
 def text_of(error: object) -> str:
@@ -81,4 +87,4 @@ def logged(error: BaseException, *, whole: bool) -> Any:
 
 
 def _is_ours(file: str) -> bool:
-    return file.startswith(_OURS)
+    return file.startswith((folder_of("aiotq"), folder_of("anyio")))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator
+from dataclasses import MISSING, dataclass, fields
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, dataclass_transform, overload
 
@@ -19,8 +19,9 @@ def value(*, eq: bool) -> Callable[[type[T]], type[T]]: ...
 def value(cls: type[Any] | None = None, /, *, eq: bool = True) -> Any:
     """Make `cls` a slotted dataclass that is frozen in the eyes of type checkers.
 
-    It compares, hashes and shows itself as a dataclass does, by functions that are not compiled for each class: half of
-    the time that making one takes, and `import aiotq` makes a hundred.
+    It compares, hashes and shows itself as a dataclass does, by functions that are not compiled for each class; its
+    `__init__` is compiled when it is first wanted. That is most of the time that making one takes, and `import aiotq`
+    makes a hundred.
 
     At run time nothing enforces it: a frozen dataclass of 18 fields takes 2.6 us to make against 0.7 (CPython
     3.11), and every task makes a dozen values. See `docs/decisions/0001-values.md`. `eq=False`: compared by
@@ -29,10 +30,21 @@ def value(cls: type[Any] | None = None, /, *, eq: bool = True) -> Any:
     return _made(eq) if cls is None else _made(eq)(cls)
 
 
-def _made(eq: bool) -> Callable[[type[Any]], type[Any]]:
+@overload
+def record(cls: type[T], /) -> type[T]: ...
+@overload
+def record(*, kw_only: bool) -> Callable[[type[T]], type[T]]: ...
+@dataclass_transform()
+def record(cls: type[Any] | None = None, /, *, kw_only: bool = False) -> Any:
+    """Make `cls` as `value` does; its fields can be set."""
+    return _made(True, kw_only) if cls is None else _made(True, kw_only)(cls)
+
+
+def _made(eq: bool, kw_only: bool = False) -> Callable[[type[Any]], type[Any]]:
     def make(cls: type[Any]) -> type[Any]:
         has_repr = "__repr__" in vars(cls)
-        made: Any = dataclass(slots=True, eq=False, repr=False)(cls)
+        made: Any = dataclass(slots=True, eq=False, repr=False, init=False, kw_only=kw_only)(cls)
+        made.__init__ = _LateInit(made)
         if not has_repr:
             made.__repr__ = _repr_of(cls.__qualname__, tuple(each.name for each in fields(made) if each.repr))
         if eq:
@@ -40,6 +52,57 @@ def _made(eq: bool) -> Callable[[type[Any]], type[Any]]:
         return cast("type[Any]", made)
 
     return make
+
+
+class _LateInit:
+    """Stands for the `__init__` of a class of values until somebody looks at it."""
+
+    __slots__ = ("_cls",)
+
+    def __init__(self, cls: type[Any]) -> None:
+        self._cls = cls
+
+    def __get__(self, instance: object | None, owner: type[Any] | None = None) -> Any:
+        self._cls.__init__ = init = _init_of(self._cls)
+        return init if instance is None else init.__get__(instance, owner)
+
+
+def _init_of(cls: type[Any]) -> Any:
+    """Return the `__init__` that `dataclass` gives to such a class."""
+    scope: dict[str, Any] = {"MISSING": MISSING}
+    body = [f"    self.{name} = {given}" for name, given in _assigned(cls, scope)]
+    body += ["    self.__post_init__()"] if hasattr(cls, "__post_init__") else []
+    exec(f"def __init__(self{_parameters(cls, scope)}):\n" + "\n".join(body or ["    pass"]), scope)
+    init = scope["__init__"]
+    init.__qualname__, init.__module__ = f"{cls.__qualname__}.__init__", cls.__module__
+    init.__annotations__ = {each.name: each.type for each in fields(cls)} | {"return": None}
+    return init
+
+
+def _parameters(cls: type[Any], scope: dict[str, Any]) -> str:
+    """Return the parameters for the fields of `cls`, as source; their defaults are in `scope`."""
+    by_place: list[str] = []
+    by_name: list[str] = []
+    for each in fields(cls):
+        parameter: str = each.name
+        if each.default_factory is not MISSING:
+            parameter += "=MISSING"
+        elif each.default is not MISSING:
+            scope[f"default_{each.name}"] = each.default
+            parameter += f"=default_{each.name}"
+        (by_name if each.kw_only else by_place).append(parameter)
+    return "".join(f", {parameter}" for parameter in by_place + (["*", *by_name] if by_name else []))
+
+
+def _assigned(cls: type[Any], scope: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield each field of `cls` and its value, as source."""
+    for each in fields(cls):
+        name = each.name
+        if each.default_factory is MISSING:
+            yield name, name
+        else:
+            scope[f"make_{name}"] = each.default_factory
+            yield name, f"make_{name}() if {name} is MISSING else {name}"
 
 
 def _repr_of(name: str, shown: tuple[str, ...]) -> Callable[[Any], str]:

@@ -1,15 +1,14 @@
 """The options of tasks and of calls: which values each may have, checked at the declaration or the call."""
 
-# ruff: noqa: RUF009 (`_option` makes a field)
-
 from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import field, fields, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, TypeVar, cast, get_args
 
+from ..core.values import record
 from ..exceptions import InvalidOption, InvalidSetting
 from ..wire.message import LONGEST_LIMIT, is_name
 from .expected import DELAY, EXCEPTIONS, NAME, OF_CALLS, SECONDS, YES_OR_NO, Expected, is_rate, takes
@@ -97,7 +96,7 @@ def _option(expected: Expected, default: Any = None, *, factory: Callable[[], An
 
 # Its values are never changed, only replaced as a whole; it is not frozen since a task has the same fields, and those
 # can be set anew.
-@dataclass(slots=True, kw_only=True, unsafe_hash=True)
+@record(kw_only=True)
 class Attributes:
     """The options of a task that are its attributes. None: the value of the settings."""
 
@@ -155,7 +154,7 @@ class Attributes:
     max_concurrency: int | None = _option(Expected("a whole number, 1 or more", (int,), lambda given: given >= 1), None)
 
 
-@dataclass(slots=True, kw_only=True, unsafe_hash=True)
+@record(kw_only=True)
 class TaskOptions(Attributes):
     """The options that a task declares; how it runs is no attribute of it (`run` is the method of a task class)."""
 
