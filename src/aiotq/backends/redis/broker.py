@@ -14,7 +14,7 @@ from ...transport.broker import FAIR, Broker, Consumer, DeadLetter, Delivery, Qu
 from ...wire.message import Envelope, unpack
 from .connection import RedisClient
 from .consumer import RedisConsumer
-from .envelopes import packed_envelopes, packed_key
+from .envelopes import in_columns, packed_envelopes, packed_key
 from .idempotent import NumberedWrites
 from .messages import (
     BURY,
@@ -75,8 +75,9 @@ class RedisBroker(Broker):
         await self.client.connected()
 
     async def _send(self, line: str, number: int, batch: Sequence[Envelope]) -> bytes:
-        arguments = [line, number, self._clock.time(), self.retention, packed_envelopes(batch)]
-        answers: bytes = await self.client.run(SEND, arguments)
+        columns, messages, others = in_columns(batch)
+        arguments = [line, number, self._clock.time(), self.retention, packed_envelopes(others), columns]
+        answers: bytes = await self.client.run(SEND, arguments, *messages)
         return answers
 
     @asynccontextmanager

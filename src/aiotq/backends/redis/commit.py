@@ -20,6 +20,7 @@ from ...core.clock import SYSTEM_CLOCK, Clock
 from ...results.fleet import FleetRow
 from ...transport.broker import Delivery
 from .broker import RedisBroker
+from .columns import Row, by_column, packed_columns
 from .consumer import RedisConsumer
 from .envelopes import packed_envelopes
 from .idempotent import NumberedWrites
@@ -42,7 +43,7 @@ class RedisCommitter(Committer):
         self._retention = broker.retention
         self._ledger = ledger
         self._clock = clock
-        self._line: NumberedWrites[Finish] = NumberedWrites(broker.client, id)
+        self._line: NumberedWrites[Row] = NumberedWrites(broker.client, lambda row: id(row.finish))
 
     async def admit(self, deliveries: Sequence[Delivery]) -> Admission:
         # The read that brought them saw whether there are revocations at all: nearly always there are none.
@@ -59,12 +60,19 @@ class RedisCommitter(Committer):
         self._ledger.renew_presence(row.key, row.row, row.lease)
 
     async def _commit(self, group: Sequence[Finish]) -> Sequence[Committed | LostLease]:
-        answers = await self._line.write(group, self._write)
-        return [COMMITTED if answer else LEASE_LOST for answer in answers]
+        rows = by_column(group)
+        answers = await self._line.write(rows, self._write)
+        fates = [COMMITTED if answer else LEASE_LOST for answer in answers]
+        if all(row.finish is finish for row, finish in zip(rows, group, strict=True)):
+            return fates
+        of = {id(row.finish): fate for row, fate in zip(rows, fates, strict=True)}
+        return [of[id(finish)] for finish in group]
 
-    async def _write(self, line: str, number: int, group: Sequence[Finish]) -> bytes:
-        arguments = [line, number, self._clock.time(), self._retention, [_packed(finish) for finish in group]]
-        answers: bytes = await self._client.run(COMMIT, arguments)
+    async def _write(self, line: str, number: int, rows: Sequence[Row]) -> bytes:
+        now = self._clock.time()
+        columns, told, alone = packed_columns(rows, now)
+        arguments = [line, number, now, self._retention, [_packed(finish) for finish in alone], columns]
+        answers: bytes = await self._client.run(COMMIT, arguments, *told)
         return answers
 
 

@@ -95,8 +95,8 @@ class RedisClient:
         if self._channels.pop(channel, None) is not None and self._pushes.wire is not None:
             self._pushes.wire.tell(("UNSUBSCRIBE", channel))
 
-    async def run(self, script: Script, arguments: Sequence[Any]) -> Any:
-        """Run `script` and return its reply.
+    async def run(self, script: Script, arguments: Sequence[Any], *further: bytes) -> Any:
+        """Run `script` and return its reply. `further` are arguments that it has not to unpack.
 
         Raises:
             NotConnected: certainly nothing was done.
@@ -105,15 +105,17 @@ class RedisClient:
             OperationalError: Redis refused; nothing was done.
         """
         packed = self._packed(arguments)
+        for each in further:
+            self._check_size(each)
         wire = self._requests.wire
         if wire is None or not wire.is_open:
             wire = await self._requests.get()
         try:
-            return await wire.ask(("EVALSHA", script.sha, 1, self.base, packed))
+            return await wire.ask(("EVALSHA", script.sha, 1, self.base, packed, *further))
         except ScriptMissing:
             pass
         try:
-            return await wire.ask(("EVAL", script.text, 1, self.base, packed))
+            return await wire.ask(("EVAL", script.text, 1, self.base, packed, *further))
         except ScriptMissing as exc:  # only a proxy could be so confused
             raise OperationalError(f"{self.address.shown}: {exc}") from exc
 
@@ -122,13 +124,16 @@ class RedisClient:
             packed = pack(arguments)
         except (TypeError, ValueError, OverflowError) as exc:  # a type, a lone surrogate, a number of over 64 bits
             raise Refused(f"{self.address.shown}: it can't be packed: {exc}", "unencodable") from exc
-        if len(packed) > self._most:
+        self._check_size(packed)
+        return packed
+
+    def _check_size(self, argument: bytes) -> None:
+        if len(argument) > self._most:
             raise Refused(
-                f"{self.address.shown}: it is {len(packed)} bytes, and Redis takes at most {self._most} at once: keep "
-                "large data elsewhere, or raise proto-max-bulk-len",
+                f"{self.address.shown}: it is {len(argument)} bytes, and Redis takes at most {self._most} at once: "
+                "keep large data elsewhere, or raise proto-max-bulk-len",
                 "too_large",
             )
-        return packed
 
     async def connected(self) -> None:
         """Return when there is a connection, soon.

@@ -12,13 +12,13 @@ from typing import Any, Final
 
 from ...core.aio import finish
 from ...core.clock import Clock
-from ...exceptions import MalformedMessage, OperationalError
+from ...exceptions import OperationalError
 from ...results.fleet import FleetRow
 from ...transport.broker import FAIR_EVERY, Consumer, Delivery, QueueOrder, Turns
 from .connection import RedisClient
 from .fleet import packed_row
 from .health import server_warnings
-from .messages import CANCEL_FETCH, FETCH, RECLAIM, REMOVE_CONSUMER, RENEW, SETTLE, delivery_of, junk_place_of, place_of
+from .messages import CANCEL_FETCH, FETCH, RECLAIM, REMOVE_CONSUMER, RENEW, SETTLE, Junk, deliveries_of, place_of
 
 logger = logging.getLogger("aiotq.transport.redis")
 
@@ -180,19 +180,17 @@ class RedisConsumer(Consumer):
         await self._client.run(CANCEL_FETCH, [self._name, self._lost or 0, self._lease, self._waiter, self._known])
         self._lost = None
 
-    async def _sort_out(self, found: Sequence[Any], read_at: float) -> list[Delivery]:
+    async def _sort_out(self, reads: Sequence[Any], read_at: float) -> list[Delivery]:
         """Return what can be read; what can't goes to the dead letters (P5)."""
         deliveries: list[Delivery] = []
         junk: list[Any] = []
-        for each in found:
-            try:
-                deliveries.append(delivery_of(each, read_at))
-            except MalformedMessage as exc:
-                place = junk_place_of(each)
-                logger.error(
-                    "queue %s: entry %s is not a message, it becomes a dead letter: %s", place[0], place[2], exc
-                )
-                junk.append((place, "g", "malformed", str(exc)))
+        for each in (each for read in reads for each in deliveries_of(read, read_at)):
+            if not isinstance(each, Junk):
+                deliveries.append(each)
+                continue
+            text = "queue %s: entry %s is not a message, it becomes a dead letter: %s"
+            logger.error(text, each.place[0], each.place[2], each.why)
+            junk.append((each.place, "g", "malformed", each.why))
         if junk:
             number = self._numbers
             try:

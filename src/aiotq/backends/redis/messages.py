@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
+from ...core.values import value
 from ...exceptions import MalformedMessage
 from ...transport.broker import Acknowledge, DeadLetter, Delivery, GiveUp, HandBack, Settlement
 from ...wire.message import Message, unpack
@@ -36,14 +37,16 @@ DELAYED: Final = script("delayed")
 REMOVE_DELAYED: Final = script("remove_delayed")
 BURY: Final = script("bury")
 
-#: The streams of what was given back and of suspects; all others are called by their priority.
-AGAIN: Final = "a"
-SUSPECTS: Final = "s"
+#: Parts of an entry with a message and nothing else. Those that were given back, and suspects, have more.
+_PLAIN: Final = 2
 
 
-def lease_of(queue: str, level: str, entry: str) -> str:
-    """Name one holding of one message: the entry it is."""
-    return f"{level} {entry} {queue}"
+@value
+class Junk:
+    """An entry that holds no message: where it is held, as scripts read it, and why it can't be read."""
+
+    place: tuple[str, str, str, str]
+    why: str
 
 
 def place_of(delivery: Delivery) -> tuple[str, str, str, str]:
@@ -63,31 +66,35 @@ def packed_settlement(settlement: Settlement) -> tuple[str, str | bool, str | fl
             return "g", reason, detail
 
 
-def delivery_of(found: Sequence[Any], read_at: float) -> Delivery:
-    """Return the delivery in an entry that FETCH returned.
+def deliveries_of(read: Sequence[Any], read_at: float) -> Iterator[Delivery | Junk]:
+    """Yield the deliveries in one read of a stream that FETCH returned, and what is in place of one."""
+    queue_name, level_name, entries, deaths = read
+    queue = str(queue_name, "utf-8")
+    level = level_name.decode() if isinstance(level_name, bytes) else str(level_name)
+    priority = None if deaths else int(level)
+    for place, (entry, fields) in enumerate(entries):
+        lease = f"{level} {entry.decode()} {queue}"
+        try:
+            if priority is not None and len(fields) == _PLAIN and fields[0] == b"m":
+                yield Delivery(unpack(fields[1]), queue, priority, lease, read_at)
+            else:
+                yield _delivery(fields, queue, priority, lease, read_at, *(deaths[place] if deaths else (0, 0)))
+        except MalformedMessage as exc:
+            yield Junk((queue, level, entry.decode(), ""), str(exc))
 
-    Raises:
-        MalformedMessage: it holds no message; what it holds is for `raw_of`.
-    """
-    queue, level, entry, fields, deaths, charges = found
-    level = level.decode() if isinstance(level, bytes) else str(level)
-    queue = queue.decode()
+
+def _delivery(
+    fields: Sequence[bytes], queue: str, priority: int | None, lease: str, read_at: float, deaths: int, charges: int
+) -> Delivery:
     given = dict(zip(fields[::2], fields[1::2], strict=True))
     if b"m" not in given:
         names = ", ".join(repr(name.decode("utf-8", "replace")[:40]) for name in list(given)[:10])
         raise MalformedMessage(f"the entry has no field 'm', it has {names}")
     message = unpack(given[b"m"])
-    is_again = level in {AGAIN, SUSPECTS}
-    return Delivery(
-        message,
-        queue,
-        _number(given.get(b"p"), 4) if is_again else int(level),
-        lease_of(queue, level, entry.decode()),
-        read_at,
-        max(deaths, 0),
-        max(charges, 0),
-        _number(given.get(b"n"), 0) if is_again else 0,
-    )
+    if priority is not None:
+        return Delivery(message, queue, priority, lease, read_at)
+    priority, returns = _number(given.get(b"p"), 4), _number(given.get(b"n"), 0)
+    return Delivery(message, queue, priority, lease, read_at, max(deaths, 0), max(charges, 0), returns)
 
 
 def _number(text: bytes | None, default: int) -> int:
@@ -95,12 +102,6 @@ def _number(text: bytes | None, default: int) -> int:
         return int(text) if text is not None else default
     except ValueError:
         return default
-
-
-def junk_place_of(found: Sequence[Any]) -> tuple[str, str, str, str]:
-    """Return where an entry is held whose message can't be read."""
-    queue, level, entry, *_ = found
-    return queue.decode(), level.decode() if isinstance(level, bytes) else str(level), entry.decode(), ""
 
 
 def dead_letter_of(queue: str, entry: bytes, fields: Sequence[bytes]) -> DeadLetter:

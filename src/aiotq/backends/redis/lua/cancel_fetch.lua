@@ -5,9 +5,12 @@ local consumer, number, lease, waiter, queues = unpack(args)
 local last, taken = line_state(consumer)
 local count = 0
 if last == number and taken ~= '' then
-    for _, each in ipairs(cmsgpack.unpack(taken)) do
-        if is_held(each[1], each[2], each[3]) then
-            give_back(each[1], each[2], each[3], true)
+    for _, read in ipairs(cmsgpack.unpack(taken)) do
+        local queue, level, first, last_one = unpack(read)
+        -- Reads of a consumer only go forward: what it holds from here to there is of this read.
+        local held = redis.pcall('XPENDING', queue_key(queue, level), GROUP, first, last_one, 100000, consumer)
+        for _, each in ipairs(held) do -- none, if the stream is gone
+            give_back(queue, level, each[1], true)
             count = count + 1
         end
     end

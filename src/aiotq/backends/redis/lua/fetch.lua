@@ -2,8 +2,8 @@
 -- ARGV: consumer, number, its place among those who wait, limit, whether a suspect may come, whether the lowest
 -- priority is first, whether it will wait, lease (ms), queues in the order of their turns, whether a queue comes only
 -- when those before it have nothing more.
--- RETURNS: {entries, ms until something is due or false, whether there are revocations, keys that are no queues}. An
--- entry is {queue, level, entry, fields, deaths, charges}.
+-- RETURNS: {reads, ms until something is due or false, whether there are revocations, keys that are no queues}. A read is
+-- {queue, level, entries as XREADGROUP returns them, {deaths, charges} of each entry or false}.
 -- Keeps: a number that was given up (see `untake`) takes nothing; what was taken is remembered under its number.
 local consumer, number, waiter, limit, suspect, upwards, waits, lease, queues, strict = unpack(args)
 if number <= line_state(consumer) then
@@ -12,7 +12,7 @@ end
 -- Entries of one read from a stream: few at first, then as many as their size allows.
 local at_once = 8
 local MOST_BYTES = 8 * 1024 * 1024
-local entries, taken, strange = {}, {}, {}
+local reads, taken, strange = {}, {}, {}
 local bytes, left = 0, limit
 
 -- Make the group of a stream that has none. Somebody may have destroyed it while entries were held, and their holders
@@ -50,18 +50,17 @@ local function read(queue, level, count)
         return 0
     end
     local found = reply[1][2]
-    for _, each in ipairs(found) do
-        local id, list = each[1], each[2]
-        local deaths, charges = 0, 0
-        if level == 'a' or level == 's' then
-            deaths, charges = deaths_of(fields_of(list).k or '')
-        end
-        for _, text in ipairs(list) do
+    local deaths = (level == 'a' or level == 's') and {}
+    for i, each in ipairs(found) do
+        for _, text in ipairs(each[2]) do
             bytes = bytes + #text
         end
-        entries[#entries + 1] = {queue, level, id, list, deaths, charges}
-        taken[#taken + 1] = {queue, level, id}
+        if deaths then
+            deaths[i] = {deaths_of(fields_of(each[2]).k or '')}
+        end
     end
+    reads[#reads + 1] = {queue, level, found, deaths}
+    taken[#taken + 1] = {queue, level, found[1][1], found[#found][1]}
     left = left - #found
     return #found
 end
@@ -75,7 +74,7 @@ local function take(queue, level, most)
         if read(queue, level, count) < count or most then
             return
         end
-        local average = bytes / #entries
+        local average = bytes / (limit - left)
         at_once = math.max(1, math.min(256, math.floor((MOST_BYTES - bytes) / (average + 1))))
     end
 end
@@ -95,7 +94,7 @@ for _, queue in ipairs(queues) do
 end
 if suspect then
     for _, queue in ipairs(queues) do
-        if #entries == 0 then
+        if #reads == 0 then
             take(queue, 's', 1)
         end
     end
@@ -120,7 +119,7 @@ if strict then
 else
     take_all(queues)
 end
-if #entries > 0 then
+if #reads > 0 then
     redis.call('SET', line_key(consumer), cmsgpack.pack({number, cmsgpack.pack(taken)}), 'PX', math.max(lease * 4, 60000))
     for _, queue in ipairs(queues) do -- it may have no room for what comes next, and whoever has is to be told of that
         redis.pcall('SREM', queue_key(queue, 'waiting'), waiter)
@@ -136,7 +135,7 @@ elseif waits then
     end
 end
 return {
-    entries,
+    reads,
     next_due and string.format('%.3f', math.max(next_due - now, 0)),
     redis.call('EXISTS', base .. ':revoked'),
     strange

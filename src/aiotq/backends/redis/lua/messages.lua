@@ -411,6 +411,15 @@ local function delete_acknowledged()
     acknowledged, forgotten = {}, {}
 end
 
+-- Whether an entry was held until now. What is not pending can't be acknowledged: this is the fence, and the first write.
+local function was_held(key, id)
+    local answer = redis.pcall('XACK', key, GROUP, id)
+    if type(answer) == 'table' and not string.find(answer.err, 'WRONGTYPE') then
+        redis.call('XACK', key, GROUP, id) -- the reason is none of the lease's: the caller is to hear it
+    end
+    return answer == 1
+end
+
 -- Settle one delivery {queue, level, entry, id}: kind 'a' acknowledge, 'h' hand back after `detail` ms, 'g' give up for
 -- `reason` with `detail`. False if it is not held any more, and then nothing is done.
 local function settle(delivery, kind, reason, detail, retention)
@@ -423,12 +432,7 @@ local function settle(delivery, kind, reason, detail, retention)
         give_back(queue, level, id, true, detail)
         return true
     end
-    -- What is not pending can't be acknowledged: this is the fence, and the first write.
-    local answer = redis.pcall('XACK', key, GROUP, id)
-    if answer ~= 1 then
-        if type(answer) == 'table' and not string.find(answer.err, 'WRONGTYPE') then
-            redis.call('XACK', key, GROUP, id) -- the reason is none of the lease's: the caller is to hear it
-        end
+    if not was_held(key, id) then
         return false
     end
     local deaths = 0

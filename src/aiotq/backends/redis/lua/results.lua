@@ -19,9 +19,9 @@ local CLAIM_KEPT = 86400000
 local CELERYS = 'celery-task-meta-'
 local MOST_PUSHED = 65536
 
--- As Redis takes them: whole, in the future, and before the end of its clock.
+-- As Redis takes them: whole, more than none, and before the end of its clock.
 local function milliseconds(ms)
-    return string.format('%.0f', math.min(math.max(ms, 1), 2 ^ 53))
+    return string.format('%.0f', math.min(math.max(ms, 1), 2 ^ 52))
 end
 
 -- Process -> records on their way to it, and their bytes.
@@ -69,26 +69,8 @@ end
 
 local is_watched = redis.call('EXISTS', base .. ':watching') == 1
 
--- Store a state and push it, unless a terminal one stands already.
-local function put_record(record, offset)
-    local id, value, ends, reply_to, is_celerys = unpack(record)
-    local entry = record[6]
-    local key = base .. ':result:' .. id
-    local at = milliseconds(ends * 1000 + offset)
-    if not redis.call('SET', key, value, 'NX', 'PXAT', at) then
-        if redis.pcall('GETRANGE', key, 0, 0) == '1' then
-            return
-        end
-        redis.call('SET', key, value, 'PXAT', at)
-    end
-    if entry then
-        list_finished(entry)
-    end
-    if is_celerys then
-        local document = string.sub(value, string.find(value, '\n', 1, true) + 1)
-        redis.call('SET', CELERYS .. id, document, 'PXAT', at)
-        redis.call('PUBLISH', CELERYS .. id, document)
-    end
+-- Push a record to who asked for it and to those who watch it.
+local function push_to_all(id, value, reply_to)
     if reply_to then
         push(reply_to, id, value)
     end
@@ -99,4 +81,35 @@ local function put_record(record, offset)
             end
         end
     end
+end
+
+-- Store the value of a state for `life` milliseconds. False if a terminal one stands already.
+local function put_value(id, value, life)
+    local key = base .. ':result:' .. id
+    if not redis.call('SET', key, value, 'NX', 'PX', life) then
+        if redis.pcall('GETRANGE', key, 0, 0) == '1' then
+            return false
+        end
+        redis.call('SET', key, value, 'PX', life)
+    end
+    return true
+end
+
+-- Store a state and push it, unless a terminal one stands already.
+local function put_record(record, offset)
+    local id, value, ends, reply_to, is_celerys = unpack(record)
+    local entry = record[6]
+    local life = milliseconds(ends * 1000 + offset - now)
+    if not put_value(id, value, life) then
+        return
+    end
+    if entry then
+        list_finished(entry)
+    end
+    if is_celerys then
+        local document = string.sub(value, string.find(value, '\n', 1, true) + 1)
+        redis.call('SET', CELERYS .. id, document, 'PX', life)
+        redis.call('PUBLISH', CELERYS .. id, document)
+    end
+    push_to_all(id, value, reply_to)
 end
