@@ -15,7 +15,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Final, cast
+
+import orjson
 
 from .. import exceptions, states
 from ..core.tracebacks import arguments_of, formatted, text_of
@@ -237,13 +240,9 @@ class DocumentCodec:
             EncodeError: the result can't be serialized; the text names the place in it.
             MessageTooLarge: it is larger than `result_max_size`.
         """
-        document: dict[str, Any] = {
-            "task_id": task_id,
-            "status": state,
-            "result": encode_exception(result) if isinstance(result, BaseException) else result,
-        }
+        document: dict[str, Any] = {"task_id": task_id, "status": state}
         if states.is_ready(state):
-            document["date_done"] = datetime.fromtimestamp(done_at, UTC).isoformat()
+            document["date_done"] = _date(done_at)
         if trace is not None:
             document["traceback"] = trace
         if parent_id is not None:
@@ -258,19 +257,25 @@ class DocumentCodec:
             document["workflow"] = lineage.plain()
         if called is not None:
             with suppress(CallError):  # should the value be the reason, it is said again
-                body = self._encoded({**document, **called.plain()}, result)
+                body = self._encoded({**document, **called.plain()}, result, is_own=False)
                 if len(body) <= self._max_size:
                     return body
             document |= replace(called, args=None, kwargs=None).plain()
         return self._encoded(document, result)
 
-    def _encoded(self, document: dict[str, Any], result: object) -> bytes:
-        if self._is_celerys:
-            document = celery_records.completed(document)
+    def _encoded(self, document: dict[str, Any], result: object, *, is_own: bool = True) -> bytes:
+        """Return `document` with `result` as bytes; `is_own`: it has nothing else that came from the user."""
+        given: object = encode_exception(result) if isinstance(result, BaseException) else result
         try:
-            body = self._serializer.encode(document)
+            if is_own and self._serializer.embeds and not self._is_celerys:
+                # What we say ourselves needs none of the checks that a value does.
+                body = b'%b,"result":%b}' % (orjson.dumps(document)[:-1], self._serializer.encode(given))
+            else:
+                document["result"] = given
+                whole = celery_records.completed(document) if self._is_celerys else document
+                body = self._serializer.encode(whole)
         except Exception:  # whatever the serializer raises: said again with the place
-            body = self._registry.encode(self._serializer, document["result"], "the result")  # names the place
+            body = self._registry.encode(self._serializer, given, "the result")  # names the place
             raise EncodeError(f"the result can't be serialized as {self._serializer.name}") from None
         # What an exception may bring along is cut short anyway: how a task failed can always be stored.
         if len(body) > self._max_size and not isinstance(result, BaseException):
@@ -330,6 +335,17 @@ class DocumentCodec:
             found = getattr(found, part, None) if isinstance(found, type) else None
         # Only Exception: nobody's SystemExit may end the process that reads a result.
         return found if isinstance(found, type) and issubclass(found, Exception) else None
+
+
+def _date(seconds: float) -> str:
+    """Return that time as `datetime.isoformat` does, in UTC."""
+    second, microsecond = divmod(round(seconds * 1_000_000), 1_000_000)
+    return f"{_second(second)}.{microsecond:06d}+00:00" if microsecond else f"{_second(second)}+00:00"
+
+
+@lru_cache(maxsize=8)
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat()[: -len("+00:00")]
 
 
 def encode_exception(error: BaseException) -> dict[str, Any]:

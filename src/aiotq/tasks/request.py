@@ -200,33 +200,38 @@ def request_of(
     following: FollowingCalls | None = None,
 ) -> Request:
     """Return the request of `message`."""
+    # By place, in the order of the fields: by name it takes twice as long, and each run makes one.
     return Request(
-        id=message.id,
-        task=message.task,
-        args=args,
-        kwargs=kwargs,
-        root_id=message.root_id or message.id,
-        parent_id=message.parent_id,
-        retries=message.retries,
-        eta=None if message.eta is None else datetime.fromtimestamp(message.eta, UTC),
-        expires=None if message.expires is None else datetime.fromtimestamp(message.expires, UTC),
-        timelimit=(message.time_limit, message.soft_time_limit),
-        headers=message.headers or {},
-        delivery_info=delivery_info or {},
-        reply_to=message.reply_to,
-        hostname=hostname,
-        origin=message.origin,
-        is_eager=is_eager,
-        called_directly=False,
-        ignore_result=message.ignore_result,
-        attempt=message.runs_before,
-        step=message.step,
-        stamps=message.stamps or {},
-        replaced_task_nesting=message.replacements,
-        mode=mode,
-        runner=runner,
-        slot=slot,
-        following=following,
+        message.id,
+        message.task,
+        args,
+        kwargs,
+        message.root_id or message.id,
+        message.parent_id,
+        message.retries,
+        None if message.eta is None else datetime.fromtimestamp(message.eta, UTC),
+        None if message.expires is None else datetime.fromtimestamp(message.expires, UTC),
+        (message.time_limit, message.soft_time_limit),
+        message.headers or {},
+        delivery_info or {},
+        message.reply_to,
+        hostname,
+        message.origin,
+        is_eager,
+        False,  # called_directly
+        message.ignore_result,
+        True,  # utc
+        message.runs_before,
+        [],  # children
+        message.step,
+        message.stamps or {},
+        message.replacements,
+        mode,
+        (),  # events
+        [],  # added
+        runner,
+        slot,
+        following,
     )
 
 

@@ -177,7 +177,8 @@ def _pickle_decode(body: bytes) -> Any:
 
 
 def _json(types: KnownTypes, is_shared: Callable[[], bool] = bool) -> Serializer:
-    return Serializer("json", "application/json", "utf-8", (own := _Json(types, is_shared)).encode, own.decode)
+    own = _Json(types, is_shared)
+    return Serializer("json", "application/json", "utf-8", own.encode, own.decode, embeds=True)
 
 
 def _msgpack(types: KnownTypes, is_shared: Callable[[], bool] = bool) -> Serializer:

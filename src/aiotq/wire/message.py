@@ -13,6 +13,7 @@ import os
 import struct
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, fields
 from typing import Any, Final, cast
 
 import orjson
@@ -145,8 +146,10 @@ def _is_limit(given: float) -> bool:
     return 0 < given <= LONGEST_LIMIT
 
 
-#: Header name -> (accepted types, default, what else must hold). Everything `pack` writes and `unpack` believes.
-_OPTIONAL: Final[dict[str, tuple[tuple[type, ...], object, Callable[[Any], bool] | None]]] = {
+#: What a header may be: the accepted types, the default, what else must hold.
+_Rule = tuple[tuple[type, ...], object, Callable[[Any], bool] | None]
+#: By name: everything that `pack` writes and `unpack` believes.
+_OPTIONAL: Final[dict[str, _Rule]] = {
     "content_type": ((str,), "application/json", None),
     "content_encoding": ((str,), "utf-8", None),
     "reply_to": ((str,), None, None),
@@ -172,7 +175,7 @@ _OPTIONAL: Final[dict[str, tuple[tuple[type, ...], object, Callable[[Any], bool]
     "replacements": ((int,), 0, _is_count),
 }
 #: The same for what stands in the header `step`.
-_OF_STEP: Final[dict[str, tuple[tuple[type, ...], object, Callable[[Any], bool] | None]]] = {
+_OF_STEP: Final[dict[str, _Rule]] = {
     "group_id": ((str,), None, is_name),
     "group_index": ((int,), None, _is_count),
     "join": ((str,), None, is_name),
@@ -186,6 +189,16 @@ _OF_STEP: Final[dict[str, tuple[tuple[type, ...], object, Callable[[Any], bool] 
     "chord": ((list, tuple), (), _name_a_member),
 }
 _DEFAULTS: Final = tuple((name, default) for name, (_, default, _) in _OPTIONAL.items())
+_REQUIRED: Final[dict[str, _Rule]] = {"id": ((str,), None, is_name), "task": ((str,), None, is_name)}
+_FIELDS: Final = tuple(each.name for each in fields(Message))
+#: Of all headers of a message: the accepted types, what else must hold, the place of its field.
+_RULES: Final = {
+    name: (types, is_possible, _FIELDS.index(name))
+    for name, (types, _, is_possible) in {**_REQUIRED, **_OPTIONAL}.items()
+}
+_ID, _TASK, _BODY, _STEP, _ADDRESS = map(_FIELDS.index, ("id", "task", "body", "step", "address"))
+#: The fields of a message that says nothing.
+_BLANK: Final[list[Any]] = [None if each.default is MISSING else each.default for each in fields(Message)]
 
 
 def pack(message: Message) -> bytes:
@@ -236,43 +249,43 @@ def unpack(data: bytes) -> Message:
 
 def from_headers(headers: dict[str, Any], body: bytes) -> Message:
     """Return a message from our own header names; headers that are not ours are refused."""
-    _check_name(headers, "id")
-    _check_name(headers, "task")
+    found = _BLANK.copy()
+    # Neither a function for each header, nor fields by name: either would double the time that a message takes.
     for name, given in headers.items():
-        if name not in {"id", "task"}:
-            _check(_OPTIONAL, name, given)
-    if (address := headers.get("address")) is not None:
-        headers["address"] = tuple(address)
-    step = headers.get("step")
-    if isinstance(step, dict):
-        headers["step"] = _step(cast("dict[str, Any]", step))
-    return Message(body=body, **headers)
+        rule = _RULES.get(name)
+        if rule is None or type(given) not in rule[0] or (rule[1] is not None and not rule[1](given)):
+            raise _wrong(name, given, rule)
+        found[rule[2]] = given
+    if found[_ID] is None or found[_TASK] is None:
+        raise _wrong("id" if found[_ID] is None else "task", None)
+    found[_BODY] = body
+    if found[_ADDRESS] is not None:
+        found[_ADDRESS] = tuple(found[_ADDRESS])
+    if isinstance(found[_STEP], dict):
+        found[_STEP] = _step(cast("dict[str, Any]", found[_STEP]))
+    return Message(*found)
 
 
 def _step(given: dict[str, Any]) -> Step:
     for name, each in given.items():
-        _check(_OF_STEP, name, each)
+        rule = _OF_STEP.get(name)
+        if rule is None or type(each) not in rule[0] or (rule[2] is not None and not rule[2](each)):
+            raise _wrong(name, each, rule)
     found: dict[str, Any] = {
         name: tuple(cast("list[str]", each)) if isinstance(each, list) else each for name, each in given.items()
     }
     return Step(**found)
 
 
-def _check(known: Mapping[str, Any], name: str, given: object) -> None:
-    """Raise `MalformedMessage` if header `name` can't be `given`."""
-    expected = known.get(name)
-    if expected is None:
-        raise MalformedMessage(f"unknown header {name[:MAX_NAME]!r}")
-    types, _, is_possible = expected
-    if type(given) not in types:
-        raise MalformedMessage(f"header {name!r} is a {type(given).__name__}")
-    if is_possible is not None and not is_possible(given):
-        raise MalformedMessage(f"header {name!r} can't be {shown(given)}")
-
-
-def _check_name(headers: Mapping[str, Any], name: str) -> None:
-    if not is_name(headers.get(name)):
-        raise MalformedMessage(f"header {name!r} must be a string of 1 to {MAX_NAME} printable characters")
+def _wrong(name: str, given: object, rule: tuple[tuple[type, ...], object, object] | None = None) -> MalformedMessage:
+    """Return the error of a header that can't be `given`."""
+    if name in _REQUIRED:
+        return MalformedMessage(f"header {name!r} must be a string of 1 to {MAX_NAME} printable characters")
+    if rule is None:
+        return MalformedMessage(f"unknown header {name[:MAX_NAME]!r}")
+    if type(given) not in rule[0]:
+        return MalformedMessage(f"header {name!r} is a {type(given).__name__}")
+    return MalformedMessage(f"header {name!r} can't be {shown(given)}")
 
 
 @value

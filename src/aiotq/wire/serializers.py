@@ -18,7 +18,8 @@ class Serializer:
     """One way of turning values into bytes and back.
 
     `encode` and `decode` may raise any `Exception` for what they can't take. With `by_consent` it is used only where
-    `accept_content` names it, for encoding as well.
+    `accept_content` names it, for encoding as well. With `embeds` what it encodes may stand as a value inside a JSON
+    object, which is decoded as a whole.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Serializer:
     encode: Callable[[Any], bytes]
     decode: Callable[[bytes], Any]
     by_consent: bool = False
+    embeds: bool = False
 
     def is_in(self, accept: Collection[str]) -> bool:
         """Whether an accept list has its name or content type."""

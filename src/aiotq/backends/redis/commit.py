@@ -32,7 +32,7 @@ from .schedules import LIBRARY as SCHEDULES
 from .schedules import packed_change
 from .script import Script
 
-COMMIT: Final = Script(*LIBRARIES, *RESULTS, SCHEDULES, "commit")
+COMMIT: Final = Script(*LIBRARIES, *RESULTS, SCHEDULES, "commit", late={"messages", "joins", SCHEDULES})
 
 
 class RedisCommitter(Committer):

@@ -19,12 +19,12 @@ def script(name: str) -> Script:
     return Script(*LIBRARIES, name)
 
 
-#: What `base` and `messages` want; what other rooms build upon.
-LIBRARIES: Final = ("base", "bus", "messages")
+#: What `messages` wants, and it; what other rooms build upon.
+LIBRARIES: Final = ("base", "bus", "queues", "messages")
 
-SEND: Final = script("send")
+SEND: Final = Script(*LIBRARIES, "send", late={"messages"})
 SETTLE: Final = script("settle")
-FETCH: Final = script("fetch")
+FETCH: Final = Script(*LIBRARIES, "fetch", late={"messages"})
 CANCEL_FETCH: Final = script("cancel_fetch")
 REMOVE_CONSUMER: Final = script("remove_consumer")
 RECLAIM: Final = script("reclaim")

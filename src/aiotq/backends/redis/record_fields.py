@@ -16,6 +16,7 @@ from .script import Script, unpack
 
 _RESULTS: Final = "results"
 _JOINS: Final = "joins"
+_OUTCOME: Final = "outcome"
 _PERMITS: Final = "permits"
 
 
@@ -25,7 +26,7 @@ def script(name: str, *libraries: str) -> Script:
 
 
 #: What other scripts build upon, beside `base` and `bus`.
-LIBRARIES: Final = (_RESULTS, _JOINS)
+LIBRARIES: Final = (_RESULTS, _JOINS, _OUTCOME)
 
 PUT: Final = script("put")
 FORGET: Final = script("forget")
@@ -35,7 +36,7 @@ REVOKED: Final = script("revoked")
 UNREVOKE: Final = script("unrevoke")
 CLAIM: Final = script("claim")
 RENEW_CLAIMS: Final = script("renew_claims")
-CLOSE: Final = script("close", _JOINS)
+CLOSE: Final = Script("base", "bus", *LIBRARIES, "close", late={_JOINS})
 OPEN_JOINS: Final = script("open_joins", _JOINS)
 JOINED: Final = script("joined", _JOINS)
 OVERDUE: Final = script("overdue", _JOINS)

@@ -50,8 +50,8 @@ end
 for _, finish in ipairs(finishes) do
     local i = #answers + 1
     local delivery, kind, reason, detail, record, envelopes, joining, further, schedule = unpack(finish)
-    local fate = schedule and change_schedule(schedule) or 'write'
-    if delivery and not settle(delivery, kind, reason, detail, retention) then
+    local fate = schedule and schedules().change_schedule(schedule) or 'write'
+    if delivery and not messages().settle(delivery, kind, reason, detail, retention) then
         answers[i] = '\0'
     elseif fate ~= 'write' then
         answers[i] = fate == 'refused' and '\0' or '\1'
@@ -63,7 +63,9 @@ for _, finish in ipairs(finishes) do
     end
 end
 delete_acknowledged()
-add(following, offset, retention)
+if #following > 0 then
+    messages().add(following, offset, retention)
+end
 local all = table.concat(answers)
 keep_line(line, number, all)
 push_rest()

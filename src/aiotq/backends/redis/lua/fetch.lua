@@ -15,29 +15,12 @@ local MOST_BYTES = 8 * 1024 * 1024
 local reads, taken, strange = {}, {}, {}
 local bytes, left = 0, limit
 
--- Make the group of a stream that has none. Somebody may have destroyed it while entries were held, and their holders
--- run on. An entry's number is its lease, so the first ones become other entries: those that were held are among them.
-local function begin_anew(queue, level, key)
-    redis.call('XGROUP', 'CREATE', key, GROUP, '0')
-    for _, each in ipairs(redis.call('XRANGE', key, '-', '+', 'COUNT', 10000)) do
-        local fields = fields_of(each[2])
-        if fields.m and #each[2] <= 100 then -- others are foreign: nobody runs them
-            local new = redis.call('XADD', key, '*', unpack(each[2]))
-            redis.call('XDEL', key, each[1])
-            local id = fields.k or id_of(fields.m)
-            if id and id ~= '' and redis.call('HEXISTS', IDS, id) == 1 then
-                redis.call('HSET', IDS, id, level .. ' ' .. new .. ' ' .. queue)
-            end
-        end
-    end
-end
-
 local function read(queue, level, count)
     local key = queue_key(queue, level)
     local reply = redis.pcall('XREADGROUP', 'GROUP', GROUP, consumer, 'COUNT', count, 'STREAMS', key, '>')
     if type(reply) == 'table' and reply.err then
         if string.find(reply.err, 'NOGROUP') then
-            begin_anew(queue, level, key)
+            messages().begin_anew(queue, level, key)
             return read(queue, level, count)
         end
         if not string.find(reply.err, 'WRONGTYPE') then
@@ -56,7 +39,7 @@ local function read(queue, level, count)
             bytes = bytes + #text
         end
         if deaths then
-            deaths[i] = {deaths_of(fields_of(each[2]).k or '')}
+            deaths[i] = {messages().deaths_of(messages().fields_of(each[2]).k or '')}
         end
     end
     reads[#reads + 1] = {queue, level, found, deaths}
@@ -83,7 +66,7 @@ local next_due = false
 for _, queue in ipairs(queues) do
     local kind = type_of(queue_key(queue, 'delayed'))
     if kind == 'zset' then
-        local is_moved = move_due(queue)
+        local is_moved = messages().move_due(queue)
         local first = is_moved and redis.call('ZRANGE', queue_key(queue, 'delayed'), 0, 0, 'WITHSCORES')[2]
         if first and (not next_due or tonumber(first) < next_due) then
             next_due = tonumber(first)

@@ -2,7 +2,6 @@
 -- ARGV: ids.  RETURNS: for each {about, when it ended (s), 1 if it failed, {member, packed {id, value} of its record,
 -- ...}}; false if it is not over or not known.
 -- Keeps: it writes nothing.
-local join_key = on_joins().key
 local answers = {}
 for i, id in ipairs(args[1]) do
     local fields = redis.pcall('HMGET', join_key(id), 'open', 'about', 'ended', 'failed')

@@ -4,6 +4,6 @@
 -- Keeps: one that is there stays as it is.
 local clock, wanted = unpack(args)
 for _, join in ipairs(wanted) do
-    on_joins().open(join, now - clock * 1000)
+    open_join(join, now - clock * 1000)
 end
 return 1

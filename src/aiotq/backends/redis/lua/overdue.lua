@@ -3,19 +3,18 @@
 -- Keeps: they stay as they are. Guesses are put right, and what is gone leaves the index: nothing is looked at in vain
 -- again and again.
 local limit = args[1]
-local index, fields_of, note_guess = on_joins().index, on_joins().fields, on_joins().note
 local BATCH, MOST_LOOKS = 100, 1000
 local found, looks = {}, 0
 while #found < limit and looks < MOST_LOOKS do
-    local ids = redis.pcall('ZRANGEBYSCORE', index, '-inf', milliseconds(now), 'LIMIT', #found, BATCH)
+    local ids = redis.pcall('ZRANGEBYSCORE', JOINS, '-inf', milliseconds(now), 'LIMIT', #found, BATCH)
     if ids.err or #ids == 0 then
         break
     end
     looks = looks + #ids
     for _, id in ipairs(ids) do
-        local fields = fields_of(id, 'patience', 'until', 'touched')
+        local fields = open_fields(id, 'patience', 'until', 'touched')
         if not fields then
-            redis.call('ZREM', index, id)
+            redis.call('ZREM', JOINS, id)
         else
             local patience = tonumber(fields[2]) or 0
             local deadline = math.max(tonumber(fields[3]) or 0, tonumber(fields[4]) or 0) + patience

@@ -44,7 +44,7 @@ for _, column in ipairs(columns) do
     local known, kept, added = in_chunks('HMGET', IDS, ids), {}, 0
     ready_to_add(queue, level)
     for i, id in ipairs(ids) do
-        if not (known[i] and is_there(known[i])) then
+        if not (known[i] and messages().is_there(known[i])) then
             kept[#kept + 1] = id
             kept[#kept + 1] = before .. redis.call('XADD', key, '*', 'm', ARGV[sent + i]) .. after
             added = added + 1
@@ -54,6 +54,8 @@ for _, column in ipairs(columns) do
     sent = sent + #ids
     news[queue] = added > 0 and (news[queue] or 0) + added or news[queue]
 end
-add(envelopes, now - clock * 1000, retention)
+if #envelopes > 0 then
+    messages().add(envelopes, now - clock * 1000, retention)
+end
 wake()
 return answers
