@@ -85,7 +85,7 @@ def every(seconds: float, mark: str = "x", **options: Any) -> Declare:
 
 
 async def test_an_interval_is_sent_again_and_again_and_its_task_knows_what_for(kit: Kit) -> None:
-    async with running(kit.app(every(0.1))):
+    async with running(kit.app(every(0.1, misfire="all"))):  # a busy machine may be late for one
         await wait_until(lambda: kit.count() >= 4, "four runs")
 
     dues = kit.dues()
