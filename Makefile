@@ -12,7 +12,7 @@ ARGS ?=
 RUN = $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup servers celery peers demo lint test test-quick test-newer bench bench-peers clean
+.PHONY: help setup servers celery peers demo lint docs docs-serve test test-quick test-newer bench bench-peers clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -29,10 +29,18 @@ celery: ## Build .venv-celery, with the Celery that interoperability is tested a
 peers: ## Build .venv-peers, with the task queues that aiotq is measured beside
 	@PYTHON='$(PYTHON)' sh scripts/setup.sh peers
 
+docs: ## Build the documentation site into build/docs/site; broken links and missing pages fail
+	@PYTHON='$(PYTHON)' sh scripts/setup.sh docs
+	.venv-docs/bin/python scripts/documentation.py
+
+docs-serve: ## Show the documentation site, and each change of a page
+	@PYTHON='$(PYTHON)' sh scripts/setup.sh docs
+	.venv-docs/bin/python scripts/documentation.py serve
+
 demo: setup ## Survey Python's standard library with a worker in a process of its own
 	$(RUN) examples/stdlib_survey/demo.py $(ARGS)
 
-lint: setup ## Check format, style, types and the direction of imports
+lint: setup docs ## Check format, style, types, the direction of imports and the documentation site
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
@@ -66,6 +74,6 @@ bench-peers: setup servers peers ## Measure aiotq and other task queues in turn,
 clean: ## Remove the environment and everything that was built
 	@if [ -f '$(VENV)/pyvenv.cfg' ]; then rm -rf '$(VENV)'; fi
 	@rm -rf --one-file-system .newer-servers
-	@for venv in .venv-celery .venv-peers; do if [ -f $$venv/pyvenv.cfg ]; then rm -rf $$venv; fi; done
+	@for venv in .venv-celery .venv-peers .venv-docs; do if [ -f $$venv/pyvenv.cfg ]; then rm -rf $$venv; fi; done
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

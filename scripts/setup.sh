@@ -2,6 +2,7 @@
 # Build the environment that the Makefile's commands run in; does nothing when it stands already.
 # With the word "servers": install the programs that tests and benchmarks start.
 # With the word "celery": build the environment of the Celery that aiotq is tested against, .venv-celery.
+# With the word "docs": build the environment that makes the documentation site, .venv-docs.
 # With the word "peers": build the environment of the task queues that aiotq is measured beside, .venv-peers.
 #
 #   PYTHON  interpreter to build on; empty: python3, or the newest of python3.13 to python3.11 when that is too old
@@ -43,6 +44,14 @@ peers_wanted='celery[redis]==5.7.0 dramatiq[rabbitmq,redis]==2.2.1 taskiq==0.13.
 install_peers() {
     # shellcheck disable=SC2086  # one word a package
     install_into .venv-peers $peers_wanted
+}
+
+# What makes the documentation site; ruff lays out the signatures in it.
+docs_wanted='zensical==0.0.73 mkdocstrings-python==2.0.11 ruff~=0.17.5'
+
+install_docs() {
+    # shellcheck disable=SC2086  # one word a package
+    install_into .venv-docs $docs_wanted
 }
 
 # An environment of its own for other people's packages, pinned; again only when they, this place or Python changed.
@@ -151,5 +160,6 @@ case "${1:-}" in
 servers) install_servers ;;
 celery) install_celery ;;
 peers) install_peers ;;
+docs) install_docs ;;
 *) main ;;
 esac

@@ -39,7 +39,9 @@ async def told() -> set[str]:
     return counters | samples | {family.name for family in families}
 
 
-@pytest.mark.parametrize("file", [*DEPLOY, DOCS / "guides" / "metrics.md"], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "file", [*DEPLOY, DOCS / "guides" / "metrics.md", DOCS / "reference" / "metrics.md"], ids=lambda path: path.name
+)
 async def test_all_metrics_that_are_named_are_told(file: Path) -> None:
     named = {name.rstrip("_") for name in re.findall(r"\baiotq_[a-z_]+\b", file.read_text())}
     there = await told()

@@ -41,7 +41,7 @@ def _lines(name: str, command: Command) -> Iterator[str]:
             yield from _lines(f"{name} {each}", inner[each])
         return
     words = [_metavar(each) for each in command.params if each.param_type_name == "argument"]
-    yield f"## aiotq {' '.join([name, *words])}"
+    yield f"## `aiotq {' '.join([name, *words])}`"
     yield ""
     yield (command.help or "").strip()
     yield ""
