@@ -1,4 +1,4 @@
-"""Builds the documentation site into build/docs/site; with the word `serve`, shows it.
+"""Builds the documentation site into build/docs/site; with the word `serve`, shows it; with `llms`, prints llms.txt.
 
 The pages in docs/ are plain Markdown, as a forge shows them. Here they become a site: the navigation is what
 docs/README.md lists; links that leave docs/ lead to pages made of the files they name; the API pages are made of
@@ -74,12 +74,27 @@ BY_THE_APP: Final = {
     "Testing": ("aiotq.testing.TestWorker", "aiotq.testing.Ran", "aiotq.testing.Sent"),
 }
 
+_FACTS: Final = """# aiotq
+
+> A task queue for asyncio with Celery's programming model. Python 3.11 or newer. Brokers: SQLite (the default, no
+> server), PostgreSQL, Redis, RabbitMQ, memory. Tasks are coroutines, plain functions (threads), or run="process".
+
+- Declare: `app = AioTQ("proj")`, `@app.task`. Call: `result = await add.delay(2, 2)`.
+- Wait: `await result` or `await result.get(timeout=5)`.
+- Without a loop: `add.sync.delay(2, 2).get()`. Options of one call: `add.options(countdown=5, queue="hi").delay(2, 2)`.
+- Run: `aiotq worker proj:app`; in one's own loop: `async with app.worker():`.
+- Periodic: `@app.periodic(crontab(...))` and `aiotq beat proj:app`.
+- Workflows: `chain`, `group`, `chord`; `a.s(1) | b.s()`, `group(...) | total.s()`. Tests: `aiotq.testing.TestWorker`.
+- Delivery is at least once. Unknown options, settings and arguments that do not fit are errors at the call.
+"""
+
 
 class SiteError(Exception):
     """Raised when the site is not whole; the text says what to mend."""
 
 
 _FENCE: Final = re.compile(r"^( *)(```+|~~~+)", re.MULTILINE)
+_COLOUR: Final = re.compile(r"\x1b\[[\d;]*m")
 _LINK: Final = re.compile(r"(\]\()([^)\s#]+)?(#[^)\s]*)?(\))")
 _ITEM: Final = re.compile(r"^- \[([^\]]+)\]\(([^)]+)\)")
 _FOREIGN: Final = re.compile(
@@ -252,6 +267,7 @@ def prepare() -> None:
         if path.is_file():
             page = path.relative_to(DOCS).as_posix()
             wanted[SOURCE / page] = led(path.read_text(), page).encode() if path.suffix == ".md" else path.read_bytes()
+    wanted[SOURCE / "llms.txt"] = llms().encode()
     wanted |= {SOURCE / page: led(text, page).encode() for page, text in made()}
     nav = navigation((DOCS / "README.md").read_text())
     if missing := {path.relative_to(SOURCE).as_posix() for path in wanted if path.suffix == ".md"} - set(pages_in(nav)):
@@ -304,7 +320,7 @@ def build() -> None:
     prepare()
     done = subprocess.run([generator(), "build", "--strict"], cwd=BUILD, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise SiteError(done.stdout + done.stderr)
+        raise SiteError(_COLOUR.sub("", done.stdout + done.stderr).partition("Traceback")[0])
     site = BUILD / "site"
     for path in site.rglob("*.html"):
         if found := _FOREIGN.search(path.read_text()):
@@ -324,6 +340,13 @@ def serve() -> None:
             serving.terminate()
 
 
+def llms() -> str:
+    """Return the list of pages for programs that read: llms.txt."""
+    index = (DOCS / "README.md").read_text()
+    pages = re.sub(r"^(- \[[^\]]+\]\()", r"\1docs/", index[index.index("## Tutorial") :], flags=re.MULTILINE)
+    return f"{_FACTS}\n{pages.replace('(docs/../', '(')}"
+
+
 def generator() -> str:
     """Return the program, which is beside the interpreter."""
     return str(Path(sys.executable).with_name("zensical"))
@@ -331,6 +354,12 @@ def generator() -> str:
 
 if __name__ == "__main__":
     try:
-        serve() if sys.argv[1:] == ["serve"] else build()
+        match sys.argv[1:]:
+            case ["serve"]:
+                serve()
+            case ["llms"]:
+                sys.stdout.write(llms())
+            case _:
+                build()
     except SiteError as error:
         sys.exit(f"docs: {error}")

@@ -1,11 +1,11 @@
-"""The reference pages of errors, signals, events and metrics have all that the code has, and nothing else."""
+"""Reference pages have all that the code has, and nothing else; charts are drawn from what was measured."""
 
 from __future__ import annotations
 
 import importlib.util
 import re
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from prometheus_client.metrics_core import Metric
 
@@ -32,16 +32,33 @@ def names(page: str) -> list[str]:
     return [name for row in rows(page) for name in re.findall(r"`([\w-]+)`", row[0])]
 
 
-def test_the_page_of_errors_is_as_they_are_declared() -> None:
-    script = ROOT / "scripts" / "error_reference.py"
-    spec = importlib.util.spec_from_file_location("error_reference", script)
+def script(name: str) -> Any:
+    """A module of scripts/, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
 
-    assert (REFERENCE / "errors.md").read_text() == module.error_page(), (
+
+def test_the_page_of_errors_is_as_they_are_declared() -> None:
+    assert (REFERENCE / "errors.md").read_text() == script("error_reference").error_page(), (
         "run: python scripts/error_reference.py > docs/reference/errors.md"
+    )
+
+
+def test_the_list_for_programs_is_that_of_the_index() -> None:
+    assert (ROOT / "llms.txt").read_text() == script("documentation").llms(), (
+        "run: python scripts/documentation.py llms > llms.txt"
+    )
+
+
+def test_the_charts_are_those_of_the_stored_results() -> None:
+    drawn = script("charts").drawings()
+
+    assert {file: (ROOT / "docs" / "pictures" / file).read_text() for file in drawn} == drawn, (
+        "run: python scripts/charts.py"
     )
 
 
