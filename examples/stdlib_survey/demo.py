@@ -220,7 +220,8 @@ async def running_worker(url: str, log: Path, console: Console) -> AsyncIterator
 async def showing_dashboard(console: Console) -> AsyncIterator[None]:
     """Serve the dashboard meanwhile, and say where it is; nothing if its libraries are not installed."""
     try:
-        from aiotq.web.serving import listen, serving_here  # noqa: PLC0415  # the demo runs without it
+        from aiotq.web.listening import listen  # noqa: PLC0415  # the demo runs without it
+        from aiotq.web.serving import serving_here  # noqa: PLC0415
 
         token = secrets.token_urlsafe(12)
         dashboard = app.dashboard(auth=token)

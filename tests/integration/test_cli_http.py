@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import signal
 import socket
+import sys
+from pathlib import Path
 
 import httpx
 import pytest
@@ -95,9 +98,55 @@ async def test_an_address_that_is_taken_is_told(shell: Shell) -> None:
     assert f"--http: can't listen at 127.0.0.1 port {port}: Address already in use" in told
 
 
-@pytest.mark.parametrize("words", [("--workers", "2"), ("--max-tasks-per-worker", "9")])
-async def test_several_workers_can_not_share_a_port(shell: Shell, words: tuple[str, str]) -> None:
-    """One that is replaced runs beside the next for a while."""
-    told = shell.error("worker", "jobs", *words, "--http", "127.0.0.1:0", code=2)
+async def test_one_port_speaks_for_all_workers_and_for_those_that_have_ended(shell: Shell) -> None:
+    done = 'aiotq_tasks_succeeded_total{queue="default",task="jobs.add"} '
+    async with shell.started("worker", "jobs", "--workers", "2", "-B", "-n", "a", "--http", "127.0.0.1:0") as parent:
+        address = await address_of(parent)
+        ready = [await parent.line(r"worker (a-\d) is ready \(pid (\d+)\)") for _ in range(2)]
+        pids = {each[1]: int(each[2]) for each in ready}
 
-    assert "--http: several workers can't share a port" in told
+        async with httpx.AsyncClient(base_url=address, timeout=30) as client:
+
+            async def said(path: str) -> httpx.Response:
+                return await client.get(path)
+
+            async def is_told(sample: str) -> bool:
+                return sample in (await said("/metrics")).text
+
+            async def answers(path: str, code: int) -> bool:
+                return (await said(path)).status_code == code
+
+            shell.output("call", "jobs", "jobs.add", "--args", "[2, 2]")
+            await wait_until(lambda: is_told(f"{done}1.0"), "the end of one task is counted")
+            # As often as there are workers and schedulers, of which one is live.
+            names = {each["name"] for each in (await said("/live")).json()["checks"]}
+            assert names == {f"{kind} a-{number}" for kind in ("worker", "scheduler") for number in (1, 2)}
+            await wait_until(lambda: answers("/ready", 200), "all are ready")
+            told = (await said("/metrics")).text
+            live = re.findall(r"aiotq_scheduler_is_live\{scheduler=\"a-\d\"\} (\d)", told)
+            assert sorted(live) == ["0", "1"]
+            if sys.platform == "linux":
+                pages = int(Path(f"/proc/{parent.pid}/statm").read_text().split()[1])
+                assert pages * os.sysconf("SC_PAGE_SIZE") <= 30 * 1024**2
+
+            os.kill(pids["a-1"], signal.SIGSTOP)  # neither its loop nor its thread answers
+            assert await answers("/live", 200)
+            assert await answers("/ready", 503)
+            os.kill(pids["a-1"], signal.SIGKILL)
+            await parent.line(r"worker a-1\.2 is ready")
+            parent.send(signal.SIGHUP)
+            await parent.line("all workers are replaced")
+            shell.output("call", "jobs", "jobs.add", "--args", "[2, 2]")
+            await wait_until(lambda: is_told(f"{done}2.0"), "what an ended worker had counted is told")
+            assert (await said("/nothing")).status_code == 404
+            assert (await client.post("/live")).status_code == 405
+            openmetrics = await client.get("/metrics", headers={"accept": "application/openmetrics-text"})
+            assert openmetrics.text.endswith("# EOF\n")
+        parent.send(signal.SIGTERM)
+        assert await parent.ended() == 0
+
+
+async def test_several_workers_that_are_reloaded_have_no_port(shell: Shell) -> None:
+    told = shell.error("worker", "jobs", "--workers", "2", "--reload", "--http", "127.0.0.1:0", code=2)
+
+    assert "--http: with --reload one worker alone" in told

@@ -28,7 +28,7 @@ def die(sender, **more):
 #: An orphan of a process that nobody waits for, below a process that adopts orphans.
 ORPHAN = """
 import ctypes, os, time
-from aiotq.commands.reaping import _ended_children, _reap_again
+from aiotq.supervising.reaping import _ended_children, _reap_again
 
 assert ctypes.CDLL(None).prctl(36, 1, 0, 0, 0) == 0  # PR_SET_CHILD_SUBREAPER
 parent = os.fork()

@@ -13,7 +13,8 @@ from playwright.async_api import Browser as Chromium
 from playwright.async_api import Page, async_playwright
 
 from aiotq import AioTQ
-from aiotq.web.serving import listen, serving_here
+from aiotq.web.listening import listen
+from aiotq.web.serving import serving_here
 
 from ..waiting import wait_until
 

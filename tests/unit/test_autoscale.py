@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from aiotq.worker.autoscale import Bounds, scaled
+from aiotq.core.bounds import Bounds
+from aiotq.worker.autoscale import scaled
 
 BOUNDS = Bounds(2, 10)
 

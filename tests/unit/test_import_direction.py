@@ -22,6 +22,7 @@ PUBLIC: Final = "__init__"
 #: named with its room (`tasks.options`) has a floor of its own: values that lower rooms need as well.
 FLOORS: Final = (
     ("exceptions", "states", "core"),
+    ("supervising",),
     ("signals", "wire", "graph", "control.bus"),
     ("beat.cron_fields", "beat.crontab", "beat.intervals", "beat.schedules", "beat.solar", "beat.wall_time"),
     ("tasks.expected",),
@@ -105,9 +106,9 @@ LATE: Final[Mapping[tuple[str, str], str]] = {
     ("canvas.signature", "canvas.serialized"): _MADE_OF_SIGNATURES,
     ("canvas.signature", "canvas.stamping"): "few workflows are stamped",
     ("canvas.signature", "canvas.structure"): _MADE_OF_SIGNATURES,
-    ("commands.dev", "web.serving"): _FEW_ARE_WATCHED,
     ("commands.http", "web.dashboard.application"): _FEW_ARE_WATCHED,
     ("commands.http", "web.health"): _FEW_ARE_WATCHED,
+    ("commands.http", "web.reporting"): _FEW_ARE_WATCHED,
     ("commands.http", "web.serving"): _FEW_ARE_WATCHED,
     ("commands.top", "top.view"): _FEW_ARE_WATCHED,
     ("commands.web", "web.dashboard.application"): _FEW_ARE_WATCHED,

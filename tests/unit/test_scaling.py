@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from aiotq.commands.scaling import SETTLED, Load, Scale, load_of
-from aiotq.worker.autoscale import KEPT, Bounds
+from aiotq.commands.scaling import load_of
+from aiotq.core.bounds import KEPT, Bounds
+from aiotq.supervising.line import Load
+from aiotq.supervising.scale import SETTLED, Scale
 
 BEHIND, BUSY, QUIET = Load.BEHIND, Load.BUSY, Load.QUIET
 

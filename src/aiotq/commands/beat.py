@@ -12,12 +12,12 @@ from typing import Final
 from ..app import AioTQ
 from ..beat.scheduler import Scheduler
 from ..core.inside import core_of
+from ..supervising.systemd import say, watched_by_systemd
 from .app_option import Target, connected
 from .command import command
 from .http import Http, read_address, serving_health
 from .logs import log_as, start_logging
 from .reaching import reached
-from .systemd import say, watched_by_systemd
 from .worker import Level, LogFormat, Name
 
 logger = logging.getLogger("aiotq.beat")

@@ -10,13 +10,14 @@ from typing import Annotated, Final
 import typer
 
 from ..core.settings import APP_VARIABLE, TOKEN_VARIABLE
+from ..supervising.kept_worker import ChildCommand
+from ..supervising.plan import Plan, run_plan
+from ..web.listening import listen
 from .app_option import BROKER_VARIABLE, CommandFailed, Target
 from .command import command
 from .http import place_of
-from .kept_worker import ChildCommand
 from .logs import start_logging
 from .reload import run_reloading
-from .supervisor import run_fleet
 from .worker import Level
 
 logger = logging.getLogger("aiotq.workers")
@@ -42,8 +43,6 @@ def dev(
     """
     if find_spec("jinja2") is None or find_spec("uvicorn") is None:
         raise CommandFailed("dev shows the dashboard, whose libraries are not installed: pip install 'aiotq[web]'")
-    from ..web.serving import listen  # noqa: PLC0415
-
     listen(host, port).close()  # said once and here, and not by each process that is started
     start_logging(level, None, "workers")
     made = token or secrets.token_urlsafe(18)
@@ -55,7 +54,7 @@ def dev(
         typer.echo(f"token: {made}")
     if find_spec("watchfiles") is None:
         logger.warning("code that changes is not seen: watchfiles is not installed (pip install 'aiotq[reload]')")
-        is_well = run_fleet(child, name=None, count=1, bounds=None)
+        is_well = run_plan(Plan(child, name=None, count=1, bounds=None, level=level, log_format=None))
     else:
         is_well = run_reloading(child, name=None, count=1)
     raise typer.Exit(0 if is_well else 1)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from importlib.util import find_spec
 from typing import Annotated, Final
 
 import typer
@@ -15,6 +17,7 @@ from ..app import AioTQ
 from ..core.inside import core_of
 from ..core.settings import TOKEN_VARIABLE
 from ..exceptions import InvalidOption, OperationalError
+from ..web.listening import listen
 from .app_option import CommandFailed, UsageError
 
 logger = logging.getLogger("aiotq.web")
@@ -52,18 +55,53 @@ async def serving_health(app: AioTQ, address: tuple[str, int] | None) -> AsyncGe
         return
     try:
         from ..web.health import Health  # noqa: PLC0415
-        from ..web.serving import listen, serving  # noqa: PLC0415
+        from ..web.serving import serving  # noqa: PLC0415
     except ImportError as exc:
-        raise CommandFailed(f"--http needs {exc.name}, which is not installed: pip install 'aiotq[metrics]'") from exc
-    try:
-        listener = listen(*address)
-    except OperationalError as exc:
-        raise CommandFailed(f"--http: {exc}") from exc
-    place = place_of(*listener.getsockname()[:2])
+        raise _not_installed(exc) from exc
+    listener, place = listening(address)
     health = Health(core_of(app), works=True, home=asyncio.get_running_loop())
     async with serving(health.application(), listener):
         logger.info("health and metrics at http://%s/", place)
         yield
+
+
+@asynccontextmanager
+async def telling_parent(app: AioTQ, fd: int) -> AsyncGenerator[None, None]:
+    """Tell the parent of several workers what is seen of this process while entered, when it asks at socket `fd`."""
+    from ..web.health import Health  # noqa: PLC0415
+    from ..web.reporting import telling  # noqa: PLC0415
+
+    health = Health(core_of(app), works=True, home=asyncio.get_running_loop())
+    async with telling(health, socket.socket(fileno=fd)):
+        yield
+
+
+def listening(address: tuple[str, int]) -> tuple[socket.socket, str]:
+    """Return a socket that listens where `--http` says, and where that is.
+
+    Raises:
+        CommandFailed: nobody can listen there.
+    """
+    try:
+        listener = listen(*address)
+    except OperationalError as exc:
+        raise CommandFailed(f"--http: {exc}") from exc
+    return listener, place_of(*listener.getsockname()[:2])
+
+
+def check_installed() -> None:
+    """Check that what workers tell their parent can be made by them.
+
+    Raises:
+        CommandFailed: a library is not installed.
+    """
+    for name in ("prometheus_client", "starlette"):
+        if find_spec(name) is None:
+            raise _not_installed(ImportError(name=name))
+
+
+def _not_installed(error: ImportError) -> CommandFailed:
+    return CommandFailed(f"--http needs {error.name}, which is not installed: pip install 'aiotq[metrics]'")
 
 
 @asynccontextmanager
@@ -77,7 +115,7 @@ async def serving_dashboard(app: AioTQ, address: tuple[str, int] | None) -> Asyn
         yield
         return
     from ..web.dashboard.application import Dashboard  # noqa: PLC0415
-    from ..web.serving import listen, serving_here  # noqa: PLC0415
+    from ..web.serving import serving_here  # noqa: PLC0415
 
     try:
         dashboard = Dashboard(app, auth=os.environ.get(TOKEN_VARIABLE, ""))

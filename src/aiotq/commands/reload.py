@@ -11,9 +11,9 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol, cast
 
+from ..supervising.kept_worker import ChildCommand
+from ..supervising.supervisor import STOPPING, Supervisor, default_name, listen
 from .app_option import CommandFailed
-from .kept_worker import ChildCommand
-from .supervisor import STOPPING, Supervisor, default_name, listen
 
 logger = logging.getLogger("aiotq.workers")
 

@@ -1,12 +1,8 @@
-"""How many worker processes there are to be: one more while calls wait too long, one fewer when few of them work.
-
-A worker tells its parent how loaded it is; the parent decides.
-"""
+"""How loaded a worker is, which it tells its parent; the parent decides how many there are to be."""
 
 from __future__ import annotations
 
 import asyncio
-import enum
 import logging
 import socket
 from collections.abc import Mapping, Sequence
@@ -17,50 +13,16 @@ from ..calling.core import AppCore
 from ..control.admin import Admin
 from ..core.logs import WarnOnce
 from ..exceptions import OperationalError
+from ..supervising.line import Load
+from ..supervising.scale import LOOK
 from ..transport import Delivery
-from ..worker.autoscale import KEPT, Bounds
 from ..worker.observers import Observer
 from ..worker.worker import Worker
 
 logger = logging.getLogger("aiotq.worker")
 
-#: Seconds between what a worker tells, and between looks at it.
-LOOK: Final = 1.0
 #: Seconds for which the oldest call of a queue may wait before another worker is needed.
 _LATE: Final = 1.0
-#: Seconds after a change within which the next worker is not started: the last one is to show what it changes.
-SETTLED: Final = 5.0
-
-
-class Load(enum.Enum):
-    """What a worker says of itself: calls wait for long in its queues, or few of its slots are taken."""
-
-    BEHIND = b"L"
-    BUSY = b"B"
-    QUIET = b"Q"
-
-
-class Scale:
-    """Decides about the number of workers, which is between `bounds`."""
-
-    def __init__(self, bounds: Bounds) -> None:
-        self._bounds = bounds
-        self._changed = self._loaded = float("-inf")  #: when it was changed, and when not all were quiet
-
-    def look(self, now: float, loads: Sequence[Load | None]) -> int:
-        """Return how many workers there are to be, from what each said last; None: it has said nothing yet."""
-        count = len(loads)
-        if self._loaded == float("-inf") or any(load is not Load.QUIET for load in loads):
-            self._loaded = now
-        wanted = min(max(count, self._bounds.least), self._bounds.most)
-        if wanted == count:
-            if Load.BEHIND in loads and None not in loads and now - self._changed >= SETTLED:
-                wanted = min(count + 1, self._bounds.most)
-            elif now - max(self._loaded, self._changed) >= KEPT:
-                wanted = max(count - 1, self._bounds.least)
-        if wanted != count:
-            self._changed = now
-        return wanted
 
 
 class HandedBack(Observer):

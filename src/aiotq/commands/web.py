@@ -15,6 +15,7 @@ import typer
 from ..app import AioTQ
 from ..core.settings import READ_TOKEN_VARIABLE, TOKEN_VARIABLE
 from ..exceptions import InvalidOption, OperationalError
+from ..web.listening import listen
 from .app_option import CommandFailed, Target, UsageError, connected
 from .command import command
 from .http import place_of
@@ -80,7 +81,7 @@ def web(
 
 
 async def _serve(app: AioTQ, dashboard: Dashboard, host: str, port: int, made: str | None) -> None:
-    from ..web.serving import listen, serving_here  # noqa: PLC0415
+    from ..web.serving import serving_here  # noqa: PLC0415
 
     asked = asyncio.Event()
     for number in _STOPPING:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -11,20 +12,20 @@ from typing import Annotated, Any, Final
 import typer
 
 from ..app import AioTQ
+from ..core.bounds import Bounds
 from ..core.settings import APP_VARIABLE, Settings
+from ..supervising.kept_worker import ChildCommand
+from ..supervising.plan import Plan
 from ..tasks.options import said
 from ..transport.routing import declared_queues
-from ..worker.autoscale import Bounds
 from ..worker.options import WorkerChoices, WorkerOptions, worker_options
 from . import banner as banners
 from .app_option import BROKER_VARIABLE, Target, UsageError
 from .command import command
-from .http import Http, read_address
-from .kept_worker import ChildCommand
+from .http import Http, check_installed, listening, read_address, serving_health, telling_parent
 from .logs import FORMATS, LEVELS, log_as, start_logging
 from .reload import run_reloading
 from .share import Share, read_size
-from .supervisor import run_fleet
 from .words import read_bounds, read_names, read_queues
 from .worker_process import Parent, run_worker
 
@@ -100,10 +101,13 @@ TaskEvents = Annotated[
 Beat = Annotated[bool, typer.Option("-B", "--beat", help="Send periodic tasks as well (any number of workers may).")]
 Dashboard = Annotated[str | None, typer.Option("--dashboard", metavar="HOST:PORT", hidden=True)]
 ParentFd = Annotated[int | None, typer.Option(hidden=True)]
+HealthFd = Annotated[int | None, typer.Option(hidden=True)]
 TellLoad = Annotated[bool, typer.Option("--tell-load", hidden=True)]
 
 #: Options of the parent of several workers, or that each worker is given anew.
 _OF_PARENT: Final = frozenset({"app", "broker", "debug", "name", "workers", "reload", "banner", "parent_fd"})
+#: Those that are the worker's when it is started anew for newer code, and else the parent's.
+_SERVED: Final = frozenset({"http"})
 
 
 @command()
@@ -136,6 +140,7 @@ def worker(
     banner: Banner = True,
     dashboard: Dashboard = None,
     parent_fd: ParentFd = None,
+    health_fd: HealthFd = None,
     tell_load: TellLoad = False,
 ) -> None:
     """Run tasks until SIGTERM, SIGHUP or SIGINT (Ctrl-C).
@@ -148,23 +153,67 @@ def worker(
     share = _share(burst, max_tasks, max_time, max_tasks_per_worker, max_memory_per_worker)
     scaled, slots = _scaled(autoscale, concurrency, workers, reload)
     has_several = (workers or 1) > 1 or scaled is not None
-    address = _checked_address(queues, exclude_queues, has_several or share.goes_on, http)
+    address = _checked_address(queues, exclude_queues, reload and has_several, http)
     if has_several or reload or (share.goes_on and parent_fd is None):
         start_logging(level, log_format, "workers")
-        child = _child_command(target, context, tells_load=scaled is not None)
-        run = run_reloading if reload else partial(run_fleet, bounds=scaled)
-        raise typer.Exit(0 if run(child, name=name, count=workers or 1) else 1)
-    if parent_fd is not None:
-        os.set_inheritable(parent_fd, False)
+        child = _child_command(target, context, tells_load=scaled is not None, is_reloaded=reload)
+        if reload:
+            raise typer.Exit(0 if run_reloading(child, name=name, count=workers or 1) else 1)
+        _plan(child, name, workers or 1, scaled, level, log_format, address).execute(sys.argv[1:])
+    is_well = _run_one(target, context.params, address, slots, share)
+    raise typer.Exit(0 if is_well else 1)
+
+
+def _run_one(
+    target: Target,
+    given: Mapping[str, Any],
+    address: tuple[str, int] | None,
+    slots: tuple[int, int] | None,
+    share: Share,
+) -> bool:
+    """Run a worker in this process, and return whether all is well."""
+    name: str | None = given["name"]
+    level, log_format, parent_fd, health_fd = (given[x] for x in ("level", "log_format", "parent_fd", "health_fd"))
+    for fd in (parent_fd, health_fd):
+        if fd is not None:
+            os.set_inheritable(fd, False)
     app, form = _loaded(target, level, log_format, None if parent_fd is None else name)
-    app.conf.update(said(_overrides(context.params)))
-    options = _options(app.conf, name, queues, exclude_queues, slots)
-    announce = partial(banners.banner, app, target.spec, options) if banner and form == "text" else None
-    parent = None if parent_fd is None else Parent(parent_fd, tells_load=tell_load)
-    shown = None if dashboard is None else read_address(dashboard)
-    run_one = partial(run_worker, with_beat=beat, http=address, dashboard=shown)
-    if not run_one(app, options, announce=announce, parent=parent, share=share):
-        raise typer.Exit(1)
+    app.conf.update(said(_overrides(given)))
+    options = _options(app.conf, name, given["queues"], given["exclude_queues"], slots)
+    announce = partial(banners.banner, app, target.spec, options) if given["banner"] and form == "text" else None
+    return run_worker(
+        app,
+        options,
+        announce=announce,
+        parent=None if parent_fd is None else Parent(parent_fd, tells_load=given["tell_load"]),
+        with_beat=given["beat"],
+        seen=serving_health(app, address) if health_fd is None else telling_parent(app, health_fd),
+        dashboard=None if given["dashboard"] is None else read_address(given["dashboard"]),
+        share=share,
+    )
+
+
+def _plan(
+    child: ChildCommand,
+    name: str | None,
+    count: int,
+    scaled: Bounds | None,
+    level: str,
+    log_format: str | None,
+    address: tuple[str, int] | None,
+) -> Plan:
+    """Return what the parent of several workers is to do.
+
+    Raises:
+        CommandFailed: they can't tell how they are where they should.
+    """
+    bounds = None if scaled is None else (scaled.least, scaled.most)
+    plan = Plan(child, name, count, bounds, level.upper(), log_format)
+    if address is None:
+        return plan
+    check_installed()
+    listener, place = listening(address)
+    return replace(plan, http_fd=listener.detach(), http_place=place)
 
 
 def _overrides(given: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -183,15 +232,15 @@ def _overrides(given: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _checked_address(
-    queues: str | None, exclude_queues: str | None, has_several: bool, http: str | None
+    queues: str | None, exclude_queues: str | None, reloads_several: bool, http: str | None
 ) -> tuple[str, int] | None:
     """Return where health is served, if it is.
 
     Raises:
         UsageError: the options can't be so.
     """
-    if has_several and http is not None:
-        raise UsageError("--http: several workers can't share a port; start each with its own, or one alone")
+    if reloads_several and http is not None:
+        raise UsageError("--http: with --reload one worker alone, not several")
     for option, text in (("--queues", queues), ("--exclude-queues", exclude_queues)):
         if text is not None and not read_names(text):
             raise UsageError(f"{option} names no queue: write them as hi,lo")
@@ -270,15 +319,16 @@ def _options(
     return replace(worker_options(conf, chosen, choices), leaves_threads=True)
 
 
-def _child_command(target: Target, context: typer.Context, *, tells_load: bool) -> ChildCommand:
+def _child_command(target: Target, context: typer.Context, *, tells_load: bool, is_reloaded: bool) -> ChildCommand:
     """Return what each of several workers is started with: the words that were given, and in its environment what
     nobody else is to read."""
     words = ["--debug"] if target.debug else []
     words += ["--tell-load"] if tells_load else []
     given: Mapping[str, Any] = context.params
+    mine = {*_OF_PARENT, *(() if is_reloaded else _SERVED), *(("autoscale",) if tells_load else ())}
     for parameter in context.command.params:
         source = context.get_parameter_source(parameter.name or "")
-        if parameter.name in _OF_PARENT or (tells_load and parameter.name == "autoscale"):
+        if parameter.name in mine:
             continue
         if not parameter.opts[0].startswith("-"):
             continue

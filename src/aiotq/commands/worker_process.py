@@ -21,24 +21,19 @@ from ..beat.scheduler import Scheduler
 from ..calling.core import AppCore
 from ..core.inside import core_of
 from ..signals import celeryd_init
+from ..supervising.line import ANOTHER, DONE, READY
+from ..supervising.systemd import say, watched_by_systemd
 from ..worker.options import WorkerOptions
 from ..worker.worker import Worker
 from .app_option import CommandFailed, connected
-from .http import serving_dashboard, serving_health
+from .http import serving_dashboard
 from .reaching import reached
 from .scaling import tell_load
 from .share import WITHOUT_END, Counting, Share, done
-from .systemd import say, watched_by_systemd
 from .worker_signals import Signals, exit_hard
 
 logger = logging.getLogger("aiotq.worker")
 
-#: What a worker tells the parent that started it (`--parent-fd`); the end of that connection asks it to stop.
-READY: Final = b"R"
-#: That it has done its share: it ends, and another one is to go on.
-ANOTHER: Final = b"A"
-#: That it has done all there was: nobody is to go on.
-DONE: Final = b"D"
 #: Seconds that threads which nobody waits for have to end before the process ends without them.
 _THREADS_END: Final = 0.5
 _ANYIO_THREAD: Final = "AnyIO worker thread"
@@ -59,7 +54,7 @@ def run_worker(
     announce: Callable[[str], None] | None = None,
     parent: Parent | None = None,
     with_beat: bool = False,
-    http: tuple[str, int] | None = None,
+    seen: AbstractAsyncContextManager[None],
     dashboard: tuple[str, int] | None = None,
     share: Share = WITHOUT_END,
 ) -> bool:
@@ -67,8 +62,8 @@ def run_worker(
 
     Return whether a worker that was to do all there was saw no task fail.
 
-    `with_beat`: a scheduler runs beside it. `announce` is called with its name when it runs. `http`, `dashboard`: host
-    and port at which health and metrics, and the dashboard are served.
+    `with_beat`: a scheduler runs beside it. `announce` is called with its name when it runs. `seen` is entered from
+    before the broker is reached until the worker has ended. `dashboard`: host and port where the dashboard is served.
 
     Raises:
         CommandFailed: broker or store can't be reached.
@@ -85,7 +80,7 @@ def run_worker(
         try:
             with asyncio.Runner(loop_factory=_loop_factory(app)) as runner:
                 beside = partial(_beside, app, worker, with_beat, dashboard)
-                runner.run(_serve(app, worker, stop, announce, line, told, beside, http, share))
+                runner.run(_serve(app, worker, stop, announce, line, told, beside, seen, share))
         except Exception as exc:
             if _threads_ended():
                 raise
@@ -110,12 +105,12 @@ async def _serve(
     parent: socket.socket | None,
     told: socket.socket | None,
     beside: Callable[[], AbstractAsyncContextManager[None]],
-    http: tuple[str, int] | None,
+    seen: AbstractAsyncContextManager[None],
     share: Share,
 ) -> None:
     stop.listen()
     await celeryd_init.send(worker, instance=worker, conf=app.conf, options=worker.options)
-    async with serving_health(app, http):
+    async with seen:
         if not await reached(app, stop.asked):
             return
         await _work(app, worker, stop, announce, parent, told, beside, share)

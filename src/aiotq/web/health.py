@@ -116,7 +116,11 @@ class Health:
 
     async def families(self) -> list[Metric]:
         """Return what `/metrics` tells."""
-        return [*self._registry.collect(), *self._about_members(), *await self._about_queues()]
+        return [*self.families_here(), *await self._about_queues()]
+
+    def families_here(self) -> list[Metric]:
+        """Return what `/metrics` tells of this process alone."""
+        return [*self._registry.collect(), *self._about_members()]
 
     def _members(self) -> Sequence[Worker | Scheduler]:
         return (*self._core.workers, *self._core.schedulers)
@@ -186,5 +190,9 @@ class _Families(CollectorRegistry):
 
 def _answer(checks: Sequence[Check]) -> Response:
     is_well = all(each.is_well for each in checks)
-    told = [{"name": each.name, "ok": each.is_well, "said": each.said} for each in checks]
-    return JSONResponse({"ok": is_well, "checks": told}, status_code=200 if is_well else 503)
+    return JSONResponse({"ok": is_well, "checks": checks_told(checks)}, status_code=200 if is_well else 503)
+
+
+def checks_told(checks: Sequence[Check]) -> list[dict[str, str | bool]]:
+    """Return checks as plain data."""
+    return [{"name": each.name, "ok": each.is_well, "said": each.said} for each in checks]

@@ -14,25 +14,10 @@ from typing import Any, Final
 import uvicorn
 from anyio import to_thread
 
-from ..exceptions import OperationalError
-
 logger = logging.getLogger("aiotq.web")
 
 #: Seconds that requests under way have when it stops.
 _LAST: Final = 2
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that listens at `host` and `port` (0: a free one).
-
-    Raises:
-        OperationalError: nobody can listen there.
-    """
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family)
-    except OSError as exc:
-        raise OperationalError(f"can't listen at {host} port {port}: {exc.strerror or exc}") from exc
 
 
 @asynccontextmanager

@@ -6,21 +6,11 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
-from ..core.values import value
+from ..core.bounds import KEPT, Bounds
 from ..tasks.options import RunsIn
 
 #: Seconds between looks at what is taken.
 _LOOK: Final = 1.0
-#: Seconds for which few slots must have been taken before some go: as Celery's AUTOSCALE_KEEPALIVE.
-KEPT: Final = 30.0
-
-
-@value
-class Bounds:
-    """How many slots there are to be."""
-
-    least: int
-    most: int
 
 
 class Places(Protocol):

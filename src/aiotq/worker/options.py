@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import TypedDict, cast
 
 from ..control.commands import MOST_SLOTS
+from ..core.bounds import Bounds
 from ..core.settings import Settings
 from ..exceptions import InvalidOption
 from ..transport import FAIR, QueueOrder
 from ..transport.routing import MAX_WEIGHT, select_queues
 from ..wire.message import MAX_NAME
-from .autoscale import Bounds
 
 
 class WorkerChoices(TypedDict, total=False):

@@ -12,11 +12,12 @@ from ..calling.connection import Connection
 from ..calling.core import AppCore
 from ..control.commands import DelayedCall, RunningCall
 from ..control.presence import Presence
+from ..core.bounds import Bounds
 from ..exceptions import AioTQError
 from ..tasks.options import RunsIn
 from ..transport import Delivery
 from ..wire.message import Message
-from .autoscale import Autoscaler, Bounds
+from .autoscale import Autoscaler
 from .events import WorkerEvents
 from .intake import Intake
 from .processes.pool import ProcessPool

@@ -7,13 +7,14 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
-from ..worker.autoscale import Bounds
+from ..core.bounds import Bounds
 from .kept_worker import ChildCommand, KeptWorker
 from .reaping import reaping
-from .scaling import LOOK, Scale
+from .reports import Place, Reports
+from .scale import LOOK, Scale
 from .systemd import say, watched_by_systemd
 
 logger = logging.getLogger("aiotq.workers")
@@ -29,14 +30,17 @@ class Supervisor:
     """Runs `count` workers as `child` says, named after `name`, until it is stopped.
 
     SIGHUP replaces them one after the other. SIGTTIN starts one more, SIGTTOU stops the last one. With `bounds` their
-    number changes with their load.
+    number changes with their load. With `reports` they tell how they are.
     """
 
-    def __init__(self, child: ChildCommand, *, name: str, count: int, bounds: Bounds | None = None) -> None:
+    def __init__(
+        self, child: ChildCommand, *, name: str, count: int, bounds: Bounds | None = None, reports: bool = False
+    ) -> None:
         self._child = child
         self._name = name
         self._count = count
         self._bounds = bounds
+        self.reports = Reports(self._places) if reports else None
         self._started = 0
         self._kept: list[KeptWorker] = []
         self._have_ended = asyncio.Event()
@@ -93,9 +97,12 @@ class Supervisor:
     def _add(self) -> None:
         self._started += 1
         name = f"{self._name}-{self._started}"
-        kept = KeptWorker(self._child, name, shows_banner=self._started == 1, fail=self.stop)
+        kept = KeptWorker(self._child, name, shows_banner=self._started == 1, fail=self.stop, reports=self.reports)
         self._kept.append(kept)
         self._group.create_task(self._keep(kept), name=f"aiotq.workers.{name}")
+
+    def _places(self) -> Sequence[Place]:
+        return [each.place for each in self._kept]
 
     async def _keep(self, kept: KeptWorker) -> None:
         await kept.run()
@@ -152,15 +159,6 @@ class Supervisor:
         if all(each.is_ready for each in workers):
             with watched_by_systemd(lambda: True):
                 await self._have_ended.wait()
-
-
-def run_fleet(child: ChildCommand, *, name: str | None, count: int, bounds: Bounds | None) -> bool:
-    """Run `count` worker processes until a signal stops them; whether all is well."""
-
-    async def run() -> bool:
-        return await Supervisor(child, name=name or default_name(), count=count, bounds=bounds).run()
-
-    return asyncio.run(run())
 
 
 def _workers(count: int) -> str:

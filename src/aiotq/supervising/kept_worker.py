@@ -14,8 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from .scaling import Load
-from .worker_process import ANOTHER, DONE, READY
+from .line import ANOTHER, DONE, READY, Load
+from .reports import Place, Reports
 
 logger = logging.getLogger("aiotq.workers")
 
@@ -24,7 +24,7 @@ _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 30.0
 #: Seconds of life after which a worker's earlier deaths are forgiven.
 _FORGIVEN_AFTER: Final = 60.0
-#: Seconds of life within which a worker dies at once, and how often in a row one may do so.
+#: Seconds from being ready within which a worker dies at once, and how often in a row one may do so.
 _AT_ONCE: Final = 5.0
 _MOST_AT_ONCE: Final = 5
 
@@ -44,7 +44,7 @@ class _Life:
 
     name: str
     process: Process
-    began: float
+    began: float  #: when it became ready, or was started
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     over: asyncio.Event = field(default_factory=asyncio.Event)
     load: Load | None = None  #: as it told last
@@ -73,9 +73,18 @@ class _Life:
 class KeptWorker:
     """Keeps one worker running; `fail` is called when there is no sense in trying again."""
 
-    def __init__(self, child: ChildCommand, name: str, *, shows_banner: bool, fail: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        child: ChildCommand,
+        name: str,
+        *,
+        shows_banner: bool,
+        fail: Callable[[], None],
+        reports: Reports | None = None,
+    ) -> None:
         self._child = child
         self._name = name
+        self._reports = reports
         self._shows_banner = shows_banner
         self._fail = fail
         self._lives = 0
@@ -92,6 +101,12 @@ class KeptWorker:
     def is_ready(self) -> bool:
         """Whether a process of it runs tasks."""
         return self._life is not None and self._life.was_ready and not self._life.over.is_set()
+
+    @property
+    def place(self) -> Place:
+        """Its name, and which process does its work."""
+        life = self._life
+        return Place(self._name, None if life is None or life.over.is_set() else life.name)
 
     @property
     def load(self) -> Load | None:
@@ -146,7 +161,7 @@ class KeptWorker:
             if life.wants_another:
                 logger.info("worker %s has done its share; starting another", life.name)
             else:
-                lived = asyncio.get_running_loop().time() - life.began
+                lived = asyncio.get_running_loop().time() - life.began if life.was_ready else 0.0
                 at_once = at_once + 1 if lived < _AT_ONCE else 0
                 if at_once >= _MOST_AT_ONCE:
                     logger.error("worker %s %s, as the last %d did at once", life.name, life.how_it_ended, at_once)
@@ -223,21 +238,31 @@ class KeptWorker:
         self._lives += 1
         name = self._name if self._lives == 1 else f"{self._name}.{self._lives}"
         banner = "--banner" if self._shows_banner and self._lives == 1 else "--no-banner"
-        ours, theirs = socket.socketpair()
-        with theirs:
+        lines = {"--parent-fd": socket.socketpair()}
+        if self._reports is not None:
+            lines["--health-fd"] = socket.socketpair()
+        theirs = {option: other.fileno() for option, (_, other) in lines.items()}
+        try:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
-                *("-m", "aiotq", "worker", *self._child.words, "--name", name),
-                *("--parent-fd", str(theirs.fileno()), banner),
+                *("-m", "aiotq", "worker", *self._child.words, "--name", name, banner),
+                *(word for option, fd in theirs.items() for word in (option, str(fd))),
                 # It is this process that systemd knows.
                 env={**os.environ, "NOTIFY_SOCKET": "", **self._child.environment},
-                pass_fds=(theirs.fileno(),),
+                pass_fds=tuple(theirs.values()),
                 process_group=0,  # Ctrl-C in a terminal reaches the parent only, which passes it on once
             )
+        finally:
+            for _, other in lines.values():
+                other.close()
         life = _Life(name, process, asyncio.get_running_loop().time())
         if self._stopping.is_set():
             life.send(signal.SIGTERM)
-        self._group.create_task(self._watch(life, ours), name=f"aiotq.workers.{name}")
+        self._group.create_task(self._watch(life, lines["--parent-fd"][0]), name=f"aiotq.workers.{name}")
+        if self._reports is not None:
+            self._group.create_task(
+                self._reports.follow(name, lines["--health-fd"][0]), name=f"aiotq.workers.health.{name}"
+            )
         return life
 
     async def _watch(self, life: _Life, ours: socket.socket) -> None:
@@ -247,6 +272,7 @@ class KeptWorker:
             ours.setblocking(False)
             while said := await loop.sock_recv(ours, 1):
                 if said == READY:
+                    life.began = loop.time()
                     life.ready.set()
                 elif said == ANOTHER:
                     life.wants_another = True
