@@ -30,6 +30,7 @@ from .commands.graph import graph
 from .commands.list_ import list_
 from .commands.migrate import migrate
 from .commands.migrate_db import migrate_db
+from .commands.multi import MultiCommand, multi
 from .commands.output import complain
 from .commands.queues import pause, purge, queues, resume
 from .commands.report import report
@@ -58,6 +59,7 @@ for _command in (
 ):
     cli.command()(_command)
 cli.command()(migrate)
+cli.command(cls=MultiCommand)(multi)
 cli.add_typer(dead)
 cli.add_typer(list_)
 cli.add_typer(schedule)

@@ -15,7 +15,6 @@ _SETTING: Final = "is a setting here: {name}, or {variable} in the environment"
 COMMANDS: Final[Mapping[str, str]] = {
     "amqp": "queues are seen with aiotq queues; for all else there is rabbitmqadmin",
     "logtool": "aiotq worker --log-format json writes logs that programs can read",
-    "multi": "aiotq worker --workers N starts several; systemd or a container keeps them running",
     "upgrade": "aiotq from-celery PATH lists what is to be changed in a project, its settings as well",
 }
 
@@ -26,8 +25,6 @@ def _setting(name: str) -> str:
 
 #: Options of `celery worker` that are none here.
 WORKER_OPTIONS: Final[Mapping[str, str]] = {
-    "--logfile": "the log goes to stderr: aiotq worker proj:app 2>>worker.log",
-    "-f": "the log goes to stderr: aiotq worker proj:app 2>>worker.log",
     "--pool": "there are no pools to choose from: coroutines run on the loop (-c), plain functions in threads "
     '(--threads), tasks with run="process" in processes (--cpu-processes)',
     "-P": "there are no pools to choose from: -c for coroutines, --threads for plain functions, --cpu-processes for "
@@ -55,13 +52,6 @@ WORKER_OPTIONS: Final[Mapping[str, str]] = {
     "--without-mingle": "workers don't speak to each other: leave it out",
     "--without-heartbeat": "heartbeat events are sent every 2 s while somebody reads events: leave it out",
     "--heartbeat-interval": "heartbeat events are sent every 2 s while somebody reads events: leave it out",
-    "--detach": "a worker stays in the foreground: systemd, a container or nohup takes it from there",
-    "-D": "a worker stays in the foreground: systemd, a container or nohup takes it from there",
-    "--pidfile": "a worker stays in the foreground: systemd or a container knows its pid",
-    "--uid": "start the worker as that user: systemd's User=, su, or a container's user",
-    "--gid": "start the worker as that group: systemd's Group=, or a container's user",
-    "--umask": "start the worker with that umask: systemd's UMask=, or umask in the shell",
-    "--workdir": "change to that directory first: cd DIRECTORY && aiotq worker ...",
     "--result-backend": _setting("result_backend"),
     "--config": "settings come from app.config_from_object in the app's code, or AIOTQ_... in the environment",
     "--quiet": "--no-banner",

@@ -15,13 +15,16 @@ from ..app import AioTQ
 from ..core.bounds import Bounds
 from ..core.settings import APP_VARIABLE, Settings
 from ..supervising.kept_worker import ChildCommand
+from ..supervising.pidfile import Held, release
 from ..supervising.plan import Plan
+from ..supervising.supervisor import default_name
 from ..tasks.options import said
 from ..transport.routing import declared_queues
 from ..worker.options import WorkerChoices, WorkerOptions, worker_options
 from . import banner as banners
 from .app_option import BROKER_VARIABLE, Target, UsageError
 from .command import command
+from .daemon import Daemon, Detach, Gid, Logfile, Pidfile, Uid, Umask, Workdir, per_worker
 from .http import Http, check_installed, listening, read_address, serving_health, telling_parent
 from .logs import FORMATS, LEVELS, log_as, start_logging
 from .reload import run_reloading
@@ -105,7 +108,12 @@ HealthFd = Annotated[int | None, typer.Option(hidden=True)]
 TellLoad = Annotated[bool, typer.Option("--tell-load", hidden=True)]
 
 #: Options of the parent of several workers, or that each worker is given anew.
-_OF_PARENT: Final = frozenset({"app", "broker", "debug", "name", "workers", "reload", "banner", "parent_fd"})
+_OF_PARENT: Final = frozenset(
+    {
+        *("app", "broker", "debug", "name", "workers", "reload", "banner", "parent_fd"),
+        *("detach", "pidfile", "logfile", "workdir", "uid", "gid", "umask"),
+    }
+)
 #: Those that are the worker's when it is started anew for newer code, and else the parent's.
 _SERVED: Final = frozenset({"http"})
 
@@ -135,6 +143,13 @@ def worker(
     max_time: MaxTime = None,
     max_tasks_per_worker: MaxTasksPerWorker = None,
     max_memory_per_worker: MaxMemoryPerWorker = None,
+    detach: Detach = False,
+    pidfile: Pidfile = None,
+    logfile: Logfile = None,
+    workdir: Workdir = None,
+    uid: Uid = None,
+    gid: Gid = None,
+    umask: Umask = None,
     workers: Workers = None,
     reload: Reload = False,
     banner: Banner = True,
@@ -154,14 +169,39 @@ def worker(
     scaled, slots = _scaled(autoscale, concurrency, workers, reload)
     has_several = (workers or 1) > 1 or scaled is not None
     address = _checked_address(queues, exclude_queues, reload and has_several, http)
-    if has_several or reload or (share.goes_on and parent_fd is None):
-        start_logging(level, log_format, "workers")
-        child = _child_command(target, context, tells_load=scaled is not None, is_reloaded=reload)
-        if reload:
-            raise typer.Exit(0 if run_reloading(child, name=name, count=workers or 1) else 1)
-        _plan(child, name, workers or 1, scaled, level, log_format, address).execute(sys.argv[1:])
-    is_well = _run_one(target, context.params, address, slots, share)
+    target.spec  # noqa: B018  # said at the terminal, and not to a log
+    held = Daemon(detach, pidfile, logfile, workdir, uid, gid, umask).begin(name)
+    try:
+        if has_several or reload or (share.goes_on and parent_fd is None):
+            is_well = _run_several(target, context, scaled, address, held)
+        else:
+            is_well = _run_one(target, context.params, address, slots, share)
+    finally:
+        release()
     raise typer.Exit(0 if is_well else 1)
+
+
+def _run_several(
+    target: Target, context: typer.Context, scaled: Bounds | None, address: tuple[str, int] | None, held: Held | None
+) -> bool:
+    """Run workers in processes under this one, and return whether all is well."""
+    given: Mapping[str, Any] = context.params
+    level, log_format, name, count, reload = (given[x] for x in ("level", "log_format", "name", "workers", "reload"))
+    start_logging(level, log_format, "workers")
+    child = _child_command(target, context, tells_load=scaled is not None, is_reloaded=reload)
+    if given["logfile"] is not None:
+        child = replace(child, logfile=per_worker(given["logfile"], name or default_name()))
+    if reload:
+        return run_reloading(child, name=name, count=count or 1)
+    bounds = None if scaled is None else (scaled.least, scaled.most)
+    plan = Plan(child, name, count or 1, bounds, level.upper(), log_format)
+    if held is not None:
+        plan = replace(plan, pidfile=(held.path, held.fd))
+    if address is not None:
+        check_installed()
+        listener, place = listening(address)
+        plan = replace(plan, http_fd=listener.detach(), http_place=place)
+    return plan.execute(sys.argv[1:])
 
 
 def _run_one(
@@ -191,29 +231,6 @@ def _run_one(
         dashboard=None if given["dashboard"] is None else read_address(given["dashboard"]),
         share=share,
     )
-
-
-def _plan(
-    child: ChildCommand,
-    name: str | None,
-    count: int,
-    scaled: Bounds | None,
-    level: str,
-    log_format: str | None,
-    address: tuple[str, int] | None,
-) -> Plan:
-    """Return what the parent of several workers is to do.
-
-    Raises:
-        CommandFailed: they can't tell how they are where they should.
-    """
-    bounds = None if scaled is None else (scaled.least, scaled.most)
-    plan = Plan(child, name, count, bounds, level.upper(), log_format)
-    if address is None:
-        return plan
-    check_installed()
-    listener, place = listening(address)
-    return replace(plan, http_fd=listener.detach(), http_place=place)
 
 
 def _overrides(given: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -22,6 +22,7 @@ from ..calling.core import AppCore
 from ..core.inside import core_of
 from ..signals import celeryd_init
 from ..supervising.line import ANOTHER, DONE, READY
+from ..supervising.starting import tell_started
 from ..supervising.systemd import say, watched_by_systemd
 from ..worker.options import WorkerOptions
 from ..worker.worker import Worker
@@ -146,6 +147,7 @@ async def _work(
             _attach(parent, stop)
         logger.info("worker %s is ready (pid %d)", worker.name, os.getpid())
         core = core_of(app)
+        tell_started()
         with watched_by_systemd(lambda: worker.silence <= core.allowed_silence):
             async with asyncio.TaskGroup() as group:
                 watching = [group.create_task(_stop_when_asked(worker, stop), name="aiotq.stopping")]

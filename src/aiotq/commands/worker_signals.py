@@ -14,6 +14,7 @@ from contextlib import suppress
 from types import FrameType
 from typing import Final, NoReturn
 
+from ..supervising import pidfile
 from ..worker.standing import standing
 from ..worker.worker import Worker
 
@@ -112,6 +113,7 @@ class Signals:
 
 def exit_hard(code: int) -> NoReturn:
     """End this process now, whatever its threads do; what was logged and printed is written."""
+    pidfile.release()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError, RuntimeError):  # RuntimeError: a signal came in the middle of a write
             stream.flush()

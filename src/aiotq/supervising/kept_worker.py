@@ -36,6 +36,14 @@ class ChildCommand:
     app: str
     words: Sequence[str]
     environment: Mapping[str, str]
+    logfile: str | None = None  #: with %i for the number of the worker; None: the parent's
+
+    def words_of(self, number: int) -> list[str]:
+        """Return the words for the worker of that number."""
+        if self.logfile is None:
+            return list(self.words)
+        path = self.logfile.replace("%i", str(number)).replace("%I", f"-{number}")
+        return [*self.words, "--logfile", path.replace("%%", "%")]
 
 
 @dataclass(slots=True)
@@ -78,14 +86,15 @@ class KeptWorker:
         child: ChildCommand,
         name: str,
         *,
-        shows_banner: bool,
+        number: int,
         fail: Callable[[], None],
         reports: Reports | None = None,
     ) -> None:
         self._child = child
+        self._words = child.words_of(number)
         self._name = name
         self._reports = reports
-        self._shows_banner = shows_banner
+        self._shows_banner = number == 1
         self._fail = fail
         self._lives = 0
         self._life: _Life | None = None
@@ -245,7 +254,7 @@ class KeptWorker:
         try:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
-                *("-m", "aiotq", "worker", *self._child.words, "--name", name, banner),
+                *("-m", "aiotq", "worker", *self._words, "--name", name, banner),
                 *(word for option, fd in theirs.items() for word in (option, str(fd))),
                 # It is this process that systemd knows.
                 env={**os.environ, "NOTIFY_SOCKET": "", **self._child.environment},

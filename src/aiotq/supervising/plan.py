@@ -20,6 +20,7 @@ from typing import Any, Final, NoReturn
 from ..core.bounds import Bounds
 from ..core.json_logs import JsonFormatter
 from ..core.logs import configure
+from . import pidfile, starting
 from .http import serving
 from .kept_worker import ChildCommand
 from .supervisor import Supervisor, default_name
@@ -32,7 +33,7 @@ _VARIABLE: Final = "_AIOTQ_PLAN"
 @dataclass(frozen=True, slots=True)
 class Plan:
     """So many workers, each started as `child` says. `bounds`: the least and the most of them; `http_fd`: a socket that
-    listens for those who ask how they are, at `http_place`."""
+    listens for those who ask how they are, at `http_place`. `pidfile`: what names this process, and its lock."""
 
     child: ChildCommand
     name: str | None
@@ -42,19 +43,21 @@ class Plan:
     log_format: str | None
     http_fd: int | None = None
     http_place: str | None = None
+    pidfile: tuple[str, int] | None = None
 
     def execute(self, words: Sequence[str]) -> NoReturn:
         """Become the process that does this; `words` are for who looks at it."""
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
-        if self.http_fd is not None:
-            os.set_inheritable(self.http_fd, True)
+        for fd in (self.http_fd, None if self.pidfile is None else self.pidfile[1]):
+            if fd is not None:
+                os.set_inheritable(fd, True)
         program = str(Path(__file__).with_name("parent.py"))
         # -P: the library's own modules must not stand in the way of Python's.
         os.execve(
             sys.executable,
             [sys.executable, "-P", program, *words],
-            {**os.environ, _VARIABLE: json.dumps(asdict(self))},
+            {**os.environ, _VARIABLE: json.dumps({**asdict(self), "awaited": starting.passed_on()})},
         )
 
     async def run(self) -> bool:
@@ -78,8 +81,14 @@ def run_plan(plan: Plan) -> bool:
 def main() -> int:
     """Do what the plan in the environment says; return the exit code."""
     given: dict[str, Any] = json.loads(os.environ.pop(_VARIABLE))
+    starting.expected(given.pop("awaited"))
     plan = Plan(child=ChildCommand(**given.pop("child")), **given)
     handler = configure(plan.level, sys.stderr, label="workers")
     if plan.log_format == "json":
         handler.setFormatter(JsonFormatter(label="workers"))
-    return 0 if run_plan(plan) else 1
+    if plan.pidfile is not None:
+        pidfile.adopt(*plan.pidfile)
+    try:
+        return 0 if run_plan(plan) else 1
+    finally:
+        pidfile.release()

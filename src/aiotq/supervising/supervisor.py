@@ -15,6 +15,7 @@ from .kept_worker import ChildCommand, KeptWorker
 from .reaping import reaping
 from .reports import Place, Reports
 from .scale import LOOK, Scale
+from .starting import is_awaited, tell_started
 from .systemd import say, watched_by_systemd
 
 logger = logging.getLogger("aiotq.workers")
@@ -97,7 +98,7 @@ class Supervisor:
     def _add(self) -> None:
         self._started += 1
         name = f"{self._name}-{self._started}"
-        kept = KeptWorker(self._child, name, shows_banner=self._started == 1, fail=self.stop, reports=self.reports)
+        kept = KeptWorker(self._child, name, number=self._started, fail=self.stop, reports=self.reports)
         self._kept.append(kept)
         self._group.create_task(self._keep(kept), name=f"aiotq.workers.{name}")
 
@@ -151,12 +152,14 @@ class Supervisor:
         logger.info("all workers are replaced")
 
     async def _tell_systemd(self, workers: tuple[KeptWorker, ...]) -> None:
-        """Say that the workers run when all do, and that this process lives until they end."""
-        if "NOTIFY_SOCKET" not in os.environ:
+        """Say that the workers run when all do, and that this process lives until they end: to systemd, and to whom
+        started it in the background."""
+        if "NOTIFY_SOCKET" not in os.environ and not is_awaited():
             return
         for each in workers:
             await each.ready()
         if all(each.is_ready for each in workers):
+            tell_started()
             with watched_by_systemd(lambda: True):
                 await self._have_ended.wait()
 
