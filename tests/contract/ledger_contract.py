@@ -195,6 +195,18 @@ class ClaimContract:
         (claim,) = await store.ledger.claim([KEY], "me", 100.0)
         assert isinstance(claim, HeldElsewhere)
 
+    async def test_what_the_dead_hold_passes_on_at_once(self, results: KeptHarness) -> None:
+        store, _ = await results.connect()
+        other, _ = await results.connect()
+        await store.ledger.claim([KEY], "me", 100.0)
+        await store.ledger.claim([("b", 0)], "somebody", 100.0)
+
+        claims = await other.ledger.claim([KEY, ("b", 0), ("c", 0)], "other", 100.0, dead=["nobody", "me"])
+
+        assert [type(claim) for claim in claims] == [Claimed, HeldElsewhere, Claimed]
+        assert claims[0] == Claimed(1)
+        assert set(await asyncio.to_thread(store.ledger.renew_claims, [KEY], "me", 100.0)) == {KEY}
+
     async def test_a_renewed_claim_goes_on(self, results: KeptHarness) -> None:
         store, _ = await results.connect()
         other, _ = await results.connect()

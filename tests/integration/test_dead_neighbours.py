@@ -23,19 +23,20 @@ APP = """
 from aiotq import AioTQ
 from jobs import wait_for
 
-app = AioTQ("jobs", broker={url!r})
+app = AioTQ("jobs", broker={url!r}, backend={store!r})
 wait = app.task(name="wait", max_concurrency=2)(wait_for.fn)
 """
 
 
-@pytest.mark.parametrize("broker", ["sqlite", "redis", "postgres"])
+@pytest.mark.parametrize("broker", ["sqlite", "redis", "postgres", "rabbitmq"])
 async def test_what_a_killed_worker_ran_runs_again_in_another_on_its_machine(
     shell: Shell, tmp_path: Path, broker: str
 ) -> None:
     """With its permit: both are taken, and nobody has to wait for those of the dead one to end."""
     url = BROKERS[broker](tmp_path)
-    (shell.directory / "shop.py").write_text(APP.format(url=url))
-    app = AioTQ("asks", broker=url)
+    store = BROKERS["redis"](tmp_path) if broker == "rabbitmq" else url
+    (shell.directory / "shop.py").write_text(APP.format(url=url, store=store))
+    app = AioTQ("asks", broker=url, backend=store)
     words = ("worker", "shop:app", "--no-banner", "-c", "2")
     async with app, shell.started(*words) as first:
         await first.line("is ready")

@@ -99,6 +99,9 @@ class Committer(abc.ABC):
         another live worker runs is handed back with a delay and not returned.
         """
 
+    def know_dead(self, holder: str) -> None:  # noqa: B027  # most brokers fence: they need not be told
+        """Note that the process of `holder` is gone: what it claimed may run again at once."""
+
     def renew(self, held: Collection[Delivery], row: FleetRow | None = None) -> Collection[Delivery]:
         """Renew the leases of `held` and return the lost ones. Blocking: the heartbeat thread calls it (P2).
 

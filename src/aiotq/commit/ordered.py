@@ -39,6 +39,7 @@ from ..transport.broker import (
 from ..transport.refusals import apart, send_apart
 from ..wire.message import Envelope
 from .committer import COMMITTED, LEASE_LOST, Admission, Answer, Committer, Finish, admitted
+from .other_holders import OtherHolders
 
 logger = logging.getLogger("aiotq.commit")
 
@@ -137,6 +138,10 @@ class OrderedCommitter(Committer):
         self._suspects: set[int | str] = set()
         #: What the heartbeat's thread found lost; holds change in the loop alone.
         self._lost: deque[Delivery] = deque()
+        self._others = OtherHolders()
+
+    def know_dead(self, holder: str) -> None:
+        self._others.dead.append(holder)
 
     async def admit(self, deliveries: Sequence[Delivery]) -> Admission:
         if not deliveries:
@@ -147,7 +152,7 @@ class OrderedCommitter(Committer):
         run: list[Delivery] = []
         again: dict[Delivery, Sequence[Envelope]] = {}
         fresh, settlements = self._sorted_out(deliveries, now)
-        claims = await self._ledger.claim(list(fresh), self._holder, self._lease, self._caution())
+        claims = await self._ledger.claim(list(fresh), self._holder, self._lease, self._caution(), self._others.dead)
         for delivery, claim in zip(fresh.values(), claims, strict=True):
             match claim:
                 case Claimed(deaths):
@@ -159,7 +164,7 @@ class OrderedCommitter(Committer):
                     again[delivery] = envelopes
                     settlements.append((delivery, ACK))
                 case HeldElsewhere(until):
-                    settlements.append(self._park(delivery, until))
+                    settlements.append(self._park(delivery, self._others.until(delivery.message.key, now, until)))
             del self._holds[delivery.message.key]
         if settlements:
             await self._settle_unclaimed(settlements, again)

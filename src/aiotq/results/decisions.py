@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final, Literal
 
 from ..core.values import value
@@ -38,17 +39,17 @@ class ClaimState:
 
 
 def decide_claim(
-    before: ClaimState | None, holder: str, now: float, deadly: int | None
+    before: ClaimState | None, holder: str, now: float, deadly: int | None, dead: Collection[str] = ()
 ) -> tuple[Claim, tuple[str, ...]]:
     """Return what `holder` gets who claims now, and who has died with the message, for whoever writes a `Claimed` one.
 
-    `deadly`: with so many deaths it is not claimed; None: however many there were.
+    `deadly`: with so many deaths it is not claimed; None: however many there were. `dead`: holders that are gone.
     """
     if before is None:
         return Claimed(), ()
     if before.following is not None:
         return AlreadyDone(before.following), before.died
-    if before.holder != holder and before.ends > now:
+    if before.holder != holder and before.ends > now and before.holder not in dead:
         return HeldElsewhere(before.ends), before.died
     died = (*before.died, before.holder) if before.holder not in {"", holder} else before.died
     if deadly is not None and len(died) >= deadly:

@@ -95,10 +95,15 @@ class InProcessLedger(Ledger):
         return self._table.has_revocations
 
     async def claim(
-        self, keys: Sequence[tuple[str, int]], holder: str, lease: float, caution: Caution | None = None
+        self,
+        keys: Sequence[tuple[str, int]],
+        holder: str,
+        lease: float,
+        caution: Caution | None = None,
+        dead: Collection[str] = (),
     ) -> Sequence[Claim]:
         with self._held() as table:
-            return table.claim(keys, holder, lease, caution)
+            return table.claim(keys, holder, lease, caution, dead)
 
     def renew_claims(self, keys: Sequence[tuple[str, int]], holder: str, lease: float) -> Collection[tuple[str, int]]:
         with self._held() as table:

@@ -254,12 +254,18 @@ class Ledger(abc.ABC):
 
     @abc.abstractmethod
     async def claim(
-        self, keys: Sequence[tuple[str, int]], holder: str, lease: float, caution: Caution | None = None
+        self,
+        keys: Sequence[tuple[str, int]],
+        holder: str,
+        lease: float,
+        caution: Caution | None = None,
+        dead: Collection[str] = (),
     ) -> Sequence[Claim]:
         """Claim the right to run each message (id and attempt) for `lease` seconds.
 
         For brokers that can't fence. A holder's own live claim is `Claimed` again; an ended one passes on, and whoever
-        let it end counts as dead until it renews. Without `caution` any number of suspects is claimed.
+        let it end counts as dead until it renews. Without `caution` any number of suspects is claimed. `dead` are
+        holders whose process is gone: what they hold passes on at once.
         """
 
     @abc.abstractmethod

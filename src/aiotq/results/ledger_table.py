@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Callable, Iterable, Sequence, Sized
+from collections.abc import Callable, Collection, Iterable, Sequence, Sized
 from typing import Any, Final, Literal
 
 from ..core.clock import SYSTEM_CLOCK, Clock
@@ -151,14 +151,16 @@ class LedgerTable:
         ends = {key: until.expires for key, until in self._revocations.items() if until.expires > now}
         return {key: ends[key] for key in heapq.nlargest(limit, ends, key=ends.__getitem__)}
 
-    def claim(self, keys: Sequence[_Key], holder: str, lease: float, caution: Caution | None) -> list[Claim]:
+    def claim(
+        self, keys: Sequence[_Key], holder: str, lease: float, caution: Caution | None, dead: Collection[str]
+    ) -> list[Claim]:
         room = Room(caution)
-        return [room.take(self._claim(key, holder, lease, room.deadly)) for key in keys]
+        return [room.take(self._claim(key, holder, lease, room.deadly, dead)) for key in keys]
 
-    def _claim(self, key: _Key, holder: str, lease: float, deadly: int | None) -> Claim:
+    def _claim(self, key: _Key, holder: str, lease: float, deadly: int | None, dead: Collection[str]) -> Claim:
         now = self.clock.time()
         before = self._claims.get(key)
-        answer, died = decide_claim(before.state if before is not None else None, holder, now, deadly)
+        answer, died = decide_claim(before.state if before is not None else None, holder, now, deadly, dead)
         if isinstance(answer, Claimed):
             self._keep_claim(key, ClaimState(holder, now + lease, died), now)
         return answer

@@ -12,6 +12,7 @@ from typing import Final
 
 from ..calling.connection import Connection
 from ..canvas.coordinator import Coordinator
+from ..commit import Committer
 from ..core.logs import WarnOnce
 from ..exceptions import OperationalError
 from ..transport import Consumer
@@ -48,12 +49,14 @@ class Reclaiming:
         self._dead[key] = None
         self._now.set()
 
-    async def run(self, connection: Connection, consumer: Consumer, lifeline: Lifeline) -> None:
+    async def run(self, connection: Connection, consumer: Consumer, committer: Committer, lifeline: Lifeline) -> None:
         """Do so until cancelled."""
 
         async def look() -> bool:
             self._now.clear()
             if dead := list(self._dead):
+                for key in dead:
+                    committer.know_dead(key)
                 count = await consumer.reclaim(dead)
                 for key in dead:
                     del self._dead[key]

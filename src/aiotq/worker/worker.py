@@ -232,7 +232,7 @@ class Worker:
             commands = Obeying(connection.bus, steering, core.commands, key=self._holder, signer=core.signer)
             beside = {
                 "completer": completer.run(),
-                "reclaim": self._reclaiming.run(connection, parts.consumer, parts.lifeline),
+                "reclaim": self._reclaiming.run(connection, parts.consumer, parts.committer, parts.lifeline),
                 "permits": parts.permits.run(),
                 "overdue": fail_overdue(connection, self._coordinator(connection), completer, core.conf.join_timeout),
                 "autoscale": scaler.run(),

@@ -5,7 +5,7 @@ They are decided here (`decisions.decide_claim`), in transactions that lock the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 from ...results.decisions import ClaimState, Room, decide_claim
@@ -51,7 +51,12 @@ FORGET: Final = b"delete from aiotq.claim where is_done and substring(key from '
 
 
 def claiming(
-    client: PostgresClient, keys: Sequence[tuple[str, int]], holder: str, lease: float, caution: Caution | None
+    client: PostgresClient,
+    keys: Sequence[tuple[str, int]],
+    holder: str,
+    lease: float,
+    caution: Caution | None,
+    dead: Collection[str],
 ) -> Work[list[Claim]]:
     """Return what lets `holder` run these messages, but for suspects beyond what `caution` has room for."""
     texts = [text_of(key) for key in keys]
@@ -66,7 +71,7 @@ def claiming(
             ((now,),) = await _rows(wire, _TIME)
             states = {row[0]: _state_of(row) for row in rows}
             for text in texts:
-                answer, died = decide_claim(states[text], holder, now, room.deadly)
+                answer, died = decide_claim(states[text], holder, now, room.deadly, dead)
                 answers.append(room.take(answer))
                 if isinstance(answer, Claimed):
                     taken[text] = died

@@ -144,11 +144,16 @@ class PostgresLedger(Ledger):
         return bool(found)
 
     async def claim(
-        self, keys: Sequence[tuple[str, int]], holder: str, lease: float, caution: Caution | None = None
+        self,
+        keys: Sequence[tuple[str, int]],
+        holder: str,
+        lease: float,
+        caution: Caution | None = None,
+        dead: Collection[str] = (),
     ) -> Sequence[Claim]:
         if not keys:
             return ()
-        return await self.client.requests.run(claiming(self.client, keys, holder, lease, caution))
+        return await self.client.requests.run(claiming(self.client, keys, holder, lease, caution, dead))
 
     def renew_claims(self, keys: Sequence[tuple[str, int]], holder: str, lease: float) -> Collection[tuple[str, int]]:
         if not keys:

@@ -108,12 +108,17 @@ class RedisLedger(Ledger):
         return bool(await self._client.ask("EXISTS", f"{self._client.base}:revoked"))
 
     async def claim(
-        self, keys: Sequence[tuple[str, int]], holder: str, lease: float, caution: Caution | None = None
+        self,
+        keys: Sequence[tuple[str, int]],
+        holder: str,
+        lease: float,
+        caution: Caution | None = None,
+        dead: Collection[str] = (),
     ) -> Sequence[Claim]:
         if not keys:
             return ()
         deadly, room = (caution.deaths, caution.room) if caution is not None else (0, 0)
-        arguments = [holder, lease * 1000, [packed_key(key) for key in keys], deadly, room]
+        arguments = [holder, lease * 1000, [packed_key(key) for key in keys], deadly, room, list(dead)]
         answers = await self._client.run(CLAIM, arguments)
         now = self._clock.time()
         return [_claim_of(answer, now) for answer in answers]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
 from ...exceptions import MalformedMessage
@@ -27,21 +27,28 @@ def claim_all(
     now: float,
     lease: float,
     caution: Caution | None,
+    dead: Collection[str],
 ) -> list[Claim]:
     """Let `holder` run these messages, but for suspects beyond what `caution` has room for."""
     room = Room(caution)
-    return [room.take(_claim(transaction, key, holder, now, lease, room.deadly)) for key in keys]
+    return [room.take(_claim(transaction, key, holder, now, lease, room.deadly, dead)) for key in keys]
 
 
 def _claim(
-    transaction: Transaction, key: tuple[str, int], holder: str, now: float, lease: float, deadly: int | None
+    transaction: Transaction,
+    key: tuple[str, int],
+    holder: str,
+    now: float,
+    lease: float,
+    deadly: int | None,
+    dead: Collection[str],
 ) -> Claim:
     """Let `holder` run this message, unless somebody else does or did, or `deadly` holders died with it."""
     row = transaction.execute(
         "SELECT holder, ends, is_done, following, died FROM claims WHERE id = ? AND attempt = ? AND expires > ?",
         (*key, now),
     ).fetchone()
-    answer, died = decide_claim(_state_of(row, key) if row is not None else None, holder, now, deadly)
+    answer, died = decide_claim(_state_of(row, key) if row is not None else None, holder, now, deadly, dead)
     if isinstance(answer, Claimed):
         lines = "".join(f"{each}\n" for each in died)
         transaction.execute(

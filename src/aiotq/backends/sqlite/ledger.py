@@ -107,10 +107,17 @@ class SQLiteLedger(Ledger):
         return await self.database.read(lambda connection: ids_in(connection, "revocations", ids, now))
 
     async def claim(
-        self, keys: Sequence[tuple[str, int]], holder: str, lease: float, caution: Caution | None = None
+        self,
+        keys: Sequence[tuple[str, int]],
+        holder: str,
+        lease: float,
+        caution: Caution | None = None,
+        dead: Collection[str] = (),
     ) -> Sequence[Claim]:
         now = self.clock.time()
-        return await self.database.write(lambda transaction: claim_all(transaction, keys, holder, now, lease, caution))
+        return await self.database.write(
+            lambda transaction: claim_all(transaction, keys, holder, now, lease, caution, dead)
+        )
 
     def renew_claims(self, keys: Sequence[tuple[str, int]], holder: str, lease: float) -> Collection[tuple[str, int]]:
         now = self.clock.time()
