@@ -21,6 +21,7 @@ from .commands.command import App, Broker, Debug
 from .commands.config import config
 from .commands.dead import dead
 from .commands.dev import dev
+from .commands.diff import diff
 from .commands.doctor import doctor
 from .commands.events import events
 from .commands.find import find
@@ -59,6 +60,7 @@ for _command in (
 ):
     cli.command()(_command)
 cli.command()(migrate)
+cli.command()(diff)
 cli.command(cls=MultiCommand)(multi)
 cli.add_typer(dead)
 cli.add_typer(list_)

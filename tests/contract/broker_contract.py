@@ -64,6 +64,24 @@ class HurryContract:
         assert list(await transport.make_due_now([("a", 0), ("later", 0)])) == [False, True]
         assert await drained(consumer, transport) == ["later"]
 
+    async def test_what_is_ready_can_be_looked_at_and_stays(self, broker: TransportHarness) -> None:
+        transport = await broker.connect()
+        consumer = await broker.consumer(transport)
+        now = broker.now()
+        await transport.send([envelope("held", priority=9)])
+        held = await only(consumer)
+        batch = [envelope("low", priority=1), envelope("high", priority=8), envelope("later", due=now + 200)]
+        await transport.send([*batch, envelope("other", "other")])
+
+        found = [(each.message.id, each.priority) for each in await transport.ready("q")]
+
+        assert found == ([("high", 8), ("low", 1)] if transport.can_list else [])
+        assert len(await transport.ready("q", limit=1)) == (1 if transport.can_list else 0)
+        assert list(await transport.ready("nothing")) == []
+        await transport.settle([(held, HandBack())])
+        assert len(await transport.ready("q")) == (3 if transport.can_list else 0)
+        assert await drained(consumer, transport) == ["held", "high", "low"]
+
     async def test_what_is_delayed_can_be_listed_and_taken_out(self, broker: TransportHarness) -> None:
         transport = await broker.connect()
         now = broker.now()

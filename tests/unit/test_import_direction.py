@@ -39,6 +39,7 @@ FLOORS: Final = (
         *("worker", "beat"),
         *("control.acts", "control.admin", "control.asking", "control.camera", "control.commands", "control.examining"),
         *(
+            "control.code_changes",
             "control.events",
             "control.migrating",
             "control.one_call",

@@ -11,6 +11,7 @@ import typer
 from ..app import AioTQ
 from ..calling import schemas
 from ..calling.envelopes import declared_places
+from ..control.code_changes import parameters
 from ..core.inside import core_of
 from ..exceptions import AioTQError
 from ..tasks.task import Task
@@ -41,8 +42,9 @@ def tasks(target: Target, as_json: Json = False, schema: Schema = False, asyncap
         for name, task in sorted(core_of(app).registry.own_tasks.items())
     ]
     if as_json:
-        fields = ("name", "runs_as", "queues", "arguments")
-        output.as_json([dict(zip(fields, each, strict=True)) for each in found])
+        fields = ("name", "runs_as", "queues", "arguments", "parameters")
+        own = core_of(app).registry.own_tasks
+        output.as_json([dict(zip(fields, (*each, parameters(own[each[0]])), strict=True)) for each in found])
         return
     rows = [(name, kind, ", ".join(queues), arguments) for name, kind, queues, arguments in found]
     output.table(("task", "runs as", "queue", "arguments"), rows, whole=("task",))

@@ -88,6 +88,12 @@ def shown_letter(core: AppCore, letter: DeadLetter) -> DeadView:
 
 def arguments_of(core: AppCore, message: Message) -> tuple[Sequence[Any], Mapping[str, Any]] | None:
     """Return the arguments in a message; None if they can't be read, or are very large."""
+    body = body_of(core, message)
+    return None if body is None else body[:2]
+
+
+def body_of(core: AppCore, message: Message) -> tuple[Sequence[Any], Mapping[str, Any], Mapping[str, Any]] | None:
+    """Return the arguments in a message, and what it carries of its workflow; None as `arguments_of`."""
     if len(message.body) > _MOST_DECODED:
         return None
     accept, most = frozenset(core.conf.accept_content), _MOST_DECODED
@@ -95,12 +101,13 @@ def arguments_of(core: AppCore, message: Message) -> tuple[Sequence[Any], Mappin
         body: Any = core.serializers.decode(
             message.content_type, message.body, accept, compression=message.compression, max_size=most
         )
-        args, kwargs, _ = body
+        args, kwargs, embed = body
     except (AioTQError, TypeError, ValueError):
         return None
     if not isinstance(args, (list, tuple)) or not isinstance(kwargs, dict):
         return None
-    return cast("Sequence[Any]", args), cast("Mapping[str, Any]", kwargs)
+    carried: Mapping[str, Any] = cast("Mapping[str, Any]", embed) if isinstance(embed, dict) else {}
+    return cast("Sequence[Any]", args), cast("Mapping[str, Any]", kwargs), carried
 
 
 def named_arguments(core: AppCore, task: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Argument, ...]:

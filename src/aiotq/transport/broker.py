@@ -289,6 +289,13 @@ class Broker(abc.ABC):
         """
         return ()
 
+    async def ready(self, queue: str, *, limit: int = 100) -> Sequence[Envelope]:
+        """Return what is ready in `queue` and nobody has taken, in about the order in which it will be.
+
+        What can't be read is left out. A broker that can't list (`can_list`) returns nothing.
+        """
+        return ()
+
     async def remove_delayed(self, keys: Sequence[tuple[str, int]]) -> Sequence[bool]:
         """Delete messages, given by id and attempt, that wait for their due time; False for each that does not.
 

@@ -151,6 +151,10 @@ class MemoryBroker(Broker):
         with self.queues.lock:
             return self.queues.waiting(queue, limit)
 
+    async def ready(self, queue: str, *, limit: int = 100) -> Sequence[Envelope]:
+        with self.queues.lock:
+            return self.queues.ready_in(queue, limit)
+
     async def remove_delayed(self, keys: Sequence[tuple[str, int]]) -> Sequence[bool]:
         with self.queues.lock:
             return [self.queues.remove_delayed(key) for key in keys]

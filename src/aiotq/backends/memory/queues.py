@@ -320,6 +320,17 @@ class MemoryQueues:
         delayed = heapq.nsmallest(limit, (each for each in queue.delayed if each[0] > now)) if queue is not None else []
         return [Envelope(entry.message, name, entry.priority, due) for due, _, entry in delayed]
 
+    def ready_in(self, name: str, limit: int) -> list[Envelope]:
+        """Return what is ready in one queue, or due there."""
+        queue = self._queues.get(name)
+        if queue is None:
+            return []
+        now = self.clock.time()
+        due = (entry for due, _, entry in sorted(queue.delayed) if due <= now)
+        ready = itertools.chain(queue.suspects, queue.again, *reversed(queue.levels))
+        found = itertools.islice(itertools.chain(ready, due), limit)
+        return [Envelope(entry.message, name, entry.priority) for entry in found]
+
     def remove_delayed(self, key: tuple[str, int]) -> bool:
         """Delete one delayed message; False when there is none."""
         entry = self._known.get(key)

@@ -30,6 +30,10 @@ _DELAYED: Final = (
     b"select priority, due, body from aiotq.message"
     b" where queue = $1::text and due > extract(epoch from clock_timestamp()) order by due, id limit $2::int"
 )
+_READY: Final = (
+    b"select priority, body from aiotq.message where queue = $1::text and holder is null"
+    b" and (due is null or due <= extract(epoch from clock_timestamp())) order by rank, id limit $2::int"
+)
 _REMOVE_DELAYED: Final = b"delete from aiotq.message where key = any ($1::text[]) and due is not null returning key"
 _BURY: Final = (
     b"insert into aiotq.letter (id, queue, priority, reason, detail, died_at, deaths, body)"
@@ -163,6 +167,13 @@ class PostgresBroker(Broker):
         for priority, due, body in await self.client.rows(_DELAYED, queue, limit):
             with suppress(MalformedMessage):
                 envelopes.append(Envelope(unpack(body), queue, priority, due))
+        return envelopes
+
+    async def ready(self, queue: str, *, limit: int = 100) -> Sequence[Envelope]:
+        envelopes: list[Envelope] = []
+        for priority, body in await self.client.rows(_READY, queue, limit):
+            with suppress(MalformedMessage):
+                envelopes.append(Envelope(unpack(body), queue, priority))
         return envelopes
 
     async def remove_delayed(self, keys: Sequence[tuple[str, int]]) -> Sequence[bool]:

@@ -21,6 +21,7 @@ from .messages import (
     DELAYED,
     MAKE_DUE_NOW,
     PURGE,
+    READY,
     REMOVE_DELAYED,
     REPLAY,
     SEND,
@@ -120,6 +121,13 @@ class RedisBroker(Broker):
         for priority, blob, due in await self.client.run(DELAYED, [queue, limit]):
             with suppress(MalformedMessage):
                 envelopes.append(Envelope(unpack(blob), queue, priority, float(due) / 1000))
+        return envelopes
+
+    async def ready(self, queue: str, *, limit: int = 100) -> Sequence[Envelope]:
+        envelopes: list[Envelope] = []
+        for priority, blob in await self.client.run(READY, [queue, limit]):
+            with suppress(MalformedMessage):
+                envelopes.append(Envelope(unpack(blob), queue, priority))
         return envelopes
 
     async def remove_delayed(self, keys: Sequence[tuple[str, int]]) -> Sequence[bool]:

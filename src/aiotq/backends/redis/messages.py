@@ -34,6 +34,7 @@ PURGE: Final = script("purge")
 REPLAY: Final = script("replay")
 MAKE_DUE_NOW: Final = script("make_due_now")
 DELAYED: Final = script("delayed")
+READY: Final = script("ready")
 REMOVE_DELAYED: Final = script("remove_delayed")
 BURY: Final = script("bury")
 

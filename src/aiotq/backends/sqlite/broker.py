@@ -25,6 +25,7 @@ from .messages import (
     encode,
     insert,
     make_due_now,
+    ready_envelopes,
     remove_delayed,
     settle,
 )
@@ -100,6 +101,10 @@ class SQLiteBroker(Broker):
     async def delayed(self, queue: str, *, limit: int = 100) -> Sequence[Envelope]:
         now = self.clock.time()
         return await self.database.read(lambda connection: delayed_envelopes(connection, queue, now, limit))
+
+    async def ready(self, queue: str, *, limit: int = 100) -> Sequence[Envelope]:
+        now = self.clock.time()
+        return await self.database.read(lambda connection: ready_envelopes(connection, queue, now, limit))
 
     async def remove_delayed(self, keys: Sequence[tuple[str, int]]) -> Sequence[bool]:
         return await self.database.write(

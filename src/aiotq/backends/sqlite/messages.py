@@ -188,6 +188,21 @@ def delayed_envelopes(connection: sqlite3.Connection, queue: str, now: float, li
     return found
 
 
+def ready_envelopes(connection: sqlite3.Connection, queue: str, now: float, limit: int) -> list[Envelope]:
+    """Return what is ready in `queue`, or due there; not what can't be read."""
+    rows = connection.execute(
+        "SELECT CAST(priority AS INTEGER), data FROM messages"
+        f" WHERE (holder = {FREE} OR holder = {DELAYED} AND since <= ?) AND queue = ? AND typeof(data) = 'blob'"
+        " ORDER BY priority DESC, since, seq LIMIT ?",
+        (now, queue, limit),
+    )
+    found: list[Envelope] = []
+    for priority, data in rows:
+        with suppress(MalformedMessage):
+            found.append(Envelope(unpack(data), queue, priority))
+    return found
+
+
 def remove_delayed(transaction: Transaction, key: tuple[str, int]) -> bool:
     """Delete one message that waits for its due time; False if there is none."""
     where = f"WHERE id = ? AND attempt = ? AND holder = {DELAYED}"
