@@ -115,6 +115,7 @@ install_servers() {
     command -v redis-server >/dev/null || missing=" redis-server"
     [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || missing="$missing rabbitmq-server"
     ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || missing="$missing postgresql"
+    command -v memcached >/dev/null || missing="$missing memcached"
     command -v chromium >/dev/null || missing="$missing chromium"
     command -v tmux >/dev/null || missing="$missing tmux"
     [ -n "$missing" ] || return 0

@@ -18,14 +18,16 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, Protocol, Self, TypeVar
 
 import psycopg
 import redis
 
 from .keeper import place_of_files
+
+T = TypeVar("T")
 
 #: Seconds a server may take to answer.
 START = 20.0
@@ -328,7 +330,7 @@ class RabbitServer:
             # The server would start one that outlives it, and one that it finds would be shared.
             command = [epmd, "-port", str(self._epmd_port), "-address", "127.0.0.1"]
             self._epmd = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            _await_port(self._epmd_port)
+            await_port(self._epmd_port)
             (self.directory / "rabbitmq.conf").write_text(
                 "".join(f"{name} = {value}\n" for name, value in self._settings.items())
             )
@@ -374,7 +376,7 @@ class RabbitServer:
             assert time.monotonic() < deadline, f"rabbitmq-server does not answer:\n{self._end_of_log()}"
             time.sleep(0.05)
         if "listeners.ssl.default" in self._settings:
-            _await_port(self.tls_port)  # it begins to listen there later
+            await_port(self.tls_port)  # it begins to listen there later
 
     def _end_of_log(self) -> str:
         return self.log.read_text(errors="replace")[-4000:]
@@ -669,7 +671,8 @@ def _quiet_ports(count: int, *, below: int = 32_000) -> list[int]:
     return found
 
 
-def _await_port(port: int) -> None:
+def await_port(port: int) -> None:
+    """Wait until somebody listens on it."""
     deadline = time.monotonic() + START
     while True:
         try:
@@ -720,6 +723,11 @@ def shared_postgres() -> PostgresServer:
     if not _shared_postgres:
         _shared_postgres.append(_until_the_end.enter_context(PostgresServer()))
     return _shared_postgres[0]
+
+
+def until_the_end(server: AbstractContextManager[T]) -> T:
+    """Enter a server that this test process shares, and leave it when the process ends."""
+    return _until_the_end.enter_context(server)
 
 
 def take_back_schemas() -> None:

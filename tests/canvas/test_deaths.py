@@ -16,8 +16,8 @@ import pytest
 
 from aiotq import AioTQ
 from aiotq.core.inside import core_of
+from aiotq.testing.contracts.harness import JumpingClock
 
-from ..contract.harness import JumpingClock
 from .agreeing import differences_in_calls, differences_in_ends
 from .conftest import PAIRS
 from .dying import LEASE, Life, Mortal

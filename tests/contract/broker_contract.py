@@ -11,12 +11,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from aiotq.testing.contracts.harness import PATIENCE
 from aiotq.transport import ACK, Broker, Consumer, DeadLetter, Delivery, GiveUp, HandBack, QueueOrder, Settlement
 from aiotq.transport.broker import FAIR_EVERY
 from aiotq.wire.message import pack
 
 from ..waiting import wait_until
-from .harness import PATIENCE, MakeBroker, RawTransportHarness, TransportHarness, envelope, ids, outcome_cancelled_at
+from .harness import MakeBroker, RawTransportHarness, TransportHarness, envelope, ids, outcome_cancelled_at
 
 
 async def drained(consumer: Consumer, transport: Broker) -> list[str]:

@@ -9,18 +9,17 @@ from typing import Final
 
 import pytest
 
+from aiotq.testing.contracts.harness import JumpingClock, KeptHarness
+
 from ..servers import shared_rabbit
 from .harness import (
     AmqpTransportHarness,
     CommitHarness,
     DjangoKeptHarness,
-    JumpingClock,
-    KeptHarness,
     MakeBroker,
     MemoryCommitHarness,
     MemoryKeptHarness,
     MemoryTransportHarness,
-    PlainKeptHarness,
     PostgresCommitHarness,
     PostgresKeptHarness,
     PostgresTransportHarness,
@@ -32,12 +31,12 @@ from .harness import (
     SQLiteKeptHarness,
     SQLiteTransportHarness,
     TransportHarness,
+    memcached_stores,
+    plain_stores,
 )
 
 pytest.register_assert_rewrite(
     "tests.contract.broker_contract",
-    "tests.contract.record_contract",
-    "tests.contract.finished_contract",
     "tests.contract.ledger_contract",
     "tests.contract.join_contract",
     "tests.contract.permit_contract",
@@ -51,26 +50,38 @@ def _memory_transport(directory: Path) -> TransportHarness:
     return MemoryTransportHarness(directory, JumpingClock())
 
 
-def _memory_kept(directory: Path) -> KeptHarness:
-    return MemoryKeptHarness(directory, JumpingClock())
+def _memory_kept(_: Path) -> KeptHarness:
+    return MemoryKeptHarness(JumpingClock())
 
 
-def _plain(directory: Path) -> KeptHarness:
-    return PlainKeptHarness(directory, JumpingClock())
+def _redis_kept(_: Path, kind: str) -> KeptHarness:
+    return RedisKeptHarness(kind)
 
 
-def _django(directory: Path) -> KeptHarness:
-    return DjangoKeptHarness(directory, JumpingClock())
+def _postgres_kept(_: Path) -> KeptHarness:
+    return PostgresKeptHarness()
+
+
+def _plain(_: Path) -> KeptHarness:
+    return plain_stores()
+
+
+def _django(_: Path) -> KeptHarness:
+    return DjangoKeptHarness()
+
+
+def _memcached(_: Path) -> KeptHarness:
+    return memcached_stores()
 
 
 def _memory_with_plain(directory: Path) -> CommitHarness:
     clock = JumpingClock()
-    return CommitHarness(MemoryTransportHarness(directory, clock), PlainKeptHarness(directory, clock))
+    return CommitHarness(MemoryTransportHarness(directory, clock), plain_stores(clock))
 
 
 def _memory_with_memory(directory: Path) -> CommitHarness:
     clock = JumpingClock()
-    return CommitHarness(MemoryTransportHarness(directory, clock), MemoryKeptHarness(directory, clock))
+    return CommitHarness(MemoryTransportHarness(directory, clock), MemoryKeptHarness(clock))
 
 
 def _memory_with_sqlite(directory: Path) -> CommitHarness:
@@ -78,7 +89,7 @@ def _memory_with_sqlite(directory: Path) -> CommitHarness:
 
 
 def _sqlite_with_memory(directory: Path) -> CommitHarness:
-    return CommitHarness(SQLiteTransportHarness(directory), MemoryKeptHarness(directory))
+    return CommitHarness(SQLiteTransportHarness(directory), MemoryKeptHarness())
 
 
 def _rabbitmq(directory: Path) -> AmqpTransportHarness:
@@ -89,7 +100,7 @@ def _rabbitmq(directory: Path) -> AmqpTransportHarness:
 
 
 def _rabbitmq_with_redis(directory: Path) -> CommitHarness:
-    return CommitHarness(_rabbitmq(directory), RedisKeptHarness(directory))
+    return CommitHarness(_rabbitmq(directory), RedisKeptHarness())
 
 
 def _redis_with_sqlite(directory: Path) -> CommitHarness:
@@ -97,11 +108,11 @@ def _redis_with_sqlite(directory: Path) -> CommitHarness:
 
 
 def _memory_with_redis(directory: Path) -> CommitHarness:
-    return CommitHarness(MemoryTransportHarness(directory), RedisKeptHarness(directory))
+    return CommitHarness(MemoryTransportHarness(directory), RedisKeptHarness())
 
 
 def _memory_with_postgres(directory: Path) -> CommitHarness:
-    return CommitHarness(MemoryTransportHarness(directory), PostgresKeptHarness(directory))
+    return CommitHarness(MemoryTransportHarness(directory), PostgresKeptHarness())
 
 
 #: Kinds of Redis: the contracts hold on each. What Sentinel leads to is a Redis like the other; there the laws hold.
@@ -130,11 +141,16 @@ FENCING: Final = tuple(name for name in TRANSPORTS if not name.startswith("rabbi
 LEDGERS: dict[str, Callable[[Path], KeptHarness]] = {
     "memory": _memory_kept,
     "sqlite": SQLiteKeptHarness,
-    **{kind: partial(RedisKeptHarness, kind=kind) for kind in REDIS},
-    "postgres": PostgresKeptHarness,
+    **{kind: partial(_redis_kept, kind=kind) for kind in REDIS},
+    "postgres": _postgres_kept,
 }
 #: Stores of records; what is no more than that is pushed for, and nobody is told of what another process asked for.
-RECORDS: dict[str, Callable[[Path], KeptHarness]] = {**LEDGERS, "plain": _plain, "django": _django}
+RECORDS: dict[str, Callable[[Path], KeptHarness]] = {
+    **LEDGERS,
+    "plain": _plain,
+    "django": _django,
+    "memcached": _memcached,
+}
 ORDERED: dict[str, Callable[[Path], CommitHarness]] = {
     "ordered-memory-memory": _memory_with_memory,
     "ordered-memory-plain": _memory_with_plain,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from aiotq.results.fleet import Presence
+from aiotq.testing.contracts.harness import Kept, KeptHarness
 
 from ..waiting import wait_until
-from .harness import Kept, KeptHarness
 
 
 async def rows(store: Kept) -> dict[str, bytes]:

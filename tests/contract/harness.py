@@ -1,4 +1,4 @@
-"""What the contract suites ask of an implementation: fresh state, connections to it, and time that passes.
+"""What the contract suites ask of an implementation, beyond what `aiotq.testing.contracts` has for record stores.
 
 To hold a new broker to the contracts, add a harness here and its name in `conftest.py`; the tests stay as
 they are. A harness is entered once a test. Everything connected through it is left, newest first, when the
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import abc
 import asyncio
-import heapq
 import itertools
 import os
 import socket
@@ -18,7 +17,7 @@ import time
 from base64 import b64encode
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Generator, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, closing, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar, cast
@@ -34,12 +33,14 @@ from aiotq.backends.amqp.consumer import AmqpConsumer
 from aiotq.backends.amqp.frames import Post
 from aiotq.backends.amqp.properties import pack_properties
 from aiotq.backends.amqp.topology import Topology
+from aiotq.backends.memcached.address import parse as parse_memcached
+from aiotq.backends.memcached.connection import MemcachedClient
+from aiotq.backends.memcached.records import MemcachedRecords
 from aiotq.backends.memory.broker import MemoryBroker
 from aiotq.backends.memory.bus import MemoryBus, MemoryHub
 from aiotq.backends.memory.commit import MemoryCommitter
 from aiotq.backends.memory.ledger import MemoryLedger
 from aiotq.backends.memory.queues import MemoryQueues
-from aiotq.backends.memory.records import MemoryRecords
 from aiotq.backends.memory.state import MemoryState
 from aiotq.backends.postgres.address import Address as PostgresAddress
 from aiotq.backends.postgres.address import parse as parse_postgres
@@ -65,80 +66,29 @@ from aiotq.control.bus import Bus
 from aiotq.core.clock import SYSTEM_CLOCK, Clock
 from aiotq.exceptions import ConnectionLost
 from aiotq.results import Ledger, Record, RecordStore
-from aiotq.results.pushed import PushedRecords
 from aiotq.states import READY_STATES
+from aiotq.testing.contracts import harness as library
+from aiotq.testing.contracts.harness import PATIENCE, JumpingClock, Kept, KeptHarness, Pushes, StoreHarness, in_memory
 from aiotq.transport import FAIR, Broker, Consumer, Delivery, QueueOrder
 from aiotq.wire.message import Envelope, Message
 
 from .. import django_here
 from ..servers import Server, shared, shared_postgres, shared_rabbit
+from ..store_servers import shared_memcached
 from ..waiting import wait_until
 
 T = TypeVar("T")
 
-#: Seconds a fact may take to come true before its test fails.
-PATIENCE = 10.0
 
-
-class JumpingClock:
-    """A clock that stands still until a test moves it; sleepers wake when it jumps past them."""
-
-    def __init__(self) -> None:
-        self._now = 2_000_000_000.0
-        self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
-        self._numbers = itertools.count()
-
-    def time(self) -> float:
-        return self._now
-
-    def monotonic(self) -> float:
-        return self._now
-
-    async def sleep(self, seconds: float) -> None:
-        woken = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._sleepers, (self._now + seconds, next(self._numbers), woken))
-        if seconds <= 0:
-            self.jump(0)
-        await woken
-
-    def jump(self, seconds: float) -> None:
-        self._now += seconds
-        while self._sleepers and self._sleepers[0][0] <= self._now:
-            woken = heapq.heappop(self._sleepers)[2]
-            if not woken.done():
-                woken.set_result(None)
-
-
-class Harness:
-    """Time, and the lifetime of what a test connects."""
+class Harness(library.Harness):
+    """One with a directory of its own."""
 
     #: Seconds. Where a broker keeps real time this is what a test waits for a death to be noticed.
     lease = 0.4
 
     def __init__(self, directory: Path, clock: JumpingClock | None = None) -> None:
+        super().__init__(clock)
         self.directory = directory
-        self.clock = clock
-        self.stack = AsyncExitStack()
-
-    async def __aenter__(self) -> Self:
-        await self.stack.__aenter__()
-        return self
-
-    async def __aexit__(self, *exc_info: Any) -> None:
-        await self.stack.__aexit__(*exc_info)
-
-    def now(self) -> float:
-        """Wall time as the implementation sees it."""
-        return self.clock.time() if self.clock is not None else time.time()
-
-    async def pass_time(self, seconds: float) -> None:
-        """Let `seconds` pass, and whoever was woken by that run."""
-        if self.clock is None:
-            await asyncio.sleep(seconds)
-        else:
-            self.clock.jump(seconds)
-            for _ in range(10):
-                await asyncio.sleep(0)
 
 
 class TransportHarness(Harness, abc.ABC):
@@ -197,32 +147,6 @@ class RawTransportHarness(TransportHarness):
     @abc.abstractmethod
     async def insert_raw(self, queue: str, raw: bytes) -> None:
         """Put `raw` where `queue` keeps its messages, behind those that are there."""
-
-
-@dataclass(frozen=True)
-class Kept:
-    """What one process has of records, ledger and bus."""
-
-    records: RecordStore
-    ledger: Ledger
-    bus: Bus
-
-    async def forget(self, ids: Sequence[str]) -> None:
-        await self.ledger.forget(ids)
-        await self.records.forget(ids)
-
-
-class KeptHarness(Harness, abc.ABC):
-    """One fresh place for records, with the ledger and the bus beside it."""
-
-    @abc.abstractmethod
-    def connected(self) -> AbstractAsyncContextManager[Kept]:
-        """Enter a connection of its own, as another process would have."""
-
-    async def connect(self) -> tuple[Kept, Pushes]:
-        """Return a connection that lasts as long as the test, and what is pushed to it."""
-        kept = await self.stack.enter_async_context(self.connected())
-        return kept, Pushes(kept)
 
 
 class BusHarness(Harness, abc.ABC):
@@ -317,23 +241,6 @@ class Worker:
         return list((await self.committer.admit(received)).run)
 
 
-class Pushes:
-    """What was pushed to a process, and `arrived` to wait for it."""
-
-    def __init__(self, kept: Kept) -> None:
-        self.records: list[Record] = []
-        self.revoked: list[str] = []
-        kept.records.on_push = self.records.extend
-        kept.ledger.on_revoked = self.revoked.extend
-        kept.records.listening = True
-
-    async def arrived(self, *wanted: tuple[str, str]) -> None:
-        """Return when every (id, state) was pushed."""
-        await wait_until(
-            lambda: set(wanted) <= {(record.id, record.state) for record in self.records}, f"pushed {wanted}"
-        )
-
-
 class CancelledAt(Generic[T]):
     """Awaits `coro`, and cancels the task it runs in at its `number`th suspension."""
 
@@ -400,21 +307,12 @@ class MemoryTransportHarness(TransportHarness):
 
 
 class MemoryKeptHarness(KeptHarness):
-    def __init__(self, directory: Path, clock: JumpingClock | None = None) -> None:
-        super().__init__(directory, clock)
+    def __init__(self, clock: JumpingClock | None = None) -> None:
+        super().__init__(clock)
         self.state = MemoryState(clock=clock or SYSTEM_CLOCK)
 
     def connected(self) -> AbstractAsyncContextManager[Kept]:
-        return memory(self.state)
-
-
-@asynccontextmanager
-async def memory(state: MemoryState) -> AsyncGenerator[Kept]:
-    """Enter what one loop has of `state`."""
-    bus = MemoryBus(state.hub)
-    records = MemoryRecords(state, bus)
-    async with bus, records, MemoryLedger(state, bus, records) as ledger:
-        yield Kept(records, ledger, bus)
+        return in_memory(self.state)
 
 
 class PlainRecords(RecordStore):
@@ -440,37 +338,33 @@ class PlainRecords(RecordStore):
             self._kept.pop(each, None)
 
 
-class PlainKeptHarness(KeptHarness):
-    """Records alone, pushed over a bus, with the ledger of another backend: its own, or that of the broker."""
-
-    def __init__(self, directory: Path, clock: JumpingClock | None = None) -> None:
-        super().__init__(directory, clock)
-        self._kept: dict[str, Record] = {}
-        self._ledger = MemoryState(clock=clock or SYSTEM_CLOCK)
-
-    @asynccontextmanager
-    async def connected(self) -> AsyncGenerator[Kept]:
-        async with memory(self._ledger) as beside:
-            plain = PlainRecords(self._kept, self.clock or SYSTEM_CLOCK)
-            async with PushedRecords(plain, beside.bus) as records:
-                yield Kept(records, beside.ledger, beside.bus)
+def plain_stores(clock: JumpingClock | None = None) -> StoreHarness:
+    """Return a harness of stores that are no more than they must be."""
+    kept: dict[str, Record] = {}
+    return StoreHarness(lambda its_clock: PlainRecords(kept, its_clock), clock=clock)
 
 
-class DjangoKeptHarness(PlainKeptHarness):
+class DjangoKeptHarness(StoreHarness):
     """Records in the database of a Django project, in a thread of theirs."""
+
+    def __init__(self) -> None:
+        super().__init__(self._records)
+
+    @staticmethod
+    def _records(clock: Clock) -> RecordStore:
+        from aiotq.contrib.django.records import DjangoRecords  # noqa: PLC0415  # needs a configured project
+
+        return DjangoRecords(clock=clock)
 
     async def __aenter__(self) -> Self:
         await asyncio.to_thread(django_here.empty)
         return await super().__aenter__()
 
-    @asynccontextmanager
-    async def connected(self) -> AsyncGenerator[Kept]:
-        from aiotq.contrib.django.records import DjangoRecords  # noqa: PLC0415  # needs a configured project
 
-        async with memory(self._ledger) as beside:
-            plain = DjangoRecords(clock=self.clock or SYSTEM_CLOCK)
-            async with PushedRecords(plain, beside.bus) as records:
-                yield Kept(records, beside.ledger, beside.bus)
+def memcached_stores() -> StoreHarness:
+    """Return a harness of stores in the test process's memcached, apart from others by their prefix."""
+    address = parse_memcached(f"{shared_memcached().url}?prefix={os.urandom(6).hex()}:")
+    return StoreHarness(lambda clock: MemcachedRecords(MemcachedClient(address), clock=clock))
 
 
 class MemoryCommitHarness(CommitHarness):
@@ -478,7 +372,7 @@ class MemoryCommitHarness(CommitHarness):
 
     def __init__(self, directory: Path) -> None:
         clock = JumpingClock()
-        super().__init__(MemoryTransportHarness(directory, clock), MemoryKeptHarness(directory, clock))
+        super().__init__(MemoryTransportHarness(directory, clock), MemoryKeptHarness(clock))
 
     def make_committer(self, transport: Broker, kept: Kept, holder: str) -> Committer:
         assert isinstance(transport, MemoryBroker)
@@ -513,6 +407,10 @@ class SQLiteTransportHarness(RawTransportHarness):
 
 
 class SQLiteKeptHarness(KeptHarness):
+    def __init__(self, directory: Path) -> None:
+        super().__init__()
+        self.directory = directory
+
     @asynccontextmanager
     async def connected(self) -> AsyncGenerator[Kept]:
         async with woken_only(self.directory / "aiotq.db") as database, sqlite(database) as kept:
@@ -698,8 +596,8 @@ class Mortal(Consumer):
 
 
 class RedisKeptHarness(KeptHarness):
-    def __init__(self, directory: Path, kind: str = "redis") -> None:
-        super().__init__(directory)
+    def __init__(self, kind: str = "redis") -> None:
+        super().__init__()
         self.address = fresh_address(shared(kind))
 
     @asynccontextmanager
@@ -721,7 +619,7 @@ class RedisCommitHarness(CommitHarness):
 
     def __init__(self, directory: Path, kind: str = "redis") -> None:
         broker = RedisTransportHarness(directory, kind)
-        super().__init__(broker, RedisKeptHarness(directory, kind))
+        super().__init__(broker, RedisKeptHarness(kind))
         self._address = broker.address
 
     async def connect(self) -> tuple[Broker, Kept]:
@@ -763,8 +661,8 @@ class PostgresTransportHarness(RawTransportHarness):
 
 
 class PostgresKeptHarness(KeptHarness):
-    def __init__(self, directory: Path) -> None:
-        super().__init__(directory)
+    def __init__(self) -> None:
+        super().__init__()
         self.address = parse_postgres(shared_postgres().schema())
 
     @asynccontextmanager
@@ -786,7 +684,7 @@ class PostgresCommitHarness(CommitHarness):
 
     def __init__(self, directory: Path) -> None:
         broker = PostgresTransportHarness(directory)
-        super().__init__(broker, PostgresKeptHarness(directory))
+        super().__init__(broker, PostgresKeptHarness())
         self._address = broker.address
 
     async def connect(self) -> tuple[Broker, Kept]:

@@ -18,10 +18,11 @@ from aiotq.results import (
     Record,
 )
 from aiotq.states import FAILURE, SUCCESS
+from aiotq.testing.contracts.harness import Kept, KeptHarness
+from aiotq.testing.contracts.records import record
 from aiotq.wire.message import Envelope, Message
 
-from .harness import Kept, KeptHarness, envelope
-from .record_contract import record
+from .harness import envelope
 
 KEY = ("a", 0)
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from aiotq.core.values import replace
 from aiotq.results import Permit
 from aiotq.results.permits import RESERVED
-
-from .harness import Kept, KeptHarness
+from aiotq.testing.contracts.harness import Kept, KeptHarness
 
 
 def permit(number: int, *, name: str = "few", limit: int = 2, attempt: int = 0) -> Permit:

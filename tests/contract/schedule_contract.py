@@ -9,8 +9,9 @@ import pytest
 from aiotq.commit import COMMITTED, LEASE_LOST, Finish
 from aiotq.core.values import replace
 from aiotq.results import ScheduleChange, ScheduleRow
+from aiotq.testing.contracts.harness import Kept, KeptHarness
 
-from .harness import CommitHarness, Kept, KeptHarness, envelope
+from .harness import CommitHarness, envelope
 
 APP = "proj"
 

@@ -11,11 +11,12 @@ import pytest
 
 from aiotq.backends.memory.broker import MemoryBroker
 from aiotq.backends.memory.queues import MemoryQueues
+from aiotq.testing.contracts.harness import JumpingClock
 from aiotq.transport import ACK, GiveUp
 
 from .broker_contract import BrokerContract, FencingContract, RawContract
 from .conftest import FENCING, TRANSPORTS
-from .harness import JumpingClock, TransportHarness, envelope, ids
+from .harness import TransportHarness, envelope, ids
 
 
 class TestTransport(BrokerContract):

@@ -15,9 +15,10 @@ from aiotq.backends.sqlite.joins import purge_joins
 from aiotq.backends.sqlite.ledger import SQLiteLedger
 from aiotq.results import Arrival, JoinChanges, JoinExtension, Record
 from aiotq.results.ledger_table import SWEEP_BATCH
+from aiotq.testing.contracts.harness import JumpingClock, Kept, Pushes, in_memory
 
 from ..servers import shared
-from .harness import JumpingClock, Kept, Pushes, RedisKeptHarness, SQLiteKeptHarness, memory
+from .harness import RedisKeptHarness, SQLiteKeptHarness
 from .join_contract import arrive, join, joined, member_record, over, run
 from .ledger_contract import LedgerContract
 
@@ -31,11 +32,11 @@ class TestMemoryState:
         state = MemoryState()
 
         async def write(address: str) -> None:
-            async with memory(state) as worker:
+            async with in_memory(state) as worker:
                 await worker.records.put([Record("a", "SUCCESS", b"", "", 4e9, address)])
                 await worker.ledger.revoke(["b"], terminate=True, expires=4e9)
 
-        async with memory(state) as caller:
+        async with in_memory(state) as caller:
             pushes = Pushes(caller)
             await asyncio.to_thread(asyncio.run, write(caller.records.address))
             await pushes.arrived(("a", "SUCCESS"))
@@ -44,7 +45,7 @@ class TestMemoryState:
     async def test_what_expired_is_removed_by_later_writes(self) -> None:
         clock = JumpingClock()
         state = MemoryState(clock=clock)
-        async with memory(state) as store:
+        async with in_memory(state) as store:
             await store.records.put([Record(f"{n}", "SUCCESS", b"", "", clock.time() + 100) for n in range(1000)])
             clock.jump(1000)
             enough = range(1000 // SWEEP_BATCH + 1)
@@ -56,7 +57,7 @@ class TestMemoryState:
     async def test_a_state_that_changes_often_is_kept_once(self) -> None:
         clock = JumpingClock()
         state = MemoryState(clock=clock)
-        async with memory(state) as store:
+        async with in_memory(state) as store:
             for n in range(100):
                 await store.records.put([Record("a", "PROGRESS", b"%d" % n, "", clock.time() + 100 + n)])
             clock.jump(150)
@@ -71,7 +72,7 @@ class TestMemoryState:
     async def test_a_join_that_nobody_let_go_is_removed_by_later_writes(self) -> None:
         clock = JumpingClock()
         state = MemoryState(clock=clock)
-        async with memory(state) as store:
+        async with in_memory(state) as store:
             await store.ledger.open_joins([join(1, patience=100), join(1, join_id="open", patience=100)])
             await arrive(store, 0)
             claims_and_records = 2
@@ -131,7 +132,7 @@ class RedisKeys:
 class TestRedisJoins:
     @pytest.fixture
     async def harness(self, tmp_path: Path) -> AsyncIterator[RedisKeptHarness]:
-        async with RedisKeptHarness(tmp_path) as harness:
+        async with RedisKeptHarness() as harness:
             yield harness
 
     @pytest.fixture

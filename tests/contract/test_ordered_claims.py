@@ -14,24 +14,17 @@ from aiotq.commit import COMMITTED, LEASE_LOST, Finish
 from aiotq.exceptions import ConnectionLost
 from aiotq.results import HeldElsewhere, Ledger
 from aiotq.states import SUCCESS
+from aiotq.testing.contracts.harness import JumpingClock
 from aiotq.transport import Delivery, HandBack
 
 from .commit_contract import Faults, record, standing, state_of
-from .harness import (
-    CommitHarness,
-    JumpingClock,
-    MemoryKeptHarness,
-    MemoryTransportHarness,
-    Worker,
-    envelope,
-    ids,
-)
+from .harness import CommitHarness, MemoryKeptHarness, MemoryTransportHarness, Worker, envelope, ids
 
 
 @pytest.fixture
 async def pair(tmp_path: Path) -> AsyncIterator[CommitHarness]:
     clock = JumpingClock()
-    async with CommitHarness(MemoryTransportHarness(tmp_path, clock), MemoryKeptHarness(tmp_path, clock)) as pair:
+    async with CommitHarness(MemoryTransportHarness(tmp_path, clock), MemoryKeptHarness(clock)) as pair:
         yield pair
 
 

@@ -9,11 +9,10 @@ import pytest
 
 from aiotq.exceptions import StoreRequired
 from aiotq.results.index import FinishedQuery
+from aiotq.testing.contracts import FinishedContract, PushContract, RecordContract, WatchContract
+from aiotq.testing.contracts.harness import KeptHarness
 
 from .conftest import LEDGERS, RECORDS
-from .finished_contract import FinishedContract
-from .harness import KeptHarness
-from .record_contract import PushContract, RecordContract, WatchContract
 
 
 class TestRecords(RecordContract, PushContract):

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from aiotq.results import ScheduleChange, ScheduleRow
+from aiotq.testing.contracts.harness import Kept
 
 from ..servers import shared
-from .harness import Kept, RedisKeptHarness
+from .harness import RedisKeptHarness
 from .schedule_contract import APP, OrderedScheduleContract, ScheduleContract, ScheduledCommitContract, added
 
 
@@ -30,7 +31,7 @@ class TestOrderedSchedules(OrderedScheduleContract):
 class TestForeignRowsInRedis:
     @pytest.fixture
     async def harness(self, tmp_path: Path) -> AsyncIterator[RedisKeptHarness]:
-        async with RedisKeptHarness(tmp_path) as harness:
+        async with RedisKeptHarness() as harness:
             yield harness
 
     @pytest.mark.parametrize("junk", [b"", b"junk", b"\x93\x01\x02\x03", b"\xc1", b"\x90"])
@@ -51,7 +52,7 @@ class TestForeignRowsInRedis:
 
 
 async def test_the_time_of_a_redis_is_its_own(tmp_path: Path) -> None:
-    async with RedisKeptHarness(tmp_path) as harness:
+    async with RedisKeptHarness() as harness:
         store: Kept = (await harness.connect())[0]
 
         first, second = await store.ledger.time(), await store.ledger.time()

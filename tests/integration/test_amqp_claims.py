@@ -9,24 +9,17 @@ from pathlib import Path
 import pytest
 
 from aiotq.commit import Finish
+from aiotq.testing.contracts.harness import PATIENCE
 from aiotq.transport import Delivery, GiveUp, HandBack
 
 from ..contract.commit_contract import record
-from ..contract.harness import (
-    PATIENCE,
-    AmqpTransportHarness,
-    CommitHarness,
-    RedisKeptHarness,
-    Worker,
-    envelope,
-    ids,
-)
+from ..contract.harness import AmqpTransportHarness, CommitHarness, RedisKeptHarness, Worker, envelope, ids
 
 
 @pytest.fixture
 async def pair(tmp_path: Path) -> AsyncIterator[CommitHarness]:
     broker = AmqpTransportHarness(tmp_path)
-    async with CommitHarness(broker, RedisKeptHarness(tmp_path)) as pair:
+    async with CommitHarness(broker, RedisKeptHarness()) as pair:
         yield pair
 
 

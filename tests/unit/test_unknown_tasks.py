@@ -6,12 +6,11 @@ import logging
 
 import pytest
 
+from aiotq.testing.contracts.harness import JumpingClock
 from aiotq.transport import Delivery
 from aiotq.wire.message import Message
 from aiotq.worker import unknown
 from aiotq.worker.unknown import UnknownTasks
-
-from ..contract.harness import JumpingClock
 
 
 def delivery(task_id: str = "a", *, task: str = "proj.new", returns: int = 0, sent_at: float | None = None) -> Delivery:

@@ -6,6 +6,7 @@ import abc
 import importlib
 import re
 from collections.abc import Callable, Hashable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Final, Self, cast
 
@@ -15,7 +16,7 @@ from ..control.celery_mail import CeleryMail
 from ..core.clock import Clock
 from ..core.settings import Settings
 from ..core.values import value
-from ..exceptions import InvalidSetting
+from ..exceptions import InvalidSetting, MissingLibrary, SettingsError
 from ..results import Ledger, RecordStore
 from ..transport import Broker
 
@@ -40,8 +41,11 @@ SCHEMES: Final = {
     "amqps": _AMQP,
     "postgresql": _POSTGRES,
     "postgres": _POSTGRES,
+    "cache+memcached": "memcached.backend:MemcachedBackend",
     "django-db": ".contrib.django.backend:DjangoBackend",
 }
+#: The group of entry points by which other packages add schemes: `my = "my_package:MyBackend"`.
+ENTRY_POINTS: Final = "aiotq.backends"
 #: Those for which the scheme alone is a URL, as in Celery.
 _NAMES: Final = frozenset({"django-db"})
 
@@ -146,12 +150,39 @@ class Backend(abc.ABC):
 
 
 def backend_class(url: str) -> type[Backend] | None:
-    """Return the class of the backend that `url` names; None if there is no such kind."""
+    """Return the class of the backend that `url` names; None if there is no such kind.
+
+    Raises:
+        SettingsError: it can't be loaded.
+    """
     scheme, separator, _ = url.partition("://")
-    if scheme not in SCHEMES or not (separator or scheme in _NAMES):
+    if not (separator or scheme in _NAMES):
         return None
+    if scheme not in SCHEMES:
+        return _added(scheme)
     module, _, name = SCHEMES[scheme].partition(":")
     return cast("type[Backend]", getattr(importlib.import_module(f".{module}", __package__), name))
+
+
+@cache
+def _added(scheme: str) -> type[Backend] | None:
+    """Return the class that another package has for `scheme`."""
+    from importlib.metadata import entry_points  # noqa: PLC0415  # some milliseconds of everybody's start, for few
+
+    found = entry_points(group=ENTRY_POINTS, name=scheme)
+    if not found:
+        return None
+    packages = sorted({point.dist.name if point.dist is not None else point.value for point in found})
+    if len(packages) > 1:
+        raise SettingsError(f"{scheme}:// is added by several packages ({', '.join(packages)}): keep one of them")
+    (point, *_) = found
+    try:
+        loaded: object = point.load()
+    except (ImportError, AttributeError) as exc:
+        raise MissingLibrary(f"{scheme}:// is added by {packages[0]}, which can't be loaded: {exc}") from exc
+    if not (isinstance(loaded, type) and issubclass(loaded, Backend)):
+        raise SettingsError(f"{scheme}:// is added by {packages[0]}, but {point.value} is no class of Backend")
+    return loaded
 
 
 def mask_password(url: str) -> str:

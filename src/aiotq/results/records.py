@@ -13,6 +13,7 @@ from typing import Any, Final, Self
 
 from ..core.values import value
 from ..exceptions import StoreRequired
+from ..states import is_ready
 from .index import FinishedPage, FinishedQuery, IndexEntry
 
 #: The topic on which records are pushed. What its payload is, is between those who write and read one store.
@@ -119,6 +120,16 @@ class RecordStore(abc.ABC):
 
     async def unwatch(self, task_id: str) -> None:  # noqa: B027  # as above
         """End what `watch` began."""
+
+
+def newest_of(records: Sequence[Record]) -> dict[str, Record]:
+    """Return the one record of each task that stands when all were written in turn: a terminal one stays."""
+    newest: dict[str, Record] = {}
+    for record in records:
+        before = newest.get(record.id)
+        if before is None or not is_ready(before.state):
+            newest[record.id] = record
+    return newest
 
 
 def ignore(_: Any) -> None:

@@ -12,6 +12,9 @@ from ..app import AioTQ
 from ..lookup import find_app
 from .worker import TestWorker
 
+# Their assertions tell what they saw, as those of tests do.
+pytest.register_assert_rewrite("aiotq.testing.contracts")
+
 
 def _async_fixture() -> Callable[[Any], Any]:
     """Return what makes a coroutine function a fixture: pytest-asyncio's own in its strict mode, or pytest's."""

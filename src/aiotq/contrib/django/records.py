@@ -18,7 +18,7 @@ from django.utils import timezone
 
 from ...core.clock import SYSTEM_CLOCK, Clock
 from ...exceptions import ConnectionLost, OperationalError, Refused
-from ...results.records import Record, RecordStore
+from ...results.records import Record, RecordStore, newest_of
 from ...states import READY_STATES
 from ...wire.message import new_id
 from .models import TaskRecord
@@ -115,11 +115,7 @@ def _found(ids: Sequence[str], now: float) -> dict[str, Record]:
 
 def _write(records: Sequence[Record], now: float) -> list[Record]:
     """Store states, unless a final one stands already: the database decides that. Return what was stored."""
-    newest: dict[str, Record] = {}
-    for record in records:
-        before = newest.get(record.id)
-        if before is None or before.state not in READY_STATES:
-            newest[record.id] = record
+    newest = newest_of(records)
     new: list[Record] = []
     for chunk in _chunks(list(newest)):
         rows = {task_id: _row(newest[task_id]) for task_id in chunk}

@@ -1,4 +1,4 @@
-"""The contract of the index of what finished as tests: subclass this in a module whose fixtures give a harness."""
+"""The contract of the index of what finished, for stores that keep one (`RecordStore.has_index`)."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 
-from aiotq.core.values import replace
-from aiotq.exceptions import InvalidOption
-from aiotq.results import Record
-from aiotq.results.index import Finished, FinishedPage, FinishedQuery, IndexBounds, IndexEntry
-from aiotq.states import FAILURE, IGNORED, REVOKED, STARTED, SUCCESS
-
+from ...core.values import replace
+from ...exceptions import InvalidOption
+from ...results import Record
+from ...results.index import Finished, FinishedPage, FinishedQuery, IndexBounds, IndexEntry
+from ...states import FAILURE, IGNORED, REVOKED, STARTED, SUCCESS
 from .harness import KeptHarness
 
 BOUNDS = IndexBounds()
@@ -21,11 +20,13 @@ BOUNDS = IndexBounds()
 def ended(
     results: KeptHarness, task_id: str, state: str = FAILURE, *, bounds: IndexBounds = BOUNDS, **said: Any
 ) -> Record:
+    """Return the record of a task that ended now, with what the index is to have of it."""
     about = replace(Finished(task_id, state, "proj.add", results.now(), "q", "w1", "1, y=2", "ValueError: no"), **said)
     return Record(task_id, state, b"4", "application/json", results.now() + 1000, entry=IndexEntry(about, bounds))
 
 
 def ids(page: FinishedPage) -> list[str]:
+    """Return the ids of the tasks on a page."""
     return [each.id for each in page.tasks]
 
 

@@ -1,4 +1,4 @@
-"""The contract of a record store as tests: subclass these in a test module whose fixtures give a harness."""
+"""The contract of a record store as tests; the fixture `results` gives them a harness."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import asyncio
 
 import pytest
 
-from aiotq.results import Record
-from aiotq.states import FAILURE, REVOKED, STARTED, SUCCESS
-
+from ...results import Record
+from ...states import FAILURE, REVOKED, STARTED, SUCCESS
 from .harness import KeptHarness, Pushes
 
 
@@ -21,6 +20,7 @@ def record(
     reply_to: str | None = None,
     lasts: float = 1000.0,
 ) -> Record:
+    """Return a record that expires `lasts` seconds from now."""
     return Record(task_id, state, body, "application/json", harness.now() + lasts, reply_to)
 
 
