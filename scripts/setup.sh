@@ -29,8 +29,8 @@ main() {
     { echo "$place"; cat pyproject.toml; } >"$stamp"
 }
 
-# The Celery that interoperability is tested against, and its monitor; what its users have, and no dependency of ours.
-celery_wanted='celery[redis]==5.7.0 flower==2.2.0'
+# The Celery that interoperability is tested against, its monitor, and what it needs for results in SQL; what its users have, and no dependency of ours.
+celery_wanted='celery[redis]==5.7.0 flower==2.2.0 sqlalchemy==2.0.46 psycopg[binary]==3.3.9 pymysql==1.2.4'
 
 install_celery() {
     # shellcheck disable=SC2086  # one word a package
@@ -116,6 +116,7 @@ install_servers() {
     [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || missing="$missing rabbitmq-server"
     ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || missing="$missing postgresql"
     command -v memcached >/dev/null || missing="$missing memcached"
+    [ -x /usr/sbin/mariadbd ] || missing="$missing mariadb-server"
     command -v chromium >/dev/null || missing="$missing chromium"
     command -v tmux >/dev/null || missing="$missing tmux"
     [ -n "$missing" ] || return 0

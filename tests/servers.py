@@ -63,7 +63,7 @@ class RedisServer:
         directory: Path | None = None,
     ) -> None:
         self._arguments = arguments
-        self._temporary = None if directory is not None else _temporary("redis-", place_of_files())
+        self._temporary = None if directory is not None else temporary("redis-", place_of_files())
         self.directory = directory if directory is not None else Path(str(self._temporary and self._temporary.name))
         self.port = int(str((settings or {}).get("port", 0))) or free_port()
         self._settings: dict[str, object] = {
@@ -270,7 +270,7 @@ class RabbitServer:
         clients_need_one: bool = False,
         plugins: Sequence[str] = (),
     ) -> None:
-        self._temporary = _temporary("rabbit-", place_of_files())
+        self._temporary = temporary("rabbit-", place_of_files())
         self.directory = Path(self._temporary.name)
         self.port, self.tls_port, self._node_port, self._epmd_port = _quiet_ports(4)
         self.node = f"aiotq{self.port}@localhost"
@@ -480,7 +480,7 @@ class RabbitServer:
         return {name: int(count) for name, _, count in (line.rpartition(" ") for line in lines if line)}
 
 
-def _temporary(prefix: str, place: Path | None) -> tempfile.TemporaryDirectory[str]:
+def temporary(prefix: str, place: Path | None) -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix=prefix, dir=place)
 
 
@@ -495,7 +495,7 @@ class PostgresServer:
     """
 
     def __init__(self, settings: Mapping[str, object] | None = None) -> None:
-        self._temporary = _temporary("postgres-", place_of_files())
+        self._temporary = temporary("postgres-", place_of_files())
         self.directory = Path(self._temporary.name)
         self.data = self.directory / "data"
         (self.port,) = _quiet_ports(1)

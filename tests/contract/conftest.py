@@ -12,6 +12,7 @@ import pytest
 from aiotq.testing.contracts.harness import JumpingClock, KeptHarness
 
 from ..servers import shared_rabbit
+from ..store_servers import results_in_maria, results_in_postgres
 from .harness import (
     AmqpTransportHarness,
     CommitHarness,
@@ -30,6 +31,7 @@ from .harness import (
     SQLiteCommitHarness,
     SQLiteKeptHarness,
     SQLiteTransportHarness,
+    SqlKeptHarness,
     TransportHarness,
     memcached_stores,
     plain_stores,
@@ -72,6 +74,18 @@ def _django(_: Path) -> KeptHarness:
 
 def _memcached(_: Path) -> KeptHarness:
     return memcached_stores()
+
+
+def _sql_sqlite(directory: Path) -> KeptHarness:
+    return SqlKeptHarness(f"db+sqlite:///{directory}/results.db")
+
+
+def _sql_postgres(_: Path) -> KeptHarness:
+    return SqlKeptHarness(results_in_postgres())
+
+
+def _sql_maria(_: Path) -> KeptHarness:
+    return SqlKeptHarness(results_in_maria())
 
 
 def _memory_with_plain(directory: Path) -> CommitHarness:
@@ -150,6 +164,9 @@ RECORDS: dict[str, Callable[[Path], KeptHarness]] = {
     "plain": _plain,
     "django": _django,
     "memcached": _memcached,
+    "sql-sqlite": _sql_sqlite,
+    "sql-postgres": _sql_postgres,
+    "sql-mariadb": _sql_maria,
 }
 ORDERED: dict[str, Callable[[Path], CommitHarness]] = {
     "ordered-memory-memory": _memory_with_memory,

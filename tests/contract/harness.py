@@ -55,6 +55,10 @@ from aiotq.backends.redis.commit import RedisCommitter
 from aiotq.backends.redis.connection import RedisClient
 from aiotq.backends.redis.ledger import RedisLedger
 from aiotq.backends.redis.records import RedisRecords
+from aiotq.backends.sql.address import parse as parse_sql
+from aiotq.backends.sql.connection import SqlClient
+from aiotq.backends.sql.records import SqlRecords
+from aiotq.backends.sql.tables import RESULTS as SQL_RESULTS
 from aiotq.backends.sqlite.broker import SQLiteBroker
 from aiotq.backends.sqlite.commit import SQLiteCommitter
 from aiotq.backends.sqlite.connection import Database
@@ -365,6 +369,19 @@ def memcached_stores() -> StoreHarness:
     """Return a harness of stores in the test process's memcached, apart from others by their prefix."""
     address = parse_memcached(f"{shared_memcached().url}?prefix={os.urandom(6).hex()}:")
     return StoreHarness(lambda clock: MemcachedRecords(MemcachedClient(address), clock=clock))
+
+
+class SqlKeptHarness(StoreHarness):
+    """Records in a database; what other tests left in it is deleted."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(lambda clock: SqlRecords(SqlClient(self._url), clock=clock))
+        self._url = parse_sql(url)
+
+    async def __aenter__(self) -> Self:
+        async with SqlClient(self._url) as client, client.transaction() as connection:
+            await connection.execute(SQL_RESULTS.delete())
+        return await super().__aenter__()
 
 
 class MemoryCommitHarness(CommitHarness):

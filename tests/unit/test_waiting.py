@@ -273,3 +273,22 @@ async def test_a_record_is_had_although_watching_for_it_cannot_be_ended() -> Non
     store.keep(record("a"))
     async with answering(store) as waiting:
         assert (await waiting.terminal("a", pushed_here=False)).state == states.SUCCESS
+
+
+async def test_what_nobody_pushes_is_looked_for_again_and_again_and_ever_less_often(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("aiotq.results.waiting._FIRST_POLL", 0.002)
+    store = SlowStore()
+    store.is_polled = True
+    loop = asyncio.get_running_loop()
+    async with answering(store) as waiting:
+        began = loop.time()
+        got = asyncio.create_task(waiting.terminal("a", pushed_here=True))
+        await wait_until(lambda: len(store.asked) >= 6, "it was looked for six times")
+        assert loop.time() - began > 0.8 * 0.002 * sum(
+            1.5**n for n in range(5)
+        )  # each pause longer than the one before
+        store.keep(record("a"))
+
+        assert (await got).state == states.SUCCESS

@@ -23,6 +23,7 @@ from ..transport import Broker
 _REDIS: Final = "redis.backend:RedisBackend"
 _AMQP: Final = "amqp.backend:AmqpBackend"
 _POSTGRES: Final = "postgres.backend:PostgresBackend"
+_SQL: Final = "sql.backend:SqlBackend"
 
 #: scheme -> the module and class for it. Loaded when first used: most apps have one system, and need not pay for the
 #: others.
@@ -42,6 +43,10 @@ SCHEMES: Final = {
     "postgresql": _POSTGRES,
     "postgres": _POSTGRES,
     "cache+memcached": "memcached.backend:MemcachedBackend",
+    "db+postgresql": _SQL,
+    "db+mysql": _SQL,
+    "db+mariadb": _SQL,
+    "db+sqlite": _SQL,
     "django-db": ".contrib.django.backend:DjangoBackend",
 }
 #: The group of entry points by which other packages add schemes: `my = "my_package:MyBackend"`.
@@ -158,6 +163,8 @@ def backend_class(url: str) -> type[Backend] | None:
     scheme, separator, _ = url.partition("://")
     if not (separator or scheme in _NAMES):
         return None
+    if scheme.startswith("db+"):
+        scheme = "+".join(scheme.split("+")[:2])  # without the driver, if it names one
     if scheme not in SCHEMES:
         return _added(scheme)
     module, _, name = SCHEMES[scheme].partition(":")

@@ -1,4 +1,4 @@
-"""`aiotq migrate-db`: aiotq's tables in PostgreSQL are made, or brought to this version."""
+"""`aiotq migrate-db`: aiotq's tables in PostgreSQL and SQL are made, or brought to this version."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .command import command
 
 @command()
 def migrate_db(target: Target) -> None:
-    """Make the tables in PostgreSQL, or bring them to this version; workers need not run."""
+    """Make the tables in PostgreSQL and SQL, or bring them to this version; workers need not run."""
     conf = target.load(with_tasks=False).conf
     urls = dict.fromkeys(url for url in (conf.broker_url, conf.result_backend) if url is not None)
     has_any = False
@@ -28,4 +28,4 @@ def migrate_db(target: Target) -> None:
             done = f"{output.count(applied, 'migration')} applied" if applied else "up to date"
             print(f"{shown_place(url)}: {done}")
     if not has_any:
-        raise CommandFailed("neither broker nor results are in PostgreSQL: there are no tables to be made")
+        raise CommandFailed("neither broker nor results are in a database of SQL: there are no tables to be made")

@@ -196,7 +196,7 @@ class _Values:
     "RabbitMQ: a coroutine function that makes each connection (aio-pika's), in place of the URL."
 
     postgres_migrate: bool = True
-    "PostgreSQL: make and upgrade aiotq's tables at a start. False: `aiotq migrate-db` does, a start only checks."
+    "PostgreSQL and SQL: make and upgrade our tables at a start. False: `aiotq migrate-db` does, a start only checks."
 
 
 _TYPES: Final[dict[str, Any]] = typing.get_type_hints(_Values)

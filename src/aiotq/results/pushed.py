@@ -52,6 +52,7 @@ class PushedRecords(HeardRecords):
         super().__init__(bus)
         self._store = store
         self.has_index = store.has_index
+        self.is_polled = store.is_polled
 
     async def __aenter__(self) -> Self:
         await self._store.__aenter__()

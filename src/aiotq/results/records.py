@@ -56,6 +56,8 @@ class RecordStore(abc.ABC):
     is_pushing: bool = False
     #: Whether a record reaches this process only while its id is watched, whatever its `reply_to`.
     watches_all: bool = False
+    #: Whether records may come that nobody pushes: whoever waits looks again and again.
+    is_polled: bool = False
     #: Whether it keeps an index of what finished: `find` searches it.
     has_index: bool = False
     #: Whether anybody in this process waits for a record. While it is False pushes need not be read: whoever begins to

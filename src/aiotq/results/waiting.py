@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import math
 import random
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Generator, Sequence
@@ -25,6 +26,10 @@ logger = logging.getLogger("aiotq.results")
 _CHECK_AT_ONCE: Final = 1000
 #: Seconds between looks at all that is waited for; pushes make it unnecessary, faults make it useful.
 _SAFETY_INTERVAL: Final = 5.0
+
+#: The same where records come that nobody pushes: the first, and by how much longer each further one is.
+_FIRST_POLL: Final = 0.05
+_BACK_OFF: Final = 1.5
 
 #: Seconds of waiting without a timeout, for what may not exist, before that is said.
 _WARNED_AFTER: Final = 30.0
@@ -89,6 +94,7 @@ class Waiting:
         self._listeners: dict[str, list[Listener]] = {}
         self._unchecked: dict[str, None] = {}
         self._work = asyncio.Event()
+        self._poll = _FIRST_POLL
         self._is_closed = False
         self._complaint = WarnOnce(logger, "reading awaited results failed")
         self._sent: dict[asyncio.Future[Record], tuple[str, int]] = {}  # the queue, and looks until that is spoken of
@@ -139,16 +145,22 @@ class Waiting:
     async def _answer(self) -> None:
         loop = asyncio.get_running_loop()
         next_look = loop.time() + _SAFETY_INTERVAL
+        next_poll = math.inf
         while True:
             if not self._unchecked:
                 self._work.clear()
                 try:
-                    async with asyncio.timeout_at(next_look if self._listeners else None):
+                    async with asyncio.timeout_at(min(next_look, next_poll) if self._listeners else None):
                         await self._work.wait()
                 except TimeoutError:
                     self._unchecked.update(dict.fromkeys(self._listeners))
-                    next_look = loop.time() + _SAFETY_INTERVAL * random.uniform(0.8, 1.2)
-                    await self._speak_of_unclaimed()
+                    self._poll = min(self._poll * _BACK_OFF, _SAFETY_INTERVAL)
+                    next_poll = math.inf
+                    if loop.time() >= next_look:
+                        next_look = loop.time() + _SAFETY_INTERVAL * random.uniform(0.8, 1.2)
+                        await self._speak_of_unclaimed()
+                if self._store.is_polled:
+                    next_poll = min(next_poll, loop.time() + self._poll * random.uniform(0.8, 1.2))
             ids = list(itertools.islice(self._unchecked, _CHECK_AT_ONCE))
             for task_id in ids:
                 del self._unchecked[task_id]
@@ -169,6 +181,7 @@ class Waiting:
             for task_id in elsewhere:
                 await self._store.watch(task_id)
             self._unchecked.update(dict.fromkeys(ids))
+            self._poll = _FIRST_POLL
             self._work.set()
             yield
         finally:

@@ -1,0 +1,35 @@
+"""`db+postgresql://`, `db+mysql://`, `db+sqlite://`: results in a database (see `address` for the URLs)."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+from ..base import Backend, BackendContext
+from .address import parse, shown
+from .connection import SqlClient, make_engine, translated
+from .records import SqlRecords
+from .tables import make_tables
+
+
+class SqlBackend(Backend):
+    """Records; the broker decides for all workers and pushes."""
+
+    has_ledger = False
+
+    def __init__(self, url: str, context: BackendContext) -> None:
+        client = SqlClient(parse(url), migrates=context.conf.postgres_migrate)
+        self.records = SqlRecords(client, clock=context.clock, is_shared=context.conf.celery_compat)
+
+    @classmethod
+    def key(cls, url: str) -> Hashable:
+        return parse(url)
+
+    @classmethod
+    async def migrate(cls, url: str) -> int:
+        found = parse(url)
+        engine = make_engine(found)
+        try:
+            async with translated(shown(found)):
+                return await make_tables(engine, shown(found), migrates=True)
+        finally:
+            await engine.dispose()
