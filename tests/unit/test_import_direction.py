@@ -84,6 +84,7 @@ LATE: Final[Mapping[tuple[str, str], str]] = {
     ("app", "worker.inline"): _FEW_CALL_HERE,
     ("app", "worker.options"): _FEW_WORK,
     ("app", "worker.worker"): _FEW_WORK,
+    ("calling.connection", "backends.in_process"): "few apps have nothing that tells all processes",
     ("calling.connection", "commit.ordered"): "most apps have their broker and their results in one place",
     ("calling.connection", "results.in_process"): "few apps have neither a broker nor a store that keeps a ledger",
     ("calling.connection", "results.pushed"): "few stores of results can't push them",

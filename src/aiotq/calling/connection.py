@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Collection, Hashable, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -59,8 +59,15 @@ class Connection:
         broker_key, broker = _backend("broker_url", conf.broker_url)
         results_key, results = _backend("result_backend", backend_url)
         self._broker_backend = broker(conf.broker_url, context)
-        self._results_backend = self._broker_backend if results_key == broker_key else results(backend_url, context)
-        self._parts = parts_of(self._broker_backend, self._results_backend, conf, clock)
+        made: dict[Hashable, Backend] = {broker_key: self._broker_backend}
+        self._results_backend = made.get(results_key) or results(backend_url, context)
+        made[results_key] = self._results_backend
+        self._ledger_backend: Backend | None = None
+        if conf.ledger is not None:
+            ledger_key, ledger = _backend("ledger", conf.ledger)
+            made[ledger_key] = self._ledger_backend = made.get(ledger_key) or ledger(conf.ledger, context)
+        self._backends = tuple(made.values())
+        self._parts = parts_of(self._broker_backend, self._results_backend, conf, clock, ledger=self._ledger_backend)
         self.broker, self.records, self.ledger = self._parts.broker, self._parts.records, self._parts.ledger
         self.bus = self._parts.bus
         self.celery = self._broker_backend.celery
@@ -111,13 +118,17 @@ class Connection:
         Raises:
             OperationalError: one does not say how they are.
         """
-        backends = dict.fromkeys((self._broker_backend, self._results_backend))
-        return [each for backend in backends for each in await backend.warnings()]
+        return [each for backend in self._backends for each in await backend.warnings()]
+
+    @property
+    def _is_one(self) -> bool:
+        """Whether messages, results and the ledger are in one place, which commits all in one step."""
+        return len(self._backends) == 1
 
     @property
     def can_enlist(self) -> bool:
         """Whether transactions of users' can end tasks, and send workflows."""
-        return self._broker_backend.has_statements and self._broker_backend is self._results_backend
+        return self._broker_backend.has_statements and self._is_one
 
     async def statement(self, finish: Finish) -> Statement:
         """Return SQL that writes `finish` in a transaction of the user's.
@@ -127,10 +138,10 @@ class Connection:
             OperationalError: the database can't be reached.
         """
         has_more = finish.record is not None or finish.further or finish.joining is not NO_JOIN_CHANGES
-        if has_more and self._broker_backend is not self._results_backend:
+        if has_more and not self._is_one:
             raise CallError(
                 "a transaction can't send a workflow, or end a task, while results are kept elsewhere than messages: "
-                "leave result_backend away"
+                "leave result_backend and ledger away"
             )
         statement = await self._broker_backend.statement(finish)
         if statement is None:
@@ -151,7 +162,7 @@ class Connection:
         return self._committer(holder, lease)
 
     def _committer(self, holder: str, lease: float) -> Committer:
-        own = self._broker_backend.committer() if self._broker_backend is self._results_backend else None
+        own = self._broker_backend.committer() if self._is_one else None
         if own is not None:
             return own
         from ..commit.ordered import OrderedCommitter  # noqa: PLC0415
@@ -164,9 +175,9 @@ class Connection:
 
     async def _main(self, ready: Callable[[None], None], stopping: asyncio.Event) -> None:
         async with AsyncExitStack() as stack:
-            for backend in dict.fromkeys((self._broker_backend, self._results_backend)):
+            for backend in self._backends:
                 await stack.enter_async_context(backend)
-            for part in (self.broker, self.bus, self.records, self.ledger):
+            for part in self._parts.in_order():
                 await stack.enter_async_context(part)
             await self._compare_clocks()
             async with asyncio.TaskGroup() as group:
@@ -208,13 +219,25 @@ class Parts:
     records: RecordStore
     ledger: Ledger
     bus: Bus
+    further_buses: tuple[Bus, ...] = ()  #: on which records, or what the ledger tells, come
+
+    def in_order(self) -> Iterator[AbstractAsyncContextManager[object]]:
+        """Yield each part behind those that it needs."""
+        yield self.broker
+        yield self.bus
+        yield from self.further_buses
+        yield self.records
+        yield self.ledger
 
 
-def parts_of(broker_backend: Backend, results_backend: Backend, conf: Settings, clock: Clock) -> Parts:
-    """Return what keeps which contract, of the backends of messages and of results.
+def parts_of(
+    broker_backend: Backend, results_backend: Backend, conf: Settings, clock: Clock, *, ledger: Backend | None = None
+) -> Parts:
+    """Return what keeps which contract, of the backends of messages, of results, and of the ledger if it has its own.
 
     What the backend of results can't keep, that of messages does: who has only records there shares the ledger and the
-    bus of the broker. Where neither has a ledger, it is this process's own.
+    bus of the broker. Where nobody has a ledger, or a bus, it is this process's own; without a bus that others hear,
+    results are looked for again and again.
 
     Raises:
         InvalidSetting: a URL stands where its backend can't be used.
@@ -229,21 +252,31 @@ def parts_of(broker_backend: Backend, results_backend: Backend, conf: Settings, 
         raise InvalidSetting(
             "result_backend", backend, "the URL of something that keeps results: this is a broker only"
         )
-    bus = results_backend.bus or broker_backend.bus
-    if bus is None:
+    if ledger is not None and ledger.ledger is None:
         raise InvalidSetting(
-            "result_backend", conf.result_backend, "one whose results can be pushed: this and the broker have no bus"
+            "ledger", mask_password(str(conf.ledger)), "the URL of something that decides for all workers: this can't"
         )
-    ledger = results_backend.ledger or broker_backend.ledger
-    if ledger is None:
+    others = (results_backend.bus, None if ledger is None else ledger.bus)
+    shared = results_backend.bus or broker_backend.bus or others[1]
+    bus = shared if shared is not None else _local_bus()
+    kept = ledger.ledger if ledger is not None else results_backend.ledger or broker_backend.ledger
+    if kept is None:
         from ..results.in_process import LocalLedger  # noqa: PLC0415
 
-        ledger = LocalLedger(bus, clock=clock)
+        kept = LocalLedger(bus, clock=clock)
     if not records.is_pushing:
         from ..results.pushed import PushedRecords  # noqa: PLC0415
 
         records = PushedRecords(records, bus)
-    return Parts(broker, records, ledger, bus)
+        records.is_polled = records.is_polled or shared is None
+    further = tuple(each for each in dict.fromkeys(others) if each is not None and each is not bus)
+    return Parts(broker, records, kept, bus, further)
+
+
+def _local_bus() -> Bus:
+    from ..backends.in_process import local_bus  # noqa: PLC0415
+
+    return local_bus()
 
 
 def _backend(setting: str, url: str) -> tuple[Hashable, type[Backend]]:

@@ -166,4 +166,5 @@ def places(app: AioTQ) -> str:
     """Return where the app's messages and results are, without passwords."""
     broker = f"broker {shown_place(app.conf.broker_url)}"
     backend = app.conf.result_backend
-    return broker if backend is None else f"{broker} or results store {shown_place(backend)}"
+    results = "" if backend is None else f" or results store {shown_place(backend)}"
+    return broker + results + ("" if app.conf.ledger is None else f" or ledger {shown_place(app.conf.ledger)}")

@@ -78,7 +78,9 @@ async def _examine(app: AioTQ, timeout: float) -> Sequence[Finding]:
 
 
 def _unreachable(app: AioTQ, exc: AioTQError) -> Finding:
-    places = dict.fromkeys([app.conf.broker_url, app.conf.result_backend or app.conf.broker_url])
+    places = dict.fromkeys(
+        [app.conf.broker_url, app.conf.result_backend or app.conf.broker_url, app.conf.ledger or app.conf.broker_url]
+    )
     where = " or ".join(map(shown_place, places))
     advice = f"is the server up, and is this the right address: {where}? From where the workers are, too?"
     return Finding("unreachable", "error", "broker", str(exc), advice)

@@ -15,7 +15,7 @@ from .command import command
 def migrate_db(target: Target) -> None:
     """Make the tables in PostgreSQL and SQL, or bring them to this version; workers need not run."""
     conf = target.load(with_tasks=False).conf
-    urls = dict.fromkeys(url for url in (conf.broker_url, conf.result_backend) if url is not None)
+    urls = dict.fromkeys(url for url in (conf.broker_url, conf.result_backend, conf.ledger) if url is not None)
     has_any = False
     for url in urls:
         kind = backend_class(url)

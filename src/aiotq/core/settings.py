@@ -42,6 +42,8 @@ class _Values:
     "Where messages are kept: `sqlite:///relative.db`, `sqlite:////absolute.db`, `redis://host:6379/0`, `amqp://host`."
     result_backend: str | None = None
     "Where results are kept. None: with the broker's messages, or `rpc://` for RabbitMQ. `disabled://` keeps none."
+    ledger: str | None = None
+    "Where joins, claims, limits and schedules are kept. None: with results, else with messages, else in the process."
     celery_compat: bool = False
     "Share queues and results with Celery: declare queues in RabbitMQ and store results in Redis as Celery does."
 

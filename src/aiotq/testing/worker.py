@@ -98,6 +98,7 @@ class TestWorker:
         changed: Mapping[str, Any] = {
             "broker_url": "memory://",
             "result_backend": DISABLED if app.conf.result_backend == DISABLED else None,
+            "ledger": None,
             "result_expires": _KEPT,
             "task_always_eager": False,
             "worker_unknown_task_timeout": 0.0,  # there is nobody else to hand it on to

@@ -29,7 +29,7 @@ class AmqpBackend(Backend):
             kind=conf.amqp_queue_type,
             dead_letter_retention=conf.dead_letter_expires,
             # Without claims that all workers see, a copy of what runs would run as well.
-            park_after=conf.amqp_park_after if _has_claims(conf.result_backend) else None,
+            park_after=conf.amqp_park_after if _has_claims(conf.ledger or conf.result_backend) else None,
             names=(conf.task_default_queue, *declared_queues(conf)),
             is_celerys=conf.celery_compat,
         )
