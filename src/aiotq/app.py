@@ -139,6 +139,8 @@ class AioTQ:
 
     in_transaction = Part(lambda core: core.in_transaction)
     """Send in a transaction of a session of yours, with its commit or not at all; PostgreSQL only."""
+    outbox = Part(lambda core: core.outbox)
+    """The same where messages are elsewhere than your data: leave calls in a table, from which workers send them."""
 
     @overload
     def signature(
@@ -192,10 +194,7 @@ class AioTQ:
         return Health(self._core, works=False).application()
 
     def dashboard(self, **options: Unpack[DashboardOptions]) -> Dashboard:
-        """Return the dashboard, an ASGI application: `api.mount("/tasks", app.dashboard(auth=token))`.
-
-        Raises `InvalidOption` if it is not said who may come in; what `auth` can be, `Dashboard` says.
-        """
+        """Return the dashboard, an ASGI application for `api.mount`; `InvalidOption` if `auth` lets nobody in."""
         from .web.dashboard.application import Dashboard  # noqa: PLC0415
 
         return Dashboard(self, **options)

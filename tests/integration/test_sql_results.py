@@ -48,7 +48,7 @@ async def test_an_app_keeps_results_in_a_table_that_people_can_read(tmp_path: Pa
 async def test_the_table_is_made_once_by_whoever_may(tmp_path: Path) -> None:
     url = f"db+sqlite:///{tmp_path}/results.db"
     told = SqlClient(parse(url), migrates=False)
-    with pytest.raises(OperationalError, match="celery_taskmeta is not there: run `aiotq migrate-db`"):
+    with pytest.raises(OperationalError, match="celery_taskmeta is not there: `aiotq migrate-db` makes it"):
         await told.__aenter__()
 
     clients = [SqlClient(parse(results_in_maria())) for _ in range(4)]

@@ -93,6 +93,7 @@ LATE: Final[Mapping[tuple[str, str], str]] = {
     ("calling.core", "calling.at_home"): "few processes have loops that last for one request",
     ("calling.core", "canvas.coordinator"): _FEW_WORK,
     ("calling.core", "calling.in_transaction"): "few apps send in transactions of their users'",
+    ("calling.core", "calling.outbox"): "few apps send in transactions of their users'",
     ("calling.core", "control.declared"): _FEW_OPERATE,
     ("calling.core", "control.event_sender"): _FEW_OPERATE,
     ("calling.core", "calling.tracing"): _FEW_ARE_WATCHED,
@@ -112,6 +113,7 @@ LATE: Final[Mapping[tuple[str, str], str]] = {
     ("commands.http", "web.health"): _FEW_ARE_WATCHED,
     ("commands.http", "web.reporting"): _FEW_ARE_WATCHED,
     ("commands.http", "web.serving"): _FEW_ARE_WATCHED,
+    ("commands.migrate_db", "backends.sql.outbox"): "few apps have an outbox, which needs SQLAlchemy",
     ("commands.top", "top.view"): _FEW_ARE_WATCHED,
     ("commands.web", "web.dashboard.application"): _FEW_ARE_WATCHED,
     ("commands.web", "web.serving"): _FEW_ARE_WATCHED,
@@ -122,6 +124,7 @@ LATE: Final[Mapping[tuple[str, str], str]] = {
     ("results.handle", "results.progress"): "few processes follow a workflow",
     ("tasks.registry", "tasks.annotations"): "few apps have annotations",
     ("tasks.task", "app"): _APP,
+    ("worker.worker", "worker.relay"): "few apps have an outbox, which needs SQLAlchemy",
 }
 
 #: Neighbours that don't know each other: any broker goes with any store.

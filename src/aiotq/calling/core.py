@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from ..worker.observers import Observer
     from ..worker.worker import Worker
     from .in_transaction import InTransaction
+    from .outbox import Outbox
     from .tracing import Tracing
 
 Handle = TypeVar("Handle")
@@ -271,11 +272,7 @@ class AppCore:
         return await self.connections.connection()
 
     async def reader(self) -> Reader:
-        """Return what reads results in the running loop.
-
-        Raises:
-            ResultsDisabled: none are kept.
-        """
+        """Return what reads results in the running loop; raises `ResultsDisabled` if none are kept."""
         if self.connections.is_away():
             from .at_home import reader_at_home  # noqa: PLC0415
 
@@ -295,6 +292,12 @@ class AppCore:
         from .in_transaction import InTransaction  # noqa: PLC0415
 
         return InTransaction(self, session)
+
+    def outbox(self, session: object) -> Outbox:
+        """Return what leaves calls in an outbox, in a transaction of `session`; raises as `in_transaction`."""
+        from .outbox import Outbox  # noqa: PLC0415
+
+        return Outbox(self, session)
 
     def call(
         self, task: Task[..., Any] | str, args: Sequence[Any], kwargs: Mapping[str, Any], options: CallOptions

@@ -46,6 +46,7 @@ class InTransaction:
     def __init__(self, core: AppCore, session: object) -> None:
         self._core = core
         self._session = session_of(session)
+        self._collecting: type[Collecting] = Collecting
 
     def __repr__(self) -> str:
         return f"<in a transaction of {self._session}>"
@@ -67,7 +68,7 @@ class InTransaction:
     @property
     def sync(self) -> SyncInTransaction:
         """The same for code without a loop."""
-        return SyncInTransaction(self._core, self._session)
+        return SyncInTransaction(self._core, self._session, self._collecting)
 
     async def _sent(self, send: Callable[[Calling], Coroutine[Any, Any, Handle]]) -> Handle:
         if not self._session.is_async:
@@ -75,7 +76,7 @@ class InTransaction:
                 f"{self._session} would block the loop: use an asynchronous session, or .sync in plain code"
             )
         self._session.check()
-        collecting = _Collecting(self._core)
+        collecting = self._collecting(self._core)
         handle = await send(collecting)
         for statement in collecting.statements:
             await carried_out(self._session, statement)
@@ -85,9 +86,10 @@ class InTransaction:
 class SyncInTransaction:
     """As `InTransaction`, for code without a loop."""
 
-    def __init__(self, core: AppCore, session: Session) -> None:
+    def __init__(self, core: AppCore, session: Session, collecting: type[Collecting]) -> None:
         self._core = core
         self._session = session
+        self._collecting = collecting
 
     @overload
     def call(self, workflow: Canvas[AsyncResult[R]]) -> SyncResult[R]: ...
@@ -105,7 +107,7 @@ class SyncInTransaction:
         if self._session.is_async:
             raise CallError(f"{self._session} is to be awaited: leave out .sync in an async def")
         self._session.check()
-        collecting = _Collecting(self._core)
+        collecting = self._collecting(self._core)
         handle = self._core.bridge.run(send, collecting)
         for statement in collecting.statements:
             try:
@@ -116,7 +118,7 @@ class SyncInTransaction:
         return handle.sync
 
 
-class _Collecting(Calling):
+class Collecting(Calling):
     """Makes statements of what it is asked to send."""
 
     def __init__(self, core: AppCore) -> None:

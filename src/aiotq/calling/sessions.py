@@ -31,7 +31,15 @@ class Session:
         return f"a {type(self._given).__module__.partition('.')[0]} {type(self._given).__name__}"
 
     def check(self) -> None:
+        """Raise `CallError` if its database can't be that of the messages; as `check_begun`."""
+        self.check_begun()
+
+    def check_begun(self) -> None:
         """Raise `CallError` unless a transaction has begun, or begins with the first statement."""
+
+    def run(self, statement: Statement) -> Any:
+        """Carry out `statement`, which has no rows; return what is awaited for that."""
+        raise NotImplementedError
 
     def rows(self, statement: Statement) -> Any:
         """Carry out `statement`; return its rows, or what is awaited for them."""
@@ -39,7 +47,7 @@ class Session:
 
 
 class _SQLAlchemy(Session):
-    def check(self) -> None:
+    def check_begun(self) -> None:
         options = getattr(self._given, "get_execution_options", dict)
         if cast("Mapping[str, Any]", options()).get("isolation_level") == "AUTOCOMMIT":
             raise _not_begun()
@@ -49,6 +57,9 @@ class _SQLAlchemy(Session):
         return text(_written(statement, lambda n: f":aiotq_{n}")), {
             f"aiotq_{n}": given for n, given in enumerate(statement.values)
         }
+
+    def run(self, statement: Statement) -> Any:
+        return self._given.execute(*self._text(statement))
 
     def rows(self, statement: Statement) -> Any:
         return self._given.execute(*self._text(statement)).all()
@@ -64,18 +75,24 @@ class _AsyncSQLAlchemy(_SQLAlchemy):
 class _Asyncpg(Session):
     is_async = True
 
-    def check(self) -> None:
+    def check_begun(self) -> None:
         if not self._given.is_in_transaction():
             raise _not_begun()
+
+    def run(self, statement: Statement) -> Any:
+        return self._given.execute(_written(statement, lambda n: f"${n + 1}"), *statement.values)
 
     async def rows(self, statement: Statement) -> Any:
         return await self._given.fetch(_written(statement, lambda n: f"${n + 1}"), *statement.values)
 
 
 class _Psycopg(Session):
-    def check(self) -> None:
+    def check_begun(self) -> None:
         if self._given.autocommit and not self._given.info.transaction_status:  # 0: none is open
             raise _not_begun()
+
+    def run(self, statement: Statement) -> Any:
+        return self._given.execute(_written(statement, lambda _: "%s"), statement.values)
 
     def rows(self, statement: Statement) -> Any:
         return self._given.execute(_written(statement, lambda _: "%s"), statement.values).fetchall()
@@ -93,8 +110,15 @@ class _Django(Session):
     def check(self) -> None:
         if self._given.vendor != "postgresql":
             raise CallError(_NOT_OURS)
+        self.check_begun()
+
+    def check_begun(self) -> None:
         if not self._given.in_atomic_block:
             raise CallError("no transaction is open here: send inside `with transaction.atomic():`")
+
+    def run(self, statement: Statement) -> Any:
+        with self._given.cursor() as cursor:
+            cursor.execute(_written(statement, lambda _: "%s"), statement.values)
 
     def rows(self, statement: Statement) -> Any:
         with self._given.cursor() as cursor:
@@ -130,7 +154,7 @@ def session_of(given: object) -> Session:
         if kind is not None:
             return kind(given)
     raise CallError(
-        f"in_transaction takes a session or connection of SQLAlchemy, asyncpg, psycopg 3 or Django, not {shown(given)}"
+        f"this takes a session or connection of SQLAlchemy, asyncpg, psycopg 3 or Django, not {shown(given)}"
     )
 
 

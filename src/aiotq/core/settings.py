@@ -44,6 +44,8 @@ class _Values:
     "Where results are kept. None: with the broker's messages, or `rpc://` for RabbitMQ. `disabled://` keeps none."
     ledger: str | None = None
     "Where joins, claims, limits and schedules are kept. None: with results, else with messages, else in the process."
+    outbox: str | None = None
+    "The database with the outbox, from which workers send what `app.outbox(session)` left: `db+postgresql://…`."
     celery_compat: bool = False
     "Share queues and results with Celery: declare queues in RabbitMQ and store results in Redis as Celery does."
 

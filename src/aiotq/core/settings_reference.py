@@ -19,6 +19,7 @@ _EXAMPLES: Final[Mapping[str, Any]] = {
     "broker_url": "redis://localhost:6379/0",
     "result_backend": "redis://localhost:6379/1",
     "ledger": "redis://localhost:6379/2",
+    "outbox": "db+postgresql://localhost/shop",
     "celery_compat": True,
     "include": ["proj.tasks", "proj.mail"],
     "timezone": "Europe/Oslo",

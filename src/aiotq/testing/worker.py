@@ -99,6 +99,7 @@ class TestWorker:
             "broker_url": "memory://",
             "result_backend": DISABLED if app.conf.result_backend == DISABLED else None,
             "ledger": None,
+            "outbox": None,
             "result_expires": _KEPT,
             "task_always_eager": False,
             "worker_unknown_task_timeout": 0.0,  # there is nobody else to hand it on to

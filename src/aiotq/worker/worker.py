@@ -243,6 +243,10 @@ class Worker:
                     connection.ledger, connection.bus, self._holder, self._reclaiming.know_dead, core.conf.worker_lease
                 ).run(),
             }
+            if core.conf.outbox is not None:
+                from .relay import Relay  # noqa: PLC0415
+
+                beside["outbox"] = Relay(core, connection, self._holder).run()
             if connection.celery is not None:
                 beside["control.celery"] = CeleryCommands(connection.celery, steering, commands).run()
             running = [upkeep.create_task(each, name=f"aiotq.{name}") for name, each in beside.items()]

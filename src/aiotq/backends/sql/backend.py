@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Hashable
 
 from ..base import Backend, BackendContext
-from .address import parse, shown
-from .connection import SqlClient, make_engine, translated
+from .address import parse
+from .connection import SqlClient, migrated
 from .records import SqlRecords
-from .tables import make_tables
+from .tables import RESULTS
 
 
 class SqlBackend(Backend):
@@ -26,10 +26,4 @@ class SqlBackend(Backend):
 
     @classmethod
     async def migrate(cls, url: str) -> int:
-        found = parse(url)
-        engine = make_engine(found)
-        try:
-            async with translated(shown(found)):
-                return await make_tables(engine, shown(found), migrates=True)
-        finally:
-            await engine.dispose()
+        return await migrated(parse(url), RESULTS)

@@ -7,14 +7,14 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any, Final, Self
 
-from sqlalchemy import URL
+from sqlalchemy import URL, Table
 from sqlalchemy.exc import DatabaseError, DataError, DBAPIError, InternalError, ProgrammingError, SQLAlchemyError
 from sqlalchemy.exc import OperationalError as CannotBeReached
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from ...exceptions import ConnectionLost, NotConnected, OperationalError, Refused
 from .address import shown
-from .tables import make_tables
+from .tables import RESULTS, make_table
 
 #: Seconds that one use of the database may take.
 _PATIENCE: Final = 20.0
@@ -23,11 +23,12 @@ _RECYCLED: Final = 3600
 
 
 class SqlClient:
-    """Connections to one database."""
+    """Connections to one database, with one `table`."""
 
-    def __init__(self, url: URL, *, migrates: bool = True) -> None:
+    def __init__(self, url: URL, table: Table = RESULTS, *, migrates: bool = True) -> None:
         self.shown = shown(url)
         self._url = url
+        self._table = table
         self._migrates = migrates
         self._engine: AsyncEngine | None = None
 
@@ -35,7 +36,7 @@ class SqlClient:
         engine = make_engine(self._url)
         try:
             async with translated(self.shown):
-                await make_tables(engine, self.shown, migrates=self._migrates)
+                await make_table(engine, self._table, self.shown, migrates=self._migrates)
         except BaseException as exc:
             await engine.dispose()
             if isinstance(exc, ConnectionLost):
@@ -74,6 +75,16 @@ def make_engine(url: URL) -> AsyncEngine:
     return create_async_engine(
         url, pool_size=2, max_overflow=2, pool_pre_ping=True, pool_recycle=_RECYCLED, hide_parameters=True, **more
     )
+
+
+async def migrated(url: URL, table: Table) -> int:
+    """Make `table` in the database at `url`; return how many changes that took; raises as `make_table`."""
+    engine = make_engine(url)
+    try:
+        async with translated(shown(url)):
+            return await make_table(engine, table, shown(url), migrates=True)
+    finally:
+        await engine.dispose()
 
 
 @asynccontextmanager

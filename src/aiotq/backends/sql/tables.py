@@ -1,4 +1,4 @@
-"""The table of results: Celery's own, with columns of ours behind, and how it is made.
+"""The table of results: Celery's own, with columns of ours behind; and how a table is made.
 
 Source: Celery 5.7, `celery.backends.database.models` (names, types, what is unique and indexed).
 """
@@ -19,7 +19,7 @@ from ...exceptions import OperationalError
 
 #: MySQL's own would hold 64 kB.
 _BYTES: Final = sa.LargeBinary().with_variant(mysql.LONGBLOB(), "mysql", "mariadb")
-_TEXT: Final = sa.Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb")
+LONG_TEXT: Final = sa.Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb")
 #: Looks at the tables, when others make them at the same time.
 _TRIES: Final = 5
 
@@ -33,7 +33,7 @@ RESULTS: Final = sa.Table(
     sa.Column("status", sa.String(50)),
     sa.Column("result", _BYTES),
     sa.Column("date_done", sa.DateTime, index=True),
-    sa.Column("traceback", _TEXT),
+    sa.Column("traceback", LONG_TEXT),
     sa.Column("children", _BYTES),
     sa.Column("name", sa.String(155)),
     sa.Column("args", _BYTES),
@@ -54,28 +54,29 @@ RESULTS: Final = sa.Table(
 )
 
 
-async def make_tables(engine: AsyncEngine, shown: str, *, migrates: bool) -> int:
-    """Make the table, or add to it what is missing; return how many changes that took.
+async def make_table(engine: AsyncEngine, table: sa.Table, shown: str, *, migrates: bool) -> int:
+    """Make `table`, or add to it what is missing; return how many changes that took.
 
     Raises:
         OperationalError: it can't be made, or is not to be and something is missing.
     """
     for attempt in range(_TRIES):
         async with engine.connect() as connection:
-            missing = await connection.run_sync(_missing)
+            missing = await connection.run_sync(_missing, table)
         if not missing:
             return 0
         if not migrates:
             raise OperationalError(
-                f"{shown}: the table {RESULTS.name} {_said(missing)}: run `aiotq migrate-db`, or set postgres_migrate"
+                f"{shown}: the table {table.name} {_said(missing, table)}: "
+                "`aiotq migrate-db` makes it, or set postgres_migrate"
             )
         try:
             async with engine.begin() as connection:
-                await connection.run_sync(_make)
+                await connection.run_sync(_make, table)
         except DBAPIError as exc:  # somebody else makes them, or we may not
             if attempt + 1 == _TRIES:
                 raise OperationalError(
-                    f"{shown}: the table {RESULTS.name} {_said(missing)}, and it can't be made: {exc.orig} "
+                    f"{shown}: the table {table.name} {_said(missing, table)}, and it can't be made: {exc.orig} "
                     "(`aiotq migrate-db` makes it, run as somebody who may)"
                 ) from exc
         else:
@@ -83,30 +84,30 @@ async def make_tables(engine: AsyncEngine, shown: str, *, migrates: bool) -> int
     return 0
 
 
-def _missing(connection: Connection) -> Sequence[sa.Column[Any]]:
+def _missing(connection: Connection, table: sa.Table) -> Sequence[sa.Column[Any]]:
     """Return the columns that are not there: all, if the table is not."""
     inspector = sa.inspect(connection)
-    if not inspector.has_table(RESULTS.name):
-        return tuple(RESULTS.columns)
-    there = {column["name"] for column in inspector.get_columns(RESULTS.name)}
-    return tuple(column for column in RESULTS.columns if column.name not in there)
+    if not inspector.has_table(table.name):
+        return tuple(table.columns)
+    there = {column["name"] for column in inspector.get_columns(table.name)}
+    return tuple(column for column in table.columns if column.name not in there)
 
 
-def _make(connection: Connection) -> None:
-    missing = _missing(connection)
-    if len(missing) == len(RESULTS.columns):
-        METADATA.create_all(connection)
+def _make(connection: Connection, table: sa.Table) -> None:
+    missing = _missing(connection, table)
+    if len(missing) == len(table.columns):
+        table.create(connection, checkfirst=True)
         return
     preparer = connection.dialect.identifier_preparer
     for column in missing:
         declared = CreateColumn(column).compile(dialect=connection.dialect)
-        connection.exec_driver_sql(f"ALTER TABLE {preparer.format_table(RESULTS)} ADD COLUMN {declared}")
-    for index in RESULTS.indexes:
+        connection.exec_driver_sql(f"ALTER TABLE {preparer.format_table(table)} ADD COLUMN {declared}")
+    for index in table.indexes:
         if any(column in missing for column in index.columns):
             index.create(connection)
 
 
-def _said(missing: Sequence[sa.Column[Any]]) -> str:
-    if len(missing) == len(RESULTS.columns):
+def _said(missing: Sequence[sa.Column[Any]], table: sa.Table) -> str:
+    if len(missing) == len(table.columns):
         return "is not there"
     return f"has no column {', '.join(column.name for column in missing)}"
