@@ -100,6 +100,23 @@ def buy():
             told.setdefault("wrong", []).append(type(exc).__name__)
 
 
+async def buy_in_a_coroutine():
+    from asgiref.sync import sync_to_async
+    from django.db import transaction
+    from shop.tasks import count
+
+    try:
+        count.delay_on_commit()
+    except CallError as exc:
+        told["in a coroutine"] = str(exc)
+    atomic = transaction.atomic()
+    await sync_to_async(atomic.__enter__)()
+    await sync_to_async(count.delay_on_commit)()
+    told["inside, in a coroutine"] = await ask()
+    await sync_to_async(atomic.__exit__)(None, None, None)
+    told["after, in a coroutine"] = await ask()
+
+
 def waiting():
     return app.sync(ask)
 
@@ -124,6 +141,7 @@ if __name__ == "__main__":
     make_tables()
     asyncio.run(work())
     buy()
+    asyncio.run(buy_in_a_coroutine())
     print(json.dumps(told))
 """,
 }
@@ -161,6 +179,12 @@ def test_tasks_use_models_also_in_child_processes(told: dict[str, Any]) -> None:
 def test_calls_are_sent_when_the_transaction_is_committed(told: dict[str, Any]) -> None:
     assert told["inside"] == {}
     assert told["after"] == {"default": 1, "later": 1}
+
+
+def test_a_coroutine_has_the_transactions_thread_register_them(told: dict[str, Any]) -> None:
+    assert "await sync_to_async(shop.tasks.count.delay_on_commit)(…)" in told["in a coroutine"]
+    assert told["inside, in a coroutine"] == told["after"]
+    assert told["after, in a coroutine"] == {"default": 2, "later": 1}
 
 
 def test_calls_are_not_sent_when_it_is_rolled_back(told: dict[str, Any]) -> None:

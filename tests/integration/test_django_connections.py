@@ -7,8 +7,9 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
+import django
 import pytest
 
 from tests.servers import shared_postgres
@@ -21,7 +22,7 @@ import os
 
 SECRET_KEY = "for tests only"
 INSTALLED_APPS = ["shop"]
-DATABASES = {"default": {**json.loads(os.environ["PROJ_DATABASE"])}}
+DATABASES = json.loads(os.environ["PROJ_DATABASES"])
 DEFAULT_AUTO_FIELD = "django.db.models.AutoField"
 USE_TZ = True
 """,
@@ -48,6 +49,8 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+
+from django.db import connections
 
 from aiotq import shared_task
 
@@ -107,6 +110,13 @@ def count():
 
 
 @shared_task
+def ask_the_pool():
+    with connections["pooled"].cursor() as cursor:
+        cursor.execute("SELECT 42")
+        return cursor.fetchone()[0]
+
+
+@shared_task
 async def idle():
     return "no database"
 """,
@@ -161,17 +171,21 @@ COUNT: Final = """
 BREAK: Final = """
         import psycopg
 
-        told["first"] = await values(tasks.count, 1)
+        told["first"] = [await values(task, 1) for task in (tasks.count, tasks.ask_the_pool)]
         with psycopg.connect(sys.argv[1], autocommit=True) as other:
             theirs = "FROM pg_stat_activity WHERE application_name = 'tasks'"
             told["kept"] = other.execute(f"SELECT count(*) {theirs}").fetchone()[0]
+            theirs = "FROM pg_stat_activity WHERE application_name LIKE '%tasks'"
             other.execute(f"SELECT pg_terminate_backend(pid) {theirs}").fetchall()
-            told["then"] = await values(tasks.count, 2)
+            told["then"] = [await values(task, 2) for task in (tasks.count, tasks.ask_the_pool)]
+            theirs = "FROM pg_stat_activity WHERE application_name = 'tasks'"
             told["still"] = other.execute(f"SELECT count(*) {theirs}").fetchone()[0]
 """
 
 
-def said(directory: Path, database: dict[str, Any], body: str, *arguments: str) -> dict[str, Any]:
+def said(
+    directory: Path, database: dict[str, Any], body: str, *arguments: str, **others: dict[str, Any]
+) -> dict[str, Any]:
     """What the project's program tells."""
     for name, text in FILES.items():
         (directory / name).parent.mkdir(exist_ok=True)
@@ -181,7 +195,7 @@ def said(directory: Path, database: dict[str, Any], body: str, *arguments: str) 
     ran = subprocess.run(
         [sys.executable, "-W", "error", "run.py", *arguments],
         cwd=directory,
-        env={**os.environ, "PYTHONPATH": path, "PROJ_DATABASE": json.dumps(database)},
+        env={**os.environ, "PYTHONPATH": path, "PROJ_DATABASES": json.dumps({"default": database, **others})},
         capture_output=True,
         text=True,
         timeout=60,
@@ -216,7 +230,7 @@ def test_those_of_threads_and_processes_are_kept_as_long_as_the_project_says(tmp
 
 
 @pytest.mark.timeout(60)
-def test_one_that_broke_is_replaced_before_the_next_task(tmp_path: Path) -> None:
+def test_one_that_broke_is_replaced_before_the_next_task_also_in_a_pool(tmp_path: Path) -> None:
     server = shared_postgres()
     name = f"django_{os.urandom(4).hex()}"
     server.ask(f"create database {name}")
@@ -226,12 +240,13 @@ def test_one_that_broke_is_replaced_before_the_next_task(tmp_path: Path) -> None
         "HOST": "127.0.0.1",
         "PORT": server.port,
         "USER": "aiotq",
-        "CONN_MAX_AGE": None,
         "CONN_HEALTH_CHECKS": True,
-        "OPTIONS": {"application_name": "tasks"},
     }
+    kept = {**database, "CONN_MAX_AGE": None, "OPTIONS": {"application_name": "tasks"}}
+    pool = {"pool": {"min_size": 1}} if cast("tuple[int, ...]", django.VERSION[:2]) >= (5, 1) else {}
+    pooled = {**database, "OPTIONS": {"application_name": "pooled tasks", **pool}}
 
-    told = said(tmp_path, database, BREAK, server.url)
+    told = said(tmp_path, kept, BREAK, server.url, pooled=pooled)
 
-    assert told == {"first": [0], "kept": 1, "then": [0, 0], "still": told["still"]}
+    assert told == {"first": [[0], [42]], "kept": 1, "then": [[0, 0], [42, 42]], "still": told["still"]}
     assert 1 <= told["still"] <= 2

@@ -38,6 +38,15 @@ def expect_loop(instead: str) -> None:
         raise no_loop(instead) from None
 
 
+def expect_no_loop(instead: str, why: str) -> None:
+    """Raise `CallError` where an event loop runs: `why` not, and `instead` is what to write there."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise CallError(f"this thread runs an event loop: {why}; write {instead}")
+
+
 def no_loop(instead: str) -> CallError:
     """Return the error for a call where no event loop runs; `instead` is what to write there."""
     return CallError(

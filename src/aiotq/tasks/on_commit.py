@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Unpack, cast
 
 from ..calling.arguments import given_arguments
+from ..core.sync import expect_no_loop
 from ..exceptions import CallError
 from .options import CallOptions, check_options, said
 
@@ -36,9 +37,13 @@ class OnCommit(Generic[P]):
         """As `delay_on_commit`, with options.
 
         Raises:
-            CallError: Django is not installed, or the call can't be sent so.
+            CallError: Django is not installed, this thread runs an event loop, or the call can't be sent so.
         """
         task = cast("Task[P, Any]", self)
+        expect_no_loop(
+            f"await sync_to_async({task.name}.delay_on_commit)(…)",
+            "a transaction of Django's belongs to the thread that opened it, and none is open here",
+        )
         given_args, given_kwargs = given_arguments(task.name, args, kwargs)
         task.check(given_args, given_kwargs)
         kept = said(options)
