@@ -8,7 +8,9 @@ from typing import Final
 import httpx
 import pytest
 from fastapi import FastAPI, Request
-from opentelemetry import propagate, trace
+from opentelemetry import metrics, propagate, trace
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -19,6 +21,7 @@ from aiotq.testing import TestWorker
 from tests.unit.traced_tasks import app, fails, first, third, trace_of_child
 
 EXPORTER: Final = InMemorySpanExporter()
+READER: Final = InMemoryMetricReader()
 REMOTE: Final = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
@@ -28,6 +31,7 @@ def _sdk() -> None:
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(EXPORTER))
     trace.set_tracer_provider(provider)
+    metrics.set_meter_provider(MeterProvider([READER]))
 
 
 @pytest.fixture(autouse=True)
@@ -141,3 +145,43 @@ async def test_without_the_setting_nothing_is_made_or_sent() -> None:
         assert t.sent[0].headers == {}
     assert list(spans()) == ["request"]
     assert core_of(app).tracing is None
+
+
+def measured() -> dict[tuple[str, str | None], tuple[float, object]]:
+    """By the metric and the error: the count or the value, and the name of the task or worker."""
+    data = READER.get_metrics_data()
+    return {
+        (metric.name, (point.attributes or {}).get("error.type")): (  # type: ignore[misc]
+            getattr(point, "count", None) or getattr(point, "value", 0),
+            (point.attributes or {}).get("aiotq.task.name") or (point.attributes or {}).get("aiotq.worker.name"),
+        )
+        for resource in (data.resource_metrics if data else ())
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+        for point in metric.data.data_points
+    }
+
+
+async def test_sends_and_runs_are_measured_and_workers_tell_how_they_are() -> None:
+    app = AioTQ("measured", broker="memory://", opentelemetry=True)
+
+    @app.task(name="measured")
+    async def work(wrong: bool) -> None:
+        if wrong:
+            raise ZeroDivisionError
+
+    async with TestWorker(app):
+        READER.get_metrics_data()
+        await (await app.send_many([work.s(False), work.s(True)])).get(propagate=False)
+        (worker,) = core_of(app).workers
+        found = {key: each for key, each in measured().items() if each[1] in {"measured", worker.name}}
+
+    assert found[("messaging.client.sent.messages", None)][0] == 2
+    assert found[("messaging.client.operation.duration", None)][0] == 1
+    for error in (None, "ZeroDivisionError"):
+        assert found[("messaging.client.consumed.messages", error)][0] == 1
+        assert found[("messaging.process.duration", error)][0] == 1
+    assert found[("aiotq.worker.running", None)] == (0, worker.name)
+    assert {name for name, _ in found if name.startswith("aiotq.worker")} == {
+        f"aiotq.worker.{fact}" for fact in ("running", "uncommitted", "loop.lag", "broker.silence")
+    }

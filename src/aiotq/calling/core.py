@@ -140,7 +140,7 @@ class AppCore:
         self.codecs = Codecs(self.conf, clock, lambda: [task.fn for task in self.tasks.values()], main)
         self.codecs.add_forms(forms_of(self, self))
         self.middleware = MiddlewareStack()
-        self.tracing: Tracing | None = None  #: makes spans, with the setting `opentelemetry`
+        self.tracing: Tracing | None = None  #: spans and metrics, with the setting `opentelemetry`
         self.lifespans = WorkerLifespans()
         self.dependency_overrides: dict[Callable[..., Any], Callable[..., Any]] = {}
         self.commands: dict[str, DeclaredCommand] = {}  #: the user's own, which workers obey
@@ -477,7 +477,7 @@ class AppCore:
         if self.conf.opentelemetry and self.tracing is None:
             from .tracing import Tracing  # noqa: PLC0415
 
-            self.tracing = Tracing(self.conf)
+            self.tracing = Tracing(self.conf, self.workers)
             self.middleware.add_outermost(self.tracing)
             self._builder = None
 

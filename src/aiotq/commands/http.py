@@ -1,4 +1,4 @@
-"""`--http`: health and metrics of a worker or scheduler process, for probes and Prometheus."""
+"""What a process serves beside its work: `--http` (health and metrics), and the dashboard of `aiotq dev`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from importlib.util import find_spec
 from typing import Annotated, Final
 
@@ -27,10 +28,13 @@ Http = Annotated[
     typer.Option("--http", metavar="HOST:PORT", help="Serve /live, /ready and /metrics there (aiotq[metrics])."),
 ]
 
+Address = tuple[str, int]
+Serving = AbstractAsyncContextManager[None]
+
 _LOOPBACK: Final = "127.0.0.1"
 
 
-def read_address(text: str) -> tuple[str, int]:
+def read_address(text: str) -> Address:
     """Return the host and port that `--http` names; a port alone is this machine's own.
 
     Raises:
@@ -43,26 +47,13 @@ def read_address(text: str) -> tuple[str, int]:
     return host, int(port)
 
 
-@asynccontextmanager
-async def serving_health(app: AioTQ, address: tuple[str, int] | None) -> AsyncGenerator[None, None]:
+def serving_health(app: AioTQ, address: Address | None) -> Serving:
     """Serve what is seen of this process while entered; nothing without an address.
 
     Raises:
         CommandFailed: the libraries are not installed, or nobody can listen there.
     """
-    if address is None:
-        yield
-        return
-    try:
-        from ..web.health import Health  # noqa: PLC0415
-        from ..web.serving import serving  # noqa: PLC0415
-    except ImportError as exc:
-        raise _not_installed(exc) from exc
-    listener, place = listening(address)
-    health = Health(core_of(app), works=True, home=asyncio.get_running_loop())
-    async with serving(health.application(), listener):
-        logger.info("health and metrics at http://%s/", place)
-        yield
+    return _serving("--http", "metrics", address, partial(_health, app))
 
 
 @asynccontextmanager
@@ -76,7 +67,7 @@ async def telling_parent(app: AioTQ, fd: int) -> AsyncGenerator[None, None]:
         yield
 
 
-def listening(address: tuple[str, int]) -> tuple[socket.socket, str]:
+def listening(address: Address) -> tuple[socket.socket, str]:
     """Return a socket that listens where `--http` says, and where that is.
 
     Raises:
@@ -97,33 +88,56 @@ def check_installed() -> None:
     """
     for name in ("prometheus_client", "starlette"):
         if find_spec(name) is None:
-            raise _not_installed(ImportError(name=name))
+            raise _not_installed("--http", "metrics", ImportError(name=name))
 
 
-def _not_installed(error: ImportError) -> CommandFailed:
-    return CommandFailed(f"--http needs {error.name}, which is not installed: pip install 'aiotq[metrics]'")
+def _not_installed(what: str, extra: str, error: ImportError) -> CommandFailed:
+    return CommandFailed(f"{what} needs {error.name}, which is not installed: pip install 'aiotq[{extra}]'")
 
 
-@asynccontextmanager
-async def serving_dashboard(app: AioTQ, address: tuple[str, int] | None) -> AsyncGenerator[None, None]:
+def serving_dashboard(app: AioTQ, address: Address | None) -> Serving:
     """Serve the dashboard of `app` while entered, for who has the token of the environment; nothing without an address.
 
     Raises:
-        CommandFailed: there is no such token, or nobody can listen there.
+        CommandFailed: there is no such token, the libraries are not installed, or nobody can listen there.
     """
+    return _serving("the dashboard", "web", address, partial(_dashboard, app))
+
+
+@asynccontextmanager
+async def _serving(
+    what: str, extra: str, address: Address | None, serve: Callable[[Address], Serving]
+) -> AsyncGenerator[None, None]:
+    """Be in what `serve` makes of `address`; its errors are those of a command that serves `what`."""
     if address is None:
         yield
         return
+    try:
+        opened = serve(address)
+    except ImportError as exc:
+        raise _not_installed(what, extra, exc) from exc
+    except (InvalidOption, OperationalError) as exc:
+        raise CommandFailed(f"{what}: {exc}") from exc
+    async with opened:
+        yield
+
+
+def _health(app: AioTQ, address: Address) -> Serving:
+    from ..web.health import Health  # noqa: PLC0415
+    from ..web.serving import serving  # noqa: PLC0415
+
+    health = Health(core_of(app), works=True, home=asyncio.get_running_loop())
+    listener, place = listening(address)
+    logger.info("health and metrics at http://%s/", place)
+    return serving(health.application(), listener)
+
+
+def _dashboard(app: AioTQ, address: Address) -> Serving:
     from ..web.dashboard.application import Dashboard  # noqa: PLC0415
     from ..web.serving import serving_here  # noqa: PLC0415
 
-    try:
-        dashboard = Dashboard(app, auth=os.environ.get(TOKEN_VARIABLE, ""))
-        listener = listen(*address)
-    except (InvalidOption, OperationalError) as exc:
-        raise CommandFailed(f"the dashboard: {exc}") from exc
-    async with serving_here(dashboard, listener, dashboard.send_away):
-        yield
+    dashboard = Dashboard(app, auth=os.environ.get(TOKEN_VARIABLE, ""))
+    return serving_here(dashboard, listen(*address), dashboard.send_away)
 
 
 def place_of(host: str, port: int) -> str:

@@ -54,7 +54,7 @@ class _Values:
     timezone: str = "UTC"
     "The time zone of an `eta` or `expires` without one."
     opentelemetry: bool = False
-    "Make spans of calls and of runs, by OpenTelemetry's global tracer provider. Needs `aiotq[otel]`."
+    "Make spans and metrics of calls and of runs, by OpenTelemetry's global providers. Needs `aiotq[otel]`."
     strict_arguments: bool = True
     "False: arguments are checked neither at the call nor in the worker, which makes no models of plain data then."
 
