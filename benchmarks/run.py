@@ -11,12 +11,29 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from . import canvas, control, events, imports, index, limits, memory, postgres, rabbitmq, redis, sqlite, worker
+from . import (
+    canvas,
+    control,
+    events,
+    imports,
+    index,
+    limits,
+    memory,
+    postgres,
+    rabbitmq,
+    redis,
+    sqlite,
+    watched,
+    worker,
+)
 from .figures import Benchmark, BenchmarkError, Samples
 
 BENCHMARKS: dict[str, Benchmark] = {
     benchmark.name: benchmark
-    for group in (sqlite, redis, index, rabbitmq, postgres, canvas, limits, control, events, worker, memory, imports)
+    for group in (
+        *(sqlite, redis, index, rabbitmq, postgres, canvas, limits, control, events, watched, worker, memory),
+        imports,
+    )
     for benchmark in group.BENCHMARKS
 }
 #: Seconds after which a benchmark counts as stuck; filling in a million delayed tasks is what takes longest.

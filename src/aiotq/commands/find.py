@@ -23,7 +23,10 @@ _NUMBERS: Final = ("wait", "run", "ended")
 States = Annotated[
     list[str] | None,
     typer.Option(
-        "-s", "--state", metavar="STATE", help="Only those that ended so: SUCCESS, FAILURE, REVOKED, IGNORED."
+        "-s",
+        "--state",
+        metavar="STATE",
+        help="Only those that ended so: SUCCESS, FAILURE, REVOKED, IGNORED; RETRY: attempts before others.",
     ),
 ]
 Name = Annotated[str, typer.Option("-n", "--name", metavar="TASK", help="Only calls of this task.")]

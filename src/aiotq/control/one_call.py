@@ -15,7 +15,7 @@ from ..results.document import Document
 from ..results.handle import AsyncResult
 from ..results.index import Finished, FinishedPage, FinishedQuery
 from ..results.records import Record
-from ..states import EXCEPTION_STATES, PENDING, SUCCESS, is_ready
+from ..states import EXCEPTION_STATES, PENDING, RETRY, SUCCESS, is_ready
 from ..tasks.request import PERIODIC_NAME
 from ..transport import DeadLetter
 from ..wire.message import Message
@@ -26,6 +26,8 @@ Find = Callable[[FinishedQuery], Awaitable[FinishedPage]]
 
 #: Seconds around its end in which the entry of a call is searched for.
 _AROUND: Final = 120.0
+#: Attempts of a call that are read.
+_MOST_ATTEMPTS: Final = 20
 #: Letters of a value, and of a traceback.
 _MOST_TEXT: Final = 20_000
 #: Bytes of a body that is decoded to be shown.
@@ -46,7 +48,7 @@ async def look_at_call(core: AppCore, task_id: str, live: LiveCall | None, recen
         (record,) = await reader.records.get([task_id])
         if record is not None:
             view = _of_record(core, view, record, reader.codec.decode(record))
-        view = await _with_entry(view, find)
+        view = await _with_attempts(await _with_entry(view, find), find)
     letter = await (await core.connection()).broker.dead_letter(task_id)
     if letter is not None:
         view = _with_letter(core, view, letter)
@@ -173,6 +175,15 @@ async def _with_entry(view: CallView, find: Find) -> CallView:
         periodic=entry.periodic,
         key=entry.key,
     )
+
+
+async def _with_attempts(view: CallView, find: Find) -> CallView:
+    """Return `view` with the attempts after which there was another one."""
+    if not view.is_known or (is_ready(view.state) and view.retries == 0):
+        return view
+    query = FinishedQuery(states=(RETRY,), id_prefix=view.id, limit=_MOST_ATTEMPTS)
+    found = (await find(query)).tasks
+    return replace(view, attempts=tuple(each for each in reversed(found) if each.id == view.id))
 
 
 def _with_letter(core: AppCore, view: CallView, letter: DeadLetter) -> CallView:

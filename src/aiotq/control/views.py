@@ -149,6 +149,7 @@ class CallView:
     live: LiveCall | None = None
     key: str | None = None  #: of its entry in the index
     info: str | None = None  #: what `update_state` said
+    attempts: tuple[Finished, ...] = ()  #: those before the last one, the first in front, as far as the index has them
     recent: TaskFigures | None = field(default=None, repr=False)  #: of its task, in the last hour
     graph: Graph | None = field(default=None, repr=False)
 
@@ -167,7 +168,9 @@ class CallView:
             graph = {"nodes": [_plain(each) for each in nodes], "edges": [_plain(each) for each in edges]}
         live = None if self.live is None else self.live.plain()
         recent = None if self.recent is None else self.recent.hour.plain()
-        return {**own, "arguments": arguments, "live": live, "recent": recent, "graph": graph}
+        attempts = [_plain(each) for each in self.attempts]
+        more = {"arguments": arguments, "attempts": attempts, "live": live, "recent": recent, "graph": graph}
+        return {**own, **more}
 
 
 _OF_A_CALL: Final = (

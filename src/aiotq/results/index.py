@@ -19,7 +19,7 @@ import orjson
 
 from ..core.values import replace, value
 from ..exceptions import InvalidOption
-from ..states import READY_STATES
+from ..states import READY_STATES, RETRY
 from .lineage import PLAN
 
 #: Entries that one search looks at, at most: what it costs is bounded, and its cursor leads on.
@@ -33,9 +33,9 @@ MOST_ON_A_PAGE: Final = 1_000
 SKEW: Final = 60.0
 #: Seconds after its end within which an entry is written: a commit is tried again while the store can't be reached.
 LATE: Final = 3_600.0
-#: States that the index has: those in which tasks end, and that of the plans of workflows (an entry has the id of the
-#: first call, the name of its task, and when it was sent).
-INDEXED: Final = frozenset({*READY_STATES, PLAN})
+#: States that the index has: those in which tasks end, that of an attempt after which there is another one, and that of
+#: the plans of workflows (an entry has the id of the first call, the name of its task, and when it was sent).
+INDEXED: Final = frozenset({*READY_STATES, RETRY, PLAN})
 
 
 @value

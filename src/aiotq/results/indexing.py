@@ -8,7 +8,7 @@ from typing import Any, Final
 from ..core.settings import Settings
 from ..core.tracebacks import described
 from ..core.values import sendable
-from ..states import FAILURE, IGNORED, REVOKED, SUCCESS
+from ..states import FAILURE, IGNORED, RETRY, REVOKED, SUCCESS
 from ..tasks.request import PERIODIC_NAME, running_request
 from ..wire.message import Message
 from .index import Finished, IndexBounds, IndexEntry
@@ -19,8 +19,8 @@ _MOST_ERROR: Final = 300
 #: By the setting `result_index`.
 _LISTED: Final[Mapping[str, frozenset[str]]] = {
     "none": frozenset(),
-    "failures": frozenset({FAILURE, REVOKED}),
-    "all": frozenset({FAILURE, REVOKED, SUCCESS, IGNORED}),
+    "failures": frozenset({FAILURE, REVOKED, RETRY}),
+    "all": frozenset({FAILURE, REVOKED, RETRY, SUCCESS, IGNORED}),
 }
 
 
@@ -35,7 +35,7 @@ class Indexing:
     """Makes the entries of the tasks that end in `worker`."""
 
     def __init__(self, conf: Settings, worker: str) -> None:
-        self.states = _LISTED[conf.result_index]  #: tasks that end so have an entry
+        self.states = _LISTED[conf.result_index]  #: tasks that end so, and attempts, have an entry
         self._worker = worker
         self._bounds = bounds_of(conf) or IndexBounds()
         self._shown = ArgumentsShown(conf.masked_arguments)

@@ -74,7 +74,10 @@ async def _purge(desk: Desk, visit: Visit, form: Form) -> Done:
     if not is_confirmed(form, queue):
         return Done(f"Nothing was purged: what was typed is not {queue}.", visit.url("queues"), is_ok=False)
     count = await desk.app.admin.purge(queue)
-    return Done(f"{counted(count, 'task')} deleted from {queue}. What runs goes on.", visit.url("queues"))
+    text = f"{counted(count, 'task')} deleted from {queue}. What runs goes on."
+    if desk.broker == "RabbitMQ":  # which keeps what is delayed of all queues together
+        text += " What is delayed stays."
+    return Done(text, visit.url("queues"))
 
 
 ACTS: Final[Mapping[str, Callable[[Desk, Visit, Form], Awaitable[Done]]]] = {

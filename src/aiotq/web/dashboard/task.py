@@ -14,6 +14,7 @@ from ...control.views import DEAD, CallView
 from ...core.values import value
 from ...exceptions import AioTQError, CallError
 from ...graph.graph import Graph
+from ...results.index import Finished
 from .desk import Desk
 from .forms import BadForm, Form
 from .parameters import as_json, fields_of, signature_of
@@ -22,6 +23,8 @@ from .tracebacks import read_traceback
 from .visits import Done, Visit
 
 _NOTHING: Final = (None, None)
+#: Thousandths of the time line that a run has at least, to be seen.
+_LEAST_WIDTH: Final = 4.0
 #: Relatives that are listed beside a task.
 _MOST_RELATIVES: Final = 12
 
@@ -35,6 +38,54 @@ class Relative:
     depth: int
     name: str | None
     state: str | None
+
+
+@value
+class Bar:
+    """An attempt on the time line: where its wait and its run begin and how wide they are, in thousandths."""
+
+    number: int
+    worker: str
+    error: str
+    is_good: bool
+    waited: float
+    ran: float
+    wait: tuple[float, float]
+    run: tuple[float, float]
+
+
+@value
+class TimeLine:
+    """The attempts of a call, from when the first might have run on: `seconds` in all."""
+
+    seconds: float
+    bars: tuple[Bar, ...]
+
+
+def time_line(view: CallView) -> TimeLine | None:
+    """Return the time line of a call; None if no attempt of it is known."""
+    known = [each for each in view.attempts if each.ran is not None]
+    if view.ended is not None and view.ran is not None:
+        told = (view.queue or "", view.worker or "", "", view.error or "", view.waited, view.ran, view.retries or 0)
+        known.append(Finished(view.id, view.state, view.name or "", view.ended, *told))
+    spans = [(each, each.ended - (each.ran or 0.0), each.waited or 0.0) for each in known]
+    if not spans:
+        return None
+    start = min(began - waited for _, began, waited in spans)
+    seconds = max(max(each.ended for each in known) - start, 1e-6)
+
+    def part(begin: float, length: float, least: float) -> tuple[float, float]:
+        width = max(1000 * length / seconds, least)
+        return min(1000 * (begin - start) / seconds, 1000 - width), width
+
+    bars = (
+        Bar(
+            *(each.retries + 1, each.worker, each.error, each.state == states.SUCCESS, waited, each.ran or 0.0),
+            *(part(began - waited, waited, 0.0), part(began, each.ran or 0.0, _LEAST_WIDTH)),
+        )
+        for each, began, waited in spans
+    )
+    return TimeLine(seconds, tuple(bars))
 
 
 async def page(desk: Desk, visit: Visit) -> Response:
@@ -59,6 +110,7 @@ async def page(desk: Desk, visit: Visit) -> Response:
         view=view,
         has_ended=states.is_ready(view.state) or view.state == DEAD,
         trace=None if view.traceback is None else read_traceback(view.traceback),
+        time_line=time_line(view),
         relatives=_relatives(view),
         usual=None if view.recent is None else view.recent.hour,
         signature=signature,
