@@ -70,7 +70,7 @@ class FinishedContract:
                 ended(results, "mail", name="proj.mail", queue="mail", error="TimeoutError: Ünterwegs"),
                 ended(results, "done", SUCCESS, worker="w2", args="order_id='A-1'", periodic="nightly"),
                 ended(results, "step", REVOKED, root_id="root", parent_id="done"),
-                ended(results, "mail", RETRY, name="proj.mail", queue="mail"),
+                ended(results, "tried", RETRY),
             ]
         )
 
@@ -81,7 +81,7 @@ class FinishedContract:
         assert await found(states=(SUCCESS, REVOKED)) == {"done", "step"}
         assert await found(name="proj.mail") == await found(queue="mail") == {"mail"}
         assert await found(worker="w2") == await found(periodic="nightly") == {"done"}
-        assert await found(states=(RETRY,)) == {"mail"}
+        assert await found(states=(RETRY,)) == {"tried"}
         assert await found(id_prefix="ea") == await found(until=now - 400) == {"early"}
         assert await found(since=now - 400) == {"mail", "done", "step"}
         assert await found(root_id="root") == await found(parent_id="done") == {"step"}
