@@ -119,7 +119,8 @@ def _conninfo(parameters: dict[str, Any], connect_timeout: float, reply_timeout:
     }
     if "," in hosts:
         usual["target_session_attrs"] = "read-write"
-    return make_conninfo("", **{**usual, **parameters, "connect_timeout": max(round(connect_timeout), 1)})
+    ours = {"connect_timeout": max(round(connect_timeout), 1), "client_encoding": "utf8"}
+    return make_conninfo("", **{**usual, **parameters, **ours})
 
 
 def _shown(parameters: dict[str, Any]) -> str:

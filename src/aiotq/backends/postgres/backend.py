@@ -56,7 +56,7 @@ class PostgresBackend(Backend):
         except TimeoutError as exc:
             raise OperationalError(f"{address.shown}: the tables were not made within {_PATIENCE:g} s") from exc
         finally:
-            wire.pgconn.finish()
+            wire.end()
 
     async def __aenter__(self) -> Self:
         await self._client.__aenter__()

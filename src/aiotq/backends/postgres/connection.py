@@ -12,7 +12,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self
 
 import orjson
 from anyio import to_thread
@@ -23,15 +23,13 @@ from ...exceptions import OperationalError, Refused
 from .address import Address
 from .blocking import BlockingClient
 from .bus import DUE, PostgresBus
-from .lane import Lane, Work
+from .lane import Lane
 from .listening import Listener
 from .migrating import check, migrate
 from .upkeep import Upkeep
-from .wire import Wire
+from .values import Value
 
 logger = logging.getLogger("aiotq.postgres")
-
-T = TypeVar("T")
 
 #: Seconds that what is to be told has when the client is left.
 _LAST_WORDS: Final = 2.0
@@ -90,11 +88,11 @@ class PostgresClient:
     async def __aexit__(self, *exc_info: object) -> None:
         await self._service.stop()
 
-    async def rows(self, sql: bytes, *values: Any) -> list[Any]:
-        """Return the rows of one statement; raises as `Lane.run`."""
-        return await self.requests.run(self.statement(sql, *values))
+    async def rows(self, sql: bytes, *values: Value) -> list[Any]:
+        """Return the rows of one statement; raises as `Lane.rows`."""
+        return await self.requests.rows(self.named(sql), *values)
 
-    async def row(self, sql: bytes, *values: Any) -> Any:
+    async def row(self, sql: bytes, *values: Value) -> Any:
         """Return the one row of a statement."""
         (row,) = await self.rows(sql, *values)
         return row
@@ -103,21 +101,11 @@ class PostgresClient:
         """Open the connection for commits, if it is not."""
         self._wants_commits.set()
 
-    async def commit(self, sql: bytes, *values: Any) -> Any:
+    async def commit(self, sql: bytes, *values: Value) -> Any:
         """Return the one row of a statement that commits a group, on the connection for that."""
         self.expect_commits()
-        (row,) = await self._commits.run(self.statement(sql, *values))
+        (row,) = await self._commits.rows(self.named(sql), *values)
         return row
-
-    def statement(self, sql: bytes, *values: Any) -> Work[list[Any]]:
-        """Return what runs one statement."""
-        text = self.named(sql)
-
-        async def run(wire: Wire) -> list[Any]:
-            cursor = await wire.execute(text, values, binary=True)
-            return await cursor.fetchall() if cursor.description is not None else []
-
-        return run
 
     def named(self, sql: bytes) -> bytes:
         """Return `sql` with its tables and functions as they are called here."""
@@ -164,12 +152,7 @@ class PostgresClient:
 
     async def _tell(self, channels: Sequence[str], payloads: Sequence[str]) -> None:
         """Send notifications, in this order."""
-        await self.requests.run(self._telling(None, channels, payloads))
-
-    def _telling(self, ready: str | None, channels: Sequence[str] | None, payloads: Sequence[str] | None) -> Work[Any]:
-        base, woken = self.address.channel_base, self.bus.woken
-        given = (list(channels), list(payloads)) if channels is not None and payloads is not None else (None, None)
-        return self.statement(_TELL, ready, base, woken, *given)
+        await self.rows(_TELL, None, self.address.channel_base, self.bus.woken, channels, payloads)
 
     async def _main(self, ready: Callable[[None], None], stopping: asyncio.Event) -> None:
         self._loop = asyncio.get_running_loop()
@@ -201,7 +184,7 @@ class PostgresClient:
                 for task in late:
                     task.cancel()
         finally:
-            wire.pgconn.finish()
+            wire.end()
             await to_thread.run_sync(self.blocking.close)
 
     async def _keep_commits(self) -> None:
@@ -221,7 +204,7 @@ class PostgresClient:
                     some = notices[start : start + _NOTICES_AT_ONCE]
                     ready = packed(counts) if counts and not start else None
                     told = [channel for channel, _ in some], [payload for _, payload in some]
-                    await self.requests.run(self._telling(ready, *told))
+                    await self.rows(_TELL, ready, self.address.channel_base, self.bus.woken, *told)
                 if seconds < math.inf:
                     await self.bus.tell_all(DUE, b"%d" % max(round(seconds * 1000), 0))
             except OperationalError as exc:

@@ -15,6 +15,7 @@ import psycopg
 from ...exceptions import ConnectionLost, NotConnected, OperationalError
 from .address import Address
 from .errors import RETRIED, is_lost, translated
+from .values import Value, Values
 from .wire import Wire, open_wire
 
 logger = logging.getLogger("aiotq.postgres")
@@ -31,21 +32,45 @@ QUIET: Final = 5.0
 PATIENCE: Final = 1.0
 #: How often a transaction is done again that stood in another one's way.
 _ATTEMPTS: Final = 5
+_NONE: Final = Values(())
 
-#: What is done on a connection, in a transaction of its own or as one statement: it may be done again.
+#: What is done on a connection in several statements, in a transaction of its own: it may be done again.
 Work = Callable[[Wire], Awaitable[T]]
 
 
 class _Request(Generic[T]):
-    __slots__ = ("answer", "work")
+    """What is to be done, and who waits for it."""
 
-    def __init__(self, work: Work[T], answer: asyncio.Future[T]) -> None:
-        self.work = work
+    __slots__ = ("answer",)
+
+    def __init__(self, answer: asyncio.Future[T]) -> None:
         self.answer = answer
+
+    def give(self, answer: T) -> None:
+        if not self.answer.done():
+            self.answer.set_result(answer)
 
     def fail(self, exc: BaseException) -> None:
         if not self.answer.done():
             self.answer.set_exception(exc)
+
+
+class _Statement(_Request[list[Any]]):
+    __slots__ = ("attempt", "sql", "values")
+
+    def __init__(self, sql: bytes, values: Values, answer: asyncio.Future[list[Any]]) -> None:
+        super().__init__(answer)
+        self.sql = sql
+        self.values = values
+        self.attempt = 1
+
+
+class _Several(_Request[T]):
+    __slots__ = ("work",)
+
+    def __init__(self, work: Work[T], answer: asyncio.Future[T]) -> None:
+        super().__init__(answer)
+        self.work = work
 
 
 class Pauses:
@@ -85,23 +110,30 @@ class Pauses:
 
 
 class Lane:
-    """One connection for requests of one kind. `keep` is to be run in a task, for as long as there are requests."""
+    """One connection for requests of one kind. `keep` is to be run in a task, for as long as there are requests.
+
+    A statement is sent by whoever asks, or by the answer to the one before it: no task stands in between.
+    """
 
     def __init__(self, address: Address, name: str) -> None:
         self._address = address
         self.shown = f"{address.shown} (connection for {name})"
-        self._waiting: deque[_Request[Any]] = deque()
+        self._waiting: deque[_Statement | _Several[Any]] = deque()
+        self._current: _Statement | _Several[Any] | None = None
+        self._began = 0.0  #: loop time at which the current one did
+        self._timer: asyncio.TimerHandle | None = None  #: looks whether it has taken too long
         self._news = asyncio.Event()
         self._is_up = asyncio.Event()
         self._wire: Wire | None = None
+        self._reason: object = None  #: why the connection is of no use any more
         self._is_stopping = False
         self._is_new = True  #: nothing is known of it yet
         self._last_error: OperationalError | None = None
         #: Loop time at which the connection was made anew; None for the first one.
         self.reconnected_at: float | None = None
 
-    async def run(self, work: Work[T]) -> T:
-        """Have `work` done, and return what it returns. A caller that is cancelled has it done all the same.
+    async def rows(self, sql: bytes, *values: Value) -> list[Any]:
+        """Return the rows of a statement. A caller that is cancelled has it carried out all the same.
 
         Raises:
             NotConnected: certainly nothing was done.
@@ -109,11 +141,22 @@ class Lane:
             Refused: it never will be.
             OperationalError: the server refused; nothing was done.
         """
+        try:
+            encoded = Values(values)
+        except psycopg.DataError as exc:
+            raise translated(exc, self._address.shown) from exc
+        if self._wire is None:
+            await self.connected()
+        statement = _Statement(sql, encoded, asyncio.get_running_loop().create_future())
+        self._put(statement)
+        return await statement.answer
+
+    async def run(self, work: Work[T]) -> T:
+        """Have `work` done, and return what it returns; as `rows`."""
         if self._wire is None:
             await self.connected()
         answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Request(work, answer))
-        self._news.set()
+        self._put(_Several(work, answer))
         return await answer
 
     async def connected(self) -> None:
@@ -133,9 +176,9 @@ class Lane:
     async def open(self) -> Wire:
         """Connect; raises as `open_wire`."""
         wire = await open_wire(self._address)
-        self._wire = wire
+        self._reason = None
         self._is_new = False
-        self._is_up.set()
+        wire.on_end = self._lose
         return wire
 
     async def keep(self, wire: Wire | None = None) -> None:
@@ -173,63 +216,147 @@ class Lane:
 
     def _drop(self, wire: Wire | None) -> None:
         """Close a connection, and fail what waits for it: it was certainly not done."""
-        self._wire = None
-        self._is_up.clear()
+        self._lose("it was left")
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if wire is not None:
-            wire.pgconn.finish()
+            wire.end()
         while self._waiting:
             self._waiting.popleft().fail(NotConnected(f"{self.shown}: the connection was lost"))
 
+    def _put(self, request: _Statement | _Several[Any]) -> None:
+        self._waiting.append(request)
+        if self._current is None:
+            self._go_on()
+
     async def _serve(self, wire: Wire) -> object:
-        """Carry out requests; return why the connection is of no use any more, or when `stop` was called."""
-        while True:
-            while self._waiting:
-                request = self._waiting.popleft()
-                if request.answer.cancelled():
-                    continue
-                if (reason := await self._carry_out(request, wire)) is not None:
-                    return reason
-            if self._is_stopping:
+        """Have requests carried out; return why the connection is of no use any more, or when `stop` was called."""
+        self._wire = wire
+        self._is_up.set()
+        self._go_on()
+        while self._reason is None:
+            current = self._current
+            if isinstance(current, _Several):
+                await self._carry_out(current, wire)
+                continue
+            if self._is_stopping and current is None:
                 return "it was left"
             self._news.clear()
             try:
                 async with asyncio.timeout(QUIET):
                     await self._news.wait()
             except TimeoutError:
-                ping: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-                if (reason := await self._carry_out(_Request(_ping, ping), wire)) is not None:
-                    ping.exception()  # retrieved: nobody waits for it
-                    return reason
+                if self._current is None and asyncio.get_running_loop().time() - self._began >= QUIET:
+                    ping = _Statement(b"select 1", _NONE, asyncio.get_running_loop().create_future())
+                    ping.answer.add_done_callback(_ignored)
+                    self._put(ping)
+        return self._reason
 
-    async def _carry_out(self, request: _Request[T], wire: Wire) -> object:
-        """Carry out one request; return why the connection is of no use any more, None if it is."""
+    def _go_on(self) -> None:
+        """Begin the next request, if none is under way; one of several statements is for `_serve` to carry out."""
+        while self._current is None and self._waiting and self._wire is not None:
+            request = self._waiting.popleft()
+            if request.answer.cancelled():
+                continue
+            self._current = request
+            self._began = asyncio.get_running_loop().time()
+            if isinstance(request, _Several):
+                self._news.set()
+            else:
+                self._send(request, self._wire)
+        if self._is_stopping and self._current is None:
+            self._news.set()
+
+    def _send(self, statement: _Statement, wire: Wire) -> None:
+        def told(rows: list[Any], error: psycopg.Error | None) -> None:
+            if self._current is not statement:  # too late
+                return
+            if error is not None and self._again(statement, error, wire):
+                return
+            self._current = None
+            if error is None:
+                statement.give(rows)
+            else:
+                statement.fail(translated(error, self._address.shown))
+                if wire.closed or is_lost(error):
+                    self._lose(error)
+            self._go_on()
+
+        if self._timer is None:
+            self._look_at(self._began + self._address.reply_timeout)
+        try:
+            wire.ask(statement.sql, statement.values, told)
+        except psycopg.Error as exc:
+            told([], exc)
+
+    def _again(self, statement: _Statement, error: psycopg.Error, wire: Wire) -> bool:
+        """Send a statement again that stood in another transaction's way."""
+        if error.sqlstate not in RETRIED or statement.attempt >= _ATTEMPTS:
+            return False
+
+        def send() -> None:
+            if self._current is statement:
+                self._send(statement, wire)
+
+        asyncio.get_running_loop().call_later(random.uniform(0, 0.005 * statement.attempt), send)
+        statement.attempt += 1
+        return True
+
+    def _look_at(self, time: float) -> None:
+        self._timer = asyncio.get_running_loop().call_at(time, self._look)
+
+    def _look(self) -> None:
+        """See whether the statement under way has taken too long; a timer for each one would cost more."""
+        self._timer = None
+        if isinstance(self._current, _Statement):
+            ends = self._began + self._address.reply_timeout
+            if ends > asyncio.get_running_loop().time():
+                self._look_at(ends)
+            else:
+                self._lose(f"no answer within {self._address.reply_timeout:g} s")
+
+    def _lose(self, reason: object) -> None:
+        """The connection is of no use any more: what is under way may have been done."""
+        if self._reason is None:
+            self._reason = reason
+        self._wire = None
+        self._is_up.clear()
+        current, self._current = self._current, None
+        if current is not None:
+            current.fail(ConnectionLost(f"{self.shown}: {reason}"))
+        self._news.set()
+
+    async def _carry_out(self, request: _Several[Any], wire: Wire) -> None:
+        """Carry out one request of several statements."""
+        await self._attempt(request, wire)
+        if self._current is request:
+            self._current = None
+            self._go_on()
+
+    async def _attempt(self, request: _Several[Any], wire: Wire) -> None:
         limit = self._address.reply_timeout
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 async with asyncio.timeout(limit):
-                    answer = await request.work(wire)
+                    request.give(await request.work(wire))
             except TimeoutError:
-                reason = f"no answer within {limit:g} s"
-                request.fail(ConnectionLost(f"{self.shown}: {reason}"))
-                return reason
+                self._lose(f"no answer within {limit:g} s")
             except psycopg.Error as exc:
                 if exc.sqlstate in RETRIED and attempt < _ATTEMPTS:
                     await asyncio.sleep(random.uniform(0, 0.005 * attempt))
                     continue
                 request.fail(translated(exc, self._address.shown))
-                return exc if wire.closed or is_lost(exc) else None
-            except asyncio.CancelledError:
-                request.fail(ConnectionLost(f"{self.shown}: it was left"))
-                raise
+                if wire.closed or is_lost(exc):
+                    self._lose(exc)
             except Exception as exc:  # a defect of the request's, or what can't be read: its caller's to know
                 request.fail(exc)
-                return "a request failed in the middle" if wire.closed else None
-            else:
-                if not request.answer.done():
-                    request.answer.set_result(answer)
-                return None
-        return None
+                if wire.closed:
+                    self._lose("a request failed in the middle")
+            return
 
 
-async def _ping(wire: Wire) -> None:
-    await wire.execute(b"select 1")
+def _ignored(answer: asyncio.Future[Any]) -> None:
+    """Nobody waits for it."""
+    if not answer.cancelled():
+        answer.exception()

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from contextlib import aclosing
-from typing import Any, Final
+from contextlib import suppress
+from typing import Final
 
 import psycopg
 
@@ -38,6 +37,9 @@ class Listener:
         #: Whether notifications come: a pooler may take LISTEN, and pass none of them on.
         self.hears = False
         self.wire: Wire | None = None
+        self._has_heard = asyncio.Event()
+        self._has_ended = asyncio.Event()
+        self._end: psycopg.Error | None = None
 
     async def opened(self) -> None:
         """Return when notifications come, or it is known that they don't."""
@@ -55,7 +57,7 @@ class Listener:
                     pauses.opened(loop.time())
                     await self._hear(wire)
                 finally:
-                    wire.pgconn.finish()
+                    wire.end()
             except OperationalError as exc:
                 pauses.lost(exc, loop.time())
             except Exception:  # a defect must not end listening
@@ -66,16 +68,21 @@ class Listener:
 
     async def _subscribe(self, wire: Wire) -> None:
         """Listen, and find out whether anything comes."""
+        wire.on_notify = self._take
+        wire.on_end = self._ended
+        self._end = None
+        self._has_ended.clear()
+        self._has_heard.clear()
         try:
             async with asyncio.timeout(self._address.connect_timeout):
                 for channel in self._bus.channels:
-                    await wire.execute(f'listen "{channel}"'.encode())
-                await self._requests.run(self._echo())
+                    await wire.rows(f'listen "{channel}"'.encode())
+                await self._requests.rows(b"select pg_notify($1::text, 'echo')", self._bus.channels[0])
         except TimeoutError as exc:
             raise NotConnected(f"{self._address.shown}: LISTEN was not confirmed") from exc
         except psycopg.Error as exc:
             raise translated(exc, self._address.shown) from exc
-        is_heard = await self._take(wire, _ECHO, 1)
+        is_heard = await _is_set(self._has_heard, _ECHO)
         if not is_heard and not self._is_decided.is_set():
             logger.warning(
                 "%s: no notifications come (a pooler in transaction mode passes none on): consumers look every few "
@@ -86,33 +93,35 @@ class Listener:
         self._is_decided.set()
         self._bus.tell_of_gap()
 
-    def _echo(self) -> Callable[[Wire], Awaitable[Any]]:
-        async def tell(wire: Wire) -> None:
-            await wire.execute(b"select pg_notify($1::text, 'echo')", (self._bus.channels[0],))
-
-        return tell
-
     async def _hear(self, wire: Wire) -> None:
-        """Hand on what comes; ask a server that is silent whether it is there."""
-        while True:
-            if not await self._take(wire, QUIET, None):
-                try:
-                    async with asyncio.timeout(self._address.reply_timeout):
-                        await wire.execute(b"select 1")
-                except TimeoutError as exc:
-                    raise NotConnected(f"{self._address.shown}: it is silent") from exc
-                except psycopg.Error as exc:
-                    raise translated(exc, self._address.shown) from exc
+        """Let what comes be handed on; ask a server that is silent whether it is there."""
+        while not await _is_set(self._has_ended, QUIET):
+            if self._has_heard.is_set():
+                self._has_heard.clear()
+                continue
+            try:
+                async with asyncio.timeout(self._address.reply_timeout):
+                    await wire.rows(b"select 1")
+            except TimeoutError as exc:
+                raise NotConnected(f"{self._address.shown}: it is silent") from exc
+            except psycopg.Error as exc:
+                raise translated(exc, self._address.shown) from exc
+        if self._end is not None:
+            raise translated(self._end, self._address.shown) from self._end
 
-    async def _take(self, wire: Wire, seconds: float, count: int | None) -> bool:
-        """Hand on what comes within `seconds`; return whether anything did."""
-        came = False
-        try:
-            async with aclosing(wire.notifies(timeout=seconds, stop_after=count)) as notifications:
-                async for notification in notifications:
-                    came = True
-                    if notification.payload != "echo":
-                        self._bus.take_payload(notification.channel, notification.payload)
-        except psycopg.Error as exc:
-            raise translated(exc, self._address.shown) from exc
-        return came
+    def _take(self, channel: str, payload: str) -> None:
+        self._has_heard.set()
+        if payload != "echo":
+            self._bus.take_payload(channel, payload)
+
+    def _ended(self, exc: psycopg.Error) -> None:
+        self._end = exc
+        self._has_ended.set()
+
+
+async def _is_set(event: asyncio.Event, seconds: float) -> bool:
+    """Wait for `event`, at most so long."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    return event.is_set()

@@ -64,9 +64,9 @@ class Vacuum:
         wire = await open_wire(self._client.address)
         try:
             async with asyncio.timeout(_PATIENCE):
-                await wire.execute(self._client.named(b"vacuum (truncate false) aiotq.message"))
+                await wire.rows(self._client.named(b"vacuum (truncate false) aiotq.message"))
         finally:
-            wire.pgconn.finish()
+            wire.end()
 
     def _warn(self, open_for: int | None) -> None:
         if open_for is not None and not self._has_warned:
