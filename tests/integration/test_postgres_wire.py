@@ -1,4 +1,4 @@
-"""What goes to a PostgreSQL without psycopg's cursors comes back as it was given, and the end of a connection is seen."""
+"""Statements on a PostgreSQL without psycopg's cursors: what was given comes back, and a connection's end is seen."""
 
 from __future__ import annotations
 

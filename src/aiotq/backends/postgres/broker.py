@@ -23,7 +23,7 @@ DEAD_LETTER_RETENTION: Final = 30 * 86_400.0
 #: Rows that one statement deletes.
 _BATCH: Final = 1000
 
-_SEND: Final = b"select * from aiotq.send($1::text, $2::bigint, $3::jsonb)"
+_SEND: Final = b"call aiotq.send_and_wake($1::text, $2::bigint, $3::jsonb, $4::text, $5::text, null, null)"
 _SETTLE: Final = b"select * from aiotq.settle($1::text, $2::bigint, $3::jsonb)"
 _MAKE_DUE_NOW: Final = b"select * from aiotq.make_due_now($1::text[])"
 _DELAYED: Final = (
@@ -122,9 +122,11 @@ class PostgresBroker(Broker):
         await self.client.requests.connected()
 
     async def _send(self, line: str, number: int, batch: Sequence[Envelope]) -> Sequence[int]:
-        ready, hurry = await self.client.row(_SEND, line, number, packed(packed_envelopes(batch)))
-        self.client.wake(ready)
-        self.client.hurry(hurry)
+        client = self.client
+        items = packed(packed_envelopes(batch))
+        ready, hurry = await client.row(_SEND, line, number, items, client.address.channel_base, client.bus.woken)
+        client.wake(ready)
+        client.hurry(hurry)
         return all_of_them((), len(batch))
 
     @asynccontextmanager

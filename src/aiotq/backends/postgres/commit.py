@@ -18,6 +18,7 @@ from ...commit.committer import (
 )
 from ...exceptions import ConnectionLost, OperationalError
 from ...results.fleet import FleetRow
+from ...results.records import RESULTS
 from ...transport.broker import Delivery
 from .broker import PostgresBroker
 from .connection import packed
@@ -25,9 +26,12 @@ from .consumer import PostgresConsumer
 from .items import Effects, in_order, packed_change, packed_envelopes, packed_settlement
 from .ledger import PostgresLedger
 from .numbered import NumberedWrites, all_but
-from .pushing import push
+from .pushing import push, pushes
 
-_COMMIT: Final = b"select * from aiotq.commit($1::text, $2::bigint, $3::jsonb)"
+_COMMIT: Final = (
+    b"call aiotq.commit_and_tell($1::text, $2::bigint, $3::jsonb, $4::text, $5::text, $6::text[], $7::text[],"
+    b" null, null, null, null, null, null)"
+)
 
 
 class PostgresCommitter(Committer):
@@ -63,10 +67,15 @@ class PostgresCommitter(Committer):
 
     async def _write(self, line: str, number: int, group: Sequence[Finish]) -> Sequence[int]:
         parts, effects = packed_group(group)
-        lost, ready, hurry, kept, watched = await self._client.commit(_COMMIT, line, number, parts)
-        self._client.wake(ready)
-        self._client.hurry(hurry)
-        push(self._client, effects.written(lost), kept, watched)
+        client = self._client
+        notices = client.notices(RESULTS, pushes(effects.records))
+        lost, ready, hurry, kept, watched, is_told = await client.commit(
+            _COMMIT, line, number, parts, client.address.channel_base, client.bus.woken, *notices
+        )
+        client.wake(ready)
+        client.hurry(hurry)
+        if not is_told:
+            push(client, effects.written(lost), kept, watched)
         return all_but(lost, len(group))
 
 

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, Self
 
@@ -139,6 +139,21 @@ class PostgresClient:
             self._hurry = min(seconds, self._hurry)
             self._has_told.clear()
             self._has_news.set()
+
+    def notices(
+        self, topic: str, told: Iterable[tuple[str, bytes]]
+    ) -> tuple[Sequence[str], Sequence[str]] | tuple[None, None]:
+        """Return channels and payloads that tell processes something; None if that is nothing, or too much."""
+        channels: list[str] = []
+        payloads: list[str] = []
+        for address, payload in told:
+            if (channel := self.address.channel(address)) is None:
+                self.bus.dropped += 1
+                continue
+            parts = self.bus.parts(frame(topic, payload))
+            channels += [channel] * len(parts)
+            payloads += parts
+        return (channels, payloads) if 0 < len(channels) <= _NOTICES_AT_ONCE else (None, None)
 
     def tell_soon(self, address: str, topic: str, payload: bytes) -> None:
         """Tell a process something, soon, unless too much waits to be told."""

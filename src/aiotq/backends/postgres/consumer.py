@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from ...core.aio import finish
 from ...core.clock import Clock
-from ...exceptions import MalformedMessage, OperationalError
+from ...exceptions import MalformedMessage, OperationalError, Refused
 from ...results.fleet import FleetRow
 from ...transport.broker import FAIR_EVERY, Consumer, Delivery, GiveUp, QueueOrder, Settlement, Turns
 from ...wire.message import Message, unpack
@@ -41,9 +41,10 @@ _RANKS_UPWARDS: Final = (0, *range(10, 0, -1))
 #: Seconds by which what is due may be written after it was due, between looks at all of it.
 _LATE: Final = 60.0
 
-_FETCH: Final = (
-    b"select * from aiotq.fetch($1::bigint, $2::int, $3::text, $4::float8, $5::text, $6::int, $7::text[],"
-    b" $8::text[], $9::smallint[], $10::bigint[], $11::text[], $12::boolean, $13::float8)"
+_READ: Final = (
+    b"call aiotq.read($1::bigint, $2::int, $3::text, $4::float8, $5::text, $6::int, $7::text[],"
+    b" $8::text[], $9::smallint[], $10::bigint[], $11::text[], $12::boolean, $13::float8,"
+    b" null, null, null, null, null, null, null, null, null, null, null)"
 )
 _REGISTER: Final = b"select aiotq.register($1::bigint, $2::text, $3::float8)"
 _RENEW: Final = b"select * from aiotq.renew($1::bigint, $2::text, $3::float8, $4::jsonb)"
@@ -55,8 +56,8 @@ _END_LEASES: Final = b"update aiotq.holder set until = 0 where name = any ($1::t
 _RECLAIM: Final = b"select * from aiotq.reclaim($1::float8)"
 
 Settle = Callable[[Sequence[tuple[Delivery, Settlement]]], Awaitable[Sequence[bool]]]
-#: queue, rank, id, body, priority, deaths, charges, returns, what the last row tells
-Row = tuple[str, int, int, bytes, int, int, int, int, Any]
+#: queue, rank, id, body, priority, deaths, charges, returns
+Row = tuple[str, int, int, bytes, int, int, int, int]
 
 
 class PostgresConsumer(Consumer):
@@ -84,10 +85,14 @@ class PostgresConsumer(Consumer):
         self._holder = secrets.randbits(62)
         self._floors = Floors()
         self._vacuum = Vacuum(client)
+        self._most = _MOST  #: messages that a read takes: few after they were too large together
         self._reads = 0
         self._number = 0  #: of the last read, whatever became of it
         self._lost: int | None = None  #: the read whose reply nobody got
+        self._leased_until = 0.0  #: by the clock's monotonic time
         self._is_idle = False  #: whether we stand among those who wait to be told
+        self._took_all = True  #: whether the last read took all that there was
+        self._saw_suspects = False  #: and the suspects, if there were any
         self._has_news = False
         self._changed = asyncio.Event()  #: set when news came, or `_due_at` is another one
         self._due_at = float("inf")  #: loop time of the next look at what is delayed
@@ -101,7 +106,9 @@ class PostgresConsumer(Consumer):
         bus = self._client.bus
         self._stop_hearing = (bus.hear(WOKEN, self._woken, self._missed), bus.hear(DUE, self._due_earlier))
         self._client.expect_commits()
+        began = self._clock.monotonic()
         await self._client.rows(_REGISTER, self._holder, self._name, self._lease)
+        self._leased_until = began + self._lease
 
     async def leave(self) -> None:
         for stop_hearing in self._stop_hearing:
@@ -116,7 +123,7 @@ class PostgresConsumer(Consumer):
 
     async def receive(self, limit: int, *, suspect: bool, wait: float) -> Sequence[Delivery]:
         try:
-            return await self._receive(min(limit, _MOST), suspect, wait)
+            return await self._receive(min(limit, self._most), suspect, wait)
         except asyncio.CancelledError:
             # At once: there may be no next read, and whoever stops goes on holding what it took (P6).
             with suppress(OperationalError, TimeoutError):
@@ -126,12 +133,13 @@ class PostgresConsumer(Consumer):
     async def _receive(self, limit: int, suspect: bool, wait: float) -> Sequence[Delivery]:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait
+        if limit > 0 and wait > 0 and self._has_seen_all(suspect) and not await self._something(deadline):
+            return ()
         while limit > 0:
             self._has_news = False  # before looking, so that nothing is missed that comes in between
             self._due_at = float("inf")
-            was_idle = self._is_idle
             read_at = self._clock.monotonic()
-            rows = await self._fetch(limit, suspect, loop.time() < deadline)
+            rows = await self._read(limit, suspect, loop.time() < deadline)
             if rows:
                 self._reads += 1
                 self._turns.advance(row[0] for row in rows)
@@ -140,11 +148,20 @@ class PostgresConsumer(Consumer):
                     return deliveries
                 continue
             self._floors.forget()  # from the start: what was committed late may stand before them
-            if self._is_idle and not was_idle:
-                continue  # what came before we stood among the idle, nobody told us of
-            if not await self._something(deadline):
+            is_over = loop.time() >= deadline
+            if (self._is_idle or is_over) and not await self._something(
+                deadline
+            ):  # else it looks again, standing there
                 break
         return ()
+
+    def _has_seen_all(self, suspect: bool) -> bool:
+        """Whether the last read took all that there was, and whoever has sent since then tells us.
+
+        It stood among the idle before it looked. Whose lease ends does not stand there any more.
+        """
+        is_told = self._is_idle and self._took_all and self._clock.monotonic() < self._leased_until
+        return is_told and (self._saw_suspects or not suspect)
 
     def renew(self, held: Collection[Delivery], row: FleetRow | None = None) -> Collection[Delivery]:
         """As the contract says; `row` is written in the same request."""
@@ -155,10 +172,12 @@ class PostgresConsumer(Consumer):
             if holder == self._holder:
                 items.append({"n": number, "q": delivery.queue, "r": rank, "i": id_, "l": lease})
         values = self._holder, self._name, self._lease, packed(items)
+        began = self._clock.monotonic()
         if row is None:
             ((kept, ready),) = self._client.blocking.rows(_RENEW, *values)
         else:
             ((kept, ready),) = self._client.blocking.rows(_RENEW_WITH_ROW, *values, row.key, row.row, row.lease)
+        self._leased_until = began + self._lease
         if ready:
             self._client.wake_from_thread(ready)
         still_held = frozenset(kept)
@@ -180,29 +199,44 @@ class PostgresConsumer(Consumer):
         await self._vacuum.look()
         return int(count)
 
-    async def _fetch(self, limit: int, suspect: bool, waits: bool) -> list[Row]:
+    async def _read(self, limit: int, suspect: bool, waits: bool) -> list[Row]:
         """Take messages, in the order in which they were asked for."""
         if self._lost is not None:
             await self._give_up_read()
         pairs = self._pairs()
-        floors = self._floors.of(pairs)
+        # Whoever gets all there is will wait: it stands among the idle before it looks, and looks at everything.
+        stands = waits and self._took_all and not self._is_idle
+        if stands:
+            self._floors.forget()
         self._number += 1
         try:
-            rows = await self._client.rows(
-                _FETCH,
+            row: Sequence[Any] = await self._client.row(
+                _READ,
                 *(self._holder, self._number, self._name, self._lease, self._client.name, limit),
                 list(self._turns.items) if suspect else None,
-                *([queue for queue, _ in pairs], [rank for _, rank in pairs], floors),
-                *(list(self._turns.items), waits and not self._is_idle, self._due_after()),
+                *([queue for queue, _ in pairs], [rank for _, rank in pairs], self._floors.of(pairs)),
+                *(list(self._turns.items) if stands else None, stands or self._is_idle, self._due_after()),
             )
-        except BaseException:
+        except BaseException as exc:
             self._lost = self._number
+            if isinstance(exc, Refused):  # more than PostgreSQL gives in one answer
+                self._most = max(limit // 4, 1)
             raise
-        if not rows:  # only a read that was given up is refused
+        self._most = min(self._most * 2, _MOST)
+        *columns, due, moved, is_revoked = row
+        if is_revoked is None:  # only a read that was given up is refused
             self._lost = self._number
+            self._is_idle = False
             return []
-        about = rows.pop()[-1]
-        self._heed(about, waits, bool(rows))
+        rows: list[Row] = list(zip(*columns, strict=True)) if columns[0] is not None else []
+        self.saw_revocations = bool(is_revoked)
+        self._took_all = len(rows) < limit
+        self._is_idle = self._took_all and (stands or self._is_idle) and not self._has_news
+        self._saw_suspects = suspect and not any(row[1] < 0 for row in rows)
+        self._looked_at = self._clock.time()
+        if due is not None:
+            self._look_in(due)
+        self._client.wake(moved)
         places = {pair: place for place, pair in enumerate(pairs)}
         rows.sort(key=lambda row: (places.get((row[0], row[1]), -1), row[2]))
         self._floors.note(rows)
@@ -225,16 +259,6 @@ class PostgresConsumer(Consumer):
         self._looked_at_all = now
         return float("-inf")
 
-    def _heed(self, about: dict[str, Any], waits: bool, has_taken: bool) -> None:
-        """Note what a read told."""
-        self.saw_revocations = about["revoked"]
-        self._is_idle = not has_taken and (waits or self._is_idle)
-        self._looked_at = self._clock.time()
-        if about["due"] is not None:
-            self._look_in(about["due"])
-        if about["moved"]:
-            self._client.wake(about["moved"])
-
     async def _give_up_read(self) -> None:
         """Give back what the lost read took, if there is one, and have others told of what comes."""
         self._is_idle = False
@@ -247,7 +271,7 @@ class PostgresConsumer(Consumer):
         """Return what can be read; what can't goes to the dead letters (P5)."""
         deliveries: list[Delivery] = []
         junk: list[tuple[Delivery, Settlement]] = []
-        for queue, rank, id_, body, priority, deaths, charges, returns, _ in rows:
+        for queue, rank, id_, body, priority, deaths, charges, returns in rows:
             lease = lease_of((rank, id_, self._holder, self._number))
             try:
                 message = unpack(body)
@@ -269,7 +293,8 @@ class PostgresConsumer(Consumer):
         """Wait until there may be something; False when the deadline passed first."""
         loop = asyncio.get_running_loop()
         look_at = loop.time() + self._client.pause() * random.uniform(0.8, 1.2)
-        while not self._has_news and (until := min(deadline, self._due_at, look_at)) > loop.time():
+        whole_at = loop.time() + self._floors.seconds_to_whole()
+        while not self._has_news and (until := min(deadline, self._due_at, look_at, whole_at)) > loop.time():
             self._changed.clear()
             timer = loop.call_at(until, self._changed.set)
             try:

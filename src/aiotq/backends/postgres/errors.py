@@ -14,8 +14,10 @@ _CONNECTION: Final = ("08", "57P")
 _READ_ONLY: Final = "25006"
 #: Two transactions were in each other's way: one of them is to do it again.
 RETRIED: Final = ("40001", "40P01")
-#: Not now: a limit of time, a lock, memory, disk.
-_NOT_NOW: Final = ("40", "53", "55P03", "57014", "58")
+#: Not now: a lock, memory, disk.
+_NOT_NOW: Final = ("40", "53", "55P03", "58")
+#: A limit of time: a procedure may have committed before it.
+_CANCELLED: Final = "57014"
 #: What was given will never fit: text with NUL, numbers and sizes beyond what there is.
 _UNENCODABLE: Final = ("22",)
 _TOO_LARGE: Final = ("54",)
@@ -37,7 +39,7 @@ def is_lost(exc: psycopg.Error) -> bool:
     code = exc.sqlstate
     if code is None:
         return isinstance(exc, psycopg.OperationalError | psycopg.InterfaceError)
-    return (code.startswith(_CONNECTION) and code != "57014") or code == _READ_ONLY
+    return (code.startswith(_CONNECTION) and code != _CANCELLED) or code == _READ_ONLY
 
 
 def translated(exc: psycopg.Error, shown: str) -> OperationalError:
@@ -46,7 +48,7 @@ def translated(exc: psycopg.Error, shown: str) -> OperationalError:
     text = f"{shown}: {str(exc).strip() or type(exc).__name__}"
     if code == _READ_ONLY or code.startswith(_NOT_NOW):
         return NotConnected(text)
-    if is_lost(exc):
+    if is_lost(exc) or code == _CANCELLED:
         return ConnectionLost(text)
     if code.startswith(_TOO_LARGE):
         return Refused(f"{text} (larger than PostgreSQL takes at once: keep large data elsewhere)", "too_large")

@@ -6,6 +6,7 @@ a read starts at the beginning.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from typing import Any, Final
@@ -26,6 +27,9 @@ class Floors:
         self._young: list[tuple[float, dict[tuple[str, int], int]]] = []
         self._next_whole = 0.0
         self._whole_since: float | None = None
+        self._earliest = 0.0  #: before which no read is from the beginning, whatever was forgotten
+        self._is_wanted = False  #: whether one is wanted,
+        self._is_behind = False  #: and the last one was not
 
     def of(self, pairs: Sequence[tuple[str, int]]) -> list[int]:
         """Return the floors for a read that begins now."""
@@ -34,14 +38,17 @@ class Floors:
             self._floors.update(self._young.pop(0)[1])
         if now >= self._next_whole:
             self._whole_since = now
+            self._is_wanted = self._is_behind = False
             return [0] * len(pairs)
+        self._is_behind = self._is_wanted
         return [self._floors.get(pair, 0) for pair in pairs]
 
     def note(self, rows: Sequence[Sequence[Any]]) -> None:
         """Note what the read took that was asked for last."""
         now = time.monotonic()
         if self._whole_since is not None:
-            self._next_whole = now + max(_ALL_EVERY, _SHARE * (now - self._whole_since))
+            self._earliest = now + _SHARE * (now - self._whole_since)
+            self._next_whole = max(now + _ALL_EVERY, self._earliest)
             self._whole_since = None
         if rows:
             highest: dict[tuple[str, int], int] = {}
@@ -51,5 +58,10 @@ class Floors:
             self._young.append((now, highest))
 
     def forget(self) -> None:
-        """Read from the beginning next."""
-        self._next_whole = 0.0
+        """Read from the beginning next, or as soon as that takes no more than its share of the time."""
+        self._next_whole = min(self._next_whole, self._earliest)
+        self._is_wanted = True
+
+    def seconds_to_whole(self) -> float:
+        """Return in how many seconds a read from the beginning is due that was put off; infinite if none was."""
+        return self._earliest - time.monotonic() if self._is_behind else math.inf

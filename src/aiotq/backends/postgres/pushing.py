@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Final
 
 from ...results.packing import pack_pushed
@@ -24,6 +24,14 @@ def push(
 
     `watched` has ids, each with the address of a process that watches it.
     """
+    for address, payload in pushes(records, kept, watched):
+        client.tell_soon(address, RESULTS, payload)
+
+
+def pushes(
+    records: Sequence[Record], kept: Collection[str] | None = None, watched: Iterable[Sequence[str]] | None = None
+) -> Iterator[tuple[str, bytes]]:
+    """Yield addresses of processes, each with what is pushed there, as `push` does."""
     by_address: dict[str, list[Record]] = {}
     over = set(kept or ())
     watchers: dict[str, list[str]] = {}
@@ -39,4 +47,4 @@ def push(
                 by_address.setdefault(address, []).append(record)
     for address, theirs in by_address.items():
         for payload in pack_pushed(theirs, _LIMIT):
-            client.tell_soon(address, RESULTS, payload)
+            yield address, payload
