@@ -12,7 +12,6 @@ from ...exceptions import InvalidOption
 from ...results import Record
 from ...results.index import Finished, FinishedPage, FinishedQuery, IndexBounds, IndexEntry
 from ...states import FAILURE, IGNORED, RETRY, REVOKED, STARTED, SUCCESS
-
 from .harness import KeptHarness
 
 BOUNDS = IndexBounds()
