@@ -1,10 +1,11 @@
-"""What `curl -s URL` prints: `python -m tests.guide.fetched URL`."""
+"""What `curl -s URL`, or `curl -s URL --json DATA`, prints: `python -m tests.guide.fetched URL`."""
 
 from __future__ import annotations
 
 import sys
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 if __name__ == "__main__":
-    with urlopen(sys.argv[1], timeout=30) as answer:
+    data = sys.argv[3].encode() if sys.argv[2:3] == ["--json"] else None
+    with urlopen(Request(sys.argv[1], data, {"content-type": "application/json"}), timeout=30) as answer:
         sys.stdout.write(answer.read().decode())

@@ -99,6 +99,8 @@ class Reader:
         text = printed.read_text()
         assert code == 0, f"$ {command}\n{text}"
         assert not said.strip() or re.fullmatch(pattern(said), text), f"$ {command}\n{text}\ninstead of\n{said}"
+        if found := re.search(r'"id":"([\w-]+)"', text):
+            self.here = {**self.here, "$ID": found[1]}
 
     def _start(self, words: list[str], printed: Path) -> Forked:
         match words:
@@ -106,8 +108,10 @@ class Reader:
                 words = more if words[0] == "python" else words
             case ["python", script]:
                 words = [script.removesuffix(".py")]
-            case ["curl", "-s", url]:
-                words = ["tests.guide.fetched", url]
+            case ["curl", "-s", url, *more]:
+                words = ["tests.guide.fetched", url, *more]
+            case ["uvicorn", *_]:
+                pass
             case ["pytest", *more]:
                 plugins = [
                     "-p",
@@ -135,7 +139,8 @@ class Reader:
         for _, program, _ in running:
             program.send_signal(signal.SIGTERM)
         for command, program, printed in running:
-            assert await asyncio.to_thread(program.wait, PATIENCE) == 0, f"{command}\n{printed.read_text()}"
+            good = (0, -signal.SIGTERM) if command.startswith("uvicorn") else (0,)  # it ends by what it was sent
+            assert await asyncio.to_thread(program.wait, PATIENCE) in good, f"{command}\n{printed.read_text()}"
 
 
 def pattern(said: str) -> str:

@@ -23,7 +23,8 @@ RUN: Final = {
     ),
     "docs/tutorial/production.md": "test_tutorial.py",
     **dict.fromkeys(
-        [f"docs/guides/from-{peer}.md" for peer in ("rq", "arq", "dramatiq", "taskiq")], "test_moving_pages.py"
+        [f"docs/guides/from-{peer}.md" for peer in ("celery", "rq", "arq", "dramatiq", "taskiq")],
+        "test_moving_pages.py",
     ),
 }
 PAGES: Final = sorted(

@@ -30,3 +30,12 @@ async def test_a_service_goes_to_production(tmp_path: Path) -> None:
         await reader.follow("tutorial/production.md")
 
     assert len(reader.done) > 10
+
+
+async def test_a_first_service_of_fastapi_answers(tmp_path: Path) -> None:
+    port = str(free_port())
+    reader = Reader(tmp_path, {"127.0.0.1:8000": f"127.0.0.1:{port}", "--port 8000": f"--port {port}"})
+
+    await reader.follow("guides/frameworks/fastapi.md")
+
+    assert len(reader.done) == 5
