@@ -15,8 +15,10 @@ ROOT: Final = Path(__file__).parents[2]
 RUN: Final = {
     "README.md": "test_readme.py",
     "docs/guides/canvas.md": "test_canvas_page.py",
+    "docs/guides/frameworks/fastapi.md": "test_tutorial.py",
     "docs/guides/periodic.md": "test_periodic_page.py",
     "docs/guides/testing.md": "test_5_testing.py",
+    "docs/guides/stores.md": "test_stores_page.py",
     "docs/reference/schedules.md": "test_schedules_page.py",
     **dict.fromkeys(
         [f"docs/tutorial/{name}.md" for name in ("first-steps", "next-steps", "workflows")], "test_tutorial.py"
