@@ -6,12 +6,12 @@ import asyncio
 import gc
 import logging
 import os
-import signal
 from typing import Final
 
 from ..app import AioTQ
 from ..beat.scheduler import Scheduler
 from ..core.inside import core_of
+from ..core.system import handle_signals, signals_here
 from ..supervising.systemd import say, watched_by_systemd
 from .app_option import Target, connected
 from .command import command
@@ -22,7 +22,7 @@ from .worker import Level, LogFormat, Name
 
 logger = logging.getLogger("aiotq.beat")
 
-_STOPPING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_STOPPING: Final = signals_here("SIGTERM", "SIGINT", "SIGHUP")
 
 
 @command()
@@ -42,10 +42,7 @@ def beat(
 
 async def _serve(app: AioTQ, name: str | None, address: tuple[str, int] | None) -> None:
     asked = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in _STOPPING:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # SIGHUP by nohup stays ignored
-            loop.add_signal_handler(number, asked.set)
+    handle_signals(_STOPPING, asked.set)
     async with serving_health(app, address):
         if not await reached(app, asked.wait):
             return

@@ -97,7 +97,7 @@ class Daemon:
         """
         mask = _mask(self.umask)
         if self.detach or self.pidfile is not None:
-            _check_system("--detach and --pidfile")
+            check_system("--detach and --pidfile")
         try:
             if self.detach:
                 _detach()
@@ -134,7 +134,12 @@ def _have(fd: int, number: int) -> None:
     os.dup2(fd, number)
 
 
-def _check_system(what: str) -> None:
+def check_system(what: str) -> None:
+    """Check that processes of workers can be kept, or put into the background, on this system.
+
+    Raises:
+        UsageError: they can't (Windows).
+    """
     if not hasattr(os, "fork"):
         raise UsageError(f"{what}: not on this system; whoever starts services there keeps workers running")
 

@@ -17,7 +17,7 @@ from typer.core import TyperCommand
 
 from ..supervising.pidfile import holder
 from .app_option import BROKER_VARIABLE, CommandFailed, Target, UsageError
-from .daemon import expanded
+from .daemon import check_system, expanded
 from .node_words import Node, nodes
 
 #: Seconds between looks whether a process has ended.
@@ -49,6 +49,7 @@ def multi(context: typer.Context) -> None:
     act, *words = context.args
     if act not in _ACTS:
         raise UsageError(f"multi: {', '.join(_ACTS)}, not {act!r}")
+    check_system("multi")
     _ACTS[act](context.obj, words)
 
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from .. import states
@@ -15,6 +13,7 @@ from ..calling.core import AppCore
 from ..canvas.outcome import REJECTED, Outcome
 from ..commit import Finish
 from ..core.logs import WarnOnce
+from ..core.system import resident_bytes
 from ..exceptions import OperationalError
 from ..worker.observers import Observer
 from ..worker.run import Run
@@ -86,7 +85,7 @@ async def done(share: Share, worker: Worker, core: AppCore) -> str:
             return f"{worker.completed} tasks are done"
         if share.seconds is not None and loop.time() - began >= share.seconds:
             return f"{share.seconds:g} s are over"
-        if share.memory is not None and (used := resident_bytes()) > share.memory:
+        if share.memory is not None and (used := resident_bytes() or 0) > share.memory:
             return f"it uses {used / 1024**2:.0f} MB of memory"
         if share.is_all and worker.running == 0:
             try:
@@ -100,12 +99,3 @@ async def done(share: Share, worker: Worker, core: AppCore) -> str:
 async def _is_empty(worker: Worker, core: AppCore) -> bool:
     queues = await (await core.connection()).broker.stats(worker.queues)
     return not any(queue.ready or queue.leased for queue in queues) and worker.running == 0
-
-
-def resident_bytes() -> int:
-    """Return the memory that this process has in use; 0 where the system does not tell."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except (OSError, ValueError, IndexError):
-        return 0
-    return pages * os.sysconf("SC_PAGE_SIZE")

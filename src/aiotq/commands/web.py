@@ -6,7 +6,6 @@ import asyncio
 import gc
 import logging
 import secrets
-import signal
 import sys
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -14,6 +13,7 @@ import typer
 
 from ..app import AioTQ
 from ..core.settings import READ_TOKEN_VARIABLE, TOKEN_VARIABLE
+from ..core.system import handle_signals, signals_here
 from ..exceptions import InvalidOption, OperationalError
 from ..web.listening import listen
 from .app_option import CommandFailed, Target, UsageError, connected
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("aiotq.web")
 
-_STOPPING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_STOPPING: Final = signals_here("SIGTERM", "SIGINT", "SIGHUP")
 _LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
@@ -84,9 +84,7 @@ async def _serve(app: AioTQ, dashboard: Dashboard, host: str, port: int, made: s
     from ..web.serving import serving_here  # noqa: PLC0415
 
     asked = asyncio.Event()
-    for number in _STOPPING:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # SIGHUP by nohup stays ignored
-            asyncio.get_running_loop().add_signal_handler(number, asked.set)
+    handle_signals(_STOPPING, asked.set)
     try:
         listener = listen(host, port)
     except OperationalError as exc:

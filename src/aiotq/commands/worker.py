@@ -24,7 +24,7 @@ from ..worker.options import WorkerChoices, WorkerOptions, worker_options
 from . import banner as banners
 from .app_option import BROKER_VARIABLE, Target, UsageError
 from .command import command
-from .daemon import Daemon, Detach, Gid, Logfile, Pidfile, Uid, Umask, Workdir, per_worker
+from .daemon import Daemon, Detach, Gid, Logfile, Pidfile, Uid, Umask, Workdir, check_system, per_worker
 from .http import Http, check_installed, listening, read_address, serving_health, telling_parent
 from .logs import FORMATS, LEVELS, log_as, start_logging
 from .reload import run_reloading
@@ -185,6 +185,7 @@ def _run_several(
     target: Target, context: typer.Context, scaled: Bounds | None, address: tuple[str, int] | None, held: Held | None
 ) -> bool:
     """Run workers in processes under this one, and return whether all is well."""
+    check_system("--workers, --reload and --max-...-per-worker")
     given: Mapping[str, Any] = context.params
     level, log_format, name, count, reload = (given[x] for x in ("level", "log_format", "name", "workers", "reload"))
     start_logging(level, log_format, "workers")

@@ -14,13 +14,14 @@ from contextlib import suppress
 from types import FrameType
 from typing import Final, NoReturn
 
+from ..core.system import signals_here
 from ..supervising import pidfile
 from ..worker.standing import standing
 from ..worker.worker import Worker
 
 logger = logging.getLogger("aiotq.worker")
 
-_STOPPING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_STOPPING: Final = signals_here("SIGTERM", "SIGINT", "SIGHUP")
 #: Seconds beyond the grace time for cleaning up, handing back and the last commits. A task that holds the loop or
 #: refuses to be cancelled would keep the process for ever.
 _LAST_RESORT: Final = 45.0
@@ -50,7 +51,8 @@ class Signals:
         self._loop = asyncio.get_running_loop()
         self._context = contextvars.copy_context()  # a signal comes in the middle of a task, and is none of its doing
         handlers: dict[int, Callable[[int, FrameType | None], None]] = dict.fromkeys(_STOPPING, self._stop)
-        handlers |= {signal.SIGUSR1: self._tell, signal.SIGUSR2: self._ignore}
+        handlers |= dict.fromkeys(signals_here("SIGUSR1"), self._tell)
+        handlers |= dict.fromkeys(signals_here("SIGUSR2"), self._ignore)
         for number, handler in handlers.items():
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, handler)

@@ -9,17 +9,15 @@ import gc
 import logging
 import os
 import platform
-import resource
-import sys
 import threading
 import tracemalloc
 from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
-from pathlib import Path
 from typing import Any, Final, Protocol
 
 from ..backends.base import shown_place
 from ..calling.core import AppCore
 from ..core.schedules import seconds_apart
+from ..core.system import most_resident_bytes, resident_bytes, used
 from ..core.values import value
 from ..exceptions import CallError, NotRegistered
 from ..tasks.options import check_limits
@@ -208,7 +206,6 @@ def active_queues(worker: Steered) -> object:
 def stats(worker: Steered) -> object:
     """Numbers: what was done, slots, uptime, use of the machine."""
     now = worker.core.clock.time()
-    used = resource.getrusage(resource.RUSAGE_SELF)
     return {
         "pid": os.getpid(),
         "uptime": round(now - worker.started, 3),
@@ -216,15 +213,7 @@ def stats(worker: Steered) -> object:
         "total": dict(worker.completed),
         "pool": {kind: {"running": taken, "max": most} for kind, (taken, most) in worker.slots().items()},
         "is_paused": worker.is_paused,
-        "rusage": {
-            "utime": used.ru_utime,
-            "stime": used.ru_stime,
-            "maxrss": used.ru_maxrss,
-            "minflt": used.ru_minflt,
-            "majflt": used.ru_majflt,
-            "nvcsw": used.ru_nvcsw,
-            "nivcsw": used.ru_nivcsw,
-        },
+        "rusage": dict(used()),
         "commands": dict(worker.commands),
     }
 
@@ -260,8 +249,8 @@ def clock(worker: Steered) -> object:
 def memory(worker: Steered) -> object:
     """Memory, threads, and what allocated most where tracemalloc is on (PYTHONTRACEMALLOC=1)."""
     found: dict[str, Any] = {
-        "rss": _rss(),
-        "max_rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+        "rss": resident_bytes(),
+        "max_rss": most_resident_bytes(),
         "threads": threading.active_count(),
         "running": len(worker.running()),
         "collected": [each["collections"] for each in gc.get_stats()],
@@ -455,11 +444,3 @@ def _resized(worker: Steered, change: int, kind: str) -> object:
         raise CallError(f"a worker has 1 to {MOST_SLOTS} slots of a kind, not {capacity}")
     worker.resize(kind, capacity)
     return {"ok": f"{capacity} slots ({kind})"}
-
-
-def _rss() -> int | None:
-    """Return the bytes of memory that this process has now, where that can be known."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-    except (OSError, ValueError, IndexError):
-        return None

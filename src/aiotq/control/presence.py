@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import random
-import resource
 import socket
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from anyio import to_thread
 
 from ..core.aio import finish
 from ..core.logs import WarnOnce
+from ..core.system import machine_load, resident_bytes
 from ..core.values import value
 from ..core.version import VERSION
 from ..exceptions import AioTQError, OperationalError
@@ -139,7 +139,7 @@ def about_process() -> Mapping[str, Any]:
     """Return what a row says of the process and its machine now."""
     about = {"host": socket.gethostname(), "pid": os.getpid(), "boot_id": _boot_id()}
     about |= {"pid_space": pid_space(), "process_started": process_started(os.getpid())}
-    return {**about, "version": VERSION, "load": _machine_load(), "memory": _memory()}
+    return {**about, "version": VERSION, "load": machine_load(), "memory": resident_bytes() or 0}
 
 
 def pid_space() -> int:
@@ -154,22 +154,6 @@ def process_started(pid: int) -> int:
     """Return when the process `pid` of this machine was started, in ticks since the machine was; 0: there is none."""
     try:
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
-    except (OSError, ValueError, IndexError):
-        return 0
-
-
-def _machine_load() -> float:
-    """Return the load of the machine over the last minute; 0 where it has none."""
-    try:
-        return round(os.getloadavg()[0], 2)
-    except OSError:
-        return 0.0
-
-
-def _memory() -> int:
-    """Return the bytes of this process that are in memory; 0 where that can't be known."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
     except (OSError, ValueError, IndexError):
         return 0
 

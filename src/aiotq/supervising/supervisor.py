@@ -8,9 +8,11 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 from ..core.bounds import Bounds
+from ..core.system import handle_signals, signals_here
 from .kept_worker import ChildCommand, KeptWorker
 from .reaping import reaping
 from .reports import Place, Reports
@@ -23,8 +25,8 @@ logger = logging.getLogger("aiotq.workers")
 #: Signals that stop the workers.
 STOPPING: Final = (signal.SIGTERM, signal.SIGINT)
 #: Those that are theirs to answer.
-_PASSED_ON: Final = (signal.SIGUSR1, signal.SIGUSR2)
-_HEARD: Final = (*STOPPING, *_PASSED_ON, signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU)
+_PASSED_ON: Final = signals_here("SIGUSR1", "SIGUSR2")
+_HEARD: Final = (*STOPPING, *_PASSED_ON, *signals_here("SIGHUP", "SIGTTIN", "SIGTTOU"))
 
 
 class Supervisor:
@@ -70,13 +72,13 @@ class Supervisor:
     def pass_on(self, number: int) -> None:
         """Do what a signal asks for."""
         name = signal.Signals(number).name
-        if number == signal.SIGHUP:
+        if name == "SIGHUP":
             self._roll(name)
-        elif number == signal.SIGTTIN:
+        elif name == "SIGTTIN":
             if not self._is_stopping:
                 logger.warning("%s: one worker more, %d", name, len(self._kept) + 1)
                 self._add()
-        elif number == signal.SIGTTOU:
+        elif name == "SIGTTOU":
             self._take_one_away(name)
         else:
             logger.warning("%s: passed on to %s", name, _workers(len(self._kept)))
@@ -178,7 +180,5 @@ def listen(handle: Callable[[int], None]) -> None:
 
     A signal that this process was started to ignore (SIGHUP by nohup) stays ignored.
     """
-    loop = asyncio.get_running_loop()
     for number in _HEARD:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            loop.add_signal_handler(number, handle, number)
+        handle_signals([number], partial(handle, number))

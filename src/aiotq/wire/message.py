@@ -325,7 +325,8 @@ def unpack_envelope(data: bytes) -> Envelope:
 _digits: list[str] = []
 _DIGITS: Final = 18
 _IDS_AT_ONCE: Final = 128
-os.register_at_fork(after_in_child=_digits.clear)  # or parent and child would make the same ids
+if hasattr(os, "register_at_fork"):  # or parent and child would make the same ids
+    os.register_at_fork(after_in_child=_digits.clear)
 
 
 def new_id() -> str:

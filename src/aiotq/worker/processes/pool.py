@@ -25,7 +25,7 @@ from anyio import to_thread
 
 from ...core.aio import finish
 from ...core.tracebacks import described
-from ...exceptions import EncodeError, RemoteError, TimeLimitExceeded, WorkerLostError
+from ...exceptions import EncodeError, InvalidOption, RemoteError, TimeLimitExceeded, WorkerLostError
 from ...signals import worker_process_init, worker_process_shutdown
 from .child import STARTED, VALUE, serve
 
@@ -122,11 +122,13 @@ class ProcessPool:
             WorkerLostError: the child ended before the task did, or could not be started.
             TimeLimitExceeded: the hard limit passed.
             EncodeError: the arguments or the value can't be pickled.
-            InvalidOption: nothing can be imported as `module.qualname` in a child.
+            InvalidOption: nothing can be imported as `module.qualname` in a child, or there are none here (Windows).
         """
         async with self._turn:
             if not self._is_open:
                 raise RuntimeError("the process pool is not open")
+            if not hasattr(os, "killpg"):
+                raise InvalidOption('run="process" can\'t be on this system: use run="thread"')
             slot = self._free.pop()
             job = _Job(call, soft_time_limit, time_limit)
             try:
