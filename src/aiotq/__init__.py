@@ -25,6 +25,7 @@ from .core.version import VERSION
 from .exceptions import (
     AioTQError,
     ChordError,
+    DuplicateCall,
     Ignore,
     JoinLost,
     MaxRetriesExceededError,
@@ -52,6 +53,7 @@ from .results.sync_result import SyncGroupResult, SyncResult, SyncResultSet
 from .tasks.current_app import CurrentApp
 from .tasks.dependencies import INJECTED, Depends
 from .tasks.handlers import ExceptionInfo
+from .tasks.keys import Debounce, Throttle, Unique
 from .tasks.options import CallOptions
 from .tasks.registry import shared_task
 from .tasks.request import Request
@@ -85,7 +87,9 @@ __all__ = [
     "Chain",
     "Chord",
     "ChordError",
+    "Debounce",
     "Depends",
+    "DuplicateCall",
     "EagerResult",
     "ExceptionInfo",
     "Exchange",
@@ -120,7 +124,9 @@ __all__ = [
     "TaskError",
     "TaskIgnored",
     "TaskRevokedError",
+    "Throttle",
     "TimeLimitExceeded",
+    "Unique",
     "Update",
     "Worker",
     "WorkerLifespan",

@@ -12,6 +12,7 @@ AioTQError
 ├── CallError                     the call is impossible; no message was sent
 │   ├── NoCurrentTask             also an AttributeError
 │   ├── NotRegistered
+│   ├── DuplicateCall
 │   ├── InvalidOption
 │   │   └── QueueNotFound
 │   ├── InvalidArguments          also a TypeError
@@ -141,6 +142,17 @@ class NoCurrentTask(CallError, AttributeError):
 
 class InvalidOption(CallError):
     """Raised when an option of a call or a task is unknown or has an impossible value."""
+
+
+class DuplicateCall(CallError):
+    """Raised when another call has the key of a call, which says `on_conflict="reject"`; `.task`, `.task_id`: its."""
+
+    def __init__(self, task: str, task_id: str) -> None:
+        self.task, self.task_id = task, task_id
+        super().__init__(f"{task}: another call with its key is under way ({task_id}), and this one was not sent")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return DuplicateCall, (self.task, self.task_id)
 
 
 class QueueNotFound(InvalidOption):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from . import apps
 from .harness import Chaos
@@ -10,11 +10,13 @@ from .harness import Chaos
 SEATS = 3
 
 
-def runs(chaos: Chaos) -> Iterator[tuple[float, float]]:
-    """When each run of all began and ended; it ended with its process at the latest."""
+def runs(chaos: Chaos, of: Collection[str] | None = None) -> Iterator[tuple[float, float]]:
+    """When each run began and ended, of all or of these calls; it ended with its process at the latest."""
     killed = {death.worker: death.time for death in chaos.deaths}
     ended = {(fact.id, fact.worker): fact.time for fact in chaos.seen("end")}
     for fact in chaos.seen("start"):
+        if of is not None and fact.id not in of:
+            continue
         end = ended.get((fact.id, fact.worker), killed.get(fact.worker))
         assert end is not None, f"{fact.id} began in {fact.worker} and never ended"
         yield fact.time, end

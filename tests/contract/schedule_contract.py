@@ -8,9 +8,10 @@ import pytest
 
 from aiotq.commit import COMMITTED, LEASE_LOST, Finish
 from aiotq.core.values import replace
-from aiotq.results import ScheduleChange, ScheduleRow
+from aiotq.results import JoinChanges, ScheduleChange, ScheduleRow, key_change
 from aiotq.testing.contracts.harness import Kept, KeptHarness
 
+from ..waiting import wait_until
 from .harness import CommitHarness, envelope
 
 APP = "proj"
@@ -107,6 +108,39 @@ class ScheduleContract:
         assert await store.ledger.schedules_revision(APP) > before
 
 
+class KeyContract:
+    """Rows that are kept for a time: who has the key of a unique call."""
+
+    async def test_a_key_is_whose_it_is_until_it_is_released_or_expires(self, results: KeptHarness) -> None:
+        store, _ = await results.connect()
+        other, _ = await results.connect()
+        mine, yours = key_change("k", "", "me", 100.0, b"\x00about"), key_change("k", "", "you", 100.0)
+
+        assert list(await store.ledger.change_schedules([mine, yours, mine])) == [True, False, True]
+        assert list(await other.ledger.keys(["k", "none"])) == [ScheduleRow("k", "me", b"\x00about")]
+        assert list(await store.ledger.schedules("")) == []
+        assert list(await other.ledger.change_schedules([key_change("k", "you", "", 0.0)])) == [False]
+        assert list(await other.ledger.change_schedules([key_change("k", "me", "", 0.0), yours])) == [True, True]
+
+        assert list(await store.ledger.change_schedules([key_change("k", "you", "us", 0.001)])) == [True]
+        await results.pass_time(0.01)
+        await wait_until(lambda: is_free(store, "k"), "the key has expired")
+        assert list(await store.ledger.change_schedules([key_change("k", "us", "late", 9.0), mine])) == [False, True]
+
+    async def test_of_many_that_want_a_key_at_once_one_gets_it(self, results: KeptHarness) -> None:
+        store, _ = await results.connect()
+
+        answers = await asyncio.gather(
+            *(store.ledger.change_schedules([key_change("k", "", f"{n}", 100.0)]) for n in range(8))
+        )
+
+        assert [answer for (answer,) in answers].count(True) == 1
+
+
+async def is_free(store: Kept, name: str) -> bool:
+    return not await store.ledger.keys([name])
+
+
 def sending(name: str, seen: str, mark: str, *ids: str) -> Finish:
     return Finish(None, envelopes=tuple(map(envelope, ids)), schedule=ScheduleChange(APP, name, seen, mark, b"next"))
 
@@ -169,6 +203,38 @@ class ScheduledCommitContract:
 
         assert list(answers) == [LEASE_LOST, COMMITTED, COMMITTED]
         assert [each.message.id for each in await worker.admitted()] == ["run"]
+
+
+class KeyCommitContract:
+    """What sends a unique call, and what ends it."""
+
+    async def test_a_call_is_sent_with_its_key_or_not_at_all_and_its_end_releases_it(self, pair: CommitHarness) -> None:
+        worker = await pair.worker()
+        first = Finish(None, envelopes=(envelope("one"),), schedule=key_change("k", "", "one", 100.0))
+        second = Finish(None, envelopes=(envelope("two"),), schedule=key_change("k", "", "two", 100.0))
+
+        assert list(await worker.committer.commit([first, second])) == [COMMITTED, LEASE_LOST]
+        assert list(await worker.committer.commit([first])) == [COMMITTED]
+        (delivery,) = await worker.admitted()
+        others = key_change("other", "nobody", "", 0.0)
+        ending = Finish(delivery, joining=JoinChanges(keys=(key_change("k", "one", "", 0.0), others)))
+        assert list(await worker.committer.commit([ending])) == [COMMITTED]
+
+        assert list(await worker.ledger.keys(["k"])) == []
+        assert list(await worker.committer.commit([second])) == [COMMITTED]
+        assert [each.message.id for each in await worker.admitted()] == ["two"]
+
+    async def test_an_end_that_comes_too_late_leaves_a_key_as_it_is(self, pair: CommitHarness) -> None:
+        worker = await pair.worker()
+        await worker.transport.send([envelope("one")])
+        (delivery,) = await worker.admitted()
+        await worker.committer.commit([Finish(delivery)])
+        await worker.ledger.change_schedules([key_change("k", "", "one", 100.0)])
+
+        late = Finish(delivery, joining=JoinChanges(keys=(key_change("k", "one", "", 0.0),)))
+        await worker.committer.commit([late])
+
+        assert [row.mark for row in await worker.ledger.keys(["k"])] == ["one"]
 
 
 class OrderedScheduleContract:

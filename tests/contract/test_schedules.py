@@ -13,7 +13,15 @@ from aiotq.testing.contracts.harness import Kept
 
 from ..servers import shared
 from .harness import RedisKeptHarness
-from .schedule_contract import APP, OrderedScheduleContract, ScheduleContract, ScheduledCommitContract, added
+from .schedule_contract import (
+    APP,
+    KeyCommitContract,
+    KeyContract,
+    OrderedScheduleContract,
+    ScheduleContract,
+    ScheduledCommitContract,
+    added,
+)
 
 
 class TestSchedules(ScheduleContract):
@@ -21,6 +29,14 @@ class TestSchedules(ScheduleContract):
 
 
 class TestScheduledCommit(ScheduledCommitContract):
+    pass
+
+
+class TestKeys(KeyContract):
+    pass
+
+
+class TestKeysInACommit(KeyCommitContract):
     pass
 
 

@@ -338,6 +338,10 @@ def test_the_set_of_options_is_all_there_is() -> None:
         "publish_timeout",
         "retry",
         "retry_policy",
+        "unique",
+        "debounce",
+        "throttle",
+        "idempotency_key",
     }
 
 

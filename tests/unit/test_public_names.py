@@ -29,7 +29,7 @@ INSIDE: Final = {
     "Task": {
         *("be_one_of", "check", "declare", "declared", "fn", "handlers", "of", "parameter", "parameters", "running"),
         *("called", "is_coroutine", "runs_in", "shared", "room_for"),
-        *("dependencies", "is_strict", "call_parameters", "rebuilding", "returned_shape"),
+        *("bound", "check_keys", "dependencies", "is_strict", "call_parameters", "rebuilding", "returned_shape"),
     },
     "Signature": {"as_part", "called_with", "fields", "sender", "text", "when_failed"},
     "AsyncResult": {

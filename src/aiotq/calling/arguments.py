@@ -33,6 +33,7 @@ class ArgumentCheck:
         self._simple = len(plain) == len(parameters) and all(p.kind is p.POSITIONAL_OR_KEYWORD for p in plain)
         is_open = any(p.kind is p.VAR_POSITIONAL for p in parameters)
         self._positional = math.inf if is_open else len(plain)
+        self.takes_any_name = any(p.kind is p.VAR_KEYWORD for p in parameters)
         self._least = sum(p.default is p.empty for p in plain)
 
     @property
@@ -50,6 +51,23 @@ class ArgumentCheck:
             self._signature.bind(*args, **kwargs)
         except TypeError as exc:
             raise InvalidArguments(f"{self._name}{self._signature}: {exc}") from None
+
+    def bound(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return arguments by the names of their parameters, those of defaults and `**kwargs` too.
+
+        Raises:
+            InvalidArguments: they don't fit.
+        """
+        try:
+            bound = self._signature.bind(*args, **kwargs)
+        except TypeError as exc:
+            raise InvalidArguments(f"{self._name}{self._signature}: {exc}") from None
+        bound.apply_defaults()
+        given = dict(bound.arguments)
+        for each in self._signature.parameters.values():
+            if each.kind is each.VAR_KEYWORD:
+                given.update(given.pop(each.name))
+        return given
 
     def room_for(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> float:
         """Return with how many positional arguments it can be called beside these."""

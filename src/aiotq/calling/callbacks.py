@@ -1,17 +1,18 @@
-"""Callbacks of calls (`link`, `link_error`): whether they could be called."""
+"""Callbacks of calls (`link`, `link_error`): whether they could be called; and options of calls in workflows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, cast
 
 from ..canvas.planner import takes_exceptions
 from ..canvas.signature import LINKS, Canvas, Signature, as_callbacks
-from ..canvas.structure import first_calls
+from ..canvas.structure import first_calls, with_first_calls
 from ..canvas.validation import callbacks_of, check_arguments, check_call_options, check_workflow
-from ..core.values import shown
+from ..core.values import replace, shown
 from ..exceptions import InvalidArguments
 from .envelopes import Callee
+from .middleware import OutgoingCall
 
 #: Options of a signature that are not those of its call, which middleware and signals see.
 _OF_SIGNATURE: Final = LINKS | {"attempt"}
@@ -67,3 +68,18 @@ def queues_in(canvas: Canvas[Any]) -> Iterator[str]:
         yield from queues_in(callback)
     if isinstance(canvas, Signature) and (queue := cast("Signature[Any]", canvas).options.get("queue")) is not None:
         yield queue
+
+
+def forwarded(whole: Canvas[Any], given: Sequence[OutgoingCall]) -> Canvas[Any]:
+    """Return `whole` with its first calls as middleware forwards them."""
+    changed = [
+        replace(
+            first,
+            task=call.task,
+            args=call.args,
+            kwargs=call.kwargs,
+            options={**signature_options(first.options), **call.options},
+        )
+        for first, call in zip(first_calls(whole), given, strict=True)
+    ]
+    return with_first_calls(whole, changed)

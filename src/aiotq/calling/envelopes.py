@@ -13,6 +13,8 @@ from ..core.clock import Clock, SharedClock
 from ..core.settings import Settings
 from ..core.values import replace, value
 from ..exceptions import EncodeError, InvalidArguments, InvalidOption, MessageTooLarge
+from ..results.keys import HEADER, Key
+from ..tasks.keys import KEYED, Unique, digest, key_value, keyed_tasks, names_of
 from ..tasks.options import CallOptions, RunsIn, TaskOptions, check_options, stamps_of
 from ..tasks.request import running_request
 from ..transport.routing import PLACES, Router
@@ -46,6 +48,8 @@ class Callee(Protocol):
     def parameter(self, index: int) -> str: ...
 
     def room_for(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> float: ...
+
+    def bound(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Mapping[str, Any]: ...
 
 
 class Parent(Protocol):
@@ -246,6 +250,8 @@ class EnvelopeBuilder:
         headers, stamps = options.get("headers"), options.get("stamps")
         if self._carried is not None:
             headers = self._carried(headers)
+        if keyed_tasks and declared.unique is not None and not (headers and HEADER in headers):
+            headers = {**(headers or {}), HEADER: step_key(declared.unique, task, args, kwargs, part).header}
         parent: Parent = running_request.get() if part is None else part
         queue = options.get("queue") or declared.queue or conf.task_default_queue
         if queue not in self._queues:
@@ -278,6 +284,28 @@ class EnvelopeBuilder:
         return Envelope(message, queue, priority, due)
 
 
+def step_key(
+    unique: Unique, task: Callee | str, args: Sequence[Any], kwargs: Mapping[str, Any], part: Part | None
+) -> Key:
+    """Return the key of a call that is always sent: its runs are never two at once.
+
+    Raises:
+        InvalidOption: it is made of an argument that the step before gives, as no one knows yet.
+    """
+    name = task if isinstance(task, str) else task.name
+    step = None if part is None else part.step
+    if step is not None and step.awaits is not None and not step.immutable:
+        first = None if isinstance(task, str) else task.parameter(0)
+        if unique.by is None or callable(unique.by) or first in names_of(unique.by):
+            raise InvalidOption(
+                f"{name}: its key is made of what the calls before it give, which is not known when it is sent: name "
+                "other parameters in Unique(by=…), or call a task that calls it"
+            )
+        args = (None, *args)
+    made_of = key_value(task, unique.by, args, kwargs)
+    return Key(f"unique:{name}:{digest(name, 'unique', made_of)}", "step", 0.0)
+
+
 def declared_places(declared: TaskOptions) -> Mapping[str, str]:
     """Return what a task says of where its calls go."""
     return {place: wanted for place in PLACES if (wanted := getattr(declared, place)) is not None}
@@ -303,6 +331,11 @@ def _check(
         raise InvalidArguments(f"{name}: args must be a list or tuple, not a {type(args).__name__}")
     if part is None and not isinstance(task, str):
         task.check(args, kwargs)
+    elif part is not None and options and not KEYED.isdisjoint(options):
+        raise InvalidOption(
+            f"{name}: {min(KEYED.intersection(options))} is for a call that stands alone: a step of a workflow is "
+            "always sent, since others wait for its value"
+        )
     if options:
         check_options(name, cast(CallOptions, options), runs_in=None if isinstance(task, str) else task.runs_in)
     return name, declared

@@ -147,6 +147,11 @@ class Collecting(Calling):
         timeout: float | None,
         policy: RetryPolicy | None,
     ) -> None:
+        if batch.key is not None:
+            raise CallError(
+                f"{sent[0].message.task}: a transaction can't send a call with a key (unique, debounce, throttle or "
+                "idempotency_key): whether it is sent is known before the transaction commits; send it after the commit"
+            )
         joining = JoinChanges(opened=batch.joins) if batch.joins else NO_JOIN_CHANGES
         finish = Finish(None, envelopes=tuple(sent), joining=joining, further=batch.records)
         self.statements.append(await connection.statement(finish))

@@ -16,18 +16,19 @@ from ..canvas.structure import first_calls, frozen, given_ids, shape_of, told_ap
 from ..canvas.validation import check_workflow
 from ..core.values import replace, shown, value
 from ..exceptions import CallError, ConnectionLost, PublishFailed, PublishTimeout
-from ..results import Join, Record
+from ..results import Join, Record, ScheduleChange
 from ..results.handle import AsyncResult
 from ..results.indexing import bounds_of
 from ..results.lineage import plan_id
 from ..results.sets import ResultSet
 from ..signals import after_task_publish, before_task_publish, connected
+from ..tasks.keys import KEYED, keyed_tasks
 from ..tasks.options import CallOptions, check_options
 from ..tasks.request import running_request
 from ..tasks.running import current_trails
 from ..tasks.task import Task, calls_its_own_way
 from ..wire.message import Envelope
-from .callbacks import call_options, check_callbacks, queues_in, signature_options
+from .callbacks import call_options, check_callbacks, forwarded, queues_in, signature_options
 from .connection import Connection
 from .envelopes import Callee, Part
 from .given_ids import NONE_SEEN, Seen
@@ -44,6 +45,8 @@ Handle = TypeVar("Handle")
 
 #: Options that count before a message is made.
 _OF_SENDING: Final = frozenset({"publish_timeout", "retry", "retry_policy"})
+#: Options of calls that are not sent as most are.
+_SENT_OTHERWISE: Final = LINKS | KEYED
 #: Errors after which a call may have been sent.
 _SENDING_FAILED: Final = (PublishTimeout, PublishFailed, asyncio.CancelledError)
 
@@ -56,6 +59,7 @@ class Batch:
     firsts: Sequence[Envelope]
     joins: tuple[Join, ...] = ()
     records: tuple[Record, ...] = ()
+    key: ScheduleChange | None = None  #: the row of a key that is written with it, or nothing is
 
 
 class Parcel(Protocol):
@@ -97,11 +101,13 @@ class Calling:
         core = self._core
         if core.connections.is_away():
             return await core.bridge.at_home(self.call, task, args, kwargs, options)
-        if options and not LINKS.isdisjoint(options):
+        if options and not _SENT_OTHERWISE.isdisjoint(options):
             name = task if isinstance(task, str) else task.name
+            if LINKS.isdisjoint(options):
+                return (await self._calls((OutgoingCall(name, tuple(args), kwargs, options),)))[0]
             linked: Signature[Any] = Signature(name, tuple(args), kwargs, options, sender=core)
             return await self._workflow(linked)
-        if connected or core.middleware.senders or core.conf.task_always_eager or "task_id" in options:
+        if keyed_tasks or connected or core.middleware.senders or core.conf.task_always_eager or "task_id" in options:
             name = task if isinstance(task, str) else task.name
             return (await self._calls((OutgoingCall(name, cast("tuple[Any, ...]", args), kwargs, options),)))[0]
         # The steps of `_publish`, for what is most often sent: one call that nobody watches.
@@ -185,8 +191,16 @@ class Calling:
             return []
         if self._core.conf.task_always_eager:
             return [await self._call_here(call) for call in calls]
-        batch = await self._publish(_Calls(self._core, calls))
-        return [self._handle(envelope) for envelope in batch.firsts]
+        if not keyed_tasks and all(KEYED.isdisjoint(call.options) for call in calls):
+            return [self._handle(envelope) for envelope in await self._sent(calls)]
+        from .keyed import KeyedCalls  # noqa: PLC0415
+
+        return await KeyedCalls(self._core, self._sent, self._handle).send(calls)
+
+    async def _sent(
+        self, calls: Sequence[OutgoingCall], change: Callable[[Envelope], ScheduleChange] | None = None
+    ) -> Sequence[Envelope]:
+        return (await self._publish(_Calls(self._core, calls), change)).firsts
 
     async def _workflow(self, workflow: Canvas[Handle]) -> Handle:
         apart = told_apart(workflow)
@@ -210,7 +224,7 @@ class Calling:
         async def innermost(given: Sequence[OutgoingCall]) -> Sequence[AsyncResult[Any]]:
             if len(given) != len(calls):
                 raise CallError(f"middleware must forward all {len(calls)} calls that a workflow begins with")
-            changed = _changed(whole, given)
+            changed = forwarded(whole, given)
             delivered.append(await deliver(changed))
             return [
                 AsyncResult(first.options["task_id"], self._core, task_name=first.task, sent=True)
@@ -236,8 +250,11 @@ class Calling:
             queues = {each.message.id: each.queue for each in batch.firsts}
         return nested(whole, self._core, partial(self._handle_in_workflow, parcel.reply_to, queues))
 
-    async def _publish(self, parcel: Parcel) -> Batch:
-        """Have the broker accept `parcel`, in one round trip, and send the signals of publishing."""
+    async def _publish(self, parcel: Parcel, change: Callable[[Envelope], ScheduleChange] | None = None) -> Batch:
+        """Have the broker accept `parcel`, in one round trip, and send the signals of publishing.
+
+        `change`: of the row of a key, for the first envelope; raises `KeyTaken` if that is refused.
+        """
         calls = parcel.calls
         timeout, policy = self._terms([(call.task, call.options) for call in calls])
         connection = await self._core.connections.within(timeout, calls[0].options.get("task_id"), policy)
@@ -246,6 +263,8 @@ class Calling:
             seen = await self._seen(connection, parcel.given, timeout, policy)
         batch = await parcel.batch(connection, seen.attempts)
         sent = [each for each in batch.envelopes if each.message.id not in seen.ran] if seen.ran else batch.envelopes
+        if change is not None:
+            batch = replace(batch, key=change(batch.firsts[0]))
         try:
             if sent:
                 await self._accept(connection, sent, batch, timeout, policy)
@@ -275,7 +294,7 @@ class Calling:
         policy: RetryPolicy | None,
     ) -> None:
         """Have the broker accept `sent`, of the envelopes of `batch`, and what goes with them; raises as `publish`."""
-        await connection.publisher.publish(sent, timeout, batch.joins, policy, batch.records)
+        await connection.publisher.publish(sent, timeout, batch.joins, policy, batch.records, batch.key)
 
     async def _seen(
         self, connection: Connection, given: Collection[str], timeout: float | None, policy: RetryPolicy | None
@@ -467,18 +486,3 @@ def _note_failed(
     """Note that these calls may have been sent, for who sends them again with their ids."""
     if isinstance(exc, asyncio.CancelledError) or exc.maybe_sent:
         connection.given_ids.note(calls, sent=False)
-
-
-def _changed(whole: Canvas[Any], given: Sequence[OutgoingCall]) -> Canvas[Any]:
-    """Return `whole` with its first calls as middleware forwards them."""
-    changed = [
-        replace(
-            first,
-            task=call.task,
-            args=call.args,
-            kwargs=call.kwargs,
-            options={**signature_options(first.options), **call.options},
-        )
-        for first, call in zip(first_calls(whole), given, strict=True)
-    ]
-    return with_first_calls(whole, changed)

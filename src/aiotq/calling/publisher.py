@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final, Protocol
 
-from ..commit import Committer, Finish
+from ..commit import LEASE_LOST, Committer, Finish
 from ..core.aio import Batcher
 from ..exceptions import (
     AioTQError,
@@ -23,7 +23,7 @@ from ..exceptions import (
     PublishTimeout,
     Refused,
 )
-from ..results import NO_JOIN_CHANGES, Join, JoinChanges, Record
+from ..results import NO_JOIN_CHANGES, Join, JoinChanges, Record, ScheduleChange
 from ..transport.refusals import apart, send_apart
 from ..wire.message import Envelope
 from .retry_policy import FIRST_PAUSE, LONGEST_PAUSE, RetryPolicy
@@ -36,6 +36,10 @@ MAX_GROUP: Final = 1000
 MAX_GROUP_WEIGHT: Final = 8 * 1024 * 1024
 #: What a message weighs beside its body, so that small ones are limited by count.
 _BASE_WEIGHT: Final = 8 * 1024
+
+
+class KeyTaken(Exception):
+    """A call is not sent, since the row of its key is not as it was to be: another call has the key."""
 
 
 class BrokerSide(Protocol):
@@ -71,12 +75,13 @@ class _Call:
         joins: tuple[Join, ...] = (),
         persistence: RetryPolicy | None = None,
         records: tuple[Record, ...] = (),
+        key: ScheduleChange | None = None,
     ) -> None:
         self.envelopes = envelopes
         self.finish: Finish | None = None
-        if joins or records:
+        if joins or records or key is not None:
             joining = JoinChanges(opened=joins) if joins else NO_JOIN_CHANGES
-            self.finish = Finish(None, envelopes=tuple(envelopes), joining=joining, further=records)
+            self.finish = Finish(None, envelopes=tuple(envelopes), joining=joining, further=records, schedule=key)
         self.seconds = seconds
         self.deadline = deadline
         self.accepted = accepted
@@ -143,15 +148,17 @@ class Publisher:
         joins: tuple[Join, ...] = (),
         persistence: RetryPolicy | None = None,
         records: tuple[Record, ...] = (),
+        key: ScheduleChange | None = None,
     ) -> None:
         """Return when the broker has accepted all of `envelopes` (P1), `joins` are open, and `records` are stored.
 
-        Calls of the same turn of the loop share a round trip; a call with joins or records is sent as one
-        step, however large. Cancelled, the envelopes may be sent.
+        Calls of the same turn of the loop share a round trip; a call with joins, records or the change of a key is sent
+        as one step, however large. Cancelled, the envelopes may be sent.
 
         `persistence` None: as the settings say.
 
         Raises:
+            KeyTaken: the change of `key` was refused; nothing was sent.
             PublishTimeout: not accepted within `timeout` seconds; `.maybe_sent` says whether they may have been.
             PublishFailed: not accepted in as many attempts as `persistence` allows.
             Refused: some of them will never be accepted: those in `.keys`, the others were sent.
@@ -162,7 +169,7 @@ class Publisher:
         deadline = loop.time() + seconds
         waiting: list[asyncio.Future[None]] = []
         try:
-            most = max(len(envelopes), 1) if joins or records else MAX_GROUP
+            most = max(len(envelopes), 1) if joins or records or key is not None else MAX_GROUP
             for start in range(0, len(envelopes), most):
                 part = envelopes if len(envelopes) <= most else envelopes[start : start + most]
                 if self._pending >= self._max_pending and not await self._room(deadline):
@@ -172,7 +179,7 @@ class Publisher:
                         f"the app's connection was closed: {'not all' if waiting else 'nothing'} was sent"
                     )
                 accepted = loop.create_future()
-                call = _Call(part, seconds, deadline, accepted, joins, persistence or self._persistence, records)
+                call = _Call(part, seconds, deadline, accepted, joins, persistence or self._persistence, records, key)
                 self._calls.add(call)
                 self._pending += len(part)
                 waiting.append(call.accepted)
@@ -385,6 +392,8 @@ class Publisher:
             if not call.accepted.done():
                 if isinstance(answer, Refused):
                     call.accepted.set_exception(answer)
+                elif answer is LEASE_LOST:
+                    call.accepted.set_exception(KeyTaken())
                 else:
                     call.accepted.set_result(None)
         return answers

@@ -21,6 +21,8 @@ from ..tasks.request import running_request
 from ..transport import ACK, Delivery, GiveUp, HandBack, Settlement
 from ..wire.message import Envelope, Message
 from .continuation import Continuation, NeverRan, lineage_of_message
+from .keys import ended as key_ended
+from .keys import with_key
 from .links import NO_LINKS, Links
 from .outcome import (
     UNTRUSTED,
@@ -68,6 +70,10 @@ class Coordinator:
 
     def follow(self, outcome: Outcome) -> Finish:
         """Return all that follows from `outcome`."""
+        finish = self._follow(outcome)
+        return finish if outcome.delivery.message.headers is None else with_key(finish, outcome, self._clock.time())
+
+    def _follow(self, outcome: Outcome) -> Finish:
         match outcome:
             case Success():
                 return self._succeeded(outcome)
@@ -108,10 +114,16 @@ class Coordinator:
             ended = DeadLettered(f"defect: {detail}")
             policy = Policy(delivery.message.ignore_result)
             settlement = GiveUp("defect", detail)
-            return self._ended(delivery, states.FAILURE, ended, policy, NO_LINKS, settlement=settlement)
-        return Finish(delivery, GiveUp("defect", detail), None)
+            finish = self._ended(delivery, states.FAILURE, ended, policy, NO_LINKS, settlement=settlement)
+            return key_ended(finish, delivery.message)
+        return key_ended(Finish(delivery, GiveUp("defect", detail), None), delivery.message)
 
     def instead(self, finish: Finish, delivery: Delivery, why: str, links: Links) -> Iterator[Finish]:
+        """Return what is written in place of a `finish` of `delivery` that is refused for good, one after the other."""
+        for each in self._instead(finish, delivery, why, links):
+            yield key_ended(each, delivery.message)
+
+    def _instead(self, finish: Finish, delivery: Delivery, why: str, links: Links) -> Iterator[Finish]:
         """Return what is written in place of a `finish` of `delivery` that is refused for good.
 
         Each is for the case that the one before is refused as well: the task's failure with all that follows from it,

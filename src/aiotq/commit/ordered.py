@@ -459,7 +459,9 @@ def _hands_back(finish: Finish) -> bool:
 def _is_plain(finish: Finish) -> bool:
     """Whether a finish does nothing at joins but open them, which may be repeated."""
     joining = finish.joining
-    return joining is NO_JOIN_CHANGES or not (joining.grown or joining.arrivals or joining.extended or joining.released)
+    return joining is NO_JOIN_CHANGES or not (
+        joining.grown or joining.arrivals or joining.extended or joining.released or joining.keys
+    )
 
 
 def _made_up_key(finish: Finish) -> tuple[str, int]:
@@ -474,7 +476,12 @@ def _made_up_key(finish: Finish) -> tuple[str, int]:
         return f"sent:{sent}", attempt
     # Should several do so, one release counts: the join then stays until it expires.
     joining = finish.joining
-    joins = [*joining.released, *(each.join_id for each in joining.grown), *(each.join_id for each in joining.extended)]
+    joins = [
+        *joining.released,
+        *(each.join_id for each in joining.grown),
+        *(each.join_id for each in joining.extended),
+        *(f"{each.name}:{each.seen}" for each in joining.keys),
+    ]
     return f"left:{joins[0]}", 0
 
 

@@ -20,6 +20,7 @@ from .ledger import (
     ScheduleChange,
     ScheduleRow,
     Suspected,
+    key_change,
 )
 from .records import Record, RecordStore
 
@@ -45,4 +46,5 @@ __all__ = [
     "ScheduleChange",
     "ScheduleRow",
     "Suspected",
+    "key_change",
 ]

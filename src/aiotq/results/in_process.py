@@ -10,6 +10,7 @@ from typing import Final, Self
 
 from ..control.bus import Bus
 from ..core.clock import SYSTEM_CLOCK, Clock
+from ..core.values import replace
 from ..exceptions import StoreRequired
 from ..wire.message import Envelope
 from .fleet import Presence
@@ -159,6 +160,10 @@ class InProcessLedger(Ledger):
         with self._held() as table:
             return table.schedules(scope, names)
 
+    async def keys(self, names: Sequence[str]) -> Sequence[ScheduleRow]:
+        with self._held() as table:
+            return table.keys(names)
+
     async def schedules_revision(self, scope: str) -> int:
         return self._table.schedules_revision(scope)
 
@@ -234,7 +239,7 @@ class LocalLedger(InProcessLedger):
 
     async def _close(self, closings: Sequence[Closing], holder: str) -> Sequence[tuple[Envelope, ...] | None]:
         for closing in closings:
-            if closing.joining is not NO_JOIN_CHANGES:
+            if replace(closing.joining, keys=()) != NO_JOIN_CHANGES:
                 logger.error(
                     "task %s belongs to a workflow that is kept in a store, and this worker has none (rpc://): "
                     "the workflow will fail when it is overdue; give all workers the same result_backend",

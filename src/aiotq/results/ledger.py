@@ -73,7 +73,8 @@ class JoinExtension:
 class JoinChanges:
     """The changes that a finish makes to joins, in this order. A join that is over or unknown is left as it is.
 
-    `released`: joins whose records the finish has read, or was sent for, and that no run of it reads again.
+    `released`: joins whose records the finish has read, or was sent for, and that no run of it reads again. `keys`:
+    changes of rows that are kept for a time; one that is refused changes nothing, and fails nothing.
     """
 
     opened: tuple[Join, ...] = ()
@@ -81,6 +82,7 @@ class JoinChanges:
     arrivals: tuple[Arrival, ...] = ()
     extended: tuple[JoinExtension, ...] = ()
     released: tuple[str, ...] = ()
+    keys: tuple[ScheduleChange, ...] = ()
 
 
 NO_JOIN_CHANGES: Final = JoinChanges()
@@ -180,7 +182,7 @@ class Permit:
 
 @value
 class ScheduleRow:
-    """The stored row of a periodic task. `mark` changes with each write; the scheduler reads `body`.
+    """The stored row of a periodic task, or of a key. `mark` changes with each write; its owner reads `body`.
 
     `unsent`: messages of an occurrence that was accepted, while it is not known that the broker has them.
     """
@@ -197,6 +199,8 @@ class ScheduleChange:
 
     `seen` is empty for a row that must not exist, `mark` for one to be removed. A change whose `mark` the row has was
     done before. `tells`: whoever schedules is to read all rows again.
+
+    `lasts`: it is a row of a key (`key_change`), which is there for so many seconds after the write.
     """
 
     scope: str
@@ -206,6 +210,12 @@ class ScheduleChange:
     body: bytes = b""
     unsent: tuple[Envelope, ...] = ()
     tells: bool = False
+    lasts: float | None = None
+
+
+def key_change(name: str, seen: str, mark: str, lasts: float, body: bytes = b"") -> ScheduleChange:
+    """Return a write to the row of the key `name`: all apps that share a ledger share its keys."""
+    return ScheduleChange("", name, seen, mark, body, lasts=lasts)
 
 
 class Ledger(abc.ABC):
@@ -304,6 +314,10 @@ class Ledger(abc.ABC):
     @abc.abstractmethod
     async def schedules(self, scope: str, names: Sequence[str] | None = None) -> Sequence[ScheduleRow]:
         """Return the rows of an app, all or those of `names` that exist, in no order."""
+
+    @abc.abstractmethod
+    async def keys(self, names: Sequence[str]) -> Sequence[ScheduleRow]:
+        """Return those rows of the keys `names` that are there, in no order."""
 
     @abc.abstractmethod
     async def schedules_revision(self, scope: str) -> int:

@@ -34,7 +34,7 @@ CLAIM_KEPT: Final = 86_400.0
 SWEEP_BATCH: Final = 64
 #: Seconds for which a booked start is remembered after it: it may come late, and is booked again then.
 BOOKING_KEPT: Final = 60.0
-_Key = tuple[str, int]
+_MessageKey = tuple[str, int]
 #: Writes what came of a run to records and joins; returns all that is to be sent.
 Write = Callable[[Closing], tuple[Envelope, ...]]
 
@@ -77,6 +77,16 @@ class _Claim:
         self.expires = state.ends + CLAIM_KEPT
 
 
+class _Key:
+    """The row of a key, until it expires."""
+
+    __slots__ = ("expires", "row")
+
+    def __init__(self, row: ScheduleRow, expires: float) -> None:
+        self.row = row
+        self.expires = expires
+
+
 class _Until:
     """Something that is kept until it expires; `at` is a start, where it is one."""
 
@@ -99,12 +109,13 @@ class LedgerTable:
         self.fleet: Final = FleetTable()
         self.paused: Final[dict[str, float]] = {}  #: queues, and since when
         self._expiring = expiring if expiring is not None else Expiring()
-        self._claims: dict[_Key, _Claim] = {}
+        self._claims: dict[_MessageKey, _Claim] = {}
         self._joins = InProcessJoins()
         self._revocations: dict[str, _Until] = {}
         self._starts: dict[object, _Until] = {}  #: by message, and by name
         self._schedules: dict[str, dict[str, ScheduleRow]] = {}  #: by app and name
         self._revisions: dict[str, int] = {}
+        self._keys: dict[str, _Key] = {}
 
     def __len__(self) -> int:
         """How many things are kept that expire: claims, joins, revocations, starts, permits, rows of the fleet."""
@@ -113,6 +124,7 @@ class LedgerTable:
             self._joins.kept,
             self._revocations,
             self._starts,
+            self._keys,
             self.permits,
             self.fleet,
         )
@@ -152,12 +164,12 @@ class LedgerTable:
         return {key: ends[key] for key in heapq.nlargest(limit, ends, key=ends.__getitem__)}
 
     def claim(
-        self, keys: Sequence[_Key], holder: str, lease: float, caution: Caution | None, dead: Collection[str]
+        self, keys: Sequence[_MessageKey], holder: str, lease: float, caution: Caution | None, dead: Collection[str]
     ) -> list[Claim]:
         room = Room(caution)
         return [room.take(self._claim(key, holder, lease, room.deadly, dead)) for key in keys]
 
-    def _claim(self, key: _Key, holder: str, lease: float, deadly: int | None, dead: Collection[str]) -> Claim:
+    def _claim(self, key: _MessageKey, holder: str, lease: float, deadly: int | None, dead: Collection[str]) -> Claim:
         now = self.clock.time()
         before = self._claims.get(key)
         answer, died = decide_claim(before.state if before is not None else None, holder, now, deadly, dead)
@@ -165,7 +177,7 @@ class LedgerTable:
             self._keep_claim(key, ClaimState(holder, now + lease, died), now)
         return answer
 
-    def _keep_claim(self, key: _Key, state: ClaimState, now: float) -> None:
+    def _keep_claim(self, key: _MessageKey, state: ClaimState, now: float) -> None:
         claim = self._claims.get(key)
         if claim is None:
             claim = self._claims[key] = _Claim(state)
@@ -173,7 +185,7 @@ class LedgerTable:
         else:
             claim.state, claim.expires = state, state.ends + CLAIM_KEPT
 
-    def renew_claim(self, key: _Key, holder: str, lease: float) -> bool:
+    def renew_claim(self, key: _MessageKey, holder: str, lease: float) -> bool:
         claim = self._claims.get(key)
         if claim is None:
             return False
@@ -225,6 +237,8 @@ class LedgerTable:
         if joining is NO_JOIN_CHANGES:
             return ()
         now = self.clock.time()
+        for change in joining.keys:
+            self.change_schedule(change)
         following, ended = self._joins.write(joining, record, now)
         for join_id, expires in ended:
             self._expiring.note(self._joins.kept, join_id, expires, now)
@@ -250,7 +264,9 @@ class LedgerTable:
         return max(start - now, 0.0)
 
     def change_schedule(self, change: ScheduleChange) -> Literal["write", "done", "refused"]:
-        """Write a row of a periodic task, and return what was done."""
+        """Write a row of a periodic task, or of a key, and return what was done."""
+        if change.lasts is not None:
+            return self._change_key(change, change.lasts)
         rows = self._schedules.setdefault(change.scope, {})
         before = rows.get(change.name)
         fate = schedule_fate("" if before is None else before.mark, change)
@@ -262,6 +278,29 @@ class LedgerTable:
             if change.tells:
                 self._revisions[change.scope] = self.schedules_revision(change.scope) + 1
         return fate
+
+    def _change_key(self, change: ScheduleChange, lasts: float) -> Literal["write", "done", "refused"]:
+        now = self.clock.time()
+        kept = self._keys.get(change.name)
+        there = kept.row.mark if kept is not None and kept.expires > now else ""
+        fate = schedule_fate(there, change)
+        if fate != "write":
+            return fate
+        if not change.mark:
+            self._keys.pop(change.name, None)
+            return fate
+        row = ScheduleRow(change.name, change.mark, change.body, change.unsent)
+        if kept is not None:
+            kept.row, kept.expires = row, now + lasts
+        else:
+            self._keys[change.name] = _Key(row, now + lasts)
+            self._expiring.note(self._keys, change.name, now + lasts, now)
+        return fate
+
+    def keys(self, names: Iterable[str]) -> list[ScheduleRow]:
+        now = self.clock.time()
+        found = (self._keys.get(name) for name in names)
+        return [kept.row for kept in found if kept is not None and kept.expires > now]
 
     def schedules(self, scope: str, names: Iterable[str] | None) -> list[ScheduleRow]:
         rows = self._schedules.get(scope, {})

@@ -11,6 +11,7 @@ from typing import Any, Final, cast
 
 from ..core.schedules import seconds_apart
 from ..wire.message import LONGEST_LIMIT, MAX_NAME, is_name
+from .keys import Debounce, Throttle, Unique
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,17 @@ SECONDS: Final = Expected(
 )
 DELAY: Final = Expected("seconds, 0 or more", (int, float), lambda given: 0 <= given < math.inf)
 YES_OR_NO: Final = Expected("true or false", (bool,))
+UNIQUE: Final = Expected("a Unique(…)", (Unique,))
+DEBOUNCE: Final = Expected(
+    "seconds, more than 0, or a Debounce(…)",
+    (int, float, Debounce),
+    lambda given: isinstance(given, Debounce) or 0 < given <= LONGEST_LIMIT,
+)
+THROTTLE: Final = Expected(
+    "seconds, more than 0, or a Throttle(…)",
+    (int, float, Throttle),
+    lambda given: isinstance(given, Throttle) or 0 < given <= LONGEST_LIMIT,
+)
 OF_CALLS: Final[Mapping[str, Expected]] = {
     "task_id": NAME,
     "countdown": Expected("seconds or a timedelta", (int, float), lambda given: -math.inf < given < math.inf),
@@ -117,6 +129,10 @@ OF_CALLS: Final[Mapping[str, Expected]] = {
         (Mapping,),
         is_retry_policy,
     ),
+    "unique": UNIQUE,
+    "debounce": DEBOUNCE,
+    "throttle": THROTTLE,
+    "idempotency_key": NAME,
     "link": Expected("a signature or a list of them", (object,)),
     "link_error": Expected("a signature or a list of them", (object,)),
 }

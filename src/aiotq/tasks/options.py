@@ -11,7 +11,21 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, TypeVar, cast,
 from ..core.values import record
 from ..exceptions import InvalidOption, InvalidSetting
 from ..wire.message import LONGEST_LIMIT, is_name
-from .expected import DELAY, EXCEPTIONS, NAME, OF_CALLS, SECONDS, YES_OR_NO, Expected, is_rate, takes
+from .expected import (
+    DEBOUNCE,
+    DELAY,
+    EXCEPTIONS,
+    NAME,
+    OF_CALLS,
+    SECONDS,
+    THROTTLE,
+    UNIQUE,
+    YES_OR_NO,
+    Expected,
+    is_rate,
+    takes,
+)
+from .keys import KEYED, Debounce, Throttle, Unique, keyed_tasks
 
 T = TypeVar("T", bound=Mapping[str, Any])
 
@@ -63,6 +77,14 @@ class CallOptions(TypedDict, total=False):
     "False: if the broker does not answer, the call is not sent again (setting `task_publish_retry`)."
     retry_policy: Mapping[str, Any] | None
     "How the call is sent again: `max_retries`, `interval_start`, `interval_step`, `interval_max`, `retry_errors`."
+    unique: Unique | None
+    'Of the calls with one key there is one at a time: `Unique(by="user_id")`.'
+    debounce: float | Debounce | None
+    "Of calls with one key in a burst the last one counts: seconds without a further one, or `Debounce(5, by=…)`."
+    throttle: float | Throttle | None
+    "Of calls with one key there is one in so many seconds, the first: seconds, or `Throttle(60, by=…)`."
+    idempotency_key: str | None
+    "Calls of a task with one such key are one call, until its result expires (setting `result_expires`)."
     link: Any
     "A signature or a list of them. Each is called with the task's value after success."
     link_error: Any
@@ -75,10 +97,11 @@ CALL_OPTIONS: Final = frozenset(OF_CALLS)
 ONLY_SENT: Final = frozenset(
     {"countdown", "eta", "expires", "queue", "exchange", "routing_key", "priority", "publish_timeout"}
     | {"retry", "retry_policy"}
+    | KEYED
 )
 #: Options of a single call, which a route can't have.
 _OF_ONE_CALL: Final = frozenset(
-    {"task_id", "eta", "reply_to", "publish_timeout", "retry", "retry_policy", "link", "link_error"}
+    {"task_id", "eta", "reply_to", "publish_timeout", "retry", "retry_policy", "link", "link_error"} | KEYED
 )
 #: Options of a task that are kept as tuples.
 TUPLES: Final = frozenset({"autoretry_for", "dont_autoretry_for", "throws"})
@@ -151,6 +174,9 @@ class Attributes:
     rate_limit: str | float | None = _option(
         Expected('a rate such as "100/m", "5/h" or 10 (a second)', (str, int, float), is_rate), None
     )
+    unique: Unique | None = _option(UNIQUE, None)
+    debounce: float | Debounce | None = _option(DEBOUNCE, None)
+    throttle: float | Throttle | None = _option(THROTTLE, None)
     max_concurrency: int | None = _option(Expected("a whole number, 1 or more", (int,), lambda given: given >= 1), None)
 
 
@@ -338,6 +364,8 @@ def check_options(name: str, options: CallOptions, *, runs_in: RunsIn | None = N
             raise InvalidOption(f"{name}: option {option} must be {expected.words}, not {given!r}")
     if "eta" in options and "countdown" in options:
         raise InvalidOption(f"{name}: give eta or countdown, not both")
+    if len(KEYED.intersection(options)) > 1:
+        raise InvalidOption(f"{name}: {' and '.join(sorted(KEYED.intersection(options)))} don't go together")
     check_limits(name, options.get("soft_time_limit"), options.get("time_limit"))
     if runs_in == "thread" and "time_limit" in options:
         raise InvalidOption(
@@ -388,5 +416,10 @@ class Declared(_Attributes):
                 f'task {self.name}: a thread can\'t be stopped, so time_limit needs an async def or run="process"'
             )
         check_limits(f"task {self.name}", options.soft_time_limit, options.time_limit)
+        given = [each for each in ("unique", "debounce", "throttle") if getattr(options, each) is not None]
+        if len(given) > 1:
+            raise InvalidOption(f"task {self.name}: {' and '.join(given)} don't go together: a call has one key")
+        if given:
+            keyed_tasks.add(self.name)
         self.declared = options
         self.__dict__.update((name, getattr(options, name)) for name in READABLE)

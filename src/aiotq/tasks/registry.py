@@ -31,6 +31,7 @@ from ..core.settings import Settings
 from ..exceptions import InvalidOption, NotRegistered
 from ..wire.known_types import home_module
 from .expected import takes
+from .keys import Debounce, Throttle, Unique
 from .options import DECLARABLE, TUPLES, RunsIn, TaskOptions, check_declaration
 from .running import gives_coroutine
 from .task import CoroutineTask, FunctionTask, Task
@@ -119,6 +120,12 @@ class TaskDeclaration(TypedDict, total=False):
     'Starts in all workers together: `"100/m"`, `"5/h"`, or a number a second; evenly spaced.'
     max_concurrency: int | None
     "Runs of it at once, in all workers together."
+    unique: Unique | None
+    'Of its calls with one key there is one at a time: `Unique(by="user_id")`.'
+    debounce: float | Debounce | None
+    "Of its calls with one key in a burst the last one counts: seconds without a further one, or `Debounce(5, by=…)`."
+    throttle: float | Throttle | None
+    "Of its calls with one key there is one in so many seconds, the first: seconds, or `Throttle(60, by=…)`."
     base: type[Task[..., Any]] | None
     "A subclass of `Task` with handlers (`on_failure`, …), other methods, and options as class attributes."
 

@@ -11,6 +11,7 @@ from ..core.settings import Settings
 from ..core.tracebacks import described
 from ..core.values import replace
 from ..exceptions import Ignore, InvalidOption, Reject, Retry, Snooze, TaskPredicate
+from ..results.keys import HEADER
 from ..wire.message import Envelope, Message, Step
 from ..wire.serializers import SerializerRegistry
 from .options import RETRY_OPTIONS, CallOptions, RunsIn, TaskOptions, check_options, said
@@ -129,10 +130,17 @@ def retried(
         soft_time_limit=options.get("soft_time_limit", message.soft_time_limit),
         time_limit=options.get("time_limit", message.time_limit),
         shadow=options.get("shadow", message.shadow),
-        headers=options.get("headers", message.headers),
+        headers=_with_key(options.get("headers"), message) if "headers" in options else message.headers,
     )
     asked = options.get("priority")
     return Envelope(fresh, options.get("queue") or queue, priority if asked is None else asked, due)
+
+
+def _with_key(given: Mapping[str, Any] | None, message: Message) -> Mapping[str, Any] | None:
+    """Return the headers that another try is given, with the key of its call."""
+    if message.headers is None or HEADER not in message.headers:
+        return given
+    return {**(given or {}), HEADER: message.headers[HEADER]}
 
 
 def _merged(

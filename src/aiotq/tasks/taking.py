@@ -10,6 +10,7 @@ from ..calling.arguments import ArgumentCheck
 from ..exceptions import InvalidArguments
 from ..wire.shapes import Shape
 from .dependencies import Dependencies
+from .keys import Debounce, Throttle, Unique, check_parameters
 from .options import TaskOptions
 from .rebuilding import Rebuilding, rebuilding_of, returned_shape
 from .task_core import TaskCore
@@ -42,6 +43,17 @@ class Taking:
         except InvalidArguments:  # whether they are checked is asked last: nearly all fit
             if self.is_strict:
                 raise
+
+    def bound(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return arguments by the names of their parameters, defaults too; raises `InvalidArguments` as a call."""
+        return self._arguments.bound(args, kwargs)
+
+    def check_keys(self) -> None:
+        """Raise `InvalidOption` if keys of its calls are made of something that is no parameter of it."""
+        declared = self.declared
+        for key in (declared.unique, declared.debounce, declared.throttle):
+            if isinstance(key, (Unique, Debounce, Throttle)) and not self._arguments.takes_any_name:
+                check_parameters(self.name, key.by, [each.name for each in self.call_parameters])
 
     @property
     def parameters(self) -> Sequence[str]:

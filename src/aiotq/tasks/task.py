@@ -129,6 +129,7 @@ class Task(Declared, Handlers, Taking, OnCommit[P], Generic[P, R]):
             needs.check_way(runs_in=task.runs_in, is_coroutine=task.is_coroutine)
         injected = () if needs is None else needs.names
         task._arguments = ArgumentCheck(fn, name, skip_first=options.bind, injected=injected)
+        task.check_keys()
         if like is not None:
             own = {name: given for name, given in vars(like).items() if name not in DECLARABLE}
             task.__dict__.update(own)

@@ -1,4 +1,5 @@
-"""Permits of tasks with a `max_concurrency`: who finds none waits in the broker, and is woken when one is free (P4).
+"""Permits of runs of which only so many are under way: who finds none waits in the broker, and is woken when there is
+one (P4). A task with a `max_concurrency` has them, and a unique call: of its key there is one.
 
 A permit is a worker's for a lease, renewed with those of its deliveries; so the permits of a dead worker are free when
 its tasks start again elsewhere, and only time is lost with them (P1, P2). It is released after the commit of the run.
@@ -19,6 +20,7 @@ from ..core.logs import WarnOnce
 from ..exceptions import OperationalError
 from ..results import Ledger, Permit
 from ..results.fleet import FleetRow
+from ..results.keys import EXCLUSIVE, key_of
 from ..results.permits import NOBODY
 from ..tasks.task import Task
 from ..transport import Broker, Delivery
@@ -38,6 +40,15 @@ _SHORTEST_WAIT: Final = 0.5
 _LONGEST_WAIT: Final = 60.0
 _WAIT_FOR_EACH: Final = 0.02
 _LONGEST_PAUSE: Final = 1.0
+#: Limits by key for which something has waited, and for whose dead holders the timer looks.
+_MOST_REMEMBERED: Final = 1000
+
+
+def _exclusive(delivery: Delivery) -> str | None:
+    """Return the name of the key of which only one call runs at a time, if this one has such a key."""
+    if delivery.message.headers is None or (key := key_of(delivery.message)) is None:
+        return None
+    return key.name if key.mode in EXCLUSIVE else None
 
 
 class ConcurrencyLimits:
@@ -59,8 +70,12 @@ class ConcurrencyLimits:
         self._clock = clock
         self._holder = holder
         self._lease = lease
-        self._taken: dict[int | str, Permit] = {}  #: by the leases of their deliveries
+        self._taken: dict[int | str, Sequence[Permit]] = {}  #: by the leases of their deliveries
         self._waiting: dict[int | str, Permit] = {}  #: of what is being handed back since there was none
+        #: Limits by key for which something has waited here lately: with their holders dead, nobody else may look.
+        self._waited_for: dict[str, int] = {}
+        self._tasks_seen = -1
+        self._are_needed = False
         self._news: Batcher[tuple[Permit, bool]] = Batcher(
             max_items=_MOST_NEWS
         )  #: and whether one was released or is waited for
@@ -70,49 +85,80 @@ class ConcurrencyLimits:
         """Whether there is anything to look after."""
         return bool(self._taken or self._waiting)
 
+    @property
+    def are_needed(self) -> bool:
+        """Whether any task has a limit."""
+        if len(self._tasks) != self._tasks_seen:
+            self._tasks_seen = len(self._tasks)
+            self._are_needed = bool(self._limits())
+        return self._are_needed
+
     def limited(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
-        """Return those whose tasks have permits, but for what is expired: that ends without one."""
+        """Return those that need permits, but for what is expired: that ends without one."""
         tasks, now = self._tasks, self._clock.time()
         return [
             each
             for each in deliveries
             if (task := tasks.get(each.message.task)) is not None
-            and task.declared.max_concurrency is not None
+            and (task.declared.max_concurrency is not None or _exclusive(each) is not None)
             and (each.message.expires is None or each.message.expires > now)
         ]
 
     async def waits(self, limited: Sequence[Delivery]) -> Mapping[int | str, float]:
-        """Take permits for `limited`; return for those who get none the seconds to wait, by their leases."""
+        """Take permits for `limited`; return for those who get none the seconds to wait, by their leases.
+
+        Who needs several takes one after another, and has all or none.
+        """
         now = self._clock.time()
-        permits = [self._permit(delivery, now) for delivery in limited]
-        try:
-            waiting = await self._ledger.acquire_permits(permits, self._holder, self._lease)
-        except asyncio.CancelledError:
-            for permit in permits:  # it may have had them
-                self._news.add((permit, True))
-            raise
-        waits: dict[int | str, float] = {}
-        for delivery, permit, count in zip(limited, permits, waiting, strict=True):
-            if count:
-                waits[delivery.lease] = self._patience(delivery, count, now)
-                self._waiting[delivery.lease] = permit
-            else:
-                self._taken[delivery.lease] = permit
+        wanted = {delivery.lease: self._permits(delivery, now) for delivery in limited}
+        left, waits, place = list(limited), dict[int | str, float](), 0
+        while left:
+            permits = [wanted[delivery.lease][place] for delivery in left]
+            try:
+                waiting = await self._ledger.acquire_permits(permits, self._holder, self._lease)
+            except asyncio.CancelledError:
+                for delivery in left:  # it may have had them
+                    self._release(wanted[delivery.lease][: place + 1])
+                raise
+            for delivery, permit, count in zip(left, permits, waiting, strict=True):
+                if count:
+                    waits[delivery.lease] = self._patience(delivery, permit, count, now)
+                    self._waiting[delivery.lease] = permit
+                    self._release(wanted[delivery.lease][:place])
+                else:
+                    self._taken[delivery.lease] = wanted[delivery.lease][: place + 1]
+            place += 1
+            left = [each for each in left if each.lease not in waits and place < len(wanted[each.lease])]
+        for lease in waits:
+            self._taken.pop(lease, None)
         return waits
 
     def leave(self, delivery: Delivery) -> None:
-        """Release the permit of `delivery`, if it has one; or let it be known that it waits in the broker now."""
-        if (permit := self._taken.pop(delivery.lease, None)) is not None:
-            self._news.add((permit, True))
+        """Release the permits of `delivery`, if it has some; or let it be known that it waits in the broker now."""
+        if (permits := self._taken.pop(delivery.lease, None)) is not None:
+            self._release(permits)
         elif (permit := self._waiting.pop(delivery.lease, None)) is not None:
+            if permit.name != delivery.message.task:
+                self._remember(permit)
             self._news.add((permit, False))
+
+    def _release(self, permits: Sequence[Permit]) -> None:
+        for permit in permits:
+            self._news.add((permit, True))
+
+    def _remember(self, permit: Permit) -> None:
+        """Have the timer look for permits of this key, too."""
+        self._waited_for.pop(permit.name, None)
+        self._waited_for[permit.name] = permit.limit
+        if len(self._waited_for) > _MOST_REMEMBERED:
+            del self._waited_for[next(iter(self._waited_for))]
 
     def renew(
         self, committer: Committer, held: Collection[Delivery], row: FleetRow | None = None
     ) -> Collection[Delivery]:
         """As `Committer.renew`, and for all permits too. Blocking: called by the heartbeat's thread."""
         lost = committer.renew(held, row)
-        if permits := list(self._taken.values()):
+        if permits := [permit for taken in list(self._taken.values()) for permit in taken]:
             self._ledger.renew_permits(permits, self._holder, self._lease)
         return lost
 
@@ -123,7 +169,7 @@ class ConcurrencyLimits:
                 async with asyncio.timeout(_LOOK * random.uniform(0.7, 1.3)):
                     await self._news.some()
             except TimeoutError:
-                if limits := self._limits():
+                if limits := {**self._limits(), **self._waited_for}:
                     await self._until_done([], limits)
                 continue
             news = await self._news.take()
@@ -165,21 +211,28 @@ class ConcurrencyLimits:
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(pause * 2, _LONGEST_PAUSE)
 
-    def _permit(self, delivery: Delivery, now: float) -> Permit:
+    def _permits(self, delivery: Delivery, now: float) -> Sequence[Permit]:
+        """Return what a delivery needs: that of its key first, of which there is one."""
         message = delivery.message
         since = now if message.sent_at is None else message.sent_at
-        limit = self._tasks[message.task].declared.max_concurrency or 1
-        return Permit(message.key, message.task, limit, since, is_again=delivery.deaths > 0)
+        wanted = [] if (name := _exclusive(delivery)) is None else [(name, 1)]
+        if (limit := self._tasks[message.task].declared.max_concurrency) is not None:
+            wanted.append((message.task, limit))
+        return [Permit(message.key, name, limit, since, is_again=delivery.deaths > 0) for name, limit in wanted]
 
     def _limits(self) -> Mapping[str, int]:
         return {
             name: limit for name, task in self._tasks.items() if (limit := task.declared.max_concurrency) is not None
         }
 
-    def _patience(self, delivery: Delivery, waiting: int, now: float) -> float:
-        """Return the seconds after which one that got no permit asks again by itself."""
+    def _patience(self, delivery: Delivery, permit: Permit, waiting: int, now: float) -> float:
+        """Return the seconds after which one that got no permit asks again by itself.
+
+        For a key that a dead worker alone knew of nobody looks: who waits for that asks after a lease.
+        """
         if self._broker.can_make_due_now:
-            wait = min(_FIRST_DOUBT * 2.0 ** min(delivery.returns, 10), _LAST_DOUBT)
+            first = _FIRST_DOUBT if permit.name == delivery.message.task else self._lease
+            wait = min(first * 2.0 ** min(delivery.returns, 10), _LAST_DOUBT)
         else:
             wait = min(_SHORTEST_WAIT + _WAIT_FOR_EACH * waiting, _LONGEST_WAIT)
         wait *= random.uniform(0.5, 1.5)  # who came together must not come back together

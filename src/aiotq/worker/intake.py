@@ -30,8 +30,8 @@ from .completer import Completer
 from .concurrency_limits import ConcurrencyLimits
 from .execution import Execution
 from .observers import Observers, Told
-from .rate_limits import Limiter
 from .run import Cancelled, Run, Slots
+from .starting import Starting
 from .taken_queues import TakenQueues
 
 T = TypeVar("T")
@@ -76,7 +76,7 @@ class Intake:
         lease: float,
         prefetch: int,
         revoked: Callable[[Sequence[str]], Awaitable[Collection[str]]],
-        limiter: Limiter,
+        starting: Starting,
         permits: ConcurrencyLimits,
         observers: Observers,
         queues: TakenQueues,
@@ -95,9 +95,8 @@ class Intake:
         self._lease = lease
         self._prefetch = prefetch
         self._revoked = revoked
-        self.limiter = limiter
+        self.starting = starting
         self._permits = permits
-        self._has_seats = False
         self._observers = observers
         self._context = contextvars.copy_context()
         self._freed = asyncio.Event()
@@ -266,7 +265,6 @@ class Intake:
         if len(self._tasks) != self._tasks_seen:
             self._tasks_seen = len(self._tasks)
             self._kinds = frozenset({"loop", *(task.runs_in for task in self._tasks.values())})
-            self._has_seats = any(task.declared.max_concurrency is not None for task in self._tasks.values())
         free = max(0, *(self._slots[kind].free for kind in self._kinds))
         return min(free + max(0, self._prefetch - self.unstarted), self._limit)
 
@@ -301,7 +299,9 @@ class Intake:
                 self._suspects += delivery.is_suspect
                 self._start(delivery, "loop", is_revoked=True)
             taken = [each for each in admission.run if each.lease not in lost] if lost else admission.run
-            waits, unable = await self._waits(taken)
+            allowed = await self.starting.allowed(taken, admission.revoked, self._until_done)
+            self._held.update(allowed.changed)
+            taken, waits, unable = allowed.taken, allowed.waits, allowed.unable
             overflow = 0
             if self._observers:
                 await self._observers.tell(lambda each: each.received(taken), "what was received")
@@ -329,25 +329,6 @@ class Intake:
         if self._observers:
             self._observers.watch(lambda each: each.handed_back(delivery, delay), "what was handed back")
         self._completer.add(self._coordinator.follow(Returned(delivery, delay)))
-
-    async def _waits(self, taken: Sequence[Delivery]) -> tuple[Mapping[int | str, float], set[int | str]]:
-        """Return for those under a limit the seconds for which they wait, and which of them have no slot now."""
-        unable: set[int | str] = set()
-        waits: Mapping[int | str, float] = {}
-        if able := self._able(self.limiter.limited(taken), unable):
-            waits = await self._until_done(functools.partial(self.limiter.waits, able))
-        if self._has_seats:
-            ready = [each for each in taken if not waits.get(each.lease)]
-            if able := self._able(self._permits.limited(ready), unable):
-                waits = {**waits, **await self._until_done(functools.partial(self._permits.waits, able))}
-        return waits, unable
-
-    def _able(self, limited: Sequence[Delivery], unable: set[int | str]) -> Sequence[Delivery]:
-        """Return those that have a slot now; the others are added to `unable`."""
-        for each in limited:
-            if self._slots[self._tasks[each.message.task].runs_in].free <= 0:
-                unable.add(each.lease)
-        return [each for each in limited if each.lease not in unable]
 
     async def _let_start(self) -> None:
         """Wait a moment for what waits here to start: more of its kind may come with the next read."""

@@ -132,7 +132,7 @@ class Steering:
         return await self._pool.restart()
 
     def limit_rate(self, task: str, interval: float | None) -> None:
-        self._intake.limiter.set_interval(task, interval)
+        self._intake.starting.limiter.set_interval(task, interval)
 
     def limit_time(self, task: str, soft: float | None, hard: float | None) -> None:
         self._intake.execution.time_limits[task] = soft, hard

@@ -32,6 +32,7 @@ from .delivery_info import DeliveryInfo
 from .events import WorkerEvents
 from .execution import Execution
 from .intake import Intake
+from .keys import Keys
 from .lifeline import Lifeline
 from .neighbours import Neighbours
 from .obeying import Obeying
@@ -42,6 +43,7 @@ from .rate_limits import Limiter
 from .recent import RecentRuns
 from .run import Cancelled, Run, Slots
 from .run_handlers import Handlers
+from .starting import Starting
 from .steering import Steering
 from .taken_queues import TakenQueues
 from .task_signals import TaskSignals
@@ -322,6 +324,9 @@ class Worker:
             "thread": options.threads,
             "process": options.processes,
         }
+        slots: dict[RunsIn, Slots] = {kind: Slots(capacity) for kind, capacity in capacities.items()}
+        limiter = Limiter(self._core.tasks, self._core.conf.task_default_rate_limit, connection.ledger.book)
+        keys = Keys(connection.ledger, self._core.shared_clock)
         return Intake(
             consumer=parts.consumer,
             committer=parts.committer,
@@ -329,12 +334,12 @@ class Worker:
             execution=execution,
             coordinator=coordinator,
             tasks=self._core.tasks,
-            slots={kind: Slots(capacity) for kind, capacity in capacities.items()},
+            slots=slots,
             held=self._held,
             lease=self._core.conf.worker_lease,
             prefetch=options.prefetch,
             revoked=connection.ledger.revoked,
-            limiter=Limiter(self._core.tasks, self._core.conf.task_default_rate_limit, connection.ledger.book),
+            starting=Starting(self._core.tasks, slots, limiter, parts.permits, keys),
             permits=parts.permits,
             observers=self._observers,
             queues=self._queues,

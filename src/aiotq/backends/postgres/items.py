@@ -224,6 +224,9 @@ class Effects:
             kept = packed_record(kept_record(arrival, record), number, 0)
             note("arrivals", [{**kept, "j": arrival.join_id, "m": arrival.member, "f": arrival.failed}])
         note("extended", [{"n": number, "j": each.join_id, "u": each.until} for each in joining.extended])
+        if joining.keys:
+            changes = [packed_change(change, number) for change in sorted(joining.keys, key=lambda each: each.name)]
+            self._items.setdefault("keys", []).extend(changes)
         note("released", [{"n": number, "j": join_id} for join_id in joining.released])
 
 
@@ -237,4 +240,5 @@ def packed_change(change: ScheduleChange, number: int) -> Item:
         "body": packed_body(change.body),
         "unsent": packed_envelopes(change.unsent),
         "tells": change.tells,
+        **({} if change.lasts is None else {"lasts": change.lasts}),
     }

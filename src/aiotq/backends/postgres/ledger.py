@@ -70,6 +70,9 @@ _JOINED: Final = (
     f" where j.id = any ($1::text[]) and j.is_over and j.due > {_NOW}"
 ).encode()
 _OVERDUE: Final = b"select * from aiotq.overdue($1::int)"
+_KEYS: Final = (
+    f"select name, mark, body, unsent from aiotq.key where name = any ($1::text[]) and expires > {_NOW}"
+).encode()
 _CHANGE: Final = b"select aiotq.change_schedule(x) from jsonb_array_elements($1::jsonb) as x"
 _SCHEDULES: Final = (
     b"select name, mark, body, unsent from aiotq.schedule"
@@ -179,6 +182,13 @@ class PostgresLedger(Ledger):
         rows = await self.client.rows(_SCHEDULES, scope, list(names) if names is not None else None)
         return [
             ScheduleRow(name, mark, body, readable_envelopes(unsent, f"periodic task {name}"))
+            for name, mark, body, unsent in rows
+        ]
+
+    async def keys(self, names: Sequence[str]) -> Sequence[ScheduleRow]:
+        rows = await self.client.rows(_KEYS, list(names)) if names else ()
+        return [
+            ScheduleRow(name, mark, body, readable_envelopes(unsent, f"key {name}"))
             for name, mark, body, unsent in rows
         ]
 

@@ -58,7 +58,7 @@ from .record_fields import (
     packed_join,
     packed_record,
 )
-from .schedules import CHANGE_SCHEDULES, packed_change, read_revision, read_rows
+from .schedules import CHANGE_SCHEDULES, packed_change, read_keys, read_revision, read_rows
 from .script import unpack
 
 logger = logging.getLogger("aiotq.results.redis")
@@ -156,6 +156,9 @@ class RedisLedger(Ledger):
 
     async def schedules(self, scope: str, names: Sequence[str] | None = None) -> Sequence[ScheduleRow]:
         return await read_rows(self._client, scope, names)
+
+    async def keys(self, names: Sequence[str]) -> Sequence[ScheduleRow]:
+        return await read_keys(self._client, names)
 
     async def schedules_revision(self, scope: str) -> int:
         return await read_revision(self._client, scope)

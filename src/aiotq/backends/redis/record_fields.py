@@ -12,6 +12,7 @@ from ...results.packing import pack_record, unpack_record
 from ...results.records import Record
 from .envelopes import PackedEnvelope, packed_envelopes
 from .fleet import LIBRARY as FLEET_ROWS
+from .schedules import KEYS, packed_change
 from .script import Script, unpack
 
 _RESULTS: Final = "results"
@@ -26,7 +27,7 @@ def script(name: str, *libraries: str) -> Script:
 
 
 #: What other scripts build upon, beside `base` and `bus`.
-LIBRARIES: Final = (_RESULTS, _JOINS, _OUTCOME)
+LIBRARIES: Final = (_RESULTS, KEYS, _JOINS, _OUTCOME)
 
 PUT: Final = script("put")
 FORGET: Final = script("forget")
@@ -36,7 +37,7 @@ REVOKED: Final = script("revoked")
 UNREVOKE: Final = script("unrevoke")
 CLAIM: Final = script("claim")
 RENEW_CLAIMS: Final = script("renew_claims")
-CLOSE: Final = Script("base", "bus", *LIBRARIES, "close", late={_JOINS})
+CLOSE: Final = Script("base", "bus", *LIBRARIES, "close", late={KEYS, _JOINS})
 OPEN_JOINS: Final = script("open_joins", _JOINS)
 JOINED: Final = script("joined", _JOINS)
 OVERDUE: Final = script("overdue", _JOINS)
@@ -79,6 +80,7 @@ def _packed_joining(joining: JoinChanges, record: Record | None) -> tuple[object
         [_packed_arrival(arrival, record) for arrival in joining.arrivals],
         [(extension.join_id, extension.until) for extension in joining.extended],
         joining.released,
+        [packed_change(change) for change in joining.keys],
     )
 
 

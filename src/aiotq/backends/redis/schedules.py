@@ -1,4 +1,4 @@
-"""How rows of periodic tasks look to the scripts in `lua/`, and in their hash."""
+"""How rows of periodic tasks and of keys look to the scripts in `lua/`, and where they are kept."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from .script import Script, unpack
 
 logger = logging.getLogger("aiotq.results.redis")
 
-#: What scripts that change rows include after `base`.
+#: What scripts that change rows of periodic tasks include; rows of keys are changed by `KEYS`.
 LIBRARY: Final = "schedules"
-CHANGE_SCHEDULES: Final = Script("base", LIBRARY, "change_schedules")
+#: The library of rows of keys: late, since few calls have one.
+KEYS: Final = "keys"
+CHANGE_SCHEDULES: Final = Script("base", "bus", "results", KEYS, LIBRARY, "change_schedules", late={KEYS})
 
 #: The mark of a row that is none of ours, as `schedules.lua` has it.
 _UNREADABLE: Final = "?"
@@ -32,6 +34,7 @@ def packed_change(change: ScheduleChange) -> tuple[object, ...]:
         change.body,
         packed_envelopes(change.unsent),
         change.tells,
+        change.lasts if change.lasts is not None else False,
     )
 
 
@@ -49,6 +52,14 @@ async def read_rows(client: RedisClient, scope: str, names: Sequence[str] | None
     return [_row(name.decode(errors="replace"), packed) for name, packed in found]
 
 
+async def read_keys(client: RedisClient, names: Sequence[str]) -> list[ScheduleRow]:
+    """Return the rows of keys; of one that is none of ours the mark and no body."""
+    if not names:
+        return []
+    found: list[bytes | None] = await client.ask("MGET", *(f"{client.base}:key:{name}" for name in names))
+    return [_row(name, packed) for name, packed in zip(names, found, strict=True) if packed is not None]
+
+
 async def read_revision(client: RedisClient, scope: str) -> int:
     """Return how many changes of an app's rows were to be looked at."""
     return int(await client.ask("HGET", f"{client.base}:schedule-revisions", scope) or 0)
@@ -64,5 +75,5 @@ def _row(name: str, packed: bytes) -> ScheduleRow:
             raise TypeError("its body is no text")
         return ScheduleRow(name, seen, body, envelopes_of_list(unsent))
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, MalformedMessage) as exc:
-        logger.warning("periodic task %s: its row can't be read: %s", name, exc)
+        logger.warning("the row of the periodic task or key %s can't be read: %s", name, exc)
         return ScheduleRow(name, seen, b"")

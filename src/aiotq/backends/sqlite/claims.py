@@ -10,7 +10,8 @@ from ...exceptions import MalformedMessage
 from ...results.decisions import ClaimState, Room, decide_claim
 from ...results.ledger import NO_JOIN_CHANGES, Caution, Claim, Claimed, Closing
 from ...wire.message import Envelope
-from .joins import pack_all, unpack_all, write_joinings
+from .joins import write_joinings
+from .packing import pack_all, unpack_all
 from .record_rows import write_records
 from .sql import Transaction
 

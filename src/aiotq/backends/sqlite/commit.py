@@ -70,7 +70,7 @@ def _write(transaction: Transaction, group: Sequence[Finish], now: float) -> lis
             answers.append(LEASE_LOST)
             continue
         if finish.schedule is not None:
-            fate = change_schedule(transaction, finish.schedule)
+            fate = change_schedule(transaction, finish.schedule, now)
             if fate != "write":
                 answers.append(LEASE_LOST if fate == "refused" else COMMITTED)
                 continue

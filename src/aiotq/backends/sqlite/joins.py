@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-import struct
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
@@ -16,13 +15,14 @@ from ...exceptions import MalformedMessage
 from ...results.decisions import is_over, join_deadline
 from ...results.ledger import Arrival, Join, JoinChanges, Joined, kept_record
 from ...results.records import Record
-from ...wire.message import Envelope, pack_envelope, unpack_envelope
+from ...wire.message import Envelope
+from .packing import pack_all, unpack_all
 from .record_rows import RECORD
+from .schedules import change_schedule
 from .sql import Transaction, in_chunks, marks
 
 logger = logging.getLogger("aiotq.results.sqlite")
 
-_LENGTH: Final = struct.Struct(">I")
 _DEADLINE: Final = "max(touched, until) + patience"
 _ARRIVE: Final = f"INSERT OR IGNORE INTO arrivals (join_number, member, {RECORD})"
 #: Joins that one look for overdue ones takes.
@@ -77,6 +77,8 @@ def write_joinings(
         )
     for join_id in (join_id for joining, _ in joinings for join_id in joining.released):
         _release(transaction, join_id)
+    for change in (change for joining, _ in joinings for change in joining.keys):
+        change_schedule(transaction, change, now)
     return following
 
 
@@ -204,29 +206,3 @@ def purge_joins(transaction: Transaction, now: float, batch: int) -> bool:
         if left <= 0:
             return True
     return False
-
-
-def pack_all(envelopes: Iterable[Envelope]) -> bytes:
-    """Return `envelopes` as one blob, each behind its length."""
-    packed = [pack_envelope(envelope) for envelope in envelopes]
-    return b"".join(part for each in packed for part in (_LENGTH.pack(len(each)), each))
-
-
-def unpack_all(data: object) -> tuple[Envelope, ...]:
-    """Return the envelopes in a blob of `pack_all`.
-
-    Raises:
-        MalformedMessage: it is none.
-    """
-    if not isinstance(data, bytes):
-        raise MalformedMessage(f"the row's envelopes are a {type(data).__name__}, not a blob")
-    envelopes: list[Envelope] = []
-    start = 0
-    while start < len(data):
-        if start + _LENGTH.size > len(data):
-            raise MalformedMessage("an envelope's length is cut off")
-        (length,) = _LENGTH.unpack_from(data, start)
-        start += _LENGTH.size
-        envelopes.append(unpack_envelope(data[start : start + length]))
-        start += length
-    return tuple(envelopes)

@@ -34,7 +34,7 @@ from .fleet import end_presence, purge_fleet, read_fleet, renew_presence
 from .joins import joined, look_for_overdue, open_joins, purge_joins, put_right
 from .listening import BATCH, Listening, delete_expired
 from .permits import acquire, hand_over, renew
-from .schedules import change_schedule, read_revision, read_schedules
+from .schedules import change_schedule, read_keys, read_revision, read_schedules
 from .sql import Transaction, ids_in, in_chunks, marks
 from .starts import book
 
@@ -151,12 +151,17 @@ class SQLiteLedger(Ledger):
         await self.database.write(forget)
 
     async def change_schedules(self, changes: Sequence[ScheduleChange]) -> Sequence[bool]:
+        now = self.clock.time()
         return await self.database.write(
-            lambda transaction: [change_schedule(transaction, change) != "refused" for change in changes]
+            lambda transaction: [change_schedule(transaction, change, now) != "refused" for change in changes]
         )
 
     async def schedules(self, scope: str, names: Sequence[str] | None = None) -> Sequence[ScheduleRow]:
         return await self.database.read(lambda connection: read_schedules(connection, scope, names))
+
+    async def keys(self, names: Sequence[str]) -> Sequence[ScheduleRow]:
+        now = self.clock.time()
+        return await self.database.read(lambda connection: read_keys(connection, names, now))
 
     async def schedules_revision(self, scope: str) -> int:
         return await self.database.read(lambda connection: read_revision(connection, scope))
@@ -260,7 +265,7 @@ class SQLiteLedger(Ledger):
         transaction.execute("DELETE FROM waiting WHERE expires <= ?", (now,))
         purge_fleet(transaction, now)
         is_more = purge_joins(transaction, now, BATCH)
-        for table, number in (("claims", "rowid"), ("revocations", "seq"), ("starts", "name")):
+        for table, number in (("claims", "rowid"), ("revocations", "seq"), ("starts", "name"), ("keys", "rowid")):
             is_more = delete_expired(transaction, table, number, "expires", now) or is_more
         return is_more
 

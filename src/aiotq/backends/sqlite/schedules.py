@@ -1,4 +1,4 @@
-"""Periodic tasks in the file: a row for each, and a counter of the changes that are to be looked at."""
+"""Periodic tasks in the file: a row for each, and a counter of the changes to be looked at. And rows of keys."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ from ...exceptions import MalformedMessage
 from ...results.decisions import schedule_fate
 from ...results.ledger import ScheduleChange, ScheduleRow
 from ...wire.message import Envelope
-from .joins import pack_all, unpack_all
+from .packing import pack_all, unpack_all
 from .sql import Transaction, in_chunks, marks
 
 logger = logging.getLogger("aiotq.results.sqlite")
 
 
-def change_schedule(transaction: Transaction, change: ScheduleChange) -> Literal["write", "done", "refused"]:
+def change_schedule(
+    transaction: Transaction, change: ScheduleChange, now: float
+) -> Literal["write", "done", "refused"]:
     """Write a row, and return what was done."""
+    if change.lasts is not None:
+        return _change_key(transaction, change, now, now + change.lasts)
     key = change.scope, change.name
     row = transaction.execute("SELECT mark FROM schedules WHERE scope = ? AND name = ?", key).fetchone()
     fate = schedule_fate("" if row is None else row[0], change)
@@ -37,6 +41,33 @@ def change_schedule(transaction: Transaction, change: ScheduleChange) -> Literal
             (_counter(change.scope),),
         )
     return fate
+
+
+def _change_key(
+    transaction: Transaction, change: ScheduleChange, now: float, expires: float
+) -> Literal["write", "done", "refused"]:
+    row = transaction.execute("SELECT mark FROM keys WHERE name = ? AND expires > ?", (change.name, now)).fetchone()
+    fate = schedule_fate("" if row is None else row[0], change)
+    if fate == "write" and change.mark:
+        transaction.execute(
+            "INSERT OR REPLACE INTO keys (name, mark, body, unsent, expires) VALUES (?, ?, ?, ?, ?)",
+            (change.name, change.mark, change.body, pack_all(change.unsent), expires),
+        )
+    elif fate == "write":
+        transaction.execute("DELETE FROM keys WHERE name = ?", (change.name,))
+    return fate
+
+
+def read_keys(connection: sqlite3.Connection, names: Sequence[str], now: float) -> list[ScheduleRow]:
+    """Return the rows of keys."""
+    return [
+        ScheduleRow(name, mark, body, _unsent(name, unsent))
+        for chunk in in_chunks(names)
+        for name, mark, body, unsent in connection.execute(
+            f"SELECT name, mark, body, unsent FROM keys WHERE name IN ({marks(len(chunk))}) AND expires > ?",
+            (*chunk, now),
+        )
+    ]
 
 
 def read_schedules(connection: sqlite3.Connection, scope: str, names: Sequence[str] | None) -> list[ScheduleRow]:

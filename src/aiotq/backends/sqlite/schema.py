@@ -6,7 +6,7 @@ from typing import Final
 
 #: "aitq" in the file's header: this file is ours.
 APPLICATION_ID: Final = 0x61697471
-SCHEMA_VERSION: Final = 8
+SCHEMA_VERSION: Final = 9
 
 #: `messages.holder` of what is ready, and of what waits for its due time. Any consumer's number is larger, and takes as
 #: many bytes in a row: so SQLite leases a message of a megabyte by overwriting four bytes of it (measured: 4 kB of log
@@ -160,6 +160,10 @@ CREATE INDEX waiting_expire ON waiting (expires);
 CREATE TABLE schedules (
     scope TEXT, name TEXT, mark TEXT NOT NULL, body BLOB NOT NULL, unsent BLOB NOT NULL, PRIMARY KEY (scope, name)
 ) WITHOUT ROWID;
+CREATE TABLE keys (
+    name TEXT PRIMARY KEY, mark TEXT NOT NULL, body BLOB NOT NULL, unsent BLOB NOT NULL, expires REAL NOT NULL
+);
+CREATE INDEX keys_expire ON keys (expires);
 CREATE TABLE fleet (key TEXT PRIMARY KEY, ends REAL NOT NULL, row BLOB NOT NULL);
 CREATE TABLE paused (queue TEXT PRIMARY KEY, since REAL NOT NULL) WITHOUT ROWID
 """

@@ -120,9 +120,9 @@ local function release(id)
     end
 end
 
--- Do what a finish does at joins, and add what is to be sent to `envelopes`.
+-- Do what a finish does at joins and to keys, and add what is to be sent to `envelopes`.
 local function write_joining(joining, record, envelopes, offset)
-    local opened, grown, arrivals, extended, released = unpack(joining)
+    local opened, grown, arrivals, extended, released, changes = unpack(joining)
     for _, join in ipairs(opened) do
         open_join(join, offset)
     end
@@ -141,5 +141,8 @@ local function write_joining(joining, record, envelopes, offset)
     end
     for _, id in ipairs(released) do
         release(id)
+    end
+    for _, change in ipairs(changes) do
+        keys().change_key(change)
     end
 end

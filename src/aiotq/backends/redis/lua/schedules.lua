@@ -1,4 +1,4 @@
--- Rows of periodic tasks. A library: scripts on schedules include it after `base`.
+-- Rows of periodic tasks. A library: scripts on schedules include it after `keys`.
 --
 -- {base}:schedules:{app}     hash: the name of a periodic task -> {mark, body, unsent envelopes}. It stays until the
 --                            task is removed.
@@ -17,7 +17,10 @@ end
 
 -- Write a row if its mark is the one that was seen. Return 'write', 'done' (before) or 'refused'.
 local function change_schedule(change)
-    local scope, name, seen, mark, body, unsent, tells = unpack(change)
+    local scope, name, seen, mark, body, unsent, tells, lasts = unpack(change)
+    if lasts then
+        return keys().change_key(change)
+    end
     local key = schedules_key(scope)
     local row = redis.call('HGET', key, name)
     local there = row and mark_of(row) or ''

@@ -1,0 +1,24 @@
+-- Rows of keys, all of which expire. A library: scripts on joins and on schedules include it late, after `results`.
+--
+-- {base}:key:{name}       string: packed {mark, body, unsent envelopes}. The mark of a row that can't be read is '?'.
+
+-- Write the row of a key if its mark is the one that was seen. Return 'write', 'done' (before) or 'refused'.
+local function change_key(change)
+    local _, name, seen, mark, body, unsent, _, lasts = unpack(change)
+    local key = base .. ':key:' .. name
+    local row = redis.pcall('GET', key)
+    local there = ''
+    if row then
+        local is_ours, kept = pcall(cmsgpack.unpack, row)
+        there = is_ours and type(kept) == 'table' and type(kept[1]) == 'string' and kept[1] or '?'
+    end
+    if there ~= seen then
+        return there == mark and 'done' or 'refused'
+    end
+    if mark == '' then
+        redis.call('DEL', key)
+    else
+        redis.call('SET', key, cmsgpack.pack({mark, body, unsent}), 'PX', milliseconds(lasts * 1000))
+    end
+    return 'write'
+end
