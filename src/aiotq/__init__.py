@@ -54,6 +54,7 @@ from .tasks.current_app import CurrentApp
 from .tasks.dependencies import INJECTED, Depends
 from .tasks.handlers import ExceptionInfo
 from .tasks.keys import Debounce, Throttle, Unique
+from .tasks.limits import Limit, RateLimit
 from .tasks.options import CallOptions
 from .tasks.registry import shared_task
 from .tasks.request import Request
@@ -98,6 +99,7 @@ __all__ = [
     "GroupResult",
     "Ignore",
     "JoinLost",
+    "Limit",
     "MaxRetriesExceededError",
     "Middleware",
     "OperationalError",
@@ -106,6 +108,7 @@ __all__ = [
     "PublishFailed",
     "PublishTimeout",
     "Queue",
+    "RateLimit",
     "Reject",
     "RemoteError",
     "Request",

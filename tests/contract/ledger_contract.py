@@ -389,6 +389,22 @@ class BookingContract:
 
         assert list(await store.ledger.book([Booking(("b", 0), "add", 0.2)])) == [0]
 
+    async def test_a_burst_comes_at_once_after_a_pause(self, results: KeptHarness) -> None:
+        store, _ = await results.connect()
+
+        waits = await store.ledger.book([Booking((f"{n}", 0), "burst", 10.0, 3) for n in range(5)])
+
+        assert list(waits) == [0, 0, 0, pytest.approx(10, abs=1), pytest.approx(20, abs=1)]
+
+    async def test_a_start_counts_for_as_long_as_its_message_waits_for_other_limits(self, results: KeptHarness) -> None:
+        store, _ = await results.connect()
+        first = Booking(("a", 0), "add", 0.01, is_first=True)
+        assert list(await store.ledger.book([first])) == [0]
+        await results.pass_time(2 * BOOKING_GRACE)
+
+        assert list(await store.ledger.book([first, Booking(("b", 0), "add", 100.0)])) == [0, 0]
+        assert list(await store.ledger.book([first, Booking(("c", 0), "add", 100.0)])) == [0, pytest.approx(100, abs=9)]
+
     async def test_a_start_that_passed_long_ago_is_booked_again(self, results: KeptHarness) -> None:
         store, _ = await results.connect()
         await store.ledger.book([Booking((name, 0), "add", 0.05) for name in "abcd"])

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from aiotq import AioTQ, Debounce, DuplicateCall, Throttle, Unique, group
+from aiotq import AioTQ, Debounce, DuplicateCall, Limit, RateLimit, Throttle, Unique, group
 from aiotq.exceptions import InvalidOption
 
 from ..waiting import wait_until
@@ -146,3 +146,47 @@ async def test_the_first_call_in_a_time_counts_and_an_idempotency_key_is_remembe
         other = await pay.options(idempotency_key="order-2").delay(2)
         assert await other.get(timeout=20) == "paid 2"
     assert sorted(ran) == ["first", "paid 1", "paid 2"]
+
+
+async def test_runs_at_once_are_limited_by_key_and_across_tasks_that_share_a_name(make_app: MakeApp) -> None:
+    app, other = make_app(), make_app()
+    crowds = {"a": Crowd(), "b": Crowd()}
+
+    async def use(database: str) -> None:
+        await crowds[database].enter()
+
+    one_each = Limit(1, key="database", name="databases")
+    read, write, *_ = (
+        each.task(name=name, max_concurrency=wanted)(use)
+        for each in (app, other)
+        for name, wanted in (("read", (one_each, Limit(5))), ("write", one_each))
+    )
+
+    async with app, other, app.worker(), other.worker():
+        results = await app.send_many(task.s(name) for name in "aab" for task in (read, write))
+        await wait_until(lambda: all(crowd.now for crowd in crowds.values()), "each database is used")
+        for crowd in crowds.values():
+            crowd.go_on.set()
+        await results.get(timeout=30)
+    assert [(crowd.most, crowd.runs) for crowd in crowds.values()] == [(1, 4), (1, 2)]
+
+
+async def test_starts_are_limited_by_key_with_bursts(app: AioTQ) -> None:
+    started: list[str] = []
+
+    @app.task(rate_limit=(RateLimit(1000), RateLimit("1/h", key=lambda account, n: account, burst=2)))
+    async def ask(account: str, n: int) -> None:
+        started.append(account)
+
+    @app.task
+    async def plain() -> str:
+        return "the others wait in the broker"
+
+    with pytest.raises(InvalidOption, match="none of its parameters"):
+        app.task(name="wrong", rate_limit=RateLimit("1/h", key="acount"))(ask.fn)
+    async with app, app.worker():
+        await app.send_many(ask.s(account, n) for account in "ab" for n in range(3))
+
+        await wait_until(lambda: sorted(started) == ["a", "a", "b", "b"], "two of each have started")
+        assert await (await plain.delay()).get(timeout=20) == "the others wait in the broker"
+    assert len(started) == 4

@@ -25,7 +25,7 @@ FLOORS: Final = (
     ("supervising",),
     ("signals", "wire", "graph", "control.bus"),
     ("beat.cron_fields", "beat.crontab", "beat.intervals", "beat.schedules", "beat.solar", "beat.wall_time"),
-    ("tasks.expected", "tasks.keys"),
+    ("tasks.expected", "tasks.keys", "tasks.limits"),
     ("tasks.request", "tasks.options", "tasks.handlers", "tasks.soft_time_limits", "worker.lifespans"),
     ("transport", "results", "calling.arguments", "calling.envelopes", "tasks.retries", "beat.occurrences"),
     ("control",),

@@ -7,7 +7,17 @@ from typing import Final, Literal
 
 from ..core.values import value
 from ..wire.message import Envelope
-from .ledger import AlreadyDone, Booking, Caution, Claim, Claimed, HeldElsewhere, ScheduleChange, Suspected
+from .ledger import (
+    START_KEPT,
+    AlreadyDone,
+    Booking,
+    Caution,
+    Claim,
+    Claimed,
+    HeldElsewhere,
+    ScheduleChange,
+    Suspected,
+)
 
 #: Seconds by which a booked start may be late; later it is booked again: what waited while no worker ran must not
 #: start all at once.
@@ -17,12 +27,19 @@ BOOKING_GRACE: Final = 0.25
 def booked(booking: Booking, before: float | None, free_at: float | None, now: float) -> tuple[float, float | None]:
     """Return when `booking` starts, and when the one after it may (None: it was booked `before`, and that holds).
 
-    `free_at` is when the next start is free. Source: the generic cell rate algorithm (ITU-T I.371) with no burst.
+    `free_at` is when the next start is free, but for a burst. Source: the generic cell rate algorithm (ITU-T I.371):
+    the theoretical arrival time, and its tolerance.
     """
-    if before is not None and now - before <= max(booking.interval, BOOKING_GRACE):
+    if before is not None and now - before <= start_kept(booking):
         return before, None
-    start = now if free_at is None or free_at <= now else free_at
-    return start, start + booking.interval
+    free_at = now if free_at is None else max(free_at, now)
+    start = max(now, free_at - (booking.burst - 1) * booking.interval)
+    return start, free_at + booking.interval
+
+
+def start_kept(booking: Booking) -> float:
+    """Return the seconds after its start for which a booking counts."""
+    return START_KEPT if booking.is_first else max(booking.interval, BOOKING_GRACE)
 
 
 @value

@@ -15,6 +15,8 @@ from ..wire.message import Envelope
 from .fleet import Presence
 from .records import Record, RecordStore, ignore
 
+#: Seconds for which a start under one limit is kept for a message that waits for another.
+START_KEPT: Final = 3600.0
 #: The topic on which processes are told that revocations ask for running tasks to be cancelled.
 REVOKED: Final = "revoked"
 #: The topic on which workers are told that queues were paused or resumed.
@@ -158,11 +160,17 @@ class Closing:
 
 @value
 class Booking:
-    """Message `key` (id and attempt) asks for a start under a rate limit: `name`'s starts are `interval` s apart."""
+    """Message `key` (id and attempt) asks for a start under a rate limit: `name`'s starts are `interval` s apart.
+
+    After a pause `burst` starts come at once. `is_first`: other limits may have the message wait after this one, so its
+    start here is remembered for longer (`START_KEPT`), and counts until then.
+    """
 
     key: tuple[str, int]
     name: str
     interval: float
+    burst: int = 1
+    is_first: bool = False
 
 
 @value

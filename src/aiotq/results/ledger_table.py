@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 
 from ..core.clock import SYSTEM_CLOCK, Clock
 from ..wire.message import Envelope
-from .decisions import ClaimState, Room, booked, decide_claim, schedule_fate
+from .decisions import ClaimState, Room, booked, decide_claim, schedule_fate, start_kept
 from .fleet import FleetTable
 from .in_process_joins import InProcessJoins
 from .ledger import (
@@ -259,8 +259,8 @@ class LedgerTable:
         start, free_at = booked(booking, before.at if before else None, free.at if free else None, now)
         if free_at is not None:
             self._keep_start(booking.name, free_at, free_at, now)
-            if start > now:
-                self._keep_start(booking.key, start, start + BOOKING_KEPT, now)
+            if start > now or booking.is_first:
+                self._keep_start(booking.key, start, start + start_kept(booking) + BOOKING_KEPT, now)
         return max(start - now, 0.0)
 
     def change_schedule(self, change: ScheduleChange) -> Literal["write", "done", "refused"]:

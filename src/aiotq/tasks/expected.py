@@ -12,6 +12,7 @@ from typing import Any, Final, cast
 from ..core.schedules import seconds_apart
 from ..wire.message import LONGEST_LIMIT, MAX_NAME, is_name
 from .keys import Debounce, Throttle, Unique
+from .limits import Limit, RateLimit
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +31,22 @@ class Expected:
 
 def is_rate(given: Any) -> bool:
     """Whether `given` is a valid `rate_limit`."""
+    if isinstance(given, tuple):
+        return all(isinstance(each, RateLimit) for each in cast("tuple[object, ...]", given))
+    if isinstance(given, RateLimit):
+        return True
     try:
         seconds_apart(given)
     except ValueError:
         return False
     return True
+
+
+def is_concurrency(given: Any) -> bool:
+    """Whether `given` is a valid `max_concurrency`."""
+    if isinstance(given, tuple):
+        return all(isinstance(each, Limit) for each in cast("tuple[object, ...]", given))
+    return isinstance(given, Limit) or given >= 1
 
 
 def takes(given: Callable[..., object], count: int) -> bool:

@@ -53,7 +53,7 @@ class Unique:
     lifetime: float = _DAY
 
     def __post_init__(self) -> None:
-        _check_by("Unique", self.by)
+        check_by("Unique", "by", self.by)
         if self.until not in ("started", "done"):
             _check_seconds("Unique", "until", self.until, _UNTIL)
         if self.on_conflict not in _CONFLICTS:
@@ -79,7 +79,7 @@ class Debounce:
     max_wait: float | None = None
 
     def __post_init__(self) -> None:
-        _check_by("Debounce", self.by)
+        check_by("Debounce", "by", self.by)
         _check_seconds("Debounce", "seconds", self.seconds)
         if self.max_wait is not None:
             _check_seconds("Debounce", "max_wait", self.max_wait)
@@ -100,7 +100,7 @@ class Throttle:
     by: By = None
 
     def __post_init__(self) -> None:
-        _check_by("Throttle", self.by)
+        check_by("Throttle", "by", self.by)
         _check_seconds("Throttle", "seconds", self.seconds)
 
 
@@ -166,12 +166,13 @@ def _plain(given: object) -> object:
     raise TypeError(f"a {type(given).__name__} has no form in JSON")
 
 
-def _check_by(kind: str, by: object) -> None:
+def check_by(kind: str, name: str, by: object) -> None:
+    """Raise `InvalidOption` if `by` can't say what a key is made of."""
     if by is None or callable(by) or (isinstance(by, str) and is_name(by)):
         return
     if isinstance(by, tuple) and by and all(map(is_name, cast("tuple[object, ...]", by))):
         return
-    raise InvalidOption(f"{kind}: by must be a parameter's name, a tuple of them, or a function, not {by!r}")
+    raise InvalidOption(f"{kind}: {name} must be a parameter's name, a tuple of them, or a function, not {by!r}")
 
 
 def _check_seconds(kind: str, name: str, given: object, words: str = "seconds") -> None:

@@ -22,10 +22,12 @@ from .expected import (
     UNIQUE,
     YES_OR_NO,
     Expected,
+    is_concurrency,
     is_rate,
     takes,
 )
 from .keys import KEYED, Debounce, Throttle, Unique, keyed_tasks
+from .limits import Limit, RateLimit
 
 T = TypeVar("T", bound=Mapping[str, Any])
 
@@ -171,13 +173,21 @@ class Attributes:
         Expected("a number of characters, 0 or more", (int,), lambda given: given >= 0), 1024
     )
     transactional: bool = _option(YES_OR_NO, False)
-    rate_limit: str | float | None = _option(
-        Expected('a rate such as "100/m", "5/h" or 10 (a second)', (str, int, float), is_rate), None
+    rate_limit: str | float | RateLimit | tuple[RateLimit, ...] | None = _option(
+        Expected(
+            'a rate such as "100/m", "5/h" or 10 (a second), a RateLimit(…), or a tuple of those',
+            (str, int, float, RateLimit, tuple),
+            is_rate,
+        ),
+        None,
     )
     unique: Unique | None = _option(UNIQUE, None)
     debounce: float | Debounce | None = _option(DEBOUNCE, None)
     throttle: float | Throttle | None = _option(THROTTLE, None)
-    max_concurrency: int | None = _option(Expected("a whole number, 1 or more", (int,), lambda given: given >= 1), None)
+    max_concurrency: int | Limit | tuple[Limit, ...] | None = _option(
+        Expected("a whole number, 1 or more, a Limit(…), or a tuple of those", (int, Limit, tuple), is_concurrency),
+        None,
+    )
 
 
 @record(kw_only=True)

@@ -32,6 +32,7 @@ from ..exceptions import InvalidOption, NotRegistered
 from ..wire.known_types import home_module
 from .expected import takes
 from .keys import Debounce, Throttle, Unique
+from .limits import Limit, RateLimit
 from .options import DECLARABLE, TUPLES, RunsIn, TaskOptions, check_declaration
 from .running import gives_coroutine
 from .task import CoroutineTask, FunctionTask, Task
@@ -116,10 +117,10 @@ class TaskDeclaration(TypedDict, total=False):
     "Characters of the result in the log (1024)."
     transactional: bool
     "Run it in a transaction (`self.request.session`), with which its end is committed. PostgreSQL only."
-    rate_limit: str | float | None
-    'Starts in all workers together: `"100/m"`, `"5/h"`, or a number a second; evenly spaced.'
-    max_concurrency: int | None
-    "Runs of it at once, in all workers together."
+    rate_limit: str | float | RateLimit | tuple[RateLimit, ...] | None
+    'Starts in all workers together: `"100/m"`, `"5/h"`, or a number a second; evenly spaced. By key: `RateLimit(…)`.'
+    max_concurrency: int | Limit | tuple[Limit, ...] | None
+    'Runs of it at once, in all workers together. By key: `Limit(3, key="database")`.'
     unique: Unique | None
     'Of its calls with one key there is one at a time: `Unique(by="user_id")`.'
     debounce: float | Debounce | None

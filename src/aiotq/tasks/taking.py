@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from ..calling.arguments import ArgumentCheck
 from ..exceptions import InvalidArguments
 from ..wire.shapes import Shape
 from .dependencies import Dependencies
 from .keys import Debounce, Throttle, Unique, check_parameters
+from .limits import limits_of, rate_limits_of
 from .options import TaskOptions
 from .rebuilding import Rebuilding, rebuilding_of, returned_shape
 from .task_core import TaskCore
+
+
+def _has_key(given: object) -> TypeGuard[Unique | Debounce | Throttle]:
+    return isinstance(given, (Unique, Debounce, Throttle))
 
 
 class Taking:
@@ -51,9 +56,13 @@ class Taking:
     def check_keys(self) -> None:
         """Raise `InvalidOption` if keys of its calls are made of something that is no parameter of it."""
         declared = self.declared
-        for key in (declared.unique, declared.debounce, declared.throttle):
-            if isinstance(key, (Unique, Debounce, Throttle)) and not self._arguments.takes_any_name:
-                check_parameters(self.name, key.by, [each.name for each in self.call_parameters])
+        keys = [
+            *(each.by for each in (declared.unique, declared.debounce, declared.throttle) if _has_key(each)),
+            *(each.key for each in rate_limits_of(declared.rate_limit)),
+            *(each.key for each in limits_of(declared.max_concurrency)),
+        ]
+        for key in keys if not self._arguments.takes_any_name else ():
+            check_parameters(self.name, key, [each.name for each in self.call_parameters])
 
     @property
     def parameters(self) -> Sequence[str]:

@@ -22,8 +22,10 @@ from ..results import Ledger, Permit
 from ..results.fleet import FleetRow
 from ..results.keys import EXCLUSIVE, key_of
 from ..results.permits import NOBODY
+from ..tasks.limits import limits_of
 from ..tasks.task import Task
 from ..transport import Broker, Delivery
+from .limit_names import LimitNames
 
 logger = logging.getLogger("aiotq.worker")
 
@@ -60,10 +62,12 @@ class ConcurrencyLimits:
         ledger: Ledger,
         broker: Broker,
         clock: Clock,
+        names: LimitNames,
         *,
         holder: str,
         lease: float,
     ) -> None:
+        self._names = names
         self._tasks = tasks
         self._ledger = ledger
         self._broker = broker
@@ -90,7 +94,7 @@ class ConcurrencyLimits:
         """Whether any task has a limit."""
         if len(self._tasks) != self._tasks_seen:
             self._tasks_seen = len(self._tasks)
-            self._are_needed = bool(self._limits())
+            self._are_needed = any(task.declared.max_concurrency is not None for task in self._tasks.values())
         return self._are_needed
 
     def limited(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
@@ -110,8 +114,8 @@ class ConcurrencyLimits:
         Who needs several takes one after another, and has all or none.
         """
         now = self._clock.time()
-        wanted = {delivery.lease: self._permits(delivery, now) for delivery in limited}
-        left, waits, place = list(limited), dict[int | str, float](), 0
+        wanted = {delivery.lease: permits for delivery in limited if (permits := self._permits(delivery, now))}
+        left, waits, place = [each for each in limited if each.lease in wanted], dict[int | str, float](), 0
         while left:
             permits = [wanted[delivery.lease][place] for delivery in left]
             try:
@@ -138,7 +142,7 @@ class ConcurrencyLimits:
         if (permits := self._taken.pop(delivery.lease, None)) is not None:
             self._release(permits)
         elif (permit := self._waiting.pop(delivery.lease, None)) is not None:
-            if permit.name != delivery.message.task:
+            if permit.name not in self._tasks:
                 self._remember(permit)
             self._news.add((permit, False))
 
@@ -212,17 +216,25 @@ class ConcurrencyLimits:
             pause = min(pause * 2, _LONGEST_PAUSE)
 
     def _permits(self, delivery: Delivery, now: float) -> Sequence[Permit]:
-        """Return what a delivery needs: that of its key first, of which there is one."""
+        """Return what a delivery needs: that of its key first, of which there is one; nothing if it can't be read."""
         message = delivery.message
         since = now if message.sent_at is None else message.sent_at
         wanted = [] if (name := _exclusive(delivery)) is None else [(name, 1)]
-        if (limit := self._tasks[message.task].declared.max_concurrency) is not None:
-            wanted.append((message.task, limit))
+        task = self._tasks[message.task]
+        wanted += [
+            (name, limit.most)
+            for limit in limits_of(task.declared.max_concurrency)
+            if (name := self._names.name("limit", task, limit.name, limit.key, delivery)) is not None
+        ]
         return [Permit(message.key, name, limit, since, is_again=delivery.deaths > 0) for name, limit in wanted]
 
     def _limits(self) -> Mapping[str, int]:
         return {
-            name: limit for name, task in self._tasks.items() if (limit := task.declared.max_concurrency) is not None
+            name: limit.most
+            for name, task in self._tasks.items()
+            if task.declared.max_concurrency is not None
+            for limit in limits_of(task.declared.max_concurrency)
+            if limit.key is None and limit.name is None
         }
 
     def _patience(self, delivery: Delivery, permit: Permit, waiting: int, now: float) -> float:
@@ -231,7 +243,7 @@ class ConcurrencyLimits:
         For a key that a dead worker alone knew of nobody looks: who waits for that asks after a lease.
         """
         if self._broker.can_make_due_now:
-            first = _FIRST_DOUBT if permit.name == delivery.message.task else self._lease
+            first = _FIRST_DOUBT if permit.name in self._tasks else self._lease
             wait = min(first * 2.0 ** min(delivery.returns, 10), _LAST_DOUBT)
         else:
             wait = min(_SHORTEST_WAIT + _WAIT_FOR_EACH * waiting, _LONGEST_WAIT)

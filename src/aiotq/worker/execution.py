@@ -406,6 +406,13 @@ class Execution:
         except MessageError:
             return NO_LINKS
 
+    def arguments(self, message: Message) -> tuple[Sequence[Any], Mapping[str, Any]]:
+        """Return the arguments of a call as they were sent; raises `MessageError` as a run of it fails."""
+        if self._signer is not None:  # nothing in it is believed before
+            self._signer.verify(message)
+        args, kwargs, _ = self.decode(message)
+        return args, kwargs
+
     def decode(self, message: Message) -> tuple[Sequence[Any], Mapping[str, Any], Links]:
         if len(message.body) > self._conf.task_message_max_size:
             raise MalformedMessage(

@@ -34,6 +34,7 @@ from .execution import Execution
 from .intake import Intake
 from .keys import Keys
 from .lifeline import Lifeline
+from .limit_names import LimitNames
 from .neighbours import Neighbours
 from .obeying import Obeying
 from .observers import Observer, Observers, Told
@@ -100,6 +101,7 @@ class Worker:
         self._intake: Intake | None = None
         self._completer: Completer | None = None
         self._permits: ConcurrencyLimits | None = None
+        self._limit_names = LimitNames()
         self._started = core.clock.time()
         signalling = TaskSignals(self, self.name, core.tasks, DeliveryInfo(core.conf))
         self._recent = RecentRuns(core.clock.time)
@@ -296,7 +298,13 @@ class Worker:
     def _make_permits(self, connection: Connection, lease: float) -> ConcurrencyLimits:
         core = self._core
         return ConcurrencyLimits(
-            core.tasks, connection.ledger, connection.broker, core.shared_clock, holder=self._holder, lease=lease
+            core.tasks,
+            connection.ledger,
+            connection.broker,
+            core.shared_clock,
+            self._limit_names,
+            holder=self._holder,
+            lease=lease,
         )
 
     def _make_intake(self, parts: _Parts) -> Intake:
@@ -325,7 +333,9 @@ class Worker:
             "process": options.processes,
         }
         slots: dict[RunsIn, Slots] = {kind: Slots(capacity) for kind, capacity in capacities.items()}
-        limiter = Limiter(self._core.tasks, self._core.conf.task_default_rate_limit, connection.ledger.book)
+        self._limit_names.arguments = execution.arguments
+        default_rate = self._core.conf.task_default_rate_limit
+        limiter = Limiter(self._core.tasks, default_rate, connection.ledger.book, self._limit_names)
         keys = Keys(connection.ledger, self._core.shared_clock)
         return Intake(
             consumer=parts.consumer,

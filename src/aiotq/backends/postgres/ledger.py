@@ -11,7 +11,7 @@ from typing import Any, Final, Self
 
 import orjson
 
-from ...results.decisions import booked
+from ...results.decisions import booked, start_kept
 from ...results.fleet import MISSING_KEPT, Presence, sorted_by_key
 from ...results.ledger import (
     REVOKED,
@@ -295,8 +295,8 @@ def _booking(client: PostgresClient, bookings: Sequence[Booking]) -> Work[list[f
                 if free_at is not None:
                     kept[name] = free_at, free_at
                     found[name] = free_at
-                    if start > now:
-                        kept[message] = start, start + _BOOKING_KEPT
+                    if start > now or booking.is_first:
+                        kept[message] = start, start + start_kept(booking) + _BOOKING_KEPT
                         found[message] = start
                 answers.append(max(start - now, 0.0))
             if kept:

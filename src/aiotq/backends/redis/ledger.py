@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final, Self
 
 from ...core.clock import SYSTEM_CLOCK, Clock
-from ...results.decisions import BOOKING_GRACE
+from ...results.decisions import start_kept
 from ...results.fleet import MISSING_KEPT, FleetRow, Presence, sorted_by_key
 from ...results.ledger import (
     REVOKED as REVOKED_TOPIC,
@@ -186,8 +186,14 @@ class RedisLedger(Ledger):
     async def book(self, bookings: Sequence[Booking]) -> Sequence[float]:
         if not bookings:
             return ()
-        packed = [(packed_key(booking.key), booking.name, booking.interval * 1000) for booking in bookings]
-        answers: bytes = await self._client.run(BOOK, [packed, BOOKING_GRACE * 1000])
+        packed = [
+            (
+                *(packed_key(booking.key), booking.name, booking.interval * 1000, booking.burst),
+                *(booking.is_first, start_kept(booking) * 1000),
+            )
+            for booking in bookings
+        ]
+        answers: bytes = await self._client.run(BOOK, [packed])
         return [wait / 1000 for wait in unpack(answers)]
 
     async def acquire_permits(self, permits: Sequence[Permit], holder: str, lease: float) -> Sequence[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from ...results.decisions import booked
+from ...results.decisions import booked, start_kept
 from ...results.ledger import Booking
 from .sql import Transaction
 
@@ -21,7 +21,7 @@ def book(transaction: Transaction, booking: Booking, now: float) -> float:
     start, free_at = booked(booking, found.get(message), found.get(name), now)
     if free_at is not None:
         kept = [(name, free_at, free_at)]
-        if start > now:
-            kept.append((message, start, start + BOOKING_KEPT))
+        if start > now or booking.is_first:
+            kept.append((message, start, start + start_kept(booking) + BOOKING_KEPT))
         transaction.insert("INSERT OR REPLACE INTO starts (name, at, expires)", kept)
     return max(start - now, 0.0)
