@@ -46,6 +46,8 @@ logger = logging.getLogger("aiotq.commit")
 #: A delivery whose claim is about to end is parked at least this long: the claim may end a moment later by
 #: another clock.
 _SHORTEST_PARKING: Final = 0.05
+#: Seconds after which a delivery comes again whose message is being committed here.
+_COMMIT_PARKING: Final = 0.25
 #: Seconds after which a suspect for which there is no room here comes again, here or elsewhere.
 _SUSPECT_PARKING: Final = 1.0
 #: Seconds after which a delivery comes again whose dead letter is refused.
@@ -213,8 +215,12 @@ class OrderedCommitter(Committer):
         for delivery in deliveries:
             key = delivery.message.key
             hold = self._holds.get(key)
-            is_here = key in fresh or key in self._committing
-            ends = now + self._lease if is_here else hold.ends if hold is not None else now
+            if key in fresh:
+                ends = now + self._lease
+            elif key in self._committing:  # handed back for a moment, it may be here before that is written
+                ends = now + _COMMIT_PARKING
+            else:
+                ends = hold.ends if hold is not None else now
             if delivery.lease in self._given_back:
                 settlements.append(self._given_back[delivery.lease])
             elif ends > now:
