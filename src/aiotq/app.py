@@ -213,10 +213,8 @@ class AioTQ:
         return Worker(self._core, worker_options(self.conf, queues, choices))
 
     on_after_configure = Part(lambda core: core.on_after_configure)
-    """Sent once, before the app is used for the first time in a process: the place to call `add_periodic_task`.
-
-    Settings can still be changed then, but not `worker_…`. What a receiver raises is raised where the app is used.
-    """
+    """Sent once, before the app is first used in a process: the place to call `add_periodic_task`. Settings can still
+    be changed then, but not `worker_…`. What a receiver raises is raised where the app is used."""
     on_after_finalize = Part(lambda core: core.on_after_finalize)
     """Sent after `on_after_configure`; a worker and a scheduler have registered all their tasks before."""
 
@@ -272,7 +270,9 @@ class AioTQ:
         return Schedules(self._core)
 
     admin = Part(Admin)
-    """Queues, dead letters and revocations, for operators."""
+    """Queues, dead letters, revocations and blocks, for operators."""
+    block = Part(lambda core: Admin(core).block)
+    """Have calls with certain arguments wait: `await app.block(charge, where={"customer": "c_42"}, for_=3600)`."""
     inspect_command = Part(lambda core: core.command_decorator("inspect"))
     """Have workers answer a command of your own, which changes nothing: `@app.inspect_command`."""
     control_command = Part(lambda core: core.command_decorator("control"))

@@ -15,6 +15,7 @@ import typer
 from . import __version__
 from .commands.app_option import CommandFailed, Target
 from .commands.beat import beat
+from .commands.block import block
 from .commands.call import call
 from .commands.celery_words import Group, WorkerCommand
 from .commands.command import App, Broker, Debug
@@ -65,6 +66,7 @@ cli.command(cls=MultiCommand)(multi)
 cli.add_typer(dead)
 cli.add_typer(list_)
 cli.add_typer(schedule)
+cli.add_typer(block)
 
 
 def main() -> NoReturn:

@@ -84,3 +84,17 @@ def test_words_that_revoke_nothing_are_refused(shell: Shell, words: tuple[str, .
 
     assert done.returncode != 0
     assert text in done.stderr
+
+
+def test_calls_are_blocked_by_their_arguments_listed_and_let_go(shell: Shell) -> None:
+    shell.env["AIOTQ_APP"] = "jobs:app"
+    said = shell.output("block", "add", "jobs.add", "--where", "x=7", "--for", "2h", "--reason", "a dispute")
+    block_id = said.removeprefix("blocked: ")
+
+    (header, row) = shell.output("block", "list").splitlines()
+    assert header.split() == ["id", "task", "where", "action", "ends", "reason"]
+    assert row.split()[:4] == [block_id, "jobs.add", "x=7", "hold"]
+    assert "a dispute" in row
+    assert "none of its parameters" in shell.run("block", "add", "jobs.add", "--where", "y=7").stderr
+    assert shell.output("block", "lift", block_id) == f"lifted: {block_id}, 0 calls are due now"
+    assert shell.output("block", "list") == "nothing is blocked"

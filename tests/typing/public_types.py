@@ -20,18 +20,23 @@ from aiotq import (
     AsyncResult,
     Canvas,
     Chord,
+    Debounce,
     Depends,
     EagerResult,
     Graph,
     Group,
     GroupResult,
+    Limit,
     Progress,
+    RateLimit,
     ResultSet,
     Signature,
     SyncGroupResult,
     SyncResult,
     SyncResultSet,
     Task,
+    Throttle,
+    Unique,
     Update,
     WorkerLifespan,
     chain,
@@ -414,3 +419,33 @@ async def depending() -> None:
     await injected_without_default.delay(1)  # type: ignore[call-arg]
     assert_type(await injected(1, Session()), int)
     app.dependency_overrides[get_session] = Session
+
+
+# Which calls run, and when
+
+
+def shard(user_id: int) -> int:
+    return user_id % 8
+
+
+@app.task(
+    unique=Unique(by="user_id", until="started", on_conflict="replace"),
+    rate_limit=(RateLimit("100/m", key=("user_id",), burst=10), RateLimit(5)),
+    max_concurrency=Limit(3, key=shard, name="shards"),
+)
+async def limited(user_id: int) -> str:
+    return str(user_id)
+
+
+@app.task(throttle=60)
+async def throttled(user_id: int) -> str:
+    return str(user_id)
+
+
+async def flow_control() -> None:
+    assert_type(await limited.delay(1), AsyncResult[str])
+    assert_type(await limited.options(unique=Unique(until=60.0)).delay(1), AsyncResult[str])
+    assert_type(await throttled.options(debounce=Debounce(5, by="user_id", max_wait=30)).delay(1), AsyncResult[str])
+    assert_type(await throttled.options(throttle=Throttle(60), idempotency_key=None).delay(1), AsyncResult[str])
+    await limited.options(idempotency_key=17).delay(1)  # type: ignore[arg-type]
+    assert_type(await app.admin.unblock((await app.block(limited, where={"user_id": 7})).id), int)

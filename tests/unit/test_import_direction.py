@@ -37,7 +37,15 @@ FLOORS: Final = (
     ("calling",),
     (
         *("worker", "beat"),
-        *("control.acts", "control.admin", "control.asking", "control.camera", "control.commands", "control.examining"),
+        *(
+            "control.acts",
+            "control.admin",
+            "control.asking",
+            "control.blocks",
+            "control.camera",
+            "control.commands",
+            "control.examining",
+        ),
         *(
             "control.code_changes",
             "control.events",

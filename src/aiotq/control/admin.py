@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from ..calling.core import AppCore
 from ..core.values import replace
 from ..exceptions import CallError, EncodeError, InvalidOption, OperationalError
+from ..results.blocks import Block
 from ..results.handle import LONG_REVOCATION
 from ..results.ledger import PAUSED
 from ..results.revocations import of_header, of_root, of_stamp, of_task
 from ..tasks.options import stamps_of
+from ..tasks.task import Task
 from ..transport import Broker, DeadLetter, QueueStats
 from ..wire.message import MAX_NAME, is_name
+from . import blocks
 
 #: Seconds for which all calls of a task or with a header are revoked, unless told otherwise.
 _WIDE_REVOCATION: Final = 86_400.0
@@ -56,6 +59,43 @@ class Admin:
         is_new = await ledger.pause_queue(_checked_queue(queue), self._core.clock.time())
         await self._tell_of_pauses()
         return is_new
+
+    async def block(
+        self,
+        task: Task[..., Any] | str,
+        *,
+        where: Mapping[str, Any] | None = None,
+        action: Literal["hold", "reject"] = "hold",
+        for_: float = 3600.0,
+        reason: str = "",
+    ) -> Block:
+        """Have calls of `task` whose arguments are as `where` says (none: all) not start for `for_` seconds.
+
+        They wait in the broker ("hold"), or end as REVOKED ("reject"). What runs goes on. Workers read the arguments
+        from the message, whoever sent it; arguments are equal if they are as JSON.
+
+        Raises:
+            InvalidOption: something of it can't be.
+            StoreRequired: no store is shared by all workers (`rpc://`).
+        """
+        return await blocks.block(self._core, task, where or {}, action, for_, reason)
+
+    async def blocks(self) -> Sequence[Block]:
+        """Return the blocks that hold, the first to end in front."""
+        return await blocks.blocks(self._core)
+
+    async def unblock(self, block_id: str) -> int:
+        """Lift a block, and let go of the calls that it holds; return how many of them were made due.
+
+        RabbitMQ can't make a call due: there 0 is returned, and each asks again by itself, within a minute.
+
+        Raises:
+            CallError: there is no block of this id.
+        """
+        count = await blocks.unblock(self._core, block_id)
+        if count is None:
+            raise CallError(f"there is no block {block_id!r}")
+        return count
 
     async def resume(self, queue: str) -> bool:
         """Have all workers take from `queue` again; False: it was not paused. Raises as `pause`."""

@@ -140,14 +140,18 @@ def digest(name: str, option: str, given: object) -> str:
     Raises:
         InvalidOption: it has no form as JSON.
     """
+    return blake2b(plain_json(name, option, given), digest_size=16).hexdigest()
+
+
+def plain_json(name: str, option: str, given: object) -> bytes:
+    """Return `given` as JSON that is the same in all processes; raises `InvalidOption` if it has no such form."""
     try:
-        plain = orjson.dumps(given, default=_plain, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)
+        return orjson.dumps(given, default=_plain, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)
     except TypeError as exc:
         raise InvalidOption(
             f"{name}: {option}: no key can be made of {shown(given)} ({exc}): name other parameters, or give by= a "
             "function that returns plain data"
         ) from None
-    return blake2b(plain, digest_size=16).hexdigest()
 
 
 def _plain(given: object) -> object:

@@ -137,12 +137,18 @@ class ConcurrencyLimits:
             self._taken.pop(lease, None)
         return waits
 
+    def held(self, delivery: Delivery, name: str) -> None:
+        """Have `delivery`, which is to be handed back, wait for what nobody has until it is let go under `name`."""
+        message = delivery.message
+        since = self._clock.time() if message.sent_at is None else message.sent_at
+        self._waiting[delivery.lease] = Permit(message.key, name, 0, since)
+
     def leave(self, delivery: Delivery) -> None:
         """Release the permits of `delivery`, if it has some; or let it be known that it waits in the broker now."""
         if (permits := self._taken.pop(delivery.lease, None)) is not None:
             self._release(permits)
         elif (permit := self._waiting.pop(delivery.lease, None)) is not None:
-            if permit.name not in self._tasks:
+            if permit.limit and permit.name not in self._tasks:
                 self._remember(permit)
             self._news.add((permit, False))
 

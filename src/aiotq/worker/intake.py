@@ -294,14 +294,14 @@ class Intake:
                     return await to_thread.run_sync(self._committer.renew, late)
 
                 lost = {delivery.lease for delivery in await self._until_done(renew)}
-            for delivery in admission.revoked:
-                del left[delivery.lease]
-                self._suspects += delivery.is_suspect
-                self._start(delivery, "loop", is_revoked=True)
             taken = [each for each in admission.run if each.lease not in lost] if lost else admission.run
             allowed = await self.starting.allowed(taken, admission.revoked, self._until_done)
             self._held.update(allowed.changed)
             taken, waits, unable = allowed.taken, allowed.waits, allowed.unable
+            for delivery in (*admission.revoked, *allowed.rejected):
+                del left[delivery.lease]
+                self._suspects += delivery.is_suspect
+                self._start(delivery, "loop", is_revoked=True)
             overflow = 0
             if self._observers:
                 await self._observers.tell(lambda each: each.received(taken), "what was received")

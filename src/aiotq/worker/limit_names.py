@@ -27,8 +27,19 @@ def _unread(message: Message) -> tuple[Sequence[Any], Mapping[str, Any]]:
 class LimitNames:
     """Names limits of the deliveries of one worker; reads the arguments of those whose limits have keys."""
 
-    def __init__(self) -> None:
+    def __init__(self, tasks: Mapping[str, Task[..., Any]]) -> None:
+        self._tasks = tasks
         self.arguments: Arguments = _unread  #: set before anything is read
+
+    def task(self, name: str) -> Task[..., Any]:
+        """Return a task that is registered here.
+
+        Raises:
+            MessageError: it is not, and so no call of it is read.
+        """
+        if (task := self._tasks.get(name)) is None:
+            raise MessageError(f"no task is registered as {name!r} here")
+        return task
 
     def name(self, kind: str, task: Task[..., Any], limit: str | None, key: By, delivery: Delivery) -> str | None:
         """Return the name of a limit of `task` called `limit`, if it has a name; None: the delivery can't be read."""

@@ -11,6 +11,7 @@ from ..results.keys import HEADER
 from ..tasks.options import RunsIn
 from ..tasks.task import Task
 from ..transport import Delivery
+from .blocks import Blocks
 from .concurrency_limits import ConcurrencyLimits
 from .keys import Keys
 from .rate_limits import Limiter
@@ -29,13 +30,14 @@ class UntilDone(Protocol):
 class Allowed:
     """Deliveries that were `taken`, and of which some are `changed`: they run with other arguments; by their leases.
 
-    `waits`: the seconds for which some wait. `unable`: those that have no slot.
+    `waits`: the seconds for which some wait. `unable`: those that have no slot. `rejected`: those that end now.
     """
 
     taken: Sequence[Delivery]
     changed: Mapping[int | str, Delivery]
     waits: Mapping[int | str, float]
     unable: set[int | str]
+    rejected: Sequence[Delivery]
 
 
 def _keyed(deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
@@ -52,7 +54,9 @@ class Starting:
         limiter: Limiter,
         permits: ConcurrencyLimits,
         keys: Keys,
+        blocks: Blocks,
     ) -> None:
+        self._blocks = blocks
         self._tasks = tasks
         self._slots = slots
         self.limiter = limiter
@@ -66,19 +70,41 @@ class Starting:
         keyed = _keyed(taken)
         if keyed:
             waits.update(await until_done(functools.partial(self._keys.waits, keyed)))
+        rejected: Sequence[Delivery] = ()
+        if self._blocks and (concerned := self._blocks.concerned(taken)):
+            taken, rejected = await self._blocked(taken, concerned, waits, until_done)
         ready = [each for each in taken if each.lease not in waits] if waits else taken
         if able := self._able(self.limiter.limited(ready), unable):
             waits.update(await until_done(functools.partial(self.limiter.waits, able)))
         if self._permits.are_needed or keyed:
-            ready = [each for each in taken if not waits.get(each.lease)]
+            ready = [each for each in ready if not waits.get(each.lease)]
             if able := self._able(self._permits.limited(ready), unable):
                 waits.update(await until_done(functools.partial(self._permits.waits, able)))
         changed: Mapping[int | str, Delivery] = {}
-        begun = [each for each in keyed if not waits.get(each.lease) and each.lease not in unable]
-        if begun or (revoked and _keyed(revoked)):
-            changed = await until_done(functools.partial(self._keys.begun, [*begun, *revoked]))
+        begun = (
+            [each for each in _keyed(taken) if not waits.get(each.lease) and each.lease not in unable] if keyed else ()
+        )
+        ended = _keyed([*revoked, *rejected]) if revoked or rejected else ()
+        if begun or ended:
+            changed = await until_done(functools.partial(self._keys.begun, [*begun, *ended]))
             taken = [changed.get(each.lease, each) for each in taken]
-        return Allowed(taken, changed, waits, unable)
+        return Allowed(taken, changed, waits, unable, rejected)
+
+    async def _blocked(
+        self,
+        taken: Sequence[Delivery],
+        concerned: Sequence[Delivery],
+        waits: dict[int | str, float],
+        until_done: UntilDone,
+    ) -> tuple[Sequence[Delivery], Sequence[Delivery]]:
+        """Add to `waits` who is held; return those of `taken` that are not rejected, and those that are."""
+        blocked = await until_done(functools.partial(self._blocks.blocked, concerned))
+        for delivery in concerned:
+            if (block := blocked.held_by.get(delivery.lease)) is not None:
+                self._permits.held(delivery, block.name)
+        waits.update(blocked.waits)
+        rejected = [each for each in taken if each.lease in blocked.rejected]
+        return [each for each in taken if each.lease not in blocked.rejected], rejected
 
     def _able(self, limited: Sequence[Delivery], unable: set[int | str]) -> Sequence[Delivery]:
         """Return those that have a slot now; the others are added to `unable`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -68,26 +68,8 @@ class TakenQueues:
 
     async def watch(self, ledger: Ledger, bus: Bus) -> None:
         """See which queues are paused whenever somebody says that it has changed, until cancelled."""
-        if not ledger.has_fleet:
-            return
-        told = asyncio.Event()
-        end = bus.hear(PAUSED, lambda _: told.set(), told.set)
-        complaint = WarnOnce(logger, "which queues are paused can't be known now")
-        try:
-            while True:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(_LOOK * random.uniform(0.7, 1.3)):
-                        await told.wait()
-                told.clear()
-                try:
-                    await self.look(ledger)
-                    complaint.withdraw()
-                except OperationalError as exc:
-                    complaint.make(exc)
-                except Exception:  # a defect must not end the worker
-                    logger.exception("looking for paused queues failed, trying again")
-        finally:
-            end()
+        if ledger.has_fleet:
+            await watched(bus, PAUSED, lambda: self.look(ledger), "which queues are paused")
 
     def _change(self, names: tuple[str, ...], paused: frozenset[str]) -> None:
         before = self.open
@@ -99,6 +81,28 @@ class TakenQueues:
             logger.info("queue %r is not paused any more", name)
         if self.open != before:
             self.on_change()
+
+
+async def watched(bus: Bus, topic: str, look: Callable[[], Awaitable[None]], what: str) -> None:
+    """Call `look` whenever somebody tells of `topic`, and now and then, until cancelled."""
+    told = asyncio.Event()
+    end = bus.hear(topic, lambda _: told.set(), told.set)
+    complaint = WarnOnce(logger, f"{what} can't be known now")
+    try:
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK * random.uniform(0.7, 1.3)):
+                    await told.wait()
+            told.clear()
+            try:
+                await look()
+                complaint.withdraw()
+            except OperationalError as exc:
+                complaint.make(exc)
+            except Exception:  # a defect must not end the worker
+                logger.exception("looking at %s failed, trying again", what)
+    finally:
+        end()
 
 
 def _nothing() -> None:

@@ -19,12 +19,14 @@ from ..commit import Committer
 from ..control.presence import MOST_TASKS, Presence, about_process
 from ..core.aio import Service, finish
 from ..exceptions import OperationalError
+from ..results.blocks import BLOCKED
 from ..results.revocations import is_among
 from ..tasks.options import RunsIn
 from ..transport import Consumer, Delivery
 from ..wire.message import new_id
 from .advice import check_queues, check_tasks
 from .autoscale import Autoscaler
+from .blocks import Blocks
 from .celery_commands import CeleryCommands
 from .completer import Completer
 from .concurrency_limits import ConcurrencyLimits
@@ -46,7 +48,7 @@ from .run import Cancelled, Run, Slots
 from .run_handlers import Handlers
 from .starting import Starting
 from .steering import Steering
-from .taken_queues import TakenQueues
+from .taken_queues import TakenQueues, watched
 from .task_signals import TaskSignals
 from .transactions import Ends, check_transactional
 from .upkeep import Reclaiming, fail_overdue
@@ -72,6 +74,7 @@ class _Parts(NamedTuple):
     lifeline: Lifeline
     pool: ProcessPool
     completer: Completer
+    blocks: Blocks
 
 
 class Worker:
@@ -101,7 +104,7 @@ class Worker:
         self._intake: Intake | None = None
         self._completer: Completer | None = None
         self._permits: ConcurrencyLimits | None = None
-        self._limit_names = LimitNames()
+        self._limit_names = LimitNames(core.tasks)
         self._started = core.clock.time()
         signalling = TaskSignals(self, self.name, core.tasks, DeliveryInfo(core.conf))
         self._recent = RecentRuns(core.clock.time)
@@ -219,7 +222,9 @@ class Worker:
             completer = self._completer = Completer(committer, self._settled, self._wrote)
             connection.revocation_listeners.add(self._revoked)
             stack.callback(connection.revocation_listeners.discard, self._revoked)
-            parts = _Parts(connection, consumer, committer, permits, presence, lifeline, pool, completer)
+            blocks = Blocks(connection.ledger, connection.broker, self._core.shared_clock, self._limit_names)
+            await blocks.look()
+            parts = _Parts(connection, consumer, committer, permits, presence, lifeline, pool, completer, blocks)
             await self._work(parts, ready, stopping)
 
     async def _work(self, parts: _Parts, ready: Callable[[Worker], None], stopping: asyncio.Event) -> None:
@@ -242,6 +247,7 @@ class Worker:
                 "autoscale": scaler.run(),
                 "events": events.run(),
                 "paused_queues": self._queues.watch(connection.ledger, connection.bus),
+                "blocks": watched(connection.bus, BLOCKED, parts.blocks.look, "which calls are blocked"),
                 "control": commands.run(),
                 "neighbours": Neighbours(
                     connection.ledger, connection.bus, self._holder, self._reclaiming.know_dead, core.conf.worker_lease
@@ -349,7 +355,7 @@ class Worker:
             lease=self._core.conf.worker_lease,
             prefetch=options.prefetch,
             revoked=connection.ledger.revoked,
-            starting=Starting(self._core.tasks, slots, limiter, parts.permits, keys),
+            starting=Starting(self._core.tasks, slots, limiter, parts.permits, keys, parts.blocks),
             permits=parts.permits,
             observers=self._observers,
             queues=self._queues,
