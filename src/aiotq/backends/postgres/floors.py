@@ -17,6 +17,8 @@ _YOUNG: Final = 0.1
 _ALL_EVERY: Final = 1.0
 #: ... or so many times what one took, if that is longer: at most a tenth of the time.
 _SHARE: Final = 10.0
+#: Seconds that a read from the beginning may take whenever it is wanted.
+_QUICK: Final = 0.02
 
 
 class Floors:
@@ -47,8 +49,9 @@ class Floors:
         """Note what the read took that was asked for last."""
         now = time.monotonic()
         if self._whole_since is not None:
-            self._earliest = now + _SHARE * (now - self._whole_since)
-            self._next_whole = max(now + _ALL_EVERY, self._earliest)
+            took = now - self._whole_since
+            self._earliest = now + _SHARE * took if took > _QUICK else now
+            self._next_whole = now + max(_ALL_EVERY, _SHARE * took)
             self._whole_since = None
         if rows:
             highest: dict[tuple[str, int], int] = {}

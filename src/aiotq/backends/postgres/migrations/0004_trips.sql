@@ -4,6 +4,15 @@
 -- Plans that are made while a table is empty use bitmaps, which read all of an index's entries, the dead ones too.
 alter function aiotq.settle_held(jsonb, float8) set enable_bitmapscan = off;
 alter function aiotq.move_due(float8, float8) set enable_bitmapscan = off;
+-- A small table that is read as a whole seems dear where that is not wanted: its plan was compiled, for 0.3 s.
+alter function aiotq.effects set jit = off;
+alter function aiotq.list_finished set jit = off;
+alter function aiotq.purge set jit = off;
+alter function aiotq.reclaim set jit = off;
+alter function aiotq.renew set jit = off;
+alter function aiotq.give_back set jit = off;
+alter function aiotq.close set jit = off;
+alter function aiotq.overdue set jit = off;
 
 -- Takes up to `most` messages for a holder, each by its place in the columns, in no order. `due`: seconds until
 -- something is due next. `revoked`: whether anything is; null if this read was given up.
