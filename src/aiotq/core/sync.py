@@ -89,7 +89,6 @@ class Bridge:
 
         from anyio import from_thread  # noqa: PLC0415  # a tenth of `import aiotq`
 
-
         try:
             try:
                 return from_thread.run(call)

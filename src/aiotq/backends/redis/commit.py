@@ -28,9 +28,8 @@ from .ledger import RedisLedger
 from .messages import LIBRARIES, packed_settlement, place_of
 from .record_fields import LIBRARIES as RESULTS
 from .record_fields import packed_effects, packed_record
-from .schedules import KEYS
+from .schedules import KEYS, packed_change
 from .schedules import LIBRARY as SCHEDULES
-from .schedules import packed_change
 from .script import Script
 
 COMMIT: Final = Script(*LIBRARIES, *RESULTS, SCHEDULES, "commit", late={"messages", KEYS, "joins", SCHEDULES})
