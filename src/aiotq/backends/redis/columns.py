@@ -14,6 +14,7 @@ import msgpack
 from ...commit.committer import Finish
 from ...control.bus import frame
 from ...results.celery_records import CELERYS
+from ...results.index import IndexBounds, pack_finished
 from ...results.ledger import NO_JOIN_CHANGES
 from ...results.packing import pack_record
 from ...results.records import RESULTS
@@ -25,8 +26,9 @@ _MOST_TOLD: Final = 60_000
 _LONGEST_LIFE: Final = 2**52
 _PACK: Final = msgpack.Packer(use_bin_type=False, autoreset=True).pack
 
-#: Queue, level, and the address of the process that waits for the results.
-Column = tuple[str, str, str | None]
+#: Queue, level, the address of the process that waits for the results; and of entries for the index, if there are any,
+#: the state and how much of them is kept.
+Column = tuple[str, str, str | None, tuple[str, IndexBounds] | None]
 
 
 class Row(NamedTuple):
@@ -57,7 +59,6 @@ def _row(finish: Finish) -> Row:
     if (
         delivery is None
         or record is None
-        or record.entry is not None
         or finish.settlement is not ACK
         or finish.envelopes
         or finish.further
@@ -70,7 +71,10 @@ def _row(finish: Finish) -> Row:
     ):
         return Row(finish)
     level, entry, queue = str(delivery.lease).split(" ", 2)
-    return Row(finish, (queue, level, record.reply_to), entry) if level.isdecimal() else Row(finish)
+    if not level.isdecimal():
+        return Row(finish)
+    listed = None if record.entry is None else (record.entry.finished.state, record.entry.bounds)
+    return Row(finish, (queue, level, record.reply_to, listed), entry)
 
 
 def packed_columns(rows: Sequence[Row], now: float) -> tuple[list[tuple[object, ...]], list[bytes], list[Finish]]:
@@ -82,9 +86,14 @@ def packed_columns(rows: Sequence[Row], now: float) -> tuple[list[tuple[object, 
         if column is None:
             alone += [row.finish for row in theirs]
             continue
-        queue, level, reply_to = column
-        for entries, lives, records in _packed(theirs, now):
-            columns.append((queue, level, entries, lives, reply_to or False))
+        queue, level, reply_to, listed = column
+        for entries, lives, records, index in _packed(theirs, now):
+            if listed is None:
+                columns.append((queue, level, entries, lives, reply_to or False))
+            else:
+                state, bounds = listed
+                listing = state, bounds.most, bounds.seconds, index
+                columns.append((queue, level, entries, lives, reply_to or False, listing))
             told.append(frame(RESULTS, _PACK(records)))
     return columns, told, alone
 
@@ -93,8 +102,10 @@ def _column_of(row: Row) -> Column | None:
     return row.column
 
 
-def _packed(rows: Iterator[Row], now: float) -> Iterator[tuple[list[str], list[str], list[str | bytes]]]:
-    """Yield entries, the lives of their records in milliseconds, and ids and records in turn; not too much at once."""
+def _packed(rows: Iterator[Row], now: float) -> Iterator[tuple[list[str], list[str], list[str | bytes], list[bytes]]]:
+    """Yield entries, the lives of their records in milliseconds, ids and records in turn, and what the index is to have;
+    not too much at once."""
+    index: list[bytes] = []
     entries: list[str] = []
     lives: list[str] = []
     records: list[str | bytes] = []
@@ -104,10 +115,12 @@ def _packed(rows: Iterator[Row], now: float) -> Iterator[tuple[list[str], list[s
         assert record is not None
         packed = pack_record(record)
         if entries and size + len(packed) > _MOST_TOLD:
-            yield entries, lives, records
-            entries, lives, records, size = [], [], [], 0
+            yield entries, lives, records, index
+            entries, lives, records, index, size = [], [], [], [], 0
         size += len(packed) + len(record.id)
         entries.append(entry)
         lives.append(str(max(1, min(_LONGEST_LIFE, round((record.expires - now) * 1000)))))
         records += (record.id, packed)
-    yield entries, lives, records
+        if record.entry is not None:
+            index.append(pack_finished(record.entry.finished))
+    yield entries, lives, records, index

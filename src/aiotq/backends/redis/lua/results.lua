@@ -50,8 +50,7 @@ end
 local listed = {}
 
 -- What ended is found in an index, without which all goes on: nothing here fails a commit.
-local function list_finished(entry)
-    local state, packed, most, kept = unpack(entry)
+local function list_finished(state, packed, most, kept)
     redis.pcall('XADD', base .. ':finished:' .. state, 'MAXLEN', '~', most, '*', 'f', packed)
     listed[state] = kept
 end
@@ -104,7 +103,7 @@ local function put_record(record, offset)
         return
     end
     if entry then
-        list_finished(entry)
+        list_finished(unpack(entry))
     end
     if is_celerys then
         local document = string.sub(value, string.find(value, '\n', 1, true) + 1)
