@@ -12,7 +12,7 @@ ARGS ?=
 RUN = $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup servers celery peers demo lint docs docs-serve test test-quick test-newer bench bench-peers clean
+.PHONY: help setup servers celery peers demo lint docs docs-serve test test-quick test-newer cost bench bench-peers clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -20,7 +20,7 @@ help: ## List the targets
 setup: ## Build the environment in .venv (again only when pyproject.toml changed)
 	@PYTHON='$(PYTHON)' VENV='$(VENV)' sh scripts/setup.sh
 
-servers: ## Install redis-server, rabbitmq-server, postgresql, mariadb, memcached, chromium and tmux, which tests start for themselves
+servers: ## Install redis-server, rabbitmq-server, postgresql, mariadb, memcached, chromium, tmux and valgrind, which tests start for themselves
 	@sh scripts/setup.sh servers
 
 celery: ## Build .venv-celery, with the Celery that interoperability is tested against
@@ -47,7 +47,8 @@ lint: setup docs ## Check format, style, types, the direction of imports and the
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(RUN) -m pyright --pythonpath $(RUN)
 	$(RUN) -m pytest -q tests/unit/test_import_direction.py
 
-test: setup servers celery ## Run all tests, those that kill workers included
+test: setup servers celery ## Run all tests, those that kill workers included; first see that no path takes more instructions
+	$(if $(ARGS),,$(RUN) -m benchmarks.instructions --check)
 	$(RUN) -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 # What needs no server and no Celery: two minutes on two cores. The gate runs all.
@@ -64,6 +65,9 @@ test-newer: setup servers celery ## Run the tests that concern them on Redis 6.2
 	@sh scripts/newer-servers.sh build
 	@SERVERS='$(SERVERS)' sh scripts/newer-servers.sh test \
 		$(RUN) -m pytest -n $(JOBS) --dist worksteal $(or $(ARGS),$(NEWER_TESTS))
+
+cost: setup servers ## Count the instructions of eleven paths; one that takes 5 % more than stored fails
+	$(RUN) -m benchmarks.instructions --check $(ARGS)
 
 bench: setup servers ## Measure, and print each figure beside its target
 	$(RUN) -m benchmarks $(ARGS)

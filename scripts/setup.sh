@@ -119,6 +119,7 @@ install_servers() {
     [ -x /usr/sbin/mariadbd ] || missing="$missing mariadb-server"
     command -v chromium >/dev/null || missing="$missing chromium"
     command -v tmux >/dev/null || missing="$missing tmux"
+    command -v valgrind >/dev/null || missing="$missing valgrind"
     [ -n "$missing" ] || return 0
     command -v apt-get >/dev/null ||
         die "the tests start servers of their own; not here:$missing, and no apt-get: install them by hand"
