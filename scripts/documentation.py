@@ -2,8 +2,8 @@
 
 The pages in docs/ are plain Markdown, as a forge shows them. Here they become a site: the navigation is what
 docs/README.md lists; links that leave docs/ lead to pages made of the files they name; the API pages are made of
-`aiotq.__all__`. A build fails on a broken link, on a page that the index does not list, on a public name that no page
-has, and if a page asks another host for anything.
+`aiotq.__all__`. A build fails on a broken link, on a page that the index does not list, and if a page asks another host
+for anything.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ BESIDE: Final = {
     "CONTRIBUTING.md": "project/contributing.md",
     "benchmarks/README.md": "project/benchmarks.md",
 }
-#: The page of the API on which a public name stands, by what it is for; a name that is nowhere is an error.
+#: The page of the API on which a public name stands, by what it is for.
 API: Final[dict[str, Sequence[str]]] = {
     "App": ["AioTQ", "Worker", "WorkerLifespan", "find_app", "current_app"],
     "Tasks": ["Task", "shared_task", "CallOptions", "Request", "current_task", "Depends", "INJECTED", "ExceptionInfo"],
@@ -65,6 +65,7 @@ API: Final[dict[str, Sequence[str]]] = {
     ),
     "Routing and schedules": ["Queue", "Exchange", "Binding", "crontab", "interval", "once", "solar"],
     "Hooks": ["Middleware", "OutgoingCall", "RunningCall", "signals.Signal"],
+    "Flow control": ["Unique", "Debounce", "Throttle", "RateLimit", "Limit"],
     "States": ["states"],
 }
 #: Of an import path, the names which users have by attributes of their app.
@@ -128,7 +129,7 @@ def listed(title: str, link: str) -> list[Any]:
         case "reference/app.md":
             return [
                 {title: link},
-                {"API": [f"reference/api/{slug(name)}.md" for name in [*API, "Errors", *BY_THE_APP]]},
+                {"API": [f"reference/api/{slug(name)}.md" for name in [*API, "Errors", *BY_THE_APP, "More"]]},
             ]
         case _ if link.startswith("../"):
             outside = posixpath.normpath(link.removeprefix("../"))
@@ -179,21 +180,22 @@ def decisions() -> str:
 
 
 def api_pages() -> Iterator[tuple[str, str]]:
-    """Yield the pages of the API: every public name once.
+    """Yield the pages of the API: every public name once; one that `API` does not place is on the page `More`.
 
     Raises:
-        SiteError: a public name is on no page, or one on a page is not public.
+        SiteError: a name on a page is not public.
     """
     tree = ast.parse((ROOT / "src/aiotq/exceptions.py").read_text())
     errors = [each.name for each in tree.body if isinstance(each, ast.ClassDef)]
-    placed = {name.partition(".")[0] for names in API.values() for name in names} | set(errors) | {"__version__"}
-    public = set(public_names())
-    if public - placed or placed - public - set(errors):
-        raise SiteError(f"scripts/documentation.py: API has {placed - public - set(errors)}, not {public - placed}")
+    placed = {name.partition(".")[0] for names in API.values() for name in names}
+    public = public_names()
+    if placed - set(public):
+        raise SiteError(f"scripts/documentation.py: aiotq has no public {', '.join(sorted(placed - set(public)))}")
     pages = {title: [f"aiotq.{name}" for name in names] for title, names in API.items()}
     pages["Errors"] = [f"aiotq.exceptions.{name}" for name in errors]
+    pages["More"] = [f"aiotq.{name}" for name in public if name not in {*placed, *errors, "__version__"}]
     for title, names in {**pages, **BY_THE_APP}.items():
-        body = "\n\n".join(f"::: {name}" for name in names)
+        body = "\n\n".join(f"::: {name}" for name in names) or "Nothing more."
         yield f"reference/api/{slug(title)}.md", f"# {title}\n\n{body}\n"
 
 

@@ -11,11 +11,11 @@ from tests.servers import RedisServer, free_port
 from .pages import DOCS, Reader
 
 
-@pytest.mark.parametrize("page", ["first-steps", "next-steps", "workflows"])
+@pytest.mark.parametrize("page", ["first-steps.md", "next-steps.md", "workflows.md"])
 async def test_what_the_tutorial_says_happens(page: str, tmp_path: Path) -> None:
     reader = Reader(tmp_path)
 
-    await reader.follow(f"tutorial/{page}.md")
+    await reader.follow(f"tutorial/{page}")
 
     assert len(reader.done) > 3
     for drawing in tmp_path.glob("*.svg"):
