@@ -195,8 +195,19 @@ def api_pages() -> Iterator[tuple[str, str]]:
     pages["Errors"] = [f"aiotq.exceptions.{name}" for name in errors]
     pages["More"] = [f"aiotq.{name}" for name in public if name not in {*placed, *errors, "__version__"}]
     for title, names in {**pages, **BY_THE_APP}.items():
-        body = "\n\n".join(f"::: {name}" for name in names) or "Nothing more."
+        body = "\n\n".join(map(directive, names)) or "Nothing more."
         yield f"reference/api/{slug(title)}.md", f"# {title}\n\n{body}\n"
+
+
+def directive(name: str) -> str:
+    """Return what has mkdocstrings describe a name: of a class on the page of the app, only what is promised there."""
+    page = (DOCS / "reference" / "app.md").read_text()
+    section = page.partition(f"\n## {name.removeprefix('aiotq.')}\n")[2].partition("\n## ")[0]
+    promised = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
+    members = "".join(f"\n        - {each}" for each in promised)
+    return f"::: {name}" + (
+        f"\n    options:\n      inherited_members: true\n      members:{members}" if members else ""
+    )
 
 
 def public_names() -> list[str]:

@@ -55,8 +55,10 @@ _LAST: Final = 1.0
 class Events:
     """What workers tell.
 
+    ```python
     async for event in app.events.capture(types=["task-failed"]):
         print(event["uuid"], event["exception"])
+    ```
     """
 
     State = State

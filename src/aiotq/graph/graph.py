@@ -42,8 +42,10 @@ class Edge:
 class Graph:
     """A workflow, planned or under way: its calls and groups, and what leads from one to the other.
 
+    ```python
     graph = await result.graph()
     print(graph.text())
+    ```
     """
 
     nodes: tuple[Node, ...]

@@ -63,8 +63,10 @@ LONG_REVOCATION: Final = 366 * 86_400.0
 class AsyncResult(Generic[R_co]):
     """The result of one call. Awaiting it returns the task's value or raises the task's exception.
 
+    ```python
     result = await add.delay(2, 2)
     assert await result == 4
+    ```
     """
 
     __slots__ = (

@@ -194,8 +194,10 @@ class Results(Generic[R_co, Leaf_co]):
 class ResultSet(Results[R_co, R_co], Sequence[AsyncResult[R_co]]):
     """The results of many calls, in the order of the calls. Awaiting it returns the list of their values.
 
+    ```python
     results = await app.send_many(add.s(i, i) for i in range(10))
     assert await results == [0, 2, 4, 6, 8, 10, 12, 14, 16, 18]
+    ```
     """
 
     def __init__(self, results: Iterable[AsyncResult[R_co]], app: App[Readers] | None = None) -> None:
@@ -230,8 +232,10 @@ class ResultSet(Results[R_co, R_co], Sequence[AsyncResult[R_co]]):
 class GroupResult(Results[R_co, Any]):
     """The result of a group: its members' results, nested as the group is. Awaiting it returns the list of values.
 
+    ```python
     result = await group(add.s(i, i) for i in range(3))()
     assert await result == [0, 2, 4]
+    ```
     """
 
     def __init__(

@@ -65,9 +65,11 @@ _NOT_RUNNING: Final = "no task runs here; call it in a task's code, while a work
 class Task(Declared, Handlers, Taking, OnCommit[P], Generic[P, R]):
     """A registered function; made by `@app.task`.
 
+    ```python
     await add.delay(2, 2)                        # send a call
     await add.options(queue="hi").delay(2, 2)    # with options
     add(2, 2)                                    # call the function in this process
+    ```
     """
 
     fn: Callable[..., Any]

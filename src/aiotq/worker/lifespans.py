@@ -19,6 +19,7 @@ _values: Final[ContextVar[Mapping[int, Any]]] = ContextVar("aiotq_lifespan_value
 class WorkerLifespan(Generic[T]):
     """One `@app.worker_lifespan`; `value` is what it yielded in the worker that runs here.
 
+    ```python
     @app.worker_lifespan
     async def pool() -> AsyncIterator[Pool]:
         async with create_pool() as made:
@@ -27,6 +28,7 @@ class WorkerLifespan(Generic[T]):
     @app.task
     async def count() -> int:
         return await pool.value.fetchval("select count(*) from users")
+    ```
     """
 
     def __init__(self, fn: Callable[[], AsyncIterator[T]] | Callable[[], AbstractAsyncContextManager[T]]) -> None:
