@@ -61,6 +61,14 @@ class WorkerProcess:
         """Return the seconds of CPU used so far."""
         return usage.cpu(self._process.pid)
 
+    def send_signal(self, number: int) -> None:
+        """Send it a signal."""
+        self._process.send_signal(number)
+
+    def memory_of_root(self) -> float:
+        """Return the resident memory in bytes, of those below it nothing."""
+        return usage.memory_of_one(self._process.pid)
+
     def memory(self) -> float:
         """Return the resident memory in bytes."""
         return usage.memory(self._process.pid)

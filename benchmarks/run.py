@@ -15,6 +15,7 @@ from . import (
     canvas,
     control,
     events,
+    fleet,
     imports,
     index,
     limits,
@@ -31,7 +32,7 @@ from .figures import Benchmark, BenchmarkError, Samples
 BENCHMARKS: dict[str, Benchmark] = {
     benchmark.name: benchmark
     for group in (
-        *(sqlite, redis, index, rabbitmq, postgres, canvas, limits, control, events, watched, worker, memory),
+        *(sqlite, redis, index, rabbitmq, postgres, canvas, limits, control, events, watched, worker, memory, fleet),
         imports,
     )
     for benchmark in group.BENCHMARKS

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 
-from aiotq import AioTQ
+from aiotq import AioTQ, current_task
 
 #: A slow machine shall give a low figure and not a PublishTimeout.
 PUBLISH_TIMEOUT = 120.0
 
+#: Names the file in which runs are written down.
+FACTS = "BENCHMARK_FACTS"
 #: Starts a second of a limited task.
 LIMIT = 100
 
@@ -19,6 +22,16 @@ app = AioTQ("benchmarks", task_publish_timeout=PUBLISH_TIMEOUT)
 @app.task
 async def noop() -> None:
     """Do nothing."""
+
+
+@app.task
+async def noted(seconds: float) -> None:
+    """Write down that it runs, in the file that the environment names, and wait."""
+    fact = f"{current_task.request.id} {os.getpid()} {time.time()}\n"
+    file = os.open(os.environ[FACTS], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.write(file, fact.encode())
+    os.close(file)
+    await asyncio.sleep(seconds)
 
 
 @app.task

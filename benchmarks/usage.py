@@ -31,6 +31,11 @@ def memory(root: int) -> float:
     return sum(_memory(pid) for pid in _tree(root))
 
 
+def memory_of_one(pid: int) -> float:
+    """Return the resident memory of a process, in bytes."""
+    return _memory(pid)
+
+
 def _tree(root: int) -> list[int]:
     """Return `root` and the processes it started, and those they started."""
     parents: dict[int, list[int]] = {}

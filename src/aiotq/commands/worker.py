@@ -190,6 +190,7 @@ def _run_several(
     level, log_format, name, count, reload = (given[x] for x in ("level", "log_format", "name", "workers", "reload"))
     start_logging(level, log_format, "workers")
     child = _child_command(target, context, tells_load=scaled is not None, is_reloaded=reload)
+    child = replace(child, banner=given["banner"])
     if given["logfile"] is not None:
         child = replace(child, logfile=per_worker(given["logfile"], name or default_name()))
     if reload:

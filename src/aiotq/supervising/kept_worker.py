@@ -36,6 +36,7 @@ class ChildCommand:
     app: str
     words: Sequence[str]
     environment: Mapping[str, str]
+    banner: bool = True  #: whether the first one says what it does
     logfile: str | None = None  #: with %i for the number of the worker; None: the parent's
 
     def words_of(self, number: int) -> list[str]:
@@ -94,7 +95,7 @@ class KeptWorker:
         self._words = child.words_of(number)
         self._name = name
         self._reports = reports
-        self._shows_banner = number == 1
+        self._shows_banner = child.banner and number == 1
         self._fail = fail
         self._lives = 0
         self._life: _Life | None = None
