@@ -20,7 +20,7 @@ help: ## List the targets
 setup: ## Build the environment in .venv (again only when pyproject.toml changed)
 	@PYTHON='$(PYTHON)' VENV='$(VENV)' sh scripts/setup.sh
 
-servers: ## Install redis-server, rabbitmq-server, postgresql, mariadb, memcached, chromium, tmux and valgrind, which tests start for themselves
+servers: ## Install the servers, chromium, tmux and valgrind that tests start for themselves: redis, rabbitmq, postgresql, pgbouncer, mariadb, memcached
 	@sh scripts/setup.sh servers
 
 celery: ## Build .venv-celery, with the Celery that interoperability is tested against

@@ -116,6 +116,7 @@ install_servers() {
     [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || missing="$missing rabbitmq-server"
     ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || missing="$missing postgresql"
     command -v memcached >/dev/null || missing="$missing memcached"
+    [ -x /usr/sbin/pgbouncer ] || missing="$missing pgbouncer"
     [ -x /usr/sbin/mariadbd ] || missing="$missing mariadb-server"
     command -v chromium >/dev/null || missing="$missing chromium"
     command -v tmux >/dev/null || missing="$missing tmux"

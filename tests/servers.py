@@ -551,13 +551,13 @@ class PostgresServer:
             with (self.data / "postgresql.conf").open("a") as config:
                 config.writelines(lines)
         with self.log.open("ab") as log:
-            command = [_postgres("postgres"), "-D", str(self.data)]
+            command = [postgres_program("postgres"), "-D", str(self.data)]
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, user=_USER)
         self.answers()
 
     def make_data(self) -> None:
         """Make what it keeps its data in."""
-        initdb = [_postgres("initdb"), "-D", self.data, "-U", "aiotq", "-A", "trust", "-E", "UTF8"]
+        initdb = [postgres_program("initdb"), "-D", self.data, "-U", "aiotq", "-A", "trust", "-E", "UTF8"]
         self.run(*initdb, "--no-locale", "--no-sync", "--no-instructions")
 
     def run(self, *command: object) -> None:
@@ -619,7 +619,7 @@ class PostgresServer:
         self._process.wait(START)
 
 
-def _postgres(program: str) -> str:
+def postgres_program(program: str) -> str:
     """Return where a program of PostgreSQL's is: of the newest version that is installed."""
     if words := os.environ.get("TEST_POSTGRES_BIN", ""):
         return f"{words}/{program}"

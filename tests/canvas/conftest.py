@@ -11,7 +11,7 @@ import pytest
 
 from aiotq import AioTQ
 
-from ..servers import shared, shared_rabbit
+from ..servers import shared, shared_postgres, shared_rabbit
 
 MakeApp = Callable[..., AioTQ]
 
@@ -26,6 +26,7 @@ PAIRS: Final[dict[str, Callable[[Path], tuple[str, str | None]]]] = {
     "ordered": lambda _: (f"memory://{os.urandom(6).hex()}", f"memory://{os.urandom(6).hex()}"),
     "sqlite": lambda directory: (f"sqlite:///{directory}/queue.db", None),
     "redis": lambda directory: (_redis(directory), None),
+    "postgres": lambda _: (shared_postgres().schema(), None),
     "rabbitmq": lambda directory: (shared_rabbit().vhost(), _redis(directory)),
 }
 

@@ -16,7 +16,7 @@ from .faults import Faults
 from .tasks import Tasks
 from .workflows import examples
 
-COUNTS: Final = {"memory": 400, "ordered": 60, "sqlite": 200, "redis": 300}
+COUNTS: Final = {"memory": 400, "ordered": 60, "sqlite": 200, "redis": 300, "postgres": 100}
 SEED: Final = 40
 #: Seconds. A message that comes twice while it runs waits as long before it is looked at again.
 LEASE: Final = 3.0

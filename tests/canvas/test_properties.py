@@ -23,7 +23,7 @@ from .tasks import Tasks
 from .workflows import examples
 
 #: How many workflows each pair runs: some seconds of each.
-COUNTS: Final = {"memory": 2500, "ordered": 500, "sqlite": 300, "redis": 500, "rabbitmq": 200}
+COUNTS: Final = {"memory": 2500, "ordered": 500, "sqlite": 300, "redis": 500, "postgres": 150, "rabbitmq": 200}
 #: Bytes of a chain's rest that travel in a message: as few make steps wait behind joins that otherwise would not.
 SHORT: Final = 300
 _TIMES: Final = int(os.environ.get("AIOTQ_CANVAS_EXAMPLES", "1"))

@@ -29,7 +29,7 @@ _LIVE: Final = re.compile(r"^(\d+) scheduler \S+ is live:", re.MULTILINE)
 #: Seconds of a take-over beyond the promise, for a machine with much else to do.
 _SLACK: Final = 4.0
 
-pytestmark = pytest.mark.parametrize("backend", ["sqlite", "redis", "rabbitmq"], indirect=True)
+pytestmark = pytest.mark.parametrize("backend", ["sqlite", "redis", "postgres", "rabbitmq"], indirect=True)
 
 
 def start(chaos: Chaos) -> Process:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from functools import partial
+
+from aiotq import AsyncResult
 
 from ..proxy import Proxy
 from ..waiting import wait_until
 from . import apps
 from .asking import LONG_LEASE, all_is_answered, asking, has_swallowed
 from .backends import ON_OWN_POSTGRES, OwnPostgres
-from .harness import PATIENCE, Chaos
+from .harness import LEASE, PATIENCE, Chaos, Outage
 
 pytestmark = ON_OWN_POSTGRES
 
@@ -76,3 +79,37 @@ async def test_connections_that_are_cut_again_and_again_lose_nothing_and_repeat_
         accepted = await all_is_answered(chaos, client)
         assert [worker.exit_code for worker in workers] == [None, None]
     assert chaos.starts() == dict.fromkeys(accepted, 1)
+
+
+async def test_work_goes_on_beside_a_worker_in_a_black_hole_and_in_it_when_it_ends(
+    chaos: Chaos, backend: OwnPostgres
+) -> None:
+    """Nothing arrives and nothing is refused, for one worker and the client, beyond the lease."""
+    with Proxy(backend.server.port) as proxy:
+        url = backend.url.replace(str(backend.server.port), str(proxy.port))
+        await chaos.worker()
+        caught = await chaos.worker(broker_url=url)
+        client = asking(chaos, url)
+        await chaos.sees("answered", count=100)
+        async with chaos.client:
+            gate = chaos.directory / "gate"
+            running: list[AsyncResult[int]] = [await chaos.send(apps.wait_at, str(gate)) for _ in range(20)]
+            for result in running:
+                await chaos.sees("start", result.id)
+
+            proxy.black_hole()
+            began, standing = time.time(), chaos.standing()
+            gate.touch()
+            assert all([await result.get(timeout=PATIENCE) for result in running])
+            await asyncio.sleep(began + 2 * LEASE - time.time())  # the length of the hole is the thing under test
+            proxy.restore()
+            over = time.time()
+            chaos.outages.append(Outage(began, over, standing))
+
+            await chaos.when(
+                lambda _: any(fact.worker == caught.pid and fact.time > over for fact in chaos.seen("start")),
+                "the worker in the hole works again",
+            )
+            await chaos.sees("answered", count=len(chaos.seen("answered")) + 100)
+            await all_is_answered(chaos, client, *(result.id for result in running))
+    chaos.only_what_an_outage_caught_runs_again()

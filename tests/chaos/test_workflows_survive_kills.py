@@ -14,7 +14,7 @@ from aiotq import AioTQ, Canvas, chain, chord, group
 from ..canvas.reference import expected
 from ..canvas.specs import Call, Chain, Chord, Fails, Group, Replaces, Spec, Workflow, text_of
 from . import workflow_apps
-from .backends import ON_REDIS, Redis
+from .backends import OwnPostgres, Redis
 from .harness import PATIENCE, Chaos, Process
 
 #: Seconds. No lease may end of itself where nobody is killed.
@@ -123,8 +123,10 @@ async def test_workflows_end_once_while_their_workers_are_killed_again_and_again
     chaos.backend.check()
 
 
-@ON_REDIS
-async def test_workflows_end_once_while_their_broker_is_killed(chaos: Chaos, backend: Redis, sent: Sent) -> None:
+@pytest.mark.parametrize("backend", ["redis", "own-postgres"], indirect=True)
+async def test_workflows_end_once_while_their_broker_is_killed(
+    chaos: Chaos, backend: Redis | OwnPostgres, sent: Sent
+) -> None:
     for _ in range(2):
         worker(chaos, worker_lease=LONG_LEASE)
 

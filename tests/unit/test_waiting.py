@@ -279,8 +279,8 @@ async def test_what_nobody_pushes_is_looked_for_again_and_again_and_ever_less_of
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("aiotq.results.waiting._FIRST_POLL", 0.002)
+    monkeypatch.setattr(SlowStore, "is_polled", True)
     store = SlowStore()
-    store.is_polled = True
     loop = asyncio.get_running_loop()
     async with answering(store) as waiting:
         began = loop.time()

@@ -267,8 +267,7 @@ def parts_of(
     if not records.is_pushing:
         from ..results.pushed import PushedRecords  # noqa: PLC0415
 
-        records = PushedRecords(records, bus)
-        records.is_polled = records.is_polled or shared is None
+        records = PushedRecords(records, bus, is_local=shared is None)
     further = tuple(each for each in dict.fromkeys(others) if each is not None and each is not bus)
     return Parts(broker, records, kept, bus, further)
 

@@ -45,14 +45,15 @@ class HeardRecords(RecordStore):
 class PushedRecords(HeardRecords):
     """A store whose records are pushed when they are written through it.
 
-    A process that waits for a record which another process asked for finds it by looking.
+    A process that waits for a record which another process asked for finds it by looking. `is_local`: no other process
+    hears the bus.
     """
 
-    def __init__(self, store: RecordStore, bus: Bus) -> None:
+    def __init__(self, store: RecordStore, bus: Bus, *, is_local: bool = False) -> None:
         super().__init__(bus)
         self._store = store
+        self._is_local = is_local
         self.has_index = store.has_index
-        self.is_polled = store.is_polled
 
     async def __aenter__(self) -> Self:
         await self._store.__aenter__()
@@ -61,6 +62,10 @@ class PushedRecords(HeardRecords):
     async def __aexit__(self, *exc_info: object) -> None:
         await super().__aexit__()
         await self._store.__aexit__(*exc_info)
+
+    @property
+    def is_polled(self) -> bool:
+        return self._is_local or self._store.is_polled
 
     async def get(self, ids: Sequence[str]) -> Sequence[Record | None]:
         return await self._store.get(ids)

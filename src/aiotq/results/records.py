@@ -56,8 +56,6 @@ class RecordStore(abc.ABC):
     is_pushing: bool = False
     #: Whether a record reaches this process only while its id is watched, whatever its `reply_to`.
     watches_all: bool = False
-    #: Whether records may come that nobody pushes: whoever waits looks again and again.
-    is_polled: bool = False
     #: Whether it keeps an index of what finished: `find` searches it.
     has_index: bool = False
     #: Whether anybody in this process waits for a record. While it is False pushes need not be read: whoever begins to
@@ -76,6 +74,11 @@ class RecordStore(abc.ABC):
     def address(self) -> str:
         """The `reply_to` which makes records reach this process; empty if nothing does."""
         return ""
+
+    @property
+    def is_polled(self) -> bool:
+        """Whether records may come that nobody pushes: whoever waits looks again and again."""
+        return False
 
     async def __aenter__(self) -> Self:
         return self

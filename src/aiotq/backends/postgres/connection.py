@@ -114,9 +114,14 @@ class PostgresClient:
             text = self._texts[sql] = self.address.named(sql.decode()).encode()
         return text
 
+    @property
+    def hears(self) -> bool:
+        """Whether notifications come: through a pooler, and while their connection is made again, none do."""
+        return self._listener.hears
+
     def pause(self) -> float:
         """Return the seconds until one should look without having been told."""
-        return self.interval if self._listener.hears else min(self.interval, POLL_INTERVAL)
+        return self.interval if self.hears else min(self.interval, POLL_INTERVAL)
 
     def wake(self, *ready: Ready) -> None:
         """Have as many idle consumers woken as there are messages for them, soon."""

@@ -57,6 +57,10 @@ class PostgresRecords(RecordStore):
     def address(self) -> str:
         return self.client.bus.address
 
+    @property
+    def is_polled(self) -> bool:
+        return not self.client.hears
+
     async def __aenter__(self) -> Self:
         self._stop = (
             self.client.bus.hear(RESULTS, self._heard, self._missed),

@@ -36,7 +36,7 @@ class SqlRecords(RecordStore):
 
     def __init__(self, client: SqlClient, *, clock: Clock = SYSTEM_CLOCK, is_shared: bool = False) -> None:
         super().__init__()
-        self.is_polled = is_shared
+        self._is_shared = is_shared
         self._client = client
         self._clock = clock
         self._cleaned = time.monotonic()
@@ -47,6 +47,10 @@ class SqlRecords(RecordStore):
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self._client.__aexit__(*exc_info)
+
+    @property
+    def is_polled(self) -> bool:
+        return self._is_shared
 
     async def get(self, ids: Sequence[str]) -> Sequence[Record | None]:
         found: dict[str, Record | None] = {}
