@@ -309,7 +309,7 @@ def test_what_is_so_anyway_or_is_not_needed_is_taken_and_noted_once(
         ("worker_pool", "prefork", "each task says how it runs"),
         ("beat_scheduler", "django_celery_beat.schedulers:DatabaseScheduler", "app.schedules.add"),
         ("broker_transport_options", {"visibility_timeout": 3600}, "there is no visibility timeout to set"),
-        ("cassandra_servers", ["a"], "results are kept in SQLite, Redis"),
+        ("cassandra_servers", ["a"], "results are kept where result_backend says: SQLite, Redis"),
     ],
 )
 def test_what_stands_elsewhere_is_refused_with_the_place_and_no_wrong_hint(

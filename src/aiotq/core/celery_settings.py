@@ -47,8 +47,10 @@ _NO_CONTROL: Final = "workers are not controlled through queues, so there are no
 _IN_BROKER_URL: Final = "part of broker_url, such as amqp://user:password@host:5672/vhost"
 _IN_BACKEND_URL: Final = "part of result_backend, such as redis://user:password@host:6379/0"
 _RECONNECTS: Final = "a worker reconnects for as long as it runs, and a call for as long as task_publish_timeout says"
-_NO_STORE: Final = "results are kept in SQLite, Redis, RabbitMQ (rpc://) or memory, as result_backend says"
-_NO_DATABASE: Final = "results are not kept through SQLAlchemy; SQLite is result_backend sqlite:///file.db"
+_NO_STORE: Final = (
+    "results are kept where result_backend says: SQLite, Redis, PostgreSQL, rpc://, SQL (db+…), memcached"
+)
+_DRIVERS_OPTIONS: Final = "options of the driver stand in the URL, as in result_backend = db+mysql://host/proj?ssl=true"
 _KIND_OF_POOL: Final = (
     'each task says how it runs: coroutines on the loop, plain functions in threads, run="process" in processes'
 )
@@ -207,15 +209,21 @@ CELERY_SETTINGS: Final[Mapping[str, CelerySetting]] = {
     "worker_timer": _needless("time is the event loop's"),
     "worker_timer_precision": _needless("time is the event loop's"),
     "worker_detect_quorum_queues": _needless("quorum queues are the default"),
-    "cache_backend": _elsewhere(_NO_STORE, None),
-    "cache_backend_options": _elsewhere(_NO_STORE, {}),
-    "database_url": _elsewhere(_NO_DATABASE, None),
-    "database_engine_options": _elsewhere(_NO_DATABASE, {}),
-    "database_engine_callback": _elsewhere(_NO_DATABASE, None),
-    "database_short_lived_sessions": _elsewhere(_NO_DATABASE, False),
-    "database_table_schemas": _elsewhere(_NO_DATABASE, None),
-    "database_table_names": _elsewhere(_NO_DATABASE, None),
-    "database_create_tables_at_setup": _elsewhere(_NO_DATABASE, True),
+    "cache_backend": _elsewhere("result_backend = cache+memcached://one;two", None),
+    "cache_backend_options": _elsewhere(
+        "options stand in the URL: result_backend = cache+memcached://one?timeout=1", {}
+    ),
+    "database_url": _elsewhere("result_backend = db+postgresql://…, db+mysql://… or db+sqlite:///file.db", None),
+    "database_engine_options": _elsewhere(_DRIVERS_OPTIONS, {}),
+    "database_engine_callback": _elsewhere(_DRIVERS_OPTIONS, None),
+    "database_short_lived_sessions": _elsewhere(
+        "a process keeps a few connections to the database of its results", False
+    ),
+    "database_table_schemas": _elsewhere(
+        "results stand in the table celery_taskmeta of the schema that the database's user has", None
+    ),
+    "database_table_names": _elsewhere("results stand in the table celery_taskmeta", None),
+    "database_create_tables_at_setup": _elsewhere("postgres_migrate says whether a start makes the table", True),
     "mongodb_backend_settings": _elsewhere(_NO_STORE, None),
     "couchbase_backend_settings": _elsewhere(_NO_STORE, None),
     "arangodb_backend_settings": _elsewhere(_NO_STORE, None),

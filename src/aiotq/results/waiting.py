@@ -30,6 +30,8 @@ _SAFETY_INTERVAL: Final = 5.0
 #: The same where records come that nobody pushes: the first, and by how much longer each further one is.
 _FIRST_POLL: Final = 0.05
 _BACK_OFF: Final = 1.5
+#: What each id that is waited for adds to that at least, so that very many are not asked for all the time.
+_FOR_EACH: Final = 50e-6
 
 #: Seconds of waiting without a timeout, for what may not exist, before that is said.
 _WARNED_AFTER: Final = 30.0
@@ -160,7 +162,8 @@ class Waiting:
                         next_look = loop.time() + _SAFETY_INTERVAL * random.uniform(0.8, 1.2)
                         await self._speak_of_unclaimed()
                 if self._store.is_polled:
-                    next_poll = min(next_poll, loop.time() + self._poll * random.uniform(0.8, 1.2))
+                    pause = max(self._poll, _FOR_EACH * len(self._listeners))
+                    next_poll = min(next_poll, loop.time() + pause * random.uniform(0.8, 1.2))
             ids = list(itertools.islice(self._unchecked, _CHECK_AT_ONCE))
             for task_id in ids:
                 del self._unchecked[task_id]
