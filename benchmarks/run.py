@@ -14,6 +14,7 @@ from pathlib import Path
 from . import (
     canvas,
     control,
+    dashboard,
     events,
     fleet,
     imports,
@@ -33,7 +34,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     benchmark.name: benchmark
     for group in (
         *(sqlite, redis, index, rabbitmq, postgres, canvas, limits, control, events, watched, worker, memory, fleet),
-        imports,
+        *(imports, dashboard),
     )
     for benchmark in group.BENCHMARKS
 }

@@ -185,3 +185,32 @@ async def test_sends_and_runs_are_measured_and_workers_tell_how_they_are() -> No
     assert {name for name, _ in found if name.startswith("aiotq.worker")} == {
         f"aiotq.worker.{fact}" for fact in ("running", "uncommitted", "loop.lag", "broker.silence")
     }
+
+
+@pytest.mark.parametrize(("flags", "more"), [("00", {}), ("02", {}), ("00", {"tracestate": "a=1"})])
+async def test_a_run_whose_trace_is_not_sampled_has_no_span_and_stays_in_it(flags: str, more: dict[str, str]) -> None:
+    """Also what it sends, and the user's own spans; whatever else of the context comes along. It is measured."""
+    app = AioTQ("unsampled", broker="memory://", opentelemetry=True)
+    mark = f"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-{flags}"
+
+    @app.task(name="unsampled.send")
+    async def send() -> bool:
+        with trace.get_tracer("mine").start_as_current_span("my own") as own:
+            await after.delay()
+        return own.is_recording()
+
+    @app.task(name="unsampled.after")
+    async def after() -> None: ...
+
+    async with TestWorker(app) as t:
+        READER.get_metrics_data()
+        sent = await send.apply_async(headers={"traceparent": mark, **more})
+        assert await sent is False
+        await t.idle()
+        headers = t.sent[-1].headers
+
+    assert set(spans()) == {"send unsampled.send"}  # which nothing is around
+    assert headers["traceparent"].split("-")[1] == mark.split("-")[1]
+    assert headers["traceparent"].split("-")[3] in {"00", flags}
+    assert headers.get("tracestate") == more.get("tracestate")
+    assert measured()[("messaging.process.duration", None)][0] >= 1

@@ -98,12 +98,21 @@ class Middleware(Protocol):
         return await forward(call)
 
 
+class Outermost(Middleware, Protocol):
+    """Middleware of ours, which says for each run what there is to do."""
+
+    def around(self, request: Request) -> tuple[Middleware, ...]:
+        """Return what the run of `request` goes through; it is called in the context of the run."""
+        ...
+
+
 class MiddlewareStack:
     """The middleware of an app, outermost first; those with `send` and those with `run`."""
 
     def __init__(self) -> None:
         self.senders: tuple[Middleware, ...] = ()
         self.runners: tuple[Middleware, ...] = ()
+        self.outermost: Outermost | None = None
 
     def add(self, middleware: Middleware) -> None:
         """Put `middleware` round the calls that the app sends and the tasks that its workers run from now on.
@@ -125,10 +134,16 @@ class MiddlewareStack:
         if _has_own(middleware, "run"):
             self.runners = (*self.runners, middleware)
 
-    def add_outermost(self, middleware: Middleware) -> None:
-        """Put `middleware`, which has both methods, round all others, those to come too."""
-        self.senders = (middleware, *self.senders)
-        self.runners = (middleware, *self.runners)
+    def add_outermost(self, outermost: Outermost) -> None:
+        """Put `outermost` round all others, those to come too."""
+        self.senders = (outermost, *self.senders)
+        self.outermost = outermost
+
+    def around(self, request: Request) -> tuple[Middleware, ...]:
+        """Return what the run of `request`, which is in its context, goes through; outermost first. Without an
+        `outermost` that is `runners`."""
+        around = self.runners if self.outermost is None else self.outermost.around(request)
+        return around if self.outermost is None or not self.runners else (*around, *self.runners)
 
     async def send(self, calls: Sequence[OutgoingCall], innermost: Sending) -> Sequence[AsyncResult[Any]]:
         """Send `calls` through all of `senders`.
@@ -147,12 +162,13 @@ class MiddlewareStack:
             )
         return cast("Sequence[AsyncResult[Any]]", sent)
 
-    async def run(self, call: RunningCall, innermost: Running) -> Any:
-        """Run `call` through all of `runners`."""
-        forward = innermost
-        for middleware in reversed(self.runners):
-            forward = _running(middleware, forward)
-        return await forward(call)
+
+async def run_through(runners: Sequence[Middleware], call: RunningCall, innermost: Running) -> Any:
+    """Run `call` through `runners`, outermost first."""
+    forward = innermost
+    for middleware in reversed(runners):
+        forward = _running(middleware, forward)
+    return await forward(call)
 
 
 def _has_own(middleware: Middleware, name: str) -> bool:

@@ -15,9 +15,9 @@ class Histogram:
         self.counts = [0] * (len(bounds) + 1)
         self.sum = 0.0
 
-    def observe(self, amount: float) -> None:
-        self.counts[bisect_left(self.bounds, amount)] += 1
-        self.sum += amount
+    def observe(self, amount: float, times: int = 1) -> None:
+        self.counts[bisect_left(self.bounds, amount)] += times
+        self.sum += amount * times
 
     def buckets(self) -> list[tuple[str, float]]:
         """Return the upper bounds, each with how many were not over it."""

@@ -79,7 +79,7 @@ class Health:
         self._core = core
         self._works = works
         self._home = home
-        self.metrics = Metrics(core.now)
+        self.metrics = Metrics(core.workers)
         core.observe(self.metrics)
         self._registry = CollectorRegistry()
         self._registry.register(self.metrics)

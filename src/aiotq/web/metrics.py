@@ -8,8 +8,8 @@ Source: https://prometheus.io/docs/practices/naming/
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -19,12 +19,15 @@ from prometheus_client.registry import Collector
 from .. import states
 from ..beat.schedule_counts import ScheduleCounts
 from ..calling.sending_counts import SendingCounts
-from ..canvas.outcome import REJECTED, Outcome
+from ..canvas.outcome import REJECTED, Outcome, Success
 from ..commit import Finish
 from ..core.histogram import Histogram
+from ..states import SUCCESS
 from ..transport import Delivery, QueueStats
 from ..worker.observers import Observer
+from ..worker.recent import Timing
 from ..worker.run import Run
+from ..worker.worker import Worker
 
 #: Upper bounds of seconds.
 _RUN_BOUNDS: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
@@ -60,9 +63,10 @@ _MEANING: Final[Mapping[str, str]] = {
 class _Series:
     """What happened to the calls of one task from one queue."""
 
-    __slots__ = (*_MEANING, "run", "wait")
+    __slots__ = (*_MEANING, "begun", "run", "wait")
 
     def __init__(self) -> None:
+        self.begun = 0  #: what was last told as started; a counter never falls
         self.received = self.started = self.handed_back = 0
         self.succeeded = self.failed = self.retried = self.revoked = self.ignored = self.dead = 0
         self.run = Histogram(_RUN_BOUNDS)
@@ -72,8 +76,10 @@ class _Series:
 class Metrics(Observer, Collector):
     """Counts what the workers of a process do. Told on their loops; read by whoever scrapes, in any thread."""
 
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
-        self._clock = clock
+    hears_runs = False
+
+    def __init__(self, workers: Sequence[Worker] = ()) -> None:
+        self._workers = workers  #: those that run now: what runs in them has started, and is counted when it ends
         self._series: dict[tuple[str, str], _Series] = {}
         self._commits = Histogram(_COMMIT_BOUNDS)
         self._groups = Histogram(_GROUP_BOUNDS)
@@ -83,26 +89,32 @@ class Metrics(Observer, Collector):
         return "<metrics>"
 
     def received(self, deliveries: Sequence[Delivery]) -> None:
+        known = self._series
         for each in deliveries:
-            self._of(each).received += 1
+            series = known.get((each.message.task, each.queue)) or self._of(each)
+            series.received += 1
 
     def handed_back(self, delivery: Delivery, delay: float) -> None:
         self._of(delivery).handed_back += 1
 
-    def started(self, run: Run) -> None:
-        message = run.delivery.message
-        series = self._of(run.delivery)
-        series.started += 1
-        ready_at = message.eta or message.sent_at
-        if ready_at is not None:
-            series.wait.observe(max(0.0, self._clock() - ready_at))
-
-    def ended(self, run: Run, outcome: Outcome | None, finish: Finish | None) -> None:
-        series = self._of(run.delivery)
-        if run.is_told:
-            series.run.observe(run.seconds)
-        if outcome is not None and (counted := _COUNTED.get(outcome.state)) is not None:
-            setattr(series, counted, getattr(series, counted) + 1)
+    def counted(self, run: Run, outcome: Outcome | None, finish: Finish | None, timing: Timing | None) -> None:
+        delivery = run.delivery
+        series = self._series.get((delivery.message.task, delivery.queue)) or self._of(delivery)
+        if type(outcome) is not Success:
+            _count_other(series, None if outcome is None else outcome.state)
+            if timing is None and run.request is not None:
+                timing = run.seconds, None, 1
+        elif finish is None or finish.record is None or finish.record.state == SUCCESS:
+            series.succeeded += 1
+        else:
+            series.failed += 1  # its value can't be kept
+        if run.request is not None:  # it was called
+            series.started += 1
+        if timing is not None:
+            ran, waited, runs = timing
+            series.run.observe(ran, runs)
+            if waited is not None:
+                series.wait.observe(waited if waited > 0.0 else 0.0, runs)
 
     def lost(self, deliveries: Collection[Delivery]) -> None:
         self._leases_lost += len(deliveries)
@@ -113,12 +125,20 @@ class Metrics(Observer, Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield what was counted, as prometheus-client writes it."""
+        running = Counter(
+            (run.delivery.message.task, run.delivery.queue)
+            for worker in tuple(self._workers)
+            for run in worker.runs
+            if run.request is not None
+        )
         series = sorted(self._series.copy().items())
+        for key, each in series:
+            each.begun = max(each.begun, each.started + running[key])
         labels = ("task", "queue")
         for name, meaning in _MEANING.items():
             family = CounterMetricFamily(f"aiotq_tasks_{name}", meaning, labels=labels)
             for key, each in series:
-                family.add_metric(key, getattr(each, name))
+                family.add_metric(key, each.begun if name == "started" else getattr(each, name))
             yield family
         runs = HistogramMetricFamily("aiotq_task_run_seconds", "How long runs took", labels=labels)
         waits = HistogramMetricFamily(
@@ -143,6 +163,12 @@ class Metrics(Observer, Collector):
                 key = OTHER
             found = self._series.setdefault(key, _Series())
         return found
+
+
+def _count_other(series: _Series, state: str | None) -> None:
+    """Count what did not succeed; nothing of what goes on elsewhere."""
+    if state is not None and (counted := _COUNTED.get(state)) is not None:
+        setattr(series, counted, getattr(series, counted) + 1)
 
 
 def queue_families(queues: Sequence[QueueStats]) -> Iterator[Metric]:

@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol, TypeGuard, cast
 import anyio
 
 from .. import states
-from ..calling.middleware import MiddlewareStack, RunningCall
+from ..calling.middleware import Middleware, MiddlewareStack, RunningCall, run_through
 from ..canvas.links import NO_LINKS, Links, links_of
 from ..canvas.outcome import (
     UNTRUSTED,
@@ -174,8 +174,10 @@ class Execution:
             run.check()
             if self._observers.of(task) and (hooks := self._observers.tell_start(run)) is not None:
                 await hooks
-            is_plain = not (task.handlers or self._onion.runners)
-            value = await (self._call(run, task, request) if is_plain else self._surrounded(run, task, request))
+            onion = self._onion
+            around = onion.runners if onion.outermost is None else onion.around(request)
+            is_plain = not (task.handlers or around)
+            value = await (self._call(run, task, request) if is_plain else self._surrounded(run, task, request, around))
         except BaseException as exc:  # SystemExit in a task must not end the loop
             outcome = self._endings.raised(exc, run, task, policy)
         else:
@@ -271,12 +273,12 @@ class Execution:
         logger.info(text, message.task, message.id, extra=giving(states.REVOKED))
         return Revoked(run.delivery, "revoked", Policy(message.ignore_result), self.links(message))
 
-    async def _surrounded(self, run: Run, task: Task[..., Any], request: Request) -> Any:
+    async def _surrounded(self, run: Run, task: Task[..., Any], request: Request, around: Sequence[Middleware]) -> Any:
         """Return what the middleware makes of the task's value, or raise what it makes of its exception.
 
         Middleware sees a hard time limit as the TimeLimitExceeded that the caller will, and not as a cancellation.
         """
-        if not self._onion.runners:
+        if not around:
             if "before_start" in task.handlers:
                 await call_before_start(task, request)
             return await self._call(run, task, request)
@@ -293,7 +295,7 @@ class Execution:
                     raise
             return self._unpacked(value, request)
 
-        return await self._onion.run(RunningCall(task, request), innermost)
+        return await run_through(around, RunningCall(task, request), innermost)
 
     async def _call(self, run: Run, task: Task[..., Any], request: Request) -> Any:
         soft, hard = self._limits(run.delivery.message, task)

@@ -15,7 +15,7 @@ from ..commit import Finish
 from ..signals import connected
 from ..tasks.task import Task
 from ..transport import Delivery
-from .recent import RecentRuns
+from .recent import RecentRuns, Timing
 from .run import Run
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ class Observer:
 
     #: What it calls, in the words of a log.
     calls: str = "observer"
+    #: Whether it is told of each start and each end. One that only counts is told by `counted` alone, which costs less.
+    hears_runs: bool = True
 
     def starting(self, worker: Worker) -> Told:
         """The worker begins to start."""
@@ -64,6 +66,12 @@ class Observer:
     def ended(self, run: Run, outcome: Outcome | None, finish: Finish | None) -> Told:
         """It ended after `run.seconds`; `finish` is about to be committed. None: its lease was lost."""
 
+    def counted(self, run: Run, outcome: Outcome | None, finish: Finish | None, timing: Timing | None) -> None:
+        """As `ended`, for one that does not hear runs; of a success whose value can't be kept `finish` says so.
+
+        `timing` is what the worker's own counting found. None: it did not time this one, as one of many, or at all.
+        """
+
     def broke(self, run: Run, error: Exception) -> Told:
         """This library itself failed on it."""
 
@@ -79,17 +87,24 @@ class Observers:
 
     def __init__(self, signals: Observer, handlers: Observer, recent: RecentRuns | None = None) -> None:
         self._added: tuple[Observer, ...] = ()
+        self._hearing: tuple[Observer, ...] = ()  #: of those: who hears runs, and who counts them
+        self._counting: tuple[Observer, ...] = ()
         self._recent = recent
         self._signals = signals
         self._handlers = handlers
 
     def add(self, observer: Observer) -> None:
         """Tell `observer` too, from now on."""
-        self._added = (*self._added, observer)
+        self._have((*self._added, observer))
 
     def remove(self, observer: Observer) -> None:
         """Tell `observer` no more."""
-        self._added = tuple(each for each in self._added if each is not observer)
+        self._have(tuple(each for each in self._added if each is not observer))
+
+    def _have(self, added: tuple[Observer, ...]) -> None:
+        self._added = added
+        self._hearing = tuple(each for each in added if each.hears_runs)
+        self._counting = tuple(each for each in added if not each.hears_runs)
 
     def __bool__(self) -> bool:
         """Whether anybody hears of all that happens."""
@@ -97,15 +112,21 @@ class Observers:
 
     def of(self, task: Task[..., Any] | None) -> bool:
         """Whether anybody hears of the runs of `task`."""
-        return bool(connected or self._added or (task is not None and task.handlers))
+        return bool(connected or self._hearing or (task is not None and task.handlers))
 
     def count(self, run: Run, outcome: Outcome | None, finish: Finish | None) -> None:
-        """Count how `run` ended, for the worker's row."""
+        """Count how `run` ended, for the worker's row and for those who count."""
+        timing: Timing | None = None
         if self._recent is not None and outcome is not None and finish is not None:
             try:
-                self._recent.ended(run, outcome, finish)
+                timing = self._recent.ended(run, outcome, finish)
             except Exception:  # whoever observes harms nothing
                 logger.exception("counting the end of %s failed", _name(run.delivery))
+        for each in self._counting:
+            try:
+                each.counted(run, outcome, finish, timing)
+            except (Exception, SystemExit):  # the same
+                _log(each, _name(run.delivery))
 
     async def tell(self, tell: Callable[[Observer], Told], what: str = "a worker's life") -> None:
         """Tell everybody what is about no run."""
@@ -124,7 +145,7 @@ class Observers:
     def tell_start(self, run: Run) -> Told:
         """Tell that the task of `run` is about to be called."""
         run.is_told = True
-        for each in self._added:
+        for each in self._hearing:
             try:
                 each.started(run)
             except (Exception, SystemExit):  # the same
@@ -134,7 +155,7 @@ class Observers:
 
     def tell_end(self, run: Run, tell: Callable[[Observer], Told]) -> Told:
         """Tell how `run` ended."""
-        for each in self._added:
+        for each in self._hearing:
             try:
                 tell(each)
             except (Exception, SystemExit):  # the same

@@ -19,6 +19,9 @@ from .run import Run
 _ALL_TIMED: Final = 200
 _OTHERS: Final = 7
 
+#: How long a run took, how long it waited (None: that is not known), and for how many runs it stands.
+Timing = tuple[float, float | None, int]
+
 
 class RecentRuns:
     """Counts on the worker's loop; the row is made in the thread that renews leases."""
@@ -27,8 +30,9 @@ class RecentRuns:
         self._clock = clock
         self._counts = RecentCounts()
 
-    def ended(self, run: Run, outcome: Outcome, finish: Finish) -> None:
-        """Count how a run ended: a few additions, since each of them is paid for by every call."""
+    def ended(self, run: Run, outcome: Outcome, finish: Finish) -> Timing | None:
+        """Count how a run ended: a few additions, since each of them is paid for by every call. Return its times, if
+        they were taken."""
         delivery, now, counts = run.delivery, self._clock(), self._counts
         message, minute = delivery.message, int(now // 60)
         if minute != counts.minute:
@@ -37,19 +41,27 @@ class RecentRuns:
         cell = counts.cells.get(key) or counts.new(key)
         if type(outcome) is Success and (finish.record is None or finish.record.state == SUCCESS):
             cell.succeeded = succeeded = cell.succeeded + 1
-            if succeeded > _ALL_TIMED and succeeded & _OTHERS:
-                return
-        elif not _count_other(cell, outcome):
-            return
+            stands_for = 1
+            if succeeded > _ALL_TIMED:
+                if succeeded & _OTHERS:
+                    return None
+                stands_for = _OTHERS + 1
+        elif _count_other(cell, outcome):
+            stands_for = 1
+        else:
+            return None
         if run.request is None:
-            return  # it was not called
+            return None  # it was not called
         ran = time.perf_counter() - run.started_at
         number = interval_of(ran)
         cell.run[number] = cell.run.get(number, 0) + 1
         ready_at = message.eta or message.sent_at
-        if ready_at is not None:
-            number = interval_of(now - ran - ready_at)
-            cell.wait[number] = cell.wait.get(number, 0) + 1
+        if ready_at is None:
+            return ran, None, stands_for
+        waited = now - ran - ready_at
+        number = interval_of(waited)
+        cell.wait[number] = cell.wait.get(number, 0) + 1
+        return ran, waited, stands_for
 
     def beside(self, describe: Callable[[], Mapping[str, Any]]) -> Callable[[], Mapping[str, Any]]:
         """Return what makes a row of what `describe` says of the worker, and of what was counted."""
