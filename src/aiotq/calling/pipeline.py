@@ -191,7 +191,7 @@ class Calling:
             return []
         if self._core.conf.task_always_eager:
             return [await self._call_here(call) for call in calls]
-        if not keyed_tasks and all(KEYED.isdisjoint(call.options) for call in calls):
+        if not (keyed_tasks or [call for call in calls if call.options and not KEYED.isdisjoint(call.options)]):
             return [self._handle(envelope) for envelope in await self._sent(calls)]
         from .keyed import KeyedCalls  # noqa: PLC0415
 

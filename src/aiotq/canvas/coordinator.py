@@ -70,8 +70,9 @@ class Coordinator:
 
     def follow(self, outcome: Outcome) -> Finish:
         """Return all that follows from `outcome`."""
-        finish = self._follow(outcome)
-        return finish if outcome.delivery.message.headers is None else with_key(finish, outcome, self._clock.time())
+        if outcome.delivery.message.headers is not None:
+            return with_key(self._follow(outcome), outcome, self._clock.time())
+        return self._succeeded(outcome) if type(outcome) is Success else self._follow(outcome)
 
     def _follow(self, outcome: Outcome) -> Finish:
         match outcome:

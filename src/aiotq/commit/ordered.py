@@ -215,12 +215,9 @@ class OrderedCommitter(Committer):
         for delivery in deliveries:
             key = delivery.message.key
             hold = self._holds.get(key)
-            if key in fresh:
-                ends = now + self._lease
-            elif key in self._committing:  # handed back for a moment, it may be here before that is written
+            ends = now + self._lease if key in fresh else hold.ends if hold is not None else now
+            if key in self._committing and key not in fresh:  # handed back, it may be here before that is written
                 ends = now + _COMMIT_PARKING
-            else:
-                ends = hold.ends if hold is not None else now
             if delivery.lease in self._given_back:
                 settlements.append(self._given_back[delivery.lease])
             elif ends > now:
@@ -482,12 +479,8 @@ def _made_up_key(finish: Finish) -> tuple[str, int]:
         return f"sent:{sent}", attempt
     # Should several do so, one release counts: the join then stays until it expires.
     joining = finish.joining
-    joins = [
-        *joining.released,
-        *(each.join_id for each in joining.grown),
-        *(each.join_id for each in joining.extended),
-        *(f"{each.name}:{each.seen}" for each in joining.keys),
-    ]
+    joins = [*joining.released, *(each.join_id for each in (*joining.grown, *joining.extended))]
+    joins += (f"{each.name}:{each.seen}" for each in joining.keys)
     return f"left:{joins[0]}", 0
 
 
