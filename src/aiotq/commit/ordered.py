@@ -479,7 +479,7 @@ def _made_up_key(finish: Finish) -> tuple[str, int]:
         return f"sent:{sent}", attempt
     # Should several do so, one release counts: the join then stays until it expires.
     joining = finish.joining
-    joins = [*joining.released, *(each.join_id for each in (*joining.grown, *joining.extended))]
+    joins = [*joining.released, *(each.join_id for each in joining.grown), *(each.join_id for each in joining.extended)]
     joins += (f"{each.name}:{each.seen}" for each in joining.keys)
     return f"left:{joins[0]}", 0
 
