@@ -168,6 +168,7 @@ async def test_one_that_waits_makes_one_request_a_lease_and_no_other(kit: Kit, m
                 (Database, "write"),
                 (Database, "read"),
                 (Lane, "run"),
+                (Lane, "rows"),
             ]
             for kind, name in requests if waiting is not app else [(type(ledger), "acquire_permits")]:
                 counted(kind, name)

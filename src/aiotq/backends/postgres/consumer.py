@@ -177,6 +177,8 @@ class PostgresConsumer(Consumer):
             ((kept, ready),) = self._client.blocking.rows(_RENEW, *values)
         else:
             ((kept, ready),) = self._client.blocking.rows(_RENEW_WITH_ROW, *values, row.key, row.row, row.lease)
+        if self._clock.monotonic() >= self._leased_until:
+            self._is_idle = False  # it had ended: others may have taken us from there
         self._leased_until = began + self._lease
         if ready:
             self._client.wake_from_thread(ready)
