@@ -22,7 +22,9 @@ from .shells import environment
 ASKS: str = """
 import asyncio, sys
 from aiotq import AioTQ
+from aiotq.control import events
 
+events.WISH = 2.0  # where nobody sees that it is gone, what it asked for ends so soon
 app = AioTQ("asks", broker=sys.argv[1])
 
 async def captured():
