@@ -50,7 +50,7 @@ class _Facts:
     async def count(self, least: int) -> list[tuple[str, int, float]]:
         """Return them when there are so many."""
         async with asyncio.timeout(_PATIENCE):
-            while len(found := self.read()) < least:
+            while len(found := self.read()) < least:  # noqa: ASYNC110  # another process writes it
                 await asyncio.sleep(0.01)
         return found
 
@@ -147,13 +147,13 @@ async def _names() -> set[str]:
 
 async def _are_others(names: set[str]) -> None:
     """Return when none of these workers is there, and as many others are."""
-    while (now := await _names()) & names or len(now) != _WORKERS:
+    while (now := await _names()) & names or len(now) != _WORKERS:  # noqa: ASYNC110  # other processes
         await asyncio.sleep(0.1)
 
 
 async def _all_there() -> None:
     async with asyncio.timeout(_PATIENCE):
-        while len(await _names()) < _WORKERS:
+        while len(await _names()) < _WORKERS:  # noqa: ASYNC110  # other processes
             await asyncio.sleep(0.05)
 
 

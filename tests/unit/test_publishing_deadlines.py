@@ -283,7 +283,7 @@ async def test_drained_means_accepted(broker: FaultyBroker) -> None:
 
 async def test_calls_that_are_sent_apart_keep_their_own_deadlines(broker: FaultyBroker) -> None:
     """One to another queue waits for its turn, or can't be sent then, while the first part hangs until its deadline."""
-    for odd, other in ((0.05, 0.15), (0.5, 0.1)):
+    for odd, other in ((0.05, 0.15), (2.0, 0.1)):
         broker.faults = [broker.refuse_odd_queue, broker.hang, *[broker.lose_request] * 1000]
         async with publishing(broker) as publisher, asyncio.timeout(5):
             began = asyncio.get_running_loop().time()
@@ -292,5 +292,5 @@ async def test_calls_that_are_sent_apart_keep_their_own_deadlines(broker: Faulty
             took = asyncio.get_running_loop().time() - began
 
             assert isinstance(second, PublishTimeout)
-            assert other <= took < other + 0.2
+            assert other <= took < 1.9
             assert isinstance(await first, PublishTimeout)

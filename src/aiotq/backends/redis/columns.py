@@ -103,8 +103,10 @@ def _column_of(row: Row) -> Column | None:
 
 
 def _packed(rows: Iterator[Row], now: float) -> Iterator[tuple[list[str], list[str], list[str | bytes], list[bytes]]]:
-    """Yield entries, the lives of their records in milliseconds, ids and records in turn, and what the index is to have;
-    not too much at once."""
+    """Yield entries, lives of their records in milliseconds, ids and records in turn, and what the index is to have.
+
+    Each time not too much is told at once.
+    """
     index: list[bytes] = []
     entries: list[str] = []
     lives: list[str] = []
