@@ -34,6 +34,9 @@ async def test_of_the_calls_with_one_key_there_is_one_until_it_is_done(make_app:
         with pytest.raises(DuplicateCall, match=first.id) as caught:
             await task.options(unique=Unique(by="user", on_conflict="reject")).delay(user="ann")
         assert caught.value.task_id == first.id
+        rejecting = task.s("ann").set(unique=Unique(by="user", on_conflict="reject"))
+        with pytest.raises(DuplicateCall, match=first.id):
+            await app.send_many([rejecting, task.s("bob")])
         crowd.go_on.set()
         assert await second.get(timeout=20) == "ann False"
 

@@ -66,7 +66,7 @@ class KeyedCalls:
         self._handle = handle
 
     async def send(self, calls: Sequence[OutgoingCall]) -> Sequence[AsyncResult[Any]]:
-        """Send calls, some of which may have keys: those one after another, so that the last of a burst counts.
+        """Send calls, some of which may have keys: those of one key in their order, so that the last of a burst counts.
 
         Raises:
             InvalidOption: its key can't be made.
@@ -77,10 +77,33 @@ class KeyedCalls:
         rules = [self._rule(call) for call in calls]
         plain = [call for call, rule in zip(calls, rules, strict=True) if rule is None]
         sent = iter(await self._send(plain) if plain else ())
-        return [
-            self._handle(next(sent)) if rule is None else await self._call(call, rule)
-            for call, rule in zip(calls, rules, strict=True)
-        ]
+        of_key: dict[str, list[tuple[int, OutgoingCall, _Rule]]] = {}
+        for place, (call, rule) in enumerate(zip(calls, rules, strict=True)):
+            if rule is not None:
+                of_key.setdefault(rule.key.name, []).append((place, call, rule))
+        keyed = await self._beside_each_other(list(of_key.values()))
+        return [self._handle(next(sent)) if rule is None else keyed[place] for place, rule in enumerate(rules)]
+
+    async def _beside_each_other(
+        self, groups: Sequence[Sequence[tuple[int, OutgoingCall, _Rule]]]
+    ) -> Mapping[int, AsyncResult[Any]]:
+        """Send the calls of each key one after another, and those of different keys together; raises as the first."""
+        results: dict[int, AsyncResult[Any]] = {}
+
+        async def send(group: Sequence[tuple[int, OutgoingCall, _Rule]]) -> None:
+            for place, call, rule in group:
+                results[place] = await self._call(call, rule)
+
+        if len(groups) == 1:
+            await send(groups[0])
+            return results
+        try:
+            async with asyncio.TaskGroup() as sending:
+                for group in groups:
+                    sending.create_task(send(group), name="aiotq.keyed")
+        except BaseExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        return results
 
     async def _call(self, call: OutgoingCall, rule: _Rule) -> AsyncResult[Any]:
         options: dict[str, Any] = {option: given for option, given in call.options.items() if option not in KEYED}
