@@ -38,6 +38,9 @@ from .exceptions import (
     Retry,
     Snooze,
     SoftTimeLimitExceeded,
+    StreamError,
+    StreamGap,
+    StreamRestarted,
     TaskError,
     TaskIgnored,
     TaskRevokedError,
@@ -59,6 +62,7 @@ from .tasks.options import CallOptions
 from .tasks.registry import shared_task
 from .tasks.request import Request
 from .tasks.running import CurrentTask
+from .tasks.streams import Stream
 from .tasks.task import Task
 from .transport.routing import Binding, Exchange, Queue
 from .worker.lifespans import WorkerLifespan
@@ -120,6 +124,10 @@ __all__ = [
     "Snooze",
     "SoftTimeLimitExceeded",
     "StampingVisitor",
+    "Stream",
+    "StreamError",
+    "StreamGap",
+    "StreamRestarted",
     "SyncGroupResult",
     "SyncResult",
     "SyncResultSet",

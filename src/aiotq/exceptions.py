@@ -54,6 +54,9 @@ AioTQError
 │   ├── Snooze
 │   ├── Ignore
 │   └── Reject
+├── StreamError                   who reads a stream can go on
+│   ├── StreamRestarted
+│   └── StreamGap
 └── ResultTimeout                 also a TimeoutError
 """
 
@@ -363,6 +366,28 @@ class SoftTimeLimitInterrupt(SoftTimeLimitExceeded, asyncio.CancelledError):
 
 class ResultTimeout(AioTQError, TimeoutError):
     """Raised by `get(timeout=…)` when the task did not end in time; the task goes on."""
+
+
+class StreamError(AioTQError):
+    """Raised for who reads a stream that is not what it was; reading on is possible."""
+
+
+class StreamRestarted(StreamError):
+    """The task began again, and its stream with it: what came so far is void. What comes next is the first chunk."""
+
+
+class StreamGap(StreamError):
+    """Chunks are not kept any more that come next here. What comes next is the oldest that is kept.
+
+    `.missed` says how many; None: that is not known.
+    """
+
+    def __init__(self, missed: int | None = None) -> None:
+        self.missed = missed
+        super().__init__(
+            f"{'some' if missed is None else missed} chunks are not kept any more: read faster, keep more "
+            "(Stream(kept=…, expires=…)), or let the task wait for its readers (Stream(ahead=…))"
+        )
 
 
 class TaskPredicate(AioTQError):

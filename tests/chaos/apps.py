@@ -11,12 +11,12 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from aiotq import AioTQ, SoftTimeLimitExceeded, current_task
+from aiotq import AioTQ, SoftTimeLimitExceeded, Stream, current_task
 
 #: Names the file of facts.
 FACTS: Final = "CHAOS_FACTS"
@@ -68,6 +68,15 @@ async def step(seconds: float) -> int:
     with noted():
         await asyncio.sleep(seconds)
     return worker_pid()
+
+
+@app.task(stream=Stream(rerun="repeat"))
+async def numbers(below: int, pause: float) -> AsyncIterator[int]:
+    with noted():
+        for number in range(below):
+            yield number
+            if number % 50 == 49:  # in bursts
+                await asyncio.sleep(pause)
 
 
 @app.task

@@ -31,6 +31,7 @@ from aiotq import (
     RateLimit,
     ResultSet,
     Signature,
+    Stream,
     SyncGroupResult,
     SyncResult,
     SyncResultSet,
@@ -49,7 +50,9 @@ from aiotq import (
     signature,
 )
 from aiotq.beat.manage import PeriodicTask
-from aiotq.tasks.task import CoroutineTask, FunctionTask
+from aiotq.results.stream_reader import ChunkStream
+from aiotq.tasks.streams import Streamed
+from aiotq.tasks.task import CoroutineTask, FunctionTask, StreamTask
 
 app = AioTQ("typing", broker="memory://")
 
@@ -449,3 +452,37 @@ async def flow_control() -> None:
     assert_type(await throttled.options(throttle=Throttle(60), idempotency_key=None).delay(1), AsyncResult[str])
     await limited.options(idempotency_key=17).delay(1)  # type: ignore[arg-type]
     assert_type(await app.admin.unblock((await app.block(limited, where={"user_id": 7})).id), int)
+
+
+# Streams
+
+
+@app.task
+async def said(words: int) -> AsyncIterator[str]:
+    yield "word" * words
+
+
+@app.task(bind=True, stream=Stream(rerun="repeat"))
+async def said_again(self: Task[..., Any], words: int) -> AsyncIterator[str]:
+    yield "word" * words
+
+
+@shared_task
+async def said_everywhere() -> AsyncIterator[int]:
+    yield 1
+
+
+async def streams() -> None:
+    assert_type(said_everywhere, StreamTask[[], int])
+    assert_type(said(1), AsyncIterator[str])
+    result = await said.delay(1)
+    assert_type(result, AsyncResult[Streamed[str]])
+    assert_type(result.stream(after="1.2"), ChunkStream[str])
+    assert_type([chunk async for chunk in result.stream()], list[str])
+    assert_type(list(result.sync.stream()), list[str])
+    assert_type((await said_again.delay(1)).stream(), ChunkStream[str])
+    await said_again.delay("1")  # type: ignore[arg-type]
+    assert_type([chunk async for chunk in (await said.options(queue="hi").delay(1)).stream("now")], list[str])
+    await said.delay("1")  # type: ignore[arg-type]
+    async for chunk in app.AsyncResult("1").stream():
+        assert_type(chunk, Any)

@@ -7,7 +7,7 @@ import importlib
 import inspect
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -155,10 +155,6 @@ def yields() -> Iterator[int]:
     yield 1
 
 
-async def yields_too() -> AsyncIterator[int]:
-    yield 1
-
-
 @pytest.mark.parametrize(
     ("given", "error"),
     [
@@ -167,7 +163,6 @@ async def yields_too() -> AsyncIterator[int]:
         (Plain, "a task of a function, not of <class"),
         (Classy, r"Classy is a task class: give it to app\.register_task, or to app\.task as base="),
         (yields, "is a generator, whose body would not run: return a list of what it yields"),
-        (yields_too, "is a generator, whose body would not run"),
     ],
 )
 def test_what_is_no_function_or_would_not_run_is_no_task(app: AioTQ, given: Any, error: str) -> None:

@@ -13,7 +13,7 @@ from aiotq.exceptions import CallError, InvalidArguments, InvalidOption, MaxRetr
 from aiotq.tasks.options import CALL_OPTIONS, TaskOptions
 
 #: Those that name the task, or say where it runs.
-ELSEWHERE = {"pydantic", "run", "shadow_name"}
+ELSEWHERE = {"pydantic", "run", "shadow_name", "stream"}
 
 
 def make(**settings: Any) -> AioTQ:

@@ -325,6 +325,25 @@ class DocumentCodec:
         text = ", ".join(str(argument) for argument in arguments)
         return RemoteError(f"{module}.{name}" if module != "builtins" else name, text, trace)
 
+    @property
+    def chunk_content_type(self) -> str:
+        """That of the parts of what a task says while it runs."""
+        return self._serializer.content_type
+
+    def encode_chunk(self, chunk: Any) -> bytes:
+        """Return the bytes of a part of what a task says; raises as `encode`."""
+        try:
+            body = self._serializer.encode(chunk)
+        except Exception:  # as above
+            body = self._registry.encode(self._serializer, chunk, "the chunk")
+        if len(body) > self._max_size:
+            raise MessageTooLarge("the chunk", len(body), self._max_size, "result_max_size")
+        return body
+
+    def decode_chunk(self, content_type: str, body: bytes) -> Any:
+        """Return what `encode_chunk` was given; raises as `decode`."""
+        return self._registry.decode(content_type, body, self._accept)
+
     def _find_exception(self, module: str, name: str) -> type[Exception] | None:
         if (listed := self._exception_types.get(f"{module}.{name}")) is not None:
             return listed

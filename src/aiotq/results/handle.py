@@ -14,7 +14,6 @@ from typing import (
     Any,
     ClassVar,
     Final,
-    Generic,
     Literal,
     Self,
     TypeVar,
@@ -32,6 +31,7 @@ from .document import Document, Update
 from .get_options import GetOptions, check_options, check_timeout, tell
 from .reader import Reader, Readers, default_readers
 from .records import Record
+from .streaming import StreamingResult
 from .sync_result import SyncResult
 from .waiting import warned_when_long
 
@@ -60,7 +60,7 @@ LONG_REVOCATION: Final = 366 * 86_400.0
 
 
 @knows(RESULT)
-class AsyncResult(Generic[R_co]):
+class AsyncResult(StreamingResult[R_co]):
     """The result of one call. Awaiting it returns the task's value or raises the task's exception.
 
     ```python

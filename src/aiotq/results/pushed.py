@@ -49,11 +49,14 @@ class PushedRecords(HeardRecords):
     hears the bus.
     """
 
+    tells_watchers = False
+
     def __init__(self, store: RecordStore, bus: Bus, *, is_local: bool = False) -> None:
         super().__init__(bus)
         self._store = store
         self._is_local = is_local
         self.has_index = store.has_index
+        self.is_shared = store.is_shared
 
     async def __aenter__(self) -> Self:
         await self._store.__aenter__()

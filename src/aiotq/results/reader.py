@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any, Protocol, cast
 
 from .. import states
+from ..control.bus import Bus
 from ..core.inside import core_of
 from ..core.sync import Bridge
 from ..core.values import replace, value
@@ -23,6 +24,7 @@ class Reader:
 
     records: RecordStore
     ledger: Ledger
+    bus: Bus
     waiting: Waiting
     codec: DocumentCodec
     result_expires: float

@@ -56,6 +56,10 @@ class RecordStore(abc.ABC):
     is_pushing: bool = False
     #: Whether a record reaches this process only while its id is watched, whatever its `reply_to`.
     watches_all: bool = False
+    #: Whether a record that any process writes can be read by all others.
+    is_shared: bool = True
+    #: Whether what it pushes reaches those who `watch` an id, and not only the process named in `reply_to`.
+    tells_watchers: bool = True
     #: Whether it keeps an index of what finished: `find` searches it.
     has_index: bool = False
     #: Whether anybody in this process waits for a record. While it is False pushes need not be read: whoever begins to

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, Unpack, cast, overload
 
 from ..core.sync import Bridge
+from ..tasks.streams import Streamed
 from .get_options import GetOptions, check_options
 
 if TYPE_CHECKING:
@@ -15,9 +16,11 @@ if TYPE_CHECKING:
     from .handle import AsyncResult, OnMessage
     from .progress import Progress
     from .sets import GroupResult, Results, ResultSet  # noqa: F401 (`ResultSet` is in a string: it has a base of its own)
+    from .stream_reader import Start, SyncChunkStream
 
 R_co = TypeVar("R_co", covariant=True)
 Part = TypeVar("Part")
+C = TypeVar("C")
 Of_co = TypeVar("Of_co", bound="AsyncResult[Any] | Results[Any, Any]", covariant=True)
 Step_co = TypeVar("Step_co", bound="AsyncResult[Any] | GroupResult[Any]", covariant=True)
 Many_co = TypeVar("Many_co", bound="Results[Any, Any]", covariant=True)
@@ -193,6 +196,19 @@ class SyncResult(_SyncStep["AsyncResult[R_co]"], Generic[R_co]):
 
     def updates(self) -> Iterator[Update]:
         return self._bridge.each(self._result.updates())
+
+    @overload
+    def stream(
+        self: SyncResult[Streamed[C]], start: Start = ..., *, after: str | None = ..., timeout: float | None = ...
+    ) -> SyncChunkStream[C]: ...
+    @overload
+    def stream(
+        self, start: Start = ..., *, after: str | None = ..., timeout: float | None = ...
+    ) -> SyncChunkStream[Any]: ...
+    def stream(
+        self, start: Start = "start", *, after: str | None = None, timeout: float | None = None
+    ) -> SyncChunkStream[Any]:
+        return self._result.stream(start, after=after, timeout=timeout).in_sync(self._bridge)
 
     def _leaves(self) -> Sequence[AsyncResult[Any]]:
         return [self._result]

@@ -121,7 +121,7 @@ class Waiting:
         if queue is not None and queue not in self._spoken_of:
             self._sent[found] = queue, _LOOKS_BEFORE_WARNING
         try:
-            async with self._listening((task_id,), finish, () if pushed_here else (task_id,)):
+            async with self.listening((task_id,), finish, () if pushed_here else (task_id,)):
                 return await found
         finally:
             self._sent.pop(found, None)
@@ -132,7 +132,7 @@ class Waiting:
     ) -> AsyncGenerator[Backlog, None]:
         """Collect the records of `ids`, the present ones first; those `elsewhere` are not pushed here anyway."""
         backlog = Backlog(size)
-        async with self._listening(ids, backlog.put, elsewhere):
+        async with self.listening(ids, backlog.put, elsewhere):
             yield backlog
 
     async def run(self) -> None:
@@ -170,9 +170,10 @@ class Waiting:
             await self._look(ids)
 
     @asynccontextmanager
-    async def _listening(
+    async def listening(
         self, ids: Collection[str], listener: Listener, elsewhere: Collection[str]
     ) -> AsyncGenerator[None, None]:
+        """Have `listener` told of the records of `ids`; see `records`."""
         if self._is_closed:
             raise _closed()
         if self._store.watches_all:

@@ -28,6 +28,7 @@ from .expected import (
 )
 from .keys import KEYED, Debounce, Throttle, Unique, keyed_tasks
 from .limits import Limit, RateLimit
+from .streams import Stream
 
 T = TypeVar("T", bound=Mapping[str, Any])
 
@@ -198,6 +199,7 @@ class TaskOptions(Attributes):
         Expected('"loop", "thread" or "process"', (str,), lambda given: given in get_args(RunsIn)), None
     )
     pydantic: bool = _option(YES_OR_NO, False)
+    stream: Stream | None = _option(Expected("a Stream", (Stream,)), None)
     shadow_name: Callable[..., str | None] | None = _option(
         Expected(
             "a function of args, kwargs and options, or of the task and these",

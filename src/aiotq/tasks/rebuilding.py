@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 from ..core.hints import hints_of
 from ..exceptions import InvalidArguments
@@ -77,9 +77,14 @@ def rebuilding_of(
 
 
 def returned_shape(fn: Callable[..., Any]) -> Shape | None:
-    """Return what becomes of the value that `fn` returned, where its caller gets it."""
+    """Return what becomes of the value that `fn` returned, or of each that it yields, where its caller gets it."""
     hints = hints_of(fn)
-    return shape_of(hints["return"]) if "return" in hints else None
+    if "return" not in hints:
+        return None
+    if inspect.isasyncgenfunction(fn):  # what it yields: it has no value
+        yielded = get_args(hints["return"])
+        return shape_of(yielded[0]) if yielded else None
+    return shape_of(hints["return"])
 
 
 class Returning(Protocol):

@@ -8,7 +8,7 @@ import importlib.util
 import inspect
 import sys
 import weakref
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import (
@@ -34,8 +34,9 @@ from .expected import takes
 from .keys import Debounce, Throttle, Unique
 from .limits import Limit, RateLimit
 from .options import DECLARABLE, TUPLES, RunsIn, TaskOptions, check_declaration
-from .running import gives_coroutine
-from .task import CoroutineTask, FunctionTask, Task
+from .running import gives_coroutine, is_generator
+from .streams import Stream
+from .task import CoroutineTask, FunctionTask, StreamTask, Task
 from .task_core import TaskCore
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+C = TypeVar("C")
 
 #: Tasks of `shared_task`: every app has one of its own like each.
 _shared_tasks: Final[dict[str, Task[..., Any]]] = {}
@@ -117,6 +119,8 @@ class TaskDeclaration(TypedDict, total=False):
     "Characters of the result in the log (1024)."
     transactional: bool
     "Run it in a transaction (`self.request.session`), with which its end is committed. PostgreSQL only."
+    stream: Stream | None
+    "How chunks are kept and read: of what yields, and of an `async def` that calls `self.send_chunk`."
     rate_limit: str | float | RateLimit | tuple[RateLimit, ...] | None
     'Starts in all workers together: `"100/m"`, `"5/h"`, or a number a second; evenly spaced. By key: `RateLimit(…)`.'
     max_concurrency: int | Limit | tuple[Limit, ...] | None
@@ -135,7 +139,9 @@ class Decorator(Protocol):
     """The type of `app.task(...)`: from a function to its task."""
 
     @overload
-    def __call__(  # type: ignore[overload-overlap]  # as in `TaskRegistry.task`
+    def __call__(self, fn: Callable[P, AsyncIterator[C]], /) -> StreamTask[P, C]: ...  # type: ignore[overload-overlap]  # as in `TaskRegistry.task`
+    @overload
+    def __call__(  # type: ignore[overload-overlap]
         self, fn: Callable[P, Coroutine[Any, Any, R]], /
     ) -> CoroutineTask[P, R]: ...
     @overload
@@ -148,6 +154,10 @@ class BindingDecorator(Protocol):
 
     @overload
     def __call__(  # type: ignore[overload-overlap]  # as in `TaskRegistry.task`
+        self, fn: Callable[Concatenate[Any, P], AsyncIterator[C]], /
+    ) -> StreamTask[P, C]: ...
+    @overload
+    def __call__(  # type: ignore[overload-overlap]
         self, fn: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]], /
     ) -> CoroutineTask[P, R]: ...
     @overload
@@ -179,6 +189,8 @@ class TaskRegistry:
         return {name: task for name, task in self.tasks.items() if name not in _BUILT_IN}
 
     # An `async def` is also a function that returns something, so the overloads overlap; the first that fits is meant.
+    @overload
+    def task(self, fn: Callable[P, AsyncIterator[C]], /) -> StreamTask[P, C]: ...  # type: ignore[overload-overlap]
     @overload
     def task(  # type: ignore[overload-overlap]
         self, fn: Callable[P, Coroutine[Any, Any, R]], /
@@ -354,6 +366,8 @@ _registries: Final[weakref.WeakSet[TaskRegistry]] = weakref.WeakSet()
 
 
 @overload
+def shared_task(fn: Callable[P, AsyncIterator[C]], /) -> StreamTask[P, C]: ...  # type: ignore[overload-overlap]
+@overload
 def shared_task(  # type: ignore[overload-overlap]  # as in `TaskRegistry.task`
     fn: Callable[P, Coroutine[Any, Any, R]], /
 ) -> CoroutineTask[P, R]: ...
@@ -401,7 +415,7 @@ def _make_task(
     declared = _options_of(base) | given
     name = declared.pop("name", None) or task_name(fn, main)
     declared.update((option, tuple(declared[option])) for option in TUPLES & declared.keys())
-    kind: Any = CoroutineTask if gives_coroutine(fn) else FunctionTask
+    kind: Any = CoroutineTask if gives_coroutine(fn) else StreamTask if is_generator(fn) else FunctionTask
     if base is not None and base is not Task:
         kind = type(base.__name__, (base, kind), {"__module__": base.__module__, "__doc__": base.__doc__})
     task: Task[..., Any] = kind.of(fn, name, TaskOptions(**declared), core, like)
@@ -425,8 +439,11 @@ def _check_function(fn: Any) -> None:
         raise InvalidOption(f"{fn!r} is a task already: declare its function, fn, if it is to have another name too")
     if isinstance(fn, type) or not callable(fn):
         raise InvalidOption(f"app.task makes a task of a function, not of {fn!r}: give options by name (name=…)")
-    if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
-        raise InvalidOption(f"{fn!r} is a generator, whose body would not run: return a list of what it yields")
+    if inspect.isgeneratorfunction(fn):
+        raise InvalidOption(
+            f"{fn!r} is a generator, whose body would not run: return a list of what it yields, or stream it from an "
+            "async def with yield"
+        )
 
 
 def _is_task_class(given: object) -> bool:

@@ -31,6 +31,11 @@ def gives_coroutine(fn: Callable[..., Any]) -> bool:
     return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(type(fn).__call__)
 
 
+def is_generator(fn: Callable[..., Any]) -> bool:
+    """Whether `fn`, a function or an object that is called as one, is an `async def` that yields."""
+    return inspect.isasyncgenfunction(fn) or inspect.isasyncgenfunction(type(fn).__call__)
+
+
 def current_trails() -> bool:
     """Whether the running task stores the ids of the calls that it makes."""
     task: Task[..., Any] | None = running_request.get().runner

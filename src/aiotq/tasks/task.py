@@ -7,7 +7,7 @@ import functools
 import inspect
 import time
 import weakref
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, ParamSpec, Self, TypeVar, Unpack, cast
@@ -46,7 +46,9 @@ from .options import (
 from .own_events import tell_own
 from .request import Request, running_request
 from .retries import check_retry
-from .running import Running, call_apart, calling_run, current_request, entered, gives_coroutine
+from .running import Running, call_apart, calling_run, current_request, entered, gives_coroutine, is_generator
+from .streaming import Streaming, streamed, streams
+from .streams import Streamed
 from .taking import Taking
 from .task_core import TaskCore
 
@@ -56,13 +58,14 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+C = TypeVar("C")
 
 #: The error for a method that only a running task can call.
 _NOT_RUNNING: Final = "no task runs here; call it in a task's code, while a worker (or apply) runs that"
 
 
 @knows(TASK)
-class Task(Declared, Handlers, Taking, OnCommit[P], Generic[P, R]):
+class Task(Declared, Handlers, Taking, Streaming, OnCommit[P], Generic[P, R]):
     """A registered function; made by `@app.task`.
 
     ```python
@@ -113,7 +116,7 @@ class Task(Declared, Handlers, Taking, OnCommit[P], Generic[P, R]):
         task.shared = None
         task._own_copies = weakref.WeakSet()
         task._calls_its_own_way = calls_its_own_way(cls)
-        task.is_coroutine = gives_coroutine(fn)
+        task.is_coroutine = gives_coroutine(fn) or is_generator(fn)
         task.runs_in = options.run or ("loop" if task.is_coroutine else "thread")
         if task.runs_in == "loop" and not task.is_coroutine:
             raise InvalidOption(f'task {name}: run="loop" needs an async def function; leave it out or use "thread"')
@@ -138,6 +141,8 @@ class Task(Declared, Handlers, Taking, OnCommit[P], Generic[P, R]):
         elif cls.__init__ is not object.__init__:
             _construct(task)
         task.called = task._function if cls.__call__.__module__ == __name__ else partial(entered, task)
+        if streams(task):
+            task.called = streamed(task, task.called)
         return task
 
     def __repr__(self) -> str:
@@ -482,3 +487,11 @@ class FunctionTask(Task[P, R]):
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         return cast(R, super().__call__(*args, **kwargs))
+
+
+class StreamTask(Task[P, Streamed[C]]):
+    """A task made from an async generator: calling it returns the generator."""
+
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[C]:
+        calling_run(self)  # it was, if a worker was about to call it
+        return cast("AsyncIterator[C]", self._function(*args, **kwargs))

@@ -48,6 +48,7 @@ class RpcRecords(RecordStore):
     """A record store on one `AmqpClient`, which is entered by whoever made it; records are kept `expires` seconds."""
 
     is_pushing = True
+    is_shared = False
 
     def __init__(self, client: AmqpClient, *, expires: float, clock: Clock = SYSTEM_CLOCK) -> None:
         super().__init__()

@@ -28,6 +28,7 @@ class CeleryRedisRecords(RedisRecords):
 
     #: Celery's workers push to a channel for each task, and know of no other.
     watches_all = True
+    tells_watchers = False  # but of what is Celery's
 
     async def get(self, ids: Sequence[str]) -> Sequence[Record | None]:
         ours = await super().get(ids)
