@@ -24,6 +24,7 @@ from .core.celery_names import MODULE, no_attribute
 from .core.version import VERSION
 from .exceptions import (
     AioTQError,
+    BatchErrors,
     ChordError,
     DuplicateCall,
     Ignore,
@@ -86,6 +87,7 @@ __all__ = [
     "AioTQ",
     "AioTQError",
     "AsyncResult",
+    "BatchErrors",
     "Binding",
     "CallOptions",
     "Canvas",

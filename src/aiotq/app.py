@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack, overloa
 
 from .calling.arguments import given_arguments
 from .calling.core import AppCore, Inline, Part
-from .canvas import Signature
+from .canvas import Canvas, Signature
 from .canvas.serialized import signature
-from .canvas.signature import Canvas
 from .control.admin import Admin
 from .core.celery_names import APP, knows
 from .core.clock import SYSTEM_CLOCK, Clock
 from .core.sync import expect_loop
 from .results.handle import AsyncResult
 from .results.sets import ResultSet
+from .tasks.batches import Batching
 from .tasks.current_app import set_default_app
 from .tasks.options import CallOptions, said
 from .tasks.task import Task
@@ -92,6 +92,8 @@ class AioTQ:
     """Take settings from the module that an environment variable names; return whether it is set."""
     task = Part(lambda core: core.registry.task)
     """Make a function a task: `@app.task`, or `@app.task(queue="hi", …)`. See `TaskRegistry.task`."""
+    batch = Part(lambda core: Batching(core.registry).batch)
+    """Make a function of a list a task of one item, whose calls are run together: `@app.batch(size=100, within=2)`."""
     register_task = Part(lambda core: core.registry.register_task)
     """Make a task of a class: its `run` is the function, its attributes the options."""
     autodiscover_tasks = Part(lambda core: core.registry.autodiscover_tasks)

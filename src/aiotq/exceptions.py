@@ -54,6 +54,7 @@ AioTQError
 │   ├── Snooze
 │   ├── Ignore
 │   └── Reject
+├── BatchErrors                   also an ExceptionGroup; a batch raises it
 ├── StreamError                   who reads a stream can go on
 │   ├── StreamRestarted
 │   └── StreamGap
@@ -67,7 +68,7 @@ import difflib
 import reprlib
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Self
 
 
 class AioTQError(Exception):
@@ -366,6 +367,27 @@ class SoftTimeLimitInterrupt(SoftTimeLimitExceeded, asyncio.CancelledError):
 
 class ResultTimeout(AioTQError, TimeoutError):
     """Raised by `get(timeout=…)` when the task did not end in time; the task goes on."""
+
+
+class BatchErrors(AioTQError, ExceptionGroup[Exception]):
+    """Raised by a batch in which some calls failed: `BatchErrors("2 failed", {0: error, 7: error})`; `.errors`.
+
+    The errors are by the places of the calls in the list that the batch was given. The others have succeeded (None).
+    """
+
+    errors: Mapping[int, Exception]
+
+    def __new__(cls, message: str, errors: Mapping[int, Exception]) -> Self:
+        self = super().__new__(cls, message, list(errors.values()))
+        self.errors = dict(errors)
+        return self
+
+    def __init__(self, message: str, errors: Mapping[int, Exception]) -> None:
+        super().__init__(message, list(errors.values()))
+
+    def derive(self, excs: Sequence[Any]) -> ExceptionGroup[Any]:
+        """Return a plain group, as `split` and `except*` need it."""
+        return ExceptionGroup(self.message, excs)
 
 
 class StreamError(AioTQError):

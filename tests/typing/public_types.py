@@ -486,3 +486,28 @@ async def streams() -> None:
     await said.delay("1")  # type: ignore[arg-type]
     async for chunk in app.AsyncResult("1").stream():
         assert_type(chunk, Any)
+
+
+# Batches
+
+
+@app.batch(size=10, within=1.0)
+async def lengths(texts: list[str]) -> list[int]:
+    return list(map(len, texts))
+
+
+@app.batch(size=10, within=1.0)
+async def some_lengths(texts: list[str]) -> list[int | Exception]:
+    return [len(text) or ValueError("empty") for text in texts]
+
+
+@app.batch(size=10, within=1.0)
+async def no_length(texts: list[str]) -> None: ...
+
+
+async def batches() -> None:
+    assert_type(await lengths.delay("a"), AsyncResult[int])
+    assert_type(await some_lengths.delay("a"), AsyncResult[int])
+    assert_type(await no_length.delay("a"), AsyncResult[None])
+    await lengths.delay(1)  # type: ignore[arg-type]
+    assert_type(await lengths.batch_function(["a"]), Sequence[int | Exception] | None)
