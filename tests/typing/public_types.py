@@ -511,3 +511,15 @@ async def batches() -> None:
     assert_type(await no_length.delay("a"), AsyncResult[None])
     await lengths.delay(1)  # type: ignore[arg-type]
     assert_type(await lengths.batch_function(["a"]), Sequence[int | Exception] | None)
+
+
+# Long tasks
+
+
+@app.task(bind=True)
+async def walk(self: Task[..., Any]) -> None:
+    async for number in self.cursor([1, 2], key=int):
+        assert_type(number, int)
+    async for text in self.cursor(lambda last: ["a"], key="id"):
+        assert_type(text, str)
+    await self.checkpoint({"epoch": 1})

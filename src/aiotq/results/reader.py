@@ -13,6 +13,7 @@ from ..core.values import replace, value
 from ..exceptions import CallError
 from ..tasks.request import running_request
 from .document import Document, DocumentCodec
+from .record_names import checkpoints_of
 from .ledger import Ledger
 from .records import Record, RecordStore
 from .waiting import Waiting
@@ -45,7 +46,7 @@ class Reader:
     async def forget(self, ids: Sequence[str]) -> None:
         """Delete the outcomes of these tasks, and the claims that say that they ran."""
         await self.ledger.forget(ids)
-        await self.records.forget(ids)
+        await self.records.forget([*ids, *checkpoints_of(ids)])
 
 
 class Readers(Protocol):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import Any, Final, Self
 
@@ -10,21 +9,19 @@ import orjson
 
 from ..core.values import value
 from ..exceptions import CallError
+from .record_names import key_of
 
 #: The state of a head; segments have a terminal one, so that no store replaces them.
 HEAD: Final = "STREAM"
 #: The topic on which readers tell a run that they are there, and how far.
 READERS: Final = "stream-readers"
-#: Ids are given to stores as keys, and some of those are short.
-_LONGEST_ID: Final = 200
 
 
 class Places:
     """The ids of the records of a task's stream."""
 
     def __init__(self, task_id: str) -> None:
-        name = task_id if len(task_id.encode()) <= _LONGEST_ID else hashlib.sha256(task_id.encode()).hexdigest()
-        self.head = f"{name}.stream"
+        self.head = f"{key_of(task_id)}.stream"
 
     def of(self, number: int) -> str:
         """Return the id of segment `number`."""

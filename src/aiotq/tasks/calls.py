@@ -12,6 +12,7 @@ from ..core.inside import core_of
 from ..core.sync import expect_loop
 from ..core.values import shown
 from ..results import handle
+from ..results.record_names import KEPT
 from ..results.sync_result import SyncResult
 from .options import CallOptions, said
 
@@ -105,6 +106,14 @@ class SyncCalls(Generic[P, R]):
     def update_state(self, state: str, meta: Any = None, *, task_id: str | None = None) -> None:
         """As `Task.update_state`, in a task that runs in a thread."""
         core_of(self._task).bridge.run(partial(self._task.update_state, task_id=task_id), state, meta)
+
+    def checkpoint(self, state: Any, *, expires: float = KEPT) -> None:
+        """As `Task.checkpoint`, in a task that runs in a thread."""
+        core_of(self._task).bridge.run(partial(self._task.checkpoint, expires=expires), state)
+
+    def restored(self, default: Any = None) -> Any:
+        """As `Task.restored`, in a task that runs in a thread."""
+        return core_of(self._task).bridge.run(self._task.restored, default)
 
 
 def sync_call(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:

@@ -29,6 +29,7 @@ from ..results import handle
 from ..results.eager_result import EagerResult
 from ..wire.message import MAX_NAME, is_name
 from .calls import CallHere, Configured, SyncCalls, sync_call
+from .checkpoints import Checkpointing
 from .current_app import default_core
 from .dependencies import dependencies_of
 from .handlers import Handlers, overridden
@@ -65,7 +66,7 @@ _NOT_RUNNING: Final = "no task runs here; call it in a task's code, while a work
 
 
 @knows(TASK)
-class Task(Declared, Handlers, Taking, Streaming, OnCommit[P], Generic[P, R]):
+class Task(Declared, Handlers, Taking, Streaming, Checkpointing, OnCommit[P], Generic[P, R]):
     """A registered function; made by `@app.task`.
 
     ```python
