@@ -26,7 +26,7 @@ from ..results.eager_result import EagerResult
 from ..results.handle import AsyncResult
 from ..results.lineage import Lineage
 from ..results.reader import Reader
-from ..results.shown_arguments import ArgumentsShown
+from ..results.shown_arguments import ArgumentsShown, arguments_shown
 from ..signals import Signal
 from ..tasks.calls import CallHere
 from ..tasks.options import CallOptions, check_route_option
@@ -37,6 +37,7 @@ from ..tasks.request import Request
 from ..tasks.task import Task
 from ..transport.routing import Router
 from ..wire.codecs import Codecs
+from ..wire.encryption import NAME as ENCRYPTED
 from ..wire.serializers import SerializerRegistry
 from ..wire.signing import Signer
 from ..worker.lifespans import WorkerLifespans
@@ -198,7 +199,7 @@ class AppCore:
             self._codec = DocumentCodec(
                 self.serializers,
                 serializer=self.conf.result_serializer,
-                compression=self.conf.result_compression,
+                compression=ENCRYPTED if self.conf.encryption_keys else self.conf.result_compression,
                 accept=frozenset(self.conf.accept_content),
                 max_size=self.conf.result_max_size,
                 exception_types=self.conf.result_exception_types,
@@ -211,7 +212,7 @@ class AppCore:
     def arguments(self) -> ArgumentsShown:
         """Shows arguments of calls, without what `masked_arguments` names."""
         if self._arguments is None:
-            self._arguments = ArgumentsShown(self.conf.masked_arguments)
+            self._arguments = arguments_shown(self.conf)
         return self._arguments
 
     def parameters_of(self, name: str) -> Sequence[str]:

@@ -6,6 +6,7 @@ import inspect
 from typing import Any, Final
 
 from ..core.hints import hints_of
+from ..tasks.running import is_generator
 from ..tasks.task import Task
 from ..wire.json_schema import Schema, Schemas, with_default
 from .core import AppCore
@@ -60,7 +61,7 @@ def _arguments(task: Task[..., Any], schemas: Schemas) -> Schema:
 
 
 def _returned(task: Task[..., Any], schemas: Schemas) -> Schema:
-    return schemas.of(hints_of(task.fn).get("return", Any))
+    return schemas.of(None if is_generator(task.fn) else hints_of(task.fn).get("return", Any))
 
 
 def _described(task: Task[..., Any]) -> Schema:

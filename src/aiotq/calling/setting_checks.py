@@ -8,7 +8,7 @@ from typing import Final
 from ..core.settings import Check
 from ..tasks.options import check_retry_policy, check_route_option
 from ..transport.routing import check_queues, check_routes, check_weights
-from ..wire.codecs import check_secret, check_secrets
+from ..wire.codecs import check_encryption_keys, check_secret, check_secrets
 
 
 def _check_beat_schedule(given: object) -> object:
@@ -26,6 +26,7 @@ def _check_thresholds(given: object) -> object:
 CHECKS: Final[Mapping[str, Check]] = {
     "alert_thresholds": _check_thresholds,
     "beat_schedule": _check_beat_schedule,
+    "encryption_keys": check_encryption_keys,
     "security_key": check_secret,
     "security_previous_keys": check_secrets,
     "task_publish_retry_policy": check_retry_policy,

@@ -128,6 +128,7 @@ def _of_record(core: AppCore, view: CallView, record: Record, found: Document) -
     if called.args is not None:
         arguments = named_arguments(core, found.name or "", called.args, called.kwargs or {})
     error = found.result if found.state in EXCEPTION_STATES and isinstance(found.result, BaseException) else None
+    traceback = None if core.conf.encryption_keys else found.traceback
     shown = None if error is not None or found.result is None else core.arguments.value(found.result)[:_MOST_TEXT]
     return replace(
         view,
@@ -135,8 +136,8 @@ def _of_record(core: AppCore, view: CallView, record: Record, found: Document) -
         name=found.name,
         result=shown if found.state == SUCCESS else None,
         info=shown if not is_ready(found.state) else None,
-        error=None if error is None else described(error)[:_MOST_TEXT],
-        traceback=None if found.traceback is None else found.traceback[-_MOST_TEXT:],
+        error=None if error is None else _described(core, error)[:_MOST_TEXT],
+        traceback=None if traceback is None else traceback[-_MOST_TEXT:],
         ended=None if ended is None else ended.timestamp(),
         worker=found.worker,
         queue=called.queue,
@@ -147,6 +148,11 @@ def _of_record(core: AppCore, view: CallView, record: Record, found: Document) -
         children=found.children,
         expires=record.expires,
     )
+
+
+def _described(core: AppCore, error: BaseException) -> str:
+    """Return what an exception says; its class alone where content is secret."""
+    return type(error).__name__ if core.conf.encryption_keys else described(error)
 
 
 async def _with_entry(view: CallView, find: Find) -> CallView:

@@ -88,6 +88,8 @@ class _Values:
     "A secret that signs every message. Unsigned and wrongly signed messages become dead letters."
     security_previous_keys: tuple[str, ...] = ()
     "Older secrets that are still accepted while callers and workers change to a new `security_key`."
+    encryption_keys: tuple[str, ...] = ()
+    "Secrets that encrypt arguments, results and streams: the first does, all decrypt. Nothing of them is shown."
     task_annotations: Any = ()
     "Options that replace those of tasks, by name or pattern; or objects and functions that return such options."
     task_acks_late: bool = True
@@ -227,7 +229,7 @@ _CALLED: Final[Mapping[str, str]] = {
 #: Settings that may be functions, which others of an object's attributes are not taken for.
 _FUNCTIONS: Final = ("task_routes", "task_annotations", *_CALLED)
 #: Settings that are not to be shown.
-SECRETS: Final = frozenset({"security_key", "security_previous_keys"})
+SECRETS: Final = frozenset({"security_key", "security_previous_keys", "encryption_keys"})
 _MAY_BE_ZERO: Final = frozenset({"worker_prefetch", "worker_grace", "worker_unknown_task_timeout"})
 _CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
     "task_default_exchange_type": EXCHANGE_TYPES,

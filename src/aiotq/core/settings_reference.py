@@ -37,6 +37,7 @@ _EXAMPLES: Final[Mapping[str, Any]] = {
     "accept_content": ["json", "msgpack", "yaml"],
     "security_key": "a secret of at least 16 letters",
     "security_previous_keys": ["the secret before it"],
+    "encryption_keys": ["a new secret of at least 32 letters", "and the secret that was before it"],
     "task_annotations": {"proj.mail.send": {"rate_limit": "10/s"}},
     "task_acks_late": False,
     "task_ignore_result": True,

@@ -25,6 +25,7 @@ from ..core.tracebacks import arguments_of, formatted, text_of
 from ..core.values import value
 from ..exceptions import CallError, DecodeError, EncodeError, MessageTooLarge, RemoteError
 from ..tasks.request import Request
+from ..wire.encryption import NAME as ENCRYPTED
 from ..wire.serializers import Serializer, SerializerRegistry
 from . import celery_records
 from .lineage import NO_LINEAGE, Lineage, lineage_of
@@ -202,6 +203,7 @@ class DocumentCodec:
         self._registry = registry
         self._serializer: Serializer = registry.to_send(serializer, accept)
         self._compression = registry.compression(compression)
+        self._is_encrypted = compression == ENCRYPTED
         with suppress(EncodeError):
             registry.encode(self._serializer, None, "nothing")  # a library that is missing is told now
         if self._compression is not None:
@@ -327,8 +329,8 @@ class DocumentCodec:
 
     @property
     def chunk_content_type(self) -> str:
-        """That of the parts of what a task says while it runs."""
-        return self._serializer.content_type
+        """That of the parts of what a task says while it runs: they are small, and encrypted if results are."""
+        return self.content_type if self._is_encrypted else self._serializer.content_type
 
     def encode_chunk(self, chunk: Any) -> bytes:
         """Return the bytes of a part of what a task says; raises as `encode`."""
@@ -338,11 +340,16 @@ class DocumentCodec:
             body = self._registry.encode(self._serializer, chunk, "the chunk")
         if len(body) > self._max_size:
             raise MessageTooLarge("the chunk", len(body), self._max_size, "result_max_size")
+        if self._is_encrypted and self._compression is not None:
+            return self._registry.compressions.compress(self._compression, body)
         return body
 
     def decode_chunk(self, content_type: str, body: bytes) -> Any:
         """Return what `encode_chunk` was given; raises as `decode`."""
-        return self._registry.decode(content_type, body, self._accept)
+        content_type, _, compression = content_type.partition(_COMPRESSED)
+        return self._registry.decode(
+            content_type, body, self._accept, compression=compression or None, max_size=self._max_size
+        )
 
     def _find_exception(self, module: str, name: str) -> type[Exception] | None:
         if (listed := self._exception_types.get(f"{module}.{name}")) is not None:

@@ -12,7 +12,7 @@ from ..states import FAILURE, IGNORED, RETRY, REVOKED, SUCCESS
 from ..tasks.request import PERIODIC_NAME, running_request
 from ..wire.message import Message
 from .index import Finished, IndexBounds, IndexEntry
-from .shown_arguments import ArgumentsShown
+from .shown_arguments import arguments_shown
 
 #: Letters of an error.
 _MOST_ERROR: Final = 300
@@ -38,7 +38,8 @@ class Indexing:
         self.states = _LISTED[conf.result_index]  #: tasks that end so, and attempts, have an entry
         self._worker = worker
         self._bounds = bounds_of(conf) or IndexBounds()
-        self._shown = ArgumentsShown(conf.masked_arguments)
+        self._shown = arguments_shown(conf)
+        self._is_secret = bool(conf.encryption_keys)
 
     def entry(self, message: Message, queue: str, state: str, result: object, now: float) -> IndexEntry:
         """Return the entry of the call `message`, which ended in `state` with a value or an exception."""
@@ -55,7 +56,8 @@ class Indexing:
                 ran = round(ran, 6)
         error = ""
         if isinstance(result, BaseException):
-            error = sendable(" ".join(described(result).split()), _MOST_ERROR)
+            text = type(result).__name__ if self._is_secret else described(result)
+            error = sendable(" ".join(text.split()), _MOST_ERROR)
         periodic = message.headers.get(PERIODIC_NAME) if message.headers else None
         finished = Finished(
             message.id,

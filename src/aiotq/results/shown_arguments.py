@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any, Final, cast
 
+from ..core.settings import Settings
+
 #: Stands in place of a secret.
 MASK: Final = "•••"
 #: Letters of the arguments of one call, and of one of them.
@@ -83,6 +85,27 @@ class ArgumentsShown:
         if kind in _PLAIN or (kind is int and -_SMALL < cast(int, given) < _SMALL):
             return repr(given)
         return self._repr.shown(given)
+
+
+class _NothingShown(ArgumentsShown):
+    """Shows that there are arguments, and how many."""
+
+    def __init__(self) -> None:
+        super().__init__(())
+
+    def reprs(self, args: Sequence[Any], kwargs: Mapping[str, Any], names: Sequence[str] = ()) -> tuple[str, str]:
+        return repr(tuple(MASK for _ in args)), repr(dict.fromkeys(kwargs, MASK))
+
+    def hides(self, name: object) -> bool:
+        return True
+
+    def _value(self, given: object) -> str:
+        return MASK
+
+
+def arguments_shown(conf: Settings) -> ArgumentsShown:
+    """Return what shows arguments as the settings say: nothing of them where they are encrypted."""
+    return _NothingShown() if conf.encryption_keys else ArgumentsShown(conf.masked_arguments)
 
 
 class _Clipped(reprlib.Repr):

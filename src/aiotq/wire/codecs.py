@@ -12,11 +12,17 @@ from ..exceptions import InvalidOption, InvalidSetting, SecurityError
 from .certificates import CertificateSigner
 from .compression import Compression
 from .content_types import standard_registry
+from .encryption import NAME as ENCRYPTED
+from .encryption import encryption
 from .known_types import KnownTypes, ValueForm
 from .serializers import Serializer, SerializerRegistry
 from .signing import SharedKey, Signer
 
 T = TypeVar("T")
+
+_SHORTEST_SECRET: Final = 16
+#: What is encrypted is kept, and can be tried at leisure.
+_SHORTEST_KEY: Final = 32
 
 
 class Codecs:
@@ -29,6 +35,7 @@ class Codecs:
         self.clock = clock
         self._types = KnownTypes(functions, main=main)
         self.serializers: SerializerRegistry = standard_registry(self._types, lambda: self.conf.celery_compat)
+        self.serializers.compressions.register(encryption(lambda: self.conf.encryption_keys))
         self._signer: Signer | None = None
 
     def add_forms(self, forms: Iterable[ValueForm]) -> None:
@@ -104,6 +111,19 @@ class Codecs:
         """Raise `SecurityError` if the settings and `setup_security` ask for different signatures."""
         if isinstance(self._signer, CertificateSigner) and self.conf.security_key is not None:
             raise SecurityError(_ONE_SIGNER)
+        if not self.conf.encryption_keys:
+            return
+        if self.conf.celery_compat:
+            raise SecurityError(
+                "encryption_keys and celery_compat don't go together: Celery can't read what is encrypted"
+            )
+        for setting in ("task_compression", "result_compression"):
+            if getattr(self.conf, setting) is not None:
+                raise SecurityError(
+                    f"encryption_keys and {setting} don't go together: what is encrypted is not compressed"
+                )
+        registry = self.serializers.compressions
+        registry.compress(registry.get(ENCRYPTED), b"")  # a library that is missing is told now
 
     def check_content(self) -> None:
         """Raise `InvalidSetting` if a setting names a serializer or compression that is not known, or not accepted."""
@@ -140,9 +160,15 @@ def check_secrets(given: object) -> tuple[str, ...]:
     return tuple(_secret("security_previous_keys", each) for each in secrets)
 
 
-def _secret(setting: str, given: object) -> str:
-    if not isinstance(given, str) or len(given) < _SHORTEST_SECRET:
-        raise InvalidSetting(setting, _HIDDEN, f"a secret of at least {_SHORTEST_SECRET} characters")
+def check_encryption_keys(given: object) -> tuple[str, ...]:
+    """As `check_secret`, for `encryption_keys`."""
+    secrets = cast("list[object]", given) if isinstance(given, (list, tuple)) else [None]
+    return tuple(_secret("encryption_keys", each, _SHORTEST_KEY) for each in secrets)
+
+
+def _secret(setting: str, given: object, shortest: int = _SHORTEST_SECRET) -> str:
+    if not isinstance(given, str) or len(given) < shortest:
+        raise InvalidSetting(setting, _HIDDEN, f"a secret of at least {shortest} characters")
     if "/" in given and given.endswith((".key", ".pem")):
         raise InvalidSetting(
             setting, _HIDDEN, "the secret itself, not a file's name (app.setup_security takes files, with certificates)"
@@ -157,4 +183,3 @@ class _Hidden:
 
 _HIDDEN: Final = _Hidden()
 _ONE_SIGNER: Final = "messages are signed with security_key or by setup_security, not both"
-_SHORTEST_SECRET: Final = 16

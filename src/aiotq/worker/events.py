@@ -24,6 +24,7 @@ from ..core.aio import finish
 from ..core.tracebacks import formatted
 from ..core.values import sendable, shown
 from ..core.version import VERSION
+from ..results.shown_arguments import MASK
 from ..tasks.request import Request
 from ..transport import Delivery
 from .intake import Intake
@@ -75,6 +76,7 @@ class WorkerEvents(Observer):
         self._intake = intake
         self._observers = observers
         self._tells_sent = core.conf.task_send_sent_event
+        self._is_secret = bool(core.conf.encryption_keys)
         self._received: set[int | str] = set()  #: leases of calls of which this was told
         self._started: set[int | str] = set()
         self._offset = 0.0  #: between the two clocks that a process measures with
@@ -130,6 +132,8 @@ class WorkerEvents(Observer):
             ending, more = said
         else:
             return
+        if self._is_secret:
+            more = _without_content(more)
         self.sender.add(
             (  # the fields of `Ended`
                 ending,
@@ -157,7 +161,10 @@ class WorkerEvents(Observer):
 
     def broke(self, run: Run, error: Exception) -> None:
         self._forget(run.delivery.lease)
-        self.sender.add_event("task-failed", uuid=run.delivery.message.id, **_failed(error))
+        failed = _failed(error)
+        self.sender.add_event(
+            "task-failed", uuid=run.delivery.message.id, **(_without_content(failed) if self._is_secret else failed)
+        )
 
     def _forget(self, lease: int | str) -> None:
         self._received.discard(lease)
@@ -264,6 +271,16 @@ def _failed(error: BaseException) -> dict[str, Any]:
         "exception": sendable(shown(error), MOST_TEXT),
         "traceback": sendable(formatted(error), MOST_TRACEBACK),
     }
+
+
+def _without_content(more: dict[str, Any]) -> dict[str, Any]:
+    """Return what is said of an end where arguments and results are encrypted: of an exception its class."""
+    kept = {name: given for name, given in more.items() if name not in {"result", "exception", "traceback"}}
+    if "result" in more:
+        kept["result"] = MASK
+    if "exception" in more:
+        kept |= {"exception": f"{str(more['exception']).partition('(')[0]}({MASK})", "traceback": ""}
+    return kept
 
 
 def _result(given: Any, run: Run) -> str:

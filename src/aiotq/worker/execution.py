@@ -41,6 +41,7 @@ from ..exceptions import (
     OperationalError,
     TimeLimitExceeded,
 )
+from ..results.shown_arguments import MASK
 from ..tasks.dependencies import Overrides
 from ..tasks.injecting import injected, ready, run_injected, run_injected_now
 from ..tasks.request import Request, request_of, running_request
@@ -477,7 +478,7 @@ class Execution:
                 message.shadow or message.task,
                 message.id,
                 run.seconds,
-                shown(value)[:most],
+                MASK if self._conf.encryption_keys else shown(value)[:most],
                 extra=giving(states.SUCCESS),
             )
 
