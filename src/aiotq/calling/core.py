@@ -37,7 +37,6 @@ from ..tasks.request import Request
 from ..tasks.task import Task
 from ..transport.routing import Router
 from ..wire.codecs import Codecs
-from ..wire.encryption import NAME as ENCRYPTED
 from ..wire.serializers import SerializerRegistry
 from ..wire.signing import Signer
 from ..worker.lifespans import WorkerLifespans
@@ -199,7 +198,7 @@ class AppCore:
             self._codec = DocumentCodec(
                 self.serializers,
                 serializer=self.conf.result_serializer,
-                compression=ENCRYPTED if self.conf.encryption_keys else self.conf.result_compression,
+                compression=self.codecs.result_compression,
                 accept=frozenset(self.conf.accept_content),
                 max_size=self.conf.result_max_size,
                 exception_types=self.conf.result_exception_types,

@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 #: Chunks, and bytes of them, that wait to be stored before the task has to wait.
 _MOST_WAITING: Final = 1000
-_MOST_BYTES: Final = 1024 * 1024
+_MOST_BYTES: Final = 512 * 1024
 #: A segment of at most so many bytes comes with the head, and needs no reading.
 _TOLD: Final = 16_384
 #: Segments looked at in one request for the end of a stream.

@@ -104,6 +104,11 @@ class Codecs:
             self._signer = SharedKey(self.conf.security_key, self.conf.security_previous_keys)
         return self._signer
 
+    @property
+    def result_compression(self) -> str | None:
+        """As what results are kept: encrypted, compressed, or as they are."""
+        return ENCRYPTED if self.conf.encryption_keys else self.conf.result_compression
+
     def _now(self) -> float:
         return self.clock.time()
 
