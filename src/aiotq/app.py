@@ -55,9 +55,9 @@ class AioTQ:
             result = await add.delay(2, 2)
             assert await result == 4
 
-    `main` is the name given to the module of tasks declared in a script. `broker` and `backend` are URLs (settings
-    `broker_url` and `result_backend`); other settings may be given by name. Without `async with` the app connects
-    with its first call, once for each running loop. `task_cls` is the class of tasks that name no `base`.
+    `main` names the module of tasks declared in a script. `broker` and `backend` are URLs (settings `broker_url` and
+    `result_backend`); other settings may be given by name. Without `async with` the app connects with its first call,
+    once for each running loop. `task_cls` is the class of tasks that name no `base`.
 
     Raises:
         SettingsError: a setting is unknown or has a value it can't have.
@@ -130,8 +130,7 @@ class AioTQ:
     def send_many(self, signatures: Iterable[Canvas[AsyncResult[R]]]) -> Coroutine[Any, Any, ResultSet[R]]:
         """Send many calls in one round trip, all or none; their results in order.
 
-        `values = await (await app.send_many(add.s(i, i) for i in range(1000)))`. Chains and chords can be among them;
-        groups can't: they have no single result.
+        `values = await (await app.send_many(add.s(i, i) for i in range(1000)))`. Chains and chords too, but no groups.
 
         Raises:
             CallError: one of them can't be sent like this; none was sent.

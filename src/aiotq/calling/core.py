@@ -282,9 +282,8 @@ class AppCore:
             raise ResultsDisabled(f"{self!r} keeps no results (result_backend is {DISABLED!r})")
         if connection.reader is None:
             connection.reader = Reader(
-                *(connection.records, connection.ledger, connection.bus, connection.waiting),
-                *(self.codec, self.conf.result_expires),
-                *(partial(why_unclaimed, connection.broker), partial(shaped, self.tasks)),
+                *(connection.records, connection.ledger, connection.bus, connection.waiting, self.codec),
+                *(self.conf.result_expires, partial(why_unclaimed, connection.broker), partial(shaped, self.tasks)),
             )
         return connection.reader
 

@@ -20,7 +20,7 @@ from ..tasks.request import running_request
 from ..transport.routing import PLACES, Router
 from ..wire.compression import Compression
 from ..wire.content_types import PLAIN_JSON
-from ..wire.encryption import NAME as ENCRYPTED
+from ..wire.encryption import encrypted
 from ..wire.message import END_OF_TIME, MAX_NAME, MAX_STAMPS, MAX_USER_HEADERS, Envelope, Message, Step, is_name, new_id
 from ..wire.serializers import Serializer, SerializerRegistry, encoded
 from ..wire.signing import Signer, sealed
@@ -307,15 +307,6 @@ def step_key(
         args = (None, *args)
     made_of = key_value(task, unique.by, args, kwargs)
     return Key(f"unique:{name}:{digest(name, 'unique', made_of)}", "step", 0.0)
-
-
-def encrypted(name: str, compression: str | None) -> str:
-    """Return as what content is encrypted; raise `InvalidOption` if it is to be compressed as well."""
-    if compression not in {None, ENCRYPTED}:
-        raise InvalidOption(
-            f"{name}: compression {compression!r} can't be beside encryption_keys: what is encrypted is not compressed"
-        )
-    return ENCRYPTED
 
 
 def declared_places(declared: TaskOptions) -> Mapping[str, str]:

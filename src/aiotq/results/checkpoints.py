@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from .record_names import key_of
 from .reader import Reader
+from .record_names import key_of
 from .records import Record
 
 #: The state of these records; no task ends in it.

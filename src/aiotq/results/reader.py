@@ -13,8 +13,8 @@ from ..core.values import replace, value
 from ..exceptions import CallError
 from ..tasks.request import running_request
 from .document import Document, DocumentCodec
-from .record_names import checkpoints_of
 from .ledger import Ledger
+from .record_names import checkpoints_of
 from .records import Record, RecordStore
 from .waiting import Waiting
 

@@ -441,8 +441,7 @@ def _check_function(fn: Any) -> None:
         raise InvalidOption(f"app.task makes a task of a function, not of {fn!r}: give options by name (name=…)")
     if inspect.isgeneratorfunction(fn):
         raise InvalidOption(
-            f"{fn!r} is a generator, whose body would not run: return a list of what it yields, or stream it from an "
-            "async def with yield"
+            f"{fn!r} is a generator, whose body would not run: return a list of what it yields, or make it async"
         )
 
 

@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from ..exceptions import MissingLibrary
+from ..exceptions import InvalidOption, MissingLibrary
 from .compression import Compression
 
 #: What content is encrypted as.
@@ -31,6 +31,15 @@ def encryption(secrets: Callable[[], Sequence[str]]) -> Compression:
     """Return what encrypts with the first of `secrets`, and decrypts with any of them."""
     keys = _Keys(secrets)
     return Compression(NAME, _CONTENT_TYPE, keys.encrypt, keys.decrypt)
+
+
+def encrypted(name: str, compression: str | None) -> str:
+    """Return as what the content of a call of `name` is encrypted; raise `InvalidOption` if it is to be compressed."""
+    if compression not in {None, NAME}:
+        raise InvalidOption(
+            f"{name}: compression {compression!r} can't be beside encryption_keys: what is encrypted is not compressed"
+        )
+    return NAME
 
 
 class _Keys:
