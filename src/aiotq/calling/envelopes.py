@@ -240,9 +240,7 @@ class EnvelopeBuilder:
             options.get("serializer") or declared.serializer or conf.task_serializer, conf.accept_content
         )
         wanted = options.get("compression") or declared.compression or conf.task_compression
-        if conf.encryption_keys:
-            wanted = encrypted(name, wanted)
-        compression = None if wanted is None else serializers.compression(wanted)
+        compression = serializers.compression(encrypted(name, wanted) if conf.encryption_keys else wanted)
         embed = _NO_EMBED if part is None else part.embed
         body = encode_body(conf, serializers, serializer, task, args, kwargs, compression, embed)
         ignore_result = _first(options.get("ignore_result"), declared.ignore_result, conf.task_ignore_result)
