@@ -58,7 +58,8 @@ class _Facts:
 async def killed(size: int) -> Samples:
     """Kill one of four workers that run `size` tasks together, and see when its tasks run again."""
     facts = _Facts()
-    async with app, worker_running("--workers", str(_WORKERS), "-c", str(size // 2)) as parent:
+    # Each has a slot for all: what a worker reads beyond its slots waits there for as long as the naps take (0003).
+    async with app, worker_running("--workers", str(_WORKERS), "-c", str(size)) as parent:
         await _all_there()
         await app.send_many(noted.s(_NAP) for _ in range(size))
         began = await facts.count(size)

@@ -37,22 +37,24 @@ async def test_what_a_killed_worker_ran_runs_again_in_another_on_its_machine(
     store = BROKERS["redis"](tmp_path) if broker == "rabbitmq" else url
     (shell.directory / "shop.py").write_text(APP.format(url=url, store=store))
     app = AioTQ("asks", broker=url, backend=store)
-    words = ("worker", "shop:app", "--no-banner", "-c", "2")
-    async with app, shell.started(*words) as first:
+    words = ("worker", "shop:app", "--no-banner", "-c", "2", "-n")
+    # The heir is older: it learns of the other one when that starts.
+    async with app, shell.started(*words, "heir") as second, shell.started(*words, "dies") as first:
+        await second.line("is ready")
+        await app.control.pause(destination=["heir"])
         await first.line("is ready")
         results = [await app.send_task("wait", (f"gate{number}",)) for number in range(2)]
         for number in range(2):
             await shell.runs(f"gate{number}", first.pid)
-        async with shell.started(*words) as second:
-            await second.line("is ready")
-            killed = time.monotonic()
-            first.send(signal.SIGKILL)
-            for number in range(2):
-                await shell.runs(f"gate{number}", second.pid)
-            assert time.monotonic() - killed < SOON
-            for number in range(2):
-                shell.open(f"gate{number}")
-            assert await asyncio.gather(*(each.get(timeout=10) for each in results)) == [second.pid] * 2
+        await app.control.resume(destination=["heir"])
+        killed = time.monotonic()
+        first.send(signal.SIGKILL)
+        for number in range(2):
+            await shell.runs(f"gate{number}", second.pid)
+        assert time.monotonic() - killed < SOON
+        for number in range(2):
+            shell.open(f"gate{number}")
+        assert await asyncio.gather(*(each.get(timeout=10) for each in results)) == [second.pid] * 2
 
 
 async def test_a_worker_that_starts_takes_up_what_one_left_that_died_before(shell: Shell) -> None:

@@ -13,7 +13,6 @@ from ..core.values import sendable
 from ..exceptions import Refused
 from ..results.fleet import FleetRow
 from ..results.ledger import (
-    NO_JOIN_CHANGES,
     AlreadyDone,
     Caution,
     Claimed,
@@ -40,6 +39,7 @@ from ..transport.refusals import apart, send_apart
 from ..wire.message import Envelope
 from .committer import COMMITTED, LEASE_LOST, Admission, Answer, Committer, Finish, admitted
 from .other_holders import OtherHolders
+from .undelivered import is_plain, made_up_key
 
 logger = logging.getLogger("aiotq.commit")
 
@@ -381,10 +381,10 @@ class OrderedCommitter(Committer):
                     made_up.append((f"instead:{self._refused[key]}:{task_id}", attempt))
                     key = made_up[-1]
                 closings[index] = _closing(finish, key)
-            elif _is_plain(finish):
+            elif is_plain(finish):
                 plain.append(finish)
             else:
-                made_up.append(_made_up_key(finish))
+                made_up.append(made_up_key(finish))
                 closings[index] = _closing(finish, made_up[-1])
         await self._write_plain(plain)
         if self._are_one:
@@ -457,31 +457,6 @@ def _first(envelopes: Sequence[Envelope], refused: Mapping[tuple[str, int], Refu
 
 def _hands_back(finish: Finish) -> bool:
     return isinstance(finish.settlement, HandBack)
-
-
-def _is_plain(finish: Finish) -> bool:
-    """Whether a finish does nothing at joins but open them, which may be repeated."""
-    joining = finish.joining
-    return joining is NO_JOIN_CHANGES or not (
-        joining.grown or joining.arrivals or joining.extended or joining.released or joining.keys
-    )
-
-
-def _made_up_key(finish: Finish) -> tuple[str, int]:
-    """Return the key of a claim for a finish which has no delivery, and does at joins what can't be repeated."""
-    if finish.joining.arrivals:
-        first = finish.joining.arrivals[0]
-        return f"arrival:{first.join_id}:{first.member}", 0
-    if finish.record is not None:
-        return f"outcome:{finish.record.id}", 0
-    if finish.envelopes:
-        sent, attempt = finish.envelopes[0].message.key
-        return f"sent:{sent}", attempt
-    # Should several do so, one release counts: the join then stays until it expires.
-    joining = finish.joining
-    joins = [*joining.released, *(each.join_id for each in joining.grown), *(each.join_id for each in joining.extended)]
-    joins += (f"{each.name}:{each.seen}" for each in joining.keys)
-    return f"left:{joins[0]}", 0
 
 
 def _closing(finish: Finish, key: tuple[str, int]) -> Closing:

@@ -249,9 +249,6 @@ class Worker:
                 "paused_queues": self._queues.watch(connection.ledger, connection.bus),
                 "blocks": watched(connection.bus, BLOCKED, parts.blocks.look, "which calls are blocked"),
                 "control": commands.run(),
-                "neighbours": Neighbours(
-                    connection.ledger, connection.bus, self._holder, self._reclaiming.know_dead, core.conf.worker_lease
-                ).run(),
             }
             if core.conf.outbox is not None:
                 from .relay import Relay  # noqa: PLC0415
@@ -261,6 +258,9 @@ class Worker:
                 beside["control.celery"] = CeleryCommands(connection.celery, steering, commands).run()
             running = [upkeep.create_task(each, name=f"aiotq.{name}") for name, each in beside.items()]
             await parts.presence.announce()  # before it takes anything: who is told that it is ready finds its row
+            died, every = self._reclaiming.know_dead, core.conf.worker_lease
+            neighbours = Neighbours(connection.ledger, connection.bus, self._holder, died, every)
+            running.append(upkeep.create_task(neighbours.run(), name="aiotq.neighbours"))
             await self._take(intake, connection, ready, stopping)
             await self._commit_the_rest(completer, parts.permits)
             await events.say_good_bye()
