@@ -226,6 +226,10 @@ async def use_schedules(browser: Browser) -> None:
     assert "shop.tidy" in browser.text
     await browser.send("/act/schedules/one", name="shop.tidy", act="fire")
     assert "is sent now" in browser.text
+    await wait_until(
+        lambda: says(browser, "/schedules?edit=shop.tidy", "Its last 1 run"), "the run is in the schedule's history"
+    )
+    assert 'aria-label="Of its last 1 run 1 succeeded"' in browser.html
     await browser.send(
         "/act/schedules/save", **{"is-new": "1"}, name="mine", task="shop.add", when="30 7 * * mon-fri", args="[1]"
     )

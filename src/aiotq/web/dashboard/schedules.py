@@ -16,6 +16,7 @@ from ...beat.schedules import AnySchedule, Schedule, crontab, interval, next_due
 from ...core.durations import parse_duration
 from ...core.values import value
 from ...exceptions import ScheduleError
+from .charts import log_bar
 from .desk import Desk, is_confirmed
 from .forms import BadForm, Form
 from .parameters import as_json, read_json
@@ -37,6 +38,17 @@ class Lane:
 
     name: str
     runs: Sequence[float]
+
+
+@value
+class PastRun:
+    """One of a schedule's last runs: its bar is `height` high of 24, by its time on a logarithmic scale."""
+
+    id: str
+    state: str
+    ended: float
+    ran: float | None
+    height: float
 
 
 @value
@@ -80,12 +92,21 @@ async def page(desk: Desk, visit: Visit) -> Response:
         hour=[moment(look.at + quarter * 900) for quarter in range(5)],
         schedulers=[each for each in look.members if each.kind == "scheduler" and not each.is_missing],
         edited=next((row for row in rows if row.task.name == edited), None),
+        past=[] if edited is None else await _past(desk, edited),
         is_new=bool(visit.query.get("new")),
         known=sorted(desk.core.registry.own_tasks),
         when=_WHEN,
         written=_written,
         as_json=as_json,
     )
+
+
+async def _past(desk: Desk, name: str) -> list[PastRun]:
+    """Return the last runs of a schedule that the index has, the oldest first."""
+    found = reversed(await desk.queries.runs_of(name))
+    return [
+        PastRun(each.id, each.state, each.ended, each.ran, round(4 + log_bar(each.ran or 0.0) / 5, 1)) for each in found
+    ]
 
 
 def _row(desk: Desk, task: PeriodicTask) -> ScheduleRow:
