@@ -370,6 +370,24 @@ class WaitingContract:
 
         assert ids(received) == ["returned"]
 
+    async def test_a_waiting_read_is_woken_though_others_have_room_and_do_not_read(
+        self, broker: TransportHarness
+    ) -> None:
+        other = await broker.connect()
+        for number in range(4):  # each took all that there was, and had room for more
+            await other.send([envelope(f"held {number}")])
+            await only(await broker.consumer(other, f"holding {number}"))
+        consumer = await broker.consumer(await broker.connect(), "waiting")
+
+        async with asyncio.TaskGroup() as group:
+            reading = group.create_task(consumer.receive(10, suspect=True, wait=60))
+            await broker.pass_time(0.02)
+            await other.send([envelope("next")])
+            async with asyncio.timeout(PATIENCE):
+                received = await reading
+
+        assert ids(received) == ["next"]
+
     async def test_one_message_wakes_many_readers_and_is_one_delivery(self, broker: TransportHarness) -> None:
         sender = await broker.connect()
         consumers = [await broker.consumer(await broker.connect(), f"worker-{n}") for n in range(3)]

@@ -94,6 +94,7 @@ class PostgresConsumer(Consumer):
         self._took_all = True  #: whether the last read took all that there was
         self._saw_suspects = False  #: and the suspects, if there were any
         self._has_news = False
+        self._is_receiving = False
         self._changed = asyncio.Event()  #: set when news came, or `_due_at` is another one
         self._due_at = float("inf")  #: loop time of the next look at what is delayed
         self._looked_at = 0.0  #: wall time of the last look at what is due
@@ -122,6 +123,7 @@ class PostgresConsumer(Consumer):
             self._client.wake(ready)
 
     async def receive(self, limit: int, *, suspect: bool, wait: float) -> Sequence[Delivery]:
+        self._is_receiving = True
         try:
             return await self._receive(min(limit, self._most), suspect, wait)
         except asyncio.CancelledError:
@@ -129,6 +131,8 @@ class PostgresConsumer(Consumer):
             with suppress(OperationalError, TimeoutError):
                 await finish(self._give_up_read(), _LAST_WORDS)
             raise
+        finally:
+            self._is_receiving = False
 
     async def _receive(self, limit: int, suspect: bool, wait: float) -> Sequence[Delivery]:
         loop = asyncio.get_running_loop()
@@ -312,6 +316,13 @@ class PostgresConsumer(Consumer):
         self._has_news = True
         self._floors.forget()
         self._changed.set()
+        if not self._is_receiving:
+            asyncio.get_running_loop().call_later(_SPREAD, self._pass_on)
+
+    def _pass_on(self) -> None:
+        """Have somebody else told instead: we were told when we did not read, and still don't."""
+        if self._has_news and not self._is_receiving:
+            self._client.wake(dict.fromkeys(self._turns.items, 1))
 
     def _missed(self) -> None:
         self._woken()
