@@ -14,7 +14,6 @@ from pathlib import Path
 from . import (
     canvas,
     control,
-    dashboard,
     events,
     fleet,
     imports,
@@ -34,7 +33,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     benchmark.name: benchmark
     for group in (
         *(sqlite, redis, index, rabbitmq, postgres, canvas, limits, control, events, watched, worker, memory, fleet),
-        *(imports, dashboard),
+        imports,
     )
     for benchmark in group.BENCHMARKS
 }
