@@ -34,7 +34,7 @@ def value(cls: type[Any] | None = None, /, *, eq: bool = True) -> Any:
 def record(cls: type[T], /) -> type[T]: ...
 @overload
 def record(*, kw_only: bool) -> Callable[[type[T]], type[T]]: ...
-@dataclass_transform()
+@dataclass_transform(eq_default=False)  # else type checkers would take what has a hash for unhashable
 def record(cls: type[Any] | None = None, /, *, kw_only: bool = False) -> Any:
     """Make `cls` as `value` does; its fields can be set."""
     return _made(True, kw_only) if cls is None else _made(True, kw_only)(cls)
