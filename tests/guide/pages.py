@@ -30,7 +30,7 @@ PATIENCE: Final = 60.0
 _BLOCK: Final = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _FILE: Final = re.compile(r"\A# ([\w./-]+\.\w+)\n")
 #: What a reader does once and for all, or what is for other machines.
-_SKIPPED: Final = ("pip ", "python -m venv", "mkdir ", "cd ", ". ", "sudo ", "docker ", "kubectl ")
+_SKIPPED: Final = ("pip ", "python3 -m venv", "mkdir ", "cd ", ". ", "sudo ", "docker ", "kubectl ")
 
 
 def blocks(page: str) -> list[tuple[str, str]]:
@@ -73,7 +73,7 @@ class Reader:
         self.done.append(command)
         for there, here in self.here.items():
             command = command.replace(there, here)
-        if command.startswith(_SKIPPED):
+        if command.startswith(_SKIPPED) or command == "ID=…":  # which was found in what was printed
             return
         if command.startswith("export "):
             name, _, given = command.removeprefix("export ").partition("=")

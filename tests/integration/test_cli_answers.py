@@ -216,7 +216,7 @@ def test_an_option_of_celerys_worker_is_answered_with_what_to_do(option: str) ->
 
 def test_purging_without_a_queue_says_where_to_find_one(shell: Shell) -> None:
     assert shell.error("purge", "jobs", code=2) == (
-        "aiotq: QUEUE is missing (jobs was taken for the app): aiotq queues lists them, and one at a time is purged"
+        "aiotq: QUEUE is missing (jobs was taken for the app): aiotq queues lists them; name one"
     )
 
 

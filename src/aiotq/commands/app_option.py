@@ -25,7 +25,7 @@ BROKER_VARIABLE: Final = "_AIOTQ_BROKER"
 
 
 #: The hint when a word was left out.
-_WHERE_TO_FIND: Final = {"QUEUE": ": aiotq queues lists them, and one at a time is purged"}
+_WHERE_TO_FIND: Final = {"QUEUE": ": aiotq queues lists them; name one"}
 
 
 class CommandFailed(AioTQError):

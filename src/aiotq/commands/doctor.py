@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from ..control.examining import picture_of
 from ..control.findings import examined
 from ..control.picture import Finding, ScheduleFacts
 from ..core.inside import core_of
+from ..core.settings import APP_VARIABLE
 from ..exceptions import AioTQError, OperationalError
 from . import output
 from .app_option import CommandFailed, Target, run
@@ -47,6 +49,8 @@ def doctor(target: Target, timeout: Seconds = TIMEOUT, as_json: Json = False) ->
     else:
         for each in found:
             print(output.printable(f"{each.level}: {each.text}\n    {each.advice}"))
+        if APP_VARIABLE not in os.environ and any("aiotq " in each.advice for each in found):
+            print(f"These commands want the app: export {APP_VARIABLE}={target.spec}")
     if any(each.rule == "unreachable" for each in found):
         raise Unreachable("broker or store can't be reached")
     if serious := [each for each in found if each.level != "note"]:

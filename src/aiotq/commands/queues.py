@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import sys
 import time
 from collections.abc import Sequence
 from typing import Final
@@ -63,11 +65,24 @@ async def _stats(app: AioTQ) -> Sequence[QueueStats]:
 
 @command("QUEUE")
 def pause(target: Target, queue: str) -> None:
-    """Have all workers take no more from a queue; what they have taken goes on, and calls wait."""
-    is_new = target.run(lambda app: app.admin.pause(queue))
+    """Have all workers take no more from a queue; what they have taken goes on, and calls wait.
+
+    A queue that nobody knows yet is paused too, with a warning.
+    """
+
+    async def act(app: AioTQ) -> tuple[bool, set[str]]:
+        is_new = await app.admin.pause(queue)
+        taken = {name for each in await app.control.fleet() for name in each.queues}
+        return is_new, {*taken, *(each.name for each in await _stats(app)), app.conf.task_default_queue}
+
+    is_new, known = target.run(act)
     print(
         f"queue {queue!r} is paused: aiotq resume takes that back" if is_new else f"queue {queue!r} was paused already"
     )
+    if queue not in known:
+        near = difflib.get_close_matches(queue, known, n=1)
+        hint = f"; is it {near[0]!r}?" if near else ""
+        print(output.printable(f"no worker takes from {queue!r}, and nothing waits in it{hint}"), file=sys.stderr)
 
 
 @command("QUEUE")

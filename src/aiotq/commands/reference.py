@@ -14,8 +14,8 @@ _HEAD: Final = """# Commands
 
 Every command of `aiotq`. A command's app is given by `-A`, or as its first word, or by `AIOTQ_APP` in the environment.
 All of them know `-A APP`, `-b URL` (another broker), `-v` (the traceback of an error) and `--help`; these are left out
-below. Exit codes: 0, 1 (it could not be done), 2 (wrong words), 69 (nobody answers, or the broker can't be reached),
-130 (Ctrl-C).
+below. Exit codes: 0, 1 (it could not be done), 2 (wrong words), 69 (no worker answers; of `doctor`: broker or store
+can't be reached), 130 (Ctrl-C).
 """
 #: Options that every command has.
 _COMMON: Final = frozenset({"-A", "-b", "-v", "--help"})

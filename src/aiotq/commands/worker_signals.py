@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import faulthandler
+import itertools
 import logging
 import os
 import signal
@@ -40,7 +41,9 @@ class Signals:
         self._grace = grace
         self._asked = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._count = 0
+        #: A signal may come while the handler of another one runs: each takes its number in one step.
+        self._numbers = itertools.count(1)
+        self._has_begun = False
         self.can_wait = False  #: whether the worker runs, so that stopping it means something
 
     def listen(self) -> None:
@@ -67,22 +70,23 @@ class Signals:
 
     def ask(self, why: str) -> None:
         """Ask for a clean stop, unless that was done."""
-        if self._count == 0:
-            self._count = 1
+        if not self._has_begun and next(self._numbers) == 1:
+            self._has_begun = True
             self._limit()
             self._begin(why)
 
     def _stop(self, number: int, _frame: FrameType | None) -> None:
         assert self._loop is not None
-        self._count += 1
+        count = next(self._numbers)
         name = signal.Signals(number).name
-        if self._count > (2 if self.can_wait else 1):
+        if count > (2 if self.can_wait else 1):
             exit_hard(128 + number)  # what it held comes again when its leases end
-        if self._count == 1:
+        if count == 1:
+            self._has_begun = True
             self._worker.stop_signal = name
             self._limit()
         with suppress(RuntimeError):  # the loop is closed: we are leaving already
-            act = self._begin if self._count == 1 else self._hurry
+            act = self._begin if count == 1 else self._hurry
             self._loop.call_soon_threadsafe(act, name, context=self._context)
 
     def _limit(self) -> None:
@@ -101,6 +105,7 @@ class Signals:
 
     def _hurry(self, why: str) -> None:
         logger.warning("%s: handing back the running tasks (once more: exit at once)", why)
+        self._asked.set()
         self._worker.stop_now()
 
     def _tell(self, _number: int, frame: FrameType | None) -> None:

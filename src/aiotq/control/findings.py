@@ -14,7 +14,7 @@ from ..transport import ALL_DELAYED
 from .fleet import FleetMember
 from .picture import LEVELS, Finding, Level, Picture, Rule, Thresholds, thresholds_of
 from .trends import TREND_RULES
-from .words import age, count
+from .words import age, count, waits
 
 
 def examined(picture: Picture, thresholds: Thresholds | None = None) -> list[Finding]:
@@ -64,7 +64,8 @@ def silent_workers(picture: Picture, _: Thresholds) -> Iterator[Finding]:
         if facts is not None and facts.clock is None and each.blocked is None:
             text = f"worker {each.name} is registered and does not answer"
             advice = (
-                "has it the same security_key, and is its machine not overloaded? Its log tells of refused commands."
+                "was it killed? Then it is missing when its lease has ended. Has it the same security_key, and is its "
+                "machine not overloaded? Its log tells of refused commands."
             )
             yield Finding("silent-worker", "warning", each.name, text, advice)
 
@@ -114,7 +115,7 @@ def unconsumed_queues(picture: Picture, _: Thresholds) -> Iterator[Finding]:
         waiting = stats[queue].ready + stats[queue].delayed if queue in stats else 0
         advice = f"start a worker for it (aiotq worker -Q {queue}), or route calls elsewhere."
         if waiting:
-            text = f"queue {queue!r}: no worker takes from it, and {count(waiting, 'message')} wait"
+            text = f"queue {queue!r}: no worker takes from it, and {waits(waiting)}"
             yield Finding("queue-without-worker", "error", queue, text, advice)
         elif queue in routed:
             text = f"queue {queue!r}: no worker takes from it, and calls of {routed[queue]} go there"
@@ -126,7 +127,7 @@ def paused_queues(picture: Picture, _: Thresholds) -> Iterator[Finding]:
     for each in picture.queues:
         if each.paused_since is not None:
             paused = age(picture.now - each.paused_since)
-            text = f"queue {each.name!r} has been paused for {paused}, and {count(each.ready, 'message')} wait"
+            text = f"queue {each.name!r} has been paused for {paused}, and {waits(each.ready)}"
             level: Level = "warning" if each.ready else "note"
             yield Finding("paused-queue", level, each.name, text, f"when the reason is gone: aiotq resume {each.name}.")
 

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 
+def waits(messages: int) -> str:
+    """Return that so many messages wait, as a sentence goes on."""
+    return f"{count(messages, 'message')} {'waits' if messages == 1 else 'wait'}"
+
+
 def age(given: float | None) -> str:
     """Return a time that has passed, in its largest unit."""
     given = max(given or 0.0, 0.0)

@@ -294,12 +294,11 @@ def _asked_by(call: Callable[..., Any], task: str) -> Iterator[Asked]:
 
 
 def _is_of_request(parameter: inspect.Parameter, hints: Mapping[str, Any]) -> bool:
-    if parameter.default is parameter.empty:
-        hint = hints.get(parameter.name, parameter.annotation)
-        kind = get_args(hint)[0] if get_origin(hint) is Annotated else hint
-        found: tuple[object, ...] = (kind, *map(type, getattr(hint, "__metadata__", ())))
-    else:
-        found = (cast(object, type(parameter.default)),)
+    hint = hints.get(parameter.name, parameter.annotation)
+    kind = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+    found: list[object] = [kind, *map(type, getattr(hint, "__metadata__", ()))]
+    if parameter.default is not parameter.empty:
+        found.append(cast(object, type(parameter.default)))
     return any(str(getattr(each, "__module__", "")).partition(".")[0] in _OF_REQUESTS for each in found)
 
 
