@@ -28,6 +28,7 @@ def found_in(source: str, *, is_config: bool = False) -> list[tuple[int, str, st
         ("from celery.exceptions import SoftTimeLimitExceeded", "from aiotq.exceptions import SoftTimeLimitExceeded"),
         ("from celery.utils.log import get_task_logger", "logging.getLogger(__name__)"),
         ("from celery.nowhere import nothing", "nothing here is called so: see docs/guides/from-celery.md"),
+        ("from kombu import Queue", "from aiotq import Queue: Queue(name, exchange, routing_key)"),
         ("import celery", "import aiotq, or what you need from it"),
     ],
 )
@@ -35,7 +36,7 @@ def test_an_import_is_named_with_what_stands_for_it(line: str, instead: str) -> 
     assert found_in(line) == [(1, line, instead)]
 
 
-@pytest.mark.parametrize("line", ["import celery_tools", "from .celery import app", "from kombu import Queue"])
+@pytest.mark.parametrize("line", ["import celery_tools", "from .celery import app", "from kombu import Connection"])
 def test_other_imports_are_left_alone(line: str) -> None:
     assert found_in(line) == []
 
@@ -66,6 +67,35 @@ def test_what_handles_tell_is_awaited_and_other_things_called_so_are_not() -> No
         (3, "result.status", "await result.state()"),
         (4, "result.get(...)", "await result.get(...)"),
     ]
+
+
+def test_without_a_loop_a_handle_that_was_sent_tells_what_celerys_does_and_one_by_its_id_does_so_under_sync() -> None:
+    found = found_in(
+        "from aiotq import AioTQ\n"
+        "def job():\n"
+        "    result = add.delay(1, 2)\n"
+        "    result.get(), result.state, result.status\n"
+        "    other = app.AsyncResult('id')\n"
+        "    other.get(), other.status, other.ready()\n"
+        "    app.send_task('add', args=(1, 2))\n"
+        "    add.apply_async(args=(1, 2), kwargs={})\n"
+    )
+
+    assert [(line, instead.partition(", or")[0]) for line, _, instead in found] == [
+        (3, "add.sync.delay(...)"),
+        (4, "result.state"),
+        (6, "other.sync.get(...)"),
+        (6, "other.sync.state"),
+        (6, "other.sync.ready()"),
+        (7, "app.sync(app.send_task, ...)"),
+        (8, "add.sync.apply_async(...)"),
+    ]
+
+
+def test_a_path_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    ran = CliRunner().invoke(cli, ["from-celery", str(tmp_path / "nowhere")], obj=Target())
+    assert ran.exit_code != 0
+    assert "No such file" in str(ran.exception)
 
 
 def test_a_retry_that_is_not_raised_and_a_state_that_is_not_awaited_are_found() -> None:

@@ -424,3 +424,12 @@ async def test_a_url_of_no_kind_there_is_is_an_error_that_hides_passwords(urls: 
 
     assert error in str(caught.value)
     assert "secret" not in str(caught.value)
+
+
+def test_what_a_module_of_settings_can_not_import_is_the_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "proj_that_wants_more").mkdir()
+    (tmp_path / "proj_that_wants_more" / "__init__.py").touch()
+    (tmp_path / "proj_that_wants_more" / "config.py").write_text("import a_library_that_is_missing\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="a_library_that_is_missing"):
+        AioTQ("proj").config_from_object("proj_that_wants_more.config")

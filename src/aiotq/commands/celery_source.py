@@ -7,6 +7,8 @@ its name, as a person would who reads it.
 from __future__ import annotations
 
 import ast
+import errno
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -34,6 +36,12 @@ _NAMES: Final[Mapping[str, str | None]] = {
     "celery.schedules.crontab": None,
     "celery.schedules.solar": None,
 }
+#: What `from kombu import …` names, for settings.
+_OF_KOMBU: Final[Mapping[str, str]] = {
+    "Queue": "from aiotq import Queue: Queue(name, exchange, routing_key)",
+    "Exchange": "from aiotq import Exchange: Exchange(name, type)",
+    "binding": "from aiotq import Binding: Binding(exchange, routing_key)",
+}
 #: What else can be imported of Celery's: what to write instead.
 _INSTEAD: Final[Mapping[str, str]] = {
     "celery.utils.log.get_task_logger": "logging.getLogger(__name__)",
@@ -48,7 +56,8 @@ _INSTEAD: Final[Mapping[str, str]] = {
 }
 #: Methods that send, and are awaited here.
 _SENDING: Final = frozenset({"delay", "apply_async", "send_task"})
-#: What a handle tells: methods and attributes of Celery's, all of which are awaited methods here.
+#: What a handle tells: methods and attributes of Celery's, all of which are awaited methods here; under `.sync` what is
+#: an attribute in Celery is one.
 _OF_RESULTS: Final[Mapping[str, str]] = {
     **{name: f"{name}()" for name in ("ready", "successful", "failed", "forget", "revoke", "collect")},
     **{name: f"{name}()" for name in ("state", "info", "traceback", "children", "date_done")},
@@ -57,15 +66,19 @@ _OF_RESULTS: Final[Mapping[str, str]] = {
     "status": "state()",
     "result": "get()",
 }
+_ATTRIBUTES: Final = frozenset({"state", "status", "info", "traceback", "children", "date_done"})
 #: What an app of Celery's has and ours has not: what to write instead.
 _OF_APPS: Final[Mapping[str, str]] = {
-    "control": "app.admin revokes, looks into queues and purges them",
+    "control": "await app.control.inspect(...) asks workers, await app.admin.revoke(...) and the like act; "
+    "without a loop app.sync(app.admin.revoke, id)",
     "events": "async for event in app.events.capture(): ..., and app.events.State for what they come to",
     "worker_main": "aiotq worker proj:app, or async with app.worker(): ...",
     "start": "aiotq worker proj:app, or async with app.worker(): ...",
     "connection_or_acquire": "leave it out: the app keeps its connections itself",
     "Beat": "aiotq beat proj:app, or async with app.beat(): ...",
 }
+#: What apps are mostly called where they are imported.
+_USUAL_APPS: Final = frozenset({"app", "celery_app", "current_app"})
 _CANVASES: Final = frozenset({"chain", "group", "chord"})
 #: Arguments of `Celery(...)` that `AioTQ(...)` takes, or that are settings there.
 _OF_THE_APP: Final = frozenset({"main", "broker", "backend", "include", "task_cls", *NAMES})
@@ -87,6 +100,8 @@ def findings_in_project(path: Path) -> Iterator[Finding]:
     Raises:
         OSError: `path` can't be read.
     """
+    if not path.exists():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
     files = [path] if path.is_file() else sorted(each for each in path.rglob("*.py") if not _is_skipped(each, path))
     texts = {file: file.read_text(encoding="utf-8", errors="replace") for file in files}
     configured = {name for text in texts.values() for name in _configured_modules(text)}
@@ -158,7 +173,7 @@ class _Reader(ast.NodeVisitor):
         self._awaited: set[ast.AST] = set()
         self._raised: set[ast.AST] = set()
         self._apps: set[str] = set()  # names of apps
-        self._results: list[set[str]] = [set()]  # names of handles, of each function around
+        self._results: list[dict[str, str]] = [{}]  # names of handles and whence they are, of each function around
         self._imported: dict[str, str] = {}  # what a name is in Celery
 
     def _note(self, node: ast.AST, found: str, instead: str) -> None:
@@ -174,6 +189,10 @@ class _Reader(ast.NodeVisitor):
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
         module = node.module or ""
+        if node.level == 0 and module == "kombu":
+            for alias in node.names:
+                if alias.name in _OF_KOMBU:
+                    self._note(node, f"from kombu import {alias.name}", _OF_KOMBU[alias.name])
         if node.level or module.partition(".")[0] != "celery":
             return
         for alias in node.names:
@@ -199,7 +218,7 @@ class _Reader(ast.NodeVisitor):
             if _last(decorator) in ("task", "shared_task"):
                 self._task(node, decorator, is_async=is_async)
         self._is_async.append(is_async)
-        self._results.append(set())
+        self._results.append({})
         self.generic_visit(node)
         self._results.pop()
         self._is_async.pop()
@@ -246,10 +265,11 @@ class _Reader(ast.NodeVisitor):
             self._note(node, f"{ast.unparse(func)}(...)", self._waited(ast.unparse(owner), f"{name}(...)"))
         if name == "apply_async":
             for keyword in node.keywords:
-                if keyword.arg and (instead := instead_of_calling_with(keyword.arg)) is not None:
+                known = keyword.arg in {None, "args", "kwargs"}
+                if not known and (instead := instead_of_calling_with(str(keyword.arg))) is not None:
                     self._note(keyword.value, f"calling option {keyword.arg}", instead)
-        if name in _OF_RESULTS and self._is_result(owner) and node not in self._awaited:
-            self._note(node, f"{ast.unparse(func)}(...)", self._waited(ast.unparse(owner), _OF_RESULTS[name]))
+        if name in _OF_RESULTS and node not in self._awaited:
+            self._told(node, f"{ast.unparse(func)}(...)", owner, name)
         if name == "retry" and _last(owner) == "self" and node not in self._raised:
             self._note(node, "self.retry(...)", "raise self.retry(...)")
         if name == "update_state" and node not in self._awaited:
@@ -257,19 +277,39 @@ class _Reader(ast.NodeVisitor):
         if name == "update" and _last(owner) == "conf":
             self._settings_of_call(node)
 
+    @property
+    def _can_await(self) -> bool:
+        return bool(self._is_async) and self._is_async[-1]
+
     def _waited(self, owner: str, method: str) -> str:
         """Return how a call of `owner.method` is written where we are."""
-        if self._is_async and self._is_async[-1]:
+        if self._can_await:
             return f"await {owner}.{method}"
+        if method.startswith("send_task"):
+            return f"{owner}.sync({owner}.send_task, ...), or in an async def: await {owner}.{method}"
         return f"{owner}.sync.{method}, or in an async def: await {owner}.{method}"
+
+    def _told(self, node: ast.AST, found: str, owner: ast.expr, name: str) -> None:
+        """Note what a handle is asked. One that a call under `.sync` gave tells what Celery's does, but its `status`."""
+        origin = self._origin(owner)
+        if not origin or (origin == "sent" and not self._can_await and name != "status"):
+            return
+        here, method = ast.unparse(owner), _OF_RESULTS[name]
+        if self._can_await or name not in _ATTRIBUTES:
+            self._note(node, found, self._waited(here, method))
+        elif origin == "sent":
+            self._note(node, found, f"{here}.state, or in an async def: await {here}.state()")
+        else:
+            attribute = method.removesuffix("()")
+            self._note(node, found, f"{here}.sync.{attribute}, or in an async def: await {here}.{method}")
 
     def visit_Attribute(self, node: ast.Attribute) -> None:
         owner = node.value
-        if isinstance(owner, ast.Name) and owner.id in self._apps and node.attr in _OF_APPS:
+        is_app = isinstance(owner, ast.Name) and (owner.id in self._apps or owner.id in _USUAL_APPS)
+        if is_app and node.attr in _OF_APPS:
             self._note(node, ast.unparse(node), _OF_APPS[node.attr])
-        is_value = node.attr in ("state", "status", "result", "info", "traceback", "children", "date_done")
-        if is_value and isinstance(node.ctx, ast.Load) and self._is_result(owner):
-            self._note(node, ast.unparse(node), self._waited(ast.unparse(owner), _OF_RESULTS[node.attr]))
+        if node.attr in _ATTRIBUTES | {"result"} and isinstance(node.ctx, ast.Load):
+            self._told(node, ast.unparse(node), owner, node.attr)
         self.generic_visit(node)
 
     def _is_celerys(self, node: ast.AST, name: str) -> bool:
@@ -277,19 +317,19 @@ class _Reader(ast.NodeVisitor):
             return self._imported.get(node.id) in (f"celery.{name}", f"celery.app.{name}")
         return isinstance(node, ast.Attribute) and node.attr == name and _last(node.value) == "celery"
 
-    def _is_result(self, node: ast.expr) -> bool:
-        """Whether this is a handle: what a call that sends gives, or a name that was given it."""
+    def _origin(self, node: ast.expr) -> str:
+        """Return whence a handle is, or a name that has it: "sent" by a call, made of an "id"; "" if it is none."""
         match node:
             case ast.Await(value=inner):
-                return self._is_result(inner)
-            case ast.Call(func=ast.Attribute(value=owner, attr=name)):
-                return _last(owner) != "sync" and (name in _SENDING or name == "AsyncResult")
+                return self._origin(inner)
+            case ast.Call(func=ast.Attribute(value=owner, attr=name)) if _last(owner) != "sync":
+                return "sent" if name in _SENDING else "id" if name == "AsyncResult" else ""
             case ast.Call(func=ast.Name(id=name)):
-                return self._imported.get(name) == "celery.result.AsyncResult"
+                return "id" if self._imported.get(name) == "celery.result.AsyncResult" else ""
             case ast.Name(id=name):
-                return any(name in names for names in self._results)
+                return next((names[name] for names in reversed(self._results) if name in names), "")
             case _:
-                return False
+                return ""
 
     # Settings.
 
@@ -308,8 +348,8 @@ class _Reader(ast.NodeVisitor):
             case ast.Name(id=name):
                 if isinstance(given, ast.Call) and self._is_celerys(given.func, "Celery"):
                     self._apps.add(name)
-                if self._is_result(given):
-                    self._results[-1].add(name)
+                if origin := self._origin(given):
+                    self._results[-1][name] = origin
                 if not self._is_async and name.startswith("CELERY_"):
                     self._setting(target, name.removeprefix("CELERY_").lower(), given, found=name)
                 elif not self._is_async and self._is_config and not name.startswith("_"):

@@ -63,9 +63,9 @@ def _import_object(path: str) -> object:
     module, colon, attribute = path.partition(":")
     try:
         found: object = importlib.import_module(module)
-    except ModuleNotFoundError:
+    except ModuleNotFoundError as exc:
         parent, dot, attribute = module.rpartition(".")
-        if colon or not dot:
+        if colon or not dot or exc.name != module:  # else the module is there, and what it imports is not
             raise
         found = importlib.import_module(parent)
         colon = ":"
