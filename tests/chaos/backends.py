@@ -475,13 +475,22 @@ class RabbitMQ:
 
 
 class OwnRabbitMQ(RabbitMQ):
-    """One that a test may kill. It is impatient with who holds a message for longer than `CONSUMER_TIMEOUT`."""
+    """One that a test may kill. It is impatient with who holds a message for longer than `CONSUMER_TIMEOUT`.
+
+    What a kill left unconfirmed between two queues is handed on again after seconds, not three minutes.
+    """
 
     CONSUMER_TIMEOUT: Final = 3.0
 
     def its_server(self) -> RabbitServer:
         timeout = round(self.CONSUMER_TIMEOUT * 1000)
-        return RabbitServer(rabbit={"consumer_timeout": timeout, "channel_tick_interval": 200})
+        return RabbitServer(
+            rabbit={
+                "consumer_timeout": timeout,
+                "channel_tick_interval": 200,
+                "dead_letter_worker_publisher_confirm_timeout": 3_000,
+            }
+        )
 
     def __enter__(self) -> Self:
         self.server.__enter__()

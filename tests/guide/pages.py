@@ -126,7 +126,9 @@ class Reader:
             return forked.start(
                 words,
                 self.folder,
-                environment({"COLUMNS": "120", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", **self.env}),
+                environment(
+                    {"COLUMNS": "120", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": "", **self.env}
+                ),
                 stdin=nothing.fileno(),
                 stdout=file.fileno(),
                 stderr=file.fileno(),
