@@ -290,7 +290,7 @@ class _Reader(ast.NodeVisitor):
         return f"{owner}.sync.{method}, or in an async def: await {owner}.{method}"
 
     def _told(self, node: ast.AST, found: str, owner: ast.expr, name: str) -> None:
-        """Note what a handle is asked. One that a call under `.sync` gave tells what Celery's does, bar its `status`."""
+        """Note what a handle is asked. One that a call under `.sync` gave tells what Celery's does but `status`."""
         origin = self._origin(owner)
         if not origin or (origin == "sent" and not self._can_await and name != "status"):
             return
