@@ -393,7 +393,7 @@ class WaitingContract:
         consumers = [await broker.consumer(await broker.connect(), f"worker-{n}") for n in range(3)]
 
         async with asyncio.TaskGroup() as group:
-            reading = [group.create_task(each.receive(10, suspect=True, wait=0.3)) for each in consumers]
+            reading = [group.create_task(each.receive(10, suspect=True, wait=1.0)) for each in consumers]
             await broker.pass_time(0.02)
             await sender.send([envelope("one")])
 
