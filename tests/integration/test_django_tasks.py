@@ -121,7 +121,7 @@ def test_a_failure_is_told_with_its_exception(app: AioTQ, told: Any, task: Any, 
         assert result.status == TaskResultStatus.FAILED
         assert result.errors[0].exception_class is kind
         assert result.errors[0].traceback.endswith(f"{kind.__name__}: {text}\n")
-        assert told[-1] == ("finished", "FAILED")
+        assert ("finished", "FAILED") in told  # the worker may be quicker than who tells that it is enqueued
         with pytest.raises(ValueError, match="failed"):
             _ = result.return_value
 
