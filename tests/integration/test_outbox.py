@@ -230,6 +230,16 @@ def test_djangos_transactions_leave_calls_too() -> None:
     connection.close()
 
 
+async def test_a_call_with_a_key_is_refused_and_nothing_is_left(tmp_path: Path) -> None:
+    url = DATABASES["sqlite"](tmp_path)
+    app = make_app(url)
+    async with shop(url) as session, app:
+        async with session() as own, own.begin():
+            with pytest.raises(CallError, match="a transaction can't send a call with a key"):
+                await app.outbox(own).call(app.tasks["charge"].s(1).set(idempotency_key="order-1"))
+        assert await left(session) == []
+
+
 def test_without_the_setting_nothing_is_left() -> None:
     with pytest.raises(CallError, match="set outbox to the URL of its database"):
         make_app(None).outbox(object())

@@ -152,6 +152,10 @@ class Collecting(Calling):
                 f"{sent[0].message.task}: a transaction can't send a call with a key (unique, debounce, throttle or "
                 "idempotency_key): whether it is sent is known before the transaction commits; send it after the commit"
             )
+        self.statements.append(await self._statement(connection, sent, batch))
+
+    async def _statement(self, connection: Connection, sent: Sequence[Envelope], batch: Batch) -> Statement:
+        """Return what sends `sent` with the commit, and what goes with them."""
         joining = JoinChanges(opened=batch.joins) if batch.joins else NO_JOIN_CHANGES
         finish = Finish(None, envelopes=tuple(sent), joining=joining, further=batch.records)
-        self.statements.append(await connection.statement(finish))
+        return await connection.statement(finish)

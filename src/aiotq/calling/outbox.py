@@ -18,7 +18,6 @@ from ..wire.message import Envelope, new_id, pack_envelope, unpack_envelope
 from .connection import Connection
 from .in_transaction import Collecting, InTransaction
 from .pipeline import Batch
-from .retry_policy import RetryPolicy
 from .sessions import Session
 
 if TYPE_CHECKING:
@@ -97,16 +96,9 @@ def _translated(exc: Exception) -> Exception:
 class _Parcels(Collecting):
     """Makes a row of what it is asked to send."""
 
-    async def _accept(
-        self,
-        connection: Connection,
-        sent: Sequence[Envelope],
-        batch: Batch,
-        timeout: float | None,
-        policy: RetryPolicy | None,
-    ) -> None:
+    async def _statement(self, connection: Connection, sent: Sequence[Envelope], batch: Batch) -> Statement:
         parcel = pack_parcel(Parcel(tuple(sent), tuple(batch.joins), tuple(batch.records)))
-        self.statements.append(Statement(_INSERT, (new_id(), parcel), _is_held, _ignore))
+        return Statement(_INSERT, (new_id(), parcel), _is_held, _ignore)
 
 
 def _is_held(_: Sequence[Any]) -> bool:
