@@ -11,6 +11,7 @@ import pytest
 from asgiref.sync import sync_to_async
 
 from aiotq import AioTQ
+from aiotq.core.inside import core_of
 from aiotq.tasks.registry import _shared_tasks
 from aiotq.testing import SyncTestWorker, TestWorker
 from tests import django_here
@@ -21,6 +22,7 @@ django_here.start_thread()
 from django.test import override_settings  # noqa: E402  # needs a configured project
 from django.utils import timezone  # noqa: E402
 
+from aiotq.contrib.django import enqueued  # noqa: E402
 from aiotq.contrib.django.tasks_backend import PACKAGE  # noqa: E402
 from tests import django_jobs as jobs  # noqa: E402
 
@@ -124,6 +126,23 @@ def test_a_failure_is_told_with_its_exception(app: AioTQ, told: Any, task: Any, 
         assert ("finished", "FAILED") in told  # the worker may be quicker than who tells that it is enqueued
         with pytest.raises(ValueError, match="failed"):
             _ = result.return_value
+
+
+def test_what_is_kept_of_a_call_is_encrypted_if_its_result_is() -> None:
+    app = AioTQ("django_tasks", broker="memory://", encryption_keys=["a secret of 32 letters or even more"])
+
+    async def kept(task_id: str) -> bytes:
+        (record,) = await (await core_of(app).reader()).records.get([task_id + enqueued.SUFFIX])
+        assert record is not None
+        return record.body
+
+    with SyncTestWorker(app) as t:
+        result = jobs.attempt.enqueue(word="a word that nobody is to read")
+        t.idle()
+        result.refresh()
+        assert b"a word that" not in app.sync(kept, result.id)
+        assert result.kwargs == {"word": "a word that nobody is to read"}
+        assert result.attempts == 1
 
 
 def test_the_context_counts_attempts_and_values_are_json(app: AioTQ) -> None:

@@ -16,7 +16,7 @@ from ...results.document import Update
 from ...results.records import Record
 
 #: The id of the record is that of the task with this behind it.
-_SUFFIX: Final = ".enqueued"
+SUFFIX: Final = ".enqueued"
 _STATE: Final = "ENQUEUED"
 _DATES: Final = frozenset({"run_after", "enqueued_at", "started_at", "last_attempted_at"})
 
@@ -54,9 +54,10 @@ class Enqueued:
             return
         now = core.clock.time()
         begins = max(now, self.run_after.timestamp()) if self.run_after else now
-        body = orjson.dumps(asdict(self))
+        plain: object = orjson.loads(orjson.dumps(asdict(self)))  # its times as text
+        body, kind = core.codec.encode_chunk(plain), core.codec.chunk_content_type  # encrypted, if results are
         expires = begins + core.conf.result_expires
-        await connection.records.put([Record(self.id + _SUFFIX, _STATE, body, "application/json", expires)])
+        await connection.records.put([Record(self.id + SUFFIX, _STATE, body, kind, expires)])
 
     @classmethod
     async def read(cls, core: AppCore, task_id: str) -> tuple[Self | None, Update | None]:
@@ -69,9 +70,9 @@ class Enqueued:
             reader = await core.reader()
         except ResultsDisabled:
             return None, None
-        sent, now = await reader.records.get([task_id + _SUFFIX, task_id])
+        sent, now = await reader.records.get([task_id + SUFFIX, task_id])
         return (
-            cls._read(orjson.loads(sent.body)) if sent is not None else None,
+            cls._read(reader.codec.decode_chunk(sent.content_type, sent.body)) if sent is not None else None,
             Update.of(reader.codec.decode(now)) if now is not None else None,
         )
 
