@@ -11,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -141,14 +142,34 @@ class Process:
         self._stdin.close()
 
     def kill(self) -> Death:
-        """`kill -9`, and look at what it left before anybody else does."""
-        killed_at = time.time()
-        with self._chaos.backend.last_words(self.pid):
-            self._process.kill()
-            self._process.wait(PATIENCE)
-        death = Death(self.pid, killed_at, self._chaos.standing())
+        """`kill -9`, and look at what it left before anybody else does: the others stand still meanwhile."""
+        with ExitStack() as others:
+            for other in self._chaos.processes:
+                if other is not self:
+                    others.enter_context(other.still())
+            killed_at = time.time()
+            with self._chaos.backend.last_words(self.pid):
+                self._process.kill()
+                self._process.wait(PATIENCE)
+            death = Death(self.pid, killed_at, self._chaos.standing())
         self._chaos.deaths.append(death)
         return death
+
+    @contextmanager
+    def still(self) -> Iterator[None]:
+        """It does nothing inside; if it did nothing before, it does nothing after."""
+        if self.exit_code is not None or self._is_suspended():
+            yield
+            return
+        self.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.send_signal(signal.SIGCONT)
+
+    def _is_suspended(self) -> bool:
+        """Source: proc(5), /proc/pid/stat."""
+        return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
     def clear(self) -> None:
         """End it, however it is."""
