@@ -18,8 +18,9 @@ from typing import Any
 from . import machine
 from .figures import Benchmark, BenchmarkError, Figure
 from .run import BENCHMARKS
-from .servers import broker_running
+from .servers import Running, broker_running
 from .tasks import app
+from .usage import SERVERS
 
 #: File systems in memory: syncing is free there, which no durable figure should profit from.
 _IN_MEMORY = frozenset({"tmpfs", "ramfs"})
@@ -130,7 +131,7 @@ def run_once(benchmark: Benchmark, quick: bool, directory: Path, compiled: str) 
             tempfile.TemporaryDirectory(prefix="aiotq-", dir=directory, ignore_cleanup_errors=True)
         )
         try:
-            urls = stack.enter_context(broker_running(benchmark.broker, Path(place)))
+            running = stack.enter_context(broker_running(benchmark.broker, Path(place)))
         except BenchmarkError as exc:
             print(f"{benchmark.name}: {exc}", file=sys.stderr)
             return None
@@ -139,7 +140,7 @@ def run_once(benchmark: Benchmark, quick: bool, directory: Path, compiled: str) 
         # A session of its own: Ctrl-C is ours, and one signal ends whatever it started.
         process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.run", benchmark.name, str(size), str(file)],
-            env=environment(benchmark, urls, Path(place), compiled),
+            env=environment(benchmark, running, Path(place), compiled),
             stdin=subprocess.DEVNULL,
             start_new_session=True,
         )
@@ -158,7 +159,7 @@ def run_once(benchmark: Benchmark, quick: bool, directory: Path, compiled: str) 
         return samples
 
 
-def environment(benchmark: Benchmark, urls: Mapping[str, str], place: Path, compiled: str) -> dict[str, str]:
+def environment(benchmark: Benchmark, running: Running, place: Path, compiled: str) -> dict[str, str]:
     """Return the environment of a benchmark: no settings but the defaults and its own, and all it makes in `place`."""
     kept = {name: text for name, text in os.environ.items() if not name.startswith("AIOTQ_") and name not in _DROPPED}
     paths = [str(Path(__file__).resolve().parent.parent), *filter(None, [kept.get("PYTHONPATH")])]
@@ -167,7 +168,8 @@ def environment(benchmark: Benchmark, urls: Mapping[str, str], place: Path, comp
         "PYTHONPATH": os.pathsep.join(paths),
         "PYTHONPYCACHEPREFIX": compiled,
         "TMPDIR": str(place),
-        **{f"AIOTQ_{name.upper()}": str(value) for name, value in {**urls, **benchmark.settings}.items()},
+        SERVERS: " ".join(map(str, running.pids)),
+        **{f"AIOTQ_{name.upper()}": str(value) for name, value in {**running.settings, **benchmark.settings}.items()},
     }
 
 

@@ -21,8 +21,10 @@ from pamqp.commands import Basic
 from redis.asyncio import Redis
 
 from . import bare_redis
-from .bare_redis import EXPIRES, Drained
+from .bare_redis import EXPIRES
+from .measures import Drained
 from .processes import run_program
+from .usage import own_cpu
 
 _QUEUE: Final = "bare"
 #: Messages that are sent before their confirms are awaited.
@@ -74,15 +76,14 @@ async def drained(broker: str, results: str, way: str, size: int) -> Drained:
     """Send `size` no-op tasks while no worker runs; then let one drain the queue, by the worker's own clock."""
     async with channel_open(broker) as channel, Redis.from_url(results) as redis:
         first = await send_in_bulk(channel, 1, "stamp")
-        began = time.perf_counter()
+        cpu, began = own_cpu(), time.perf_counter()
         await send_in_bulk(channel, size, "noop")
-        sent = time.perf_counter() - began
+        sent, cpu = time.perf_counter() - began, own_cpu() - cpu
         last = await send_in_bulk(channel, 1, "stamp")
         await run_program("-m", "benchmarks.bare_rabbitmq", broker, results, way, str(size + 2))
-        began_at, cpu_before = await bare_redis.stamp_of(redis, first)
-        ended_at, cpu_after = await bare_redis.stamp_of(redis, last)
+        stamps = [await bare_redis.stamp_of(redis, each) for each in (first, last)]
         await redis.flushdb()
-    return Drained(size / sent, size / (ended_at - began_at), 1e6 * (cpu_after - cpu_before) / size)
+    return Drained.between(stamps, size, sent, cpu)
 
 
 async def work(broker: str, results: str, way: str, total: int) -> None:

@@ -8,7 +8,6 @@ import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -17,9 +16,10 @@ from redis.asyncio import Redis
 from aiotq import AsyncResult, Canvas, chain, chord, group
 
 from .figures import Benchmark, BenchmarkError, Figure, Samples
+from .measures import costs
 from .processes import LONGEST, WorkerProcess, client_and_worker
 from .tasks import app, noop, same, total
-from .usage import own_cpu
+from .usage import Used
 
 #: Workflows that are under way at the same time.
 _IN_FLIGHT: Final = 100
@@ -46,8 +46,8 @@ async def chords(size: int) -> Samples:
         "chords": [size / spent.seconds],
         "a member to a plain task": [spent.seconds / plain.seconds],
         "the same in CPU": [spent.cpu / plain.cpu],
-        **spent.by("a member's", members),
-        **plain.by("a plain task's", members),
+        **_by("a member's", spent, members),
+        **_by("a plain task's", plain, members),
     }
 
 
@@ -56,7 +56,7 @@ async def chains(size: int) -> Samples:
     async with client_and_worker() as worker:
         await _many(_IN_FLIGHT, _chain, worker)
         spent = await _many(size, _chain, worker)
-    return {"chains": [size / spent.seconds], **spent.by("a step's", size * _STEPS)}
+    return {"chains": [size / spent.seconds], **_by("a step's", spent, size * _STEPS)}
 
 
 async def large(size: int) -> Samples:
@@ -103,26 +103,13 @@ def _in_a_row(depth: int) -> Canvas[AsyncResult[int]]:
     return chain(same.s(1), *(chord([same.s(), same.s()], total.s()) for _ in range(depth)))
 
 
-@dataclass(frozen=True, slots=True)
-class _Spent:
-    """What something took: seconds, and seconds of CPU in the client, in the worker, and in Redis if there is one."""
-
-    seconds: float
-    client: float
-    worker: float
-    server: float | None
-
-    @property
-    def cpu(self) -> float:
-        return self.client + self.worker + (self.server or 0.0)
-
-    def by(self, whose: str, count: int) -> dict[str, list[float]]:
-        """Return the samples of one of `count` parts of it, in microseconds."""
-        parts = {"time": self.seconds, "client CPU": self.client, "worker CPU": self.worker, "server CPU": self.server}
-        return {f"{whose} {name}": [1e6 * given / count] for name, given in parts.items() if given is not None}
+def _by(whose: str, used: Used, count: int) -> Samples:
+    """Return the samples of one of `count` parts, all of which `used` so much, in microseconds."""
+    parts = {"time": [1e6 * used.seconds / count], **costs(used, count)}
+    return {f"{whose} {name}": values for name, values in parts.items()}
 
 
-async def _many(count: int, call: Callable[[], Awaitable[None]], worker: WorkerProcess) -> _Spent:
+async def _many(count: int, call: Callable[[], Awaitable[None]], worker: WorkerProcess) -> Used:
     """Await `call` so many times, 100 at a time."""
     left = iter(range(count))
 
@@ -133,32 +120,9 @@ async def _many(count: int, call: Callable[[], Awaitable[None]], worker: WorkerP
     async def callers() -> None:
         await asyncio.gather(*(caller() for _ in range(min(_IN_FLIGHT, count))))
 
-    async with _server_cpu() as server_cpu:
-        server, cpu, worker_cpu, began = await server_cpu(), own_cpu(), worker.cpu(), time.perf_counter()
-        await worker.unless_it_ends(callers())
-        seconds, cpu, worker_cpu = time.perf_counter() - began, own_cpu() - cpu, worker.cpu() - worker_cpu
-        after = await server_cpu()
-    return _Spent(seconds, cpu, worker_cpu, None if after is None or server is None else after - server)
-
-
-@asynccontextmanager
-async def _server_cpu() -> AsyncIterator[Callable[[], Awaitable[float | None]]]:
-    """Ask the server for the CPU time that it has used so far; None if there is no server."""
-    url = app.conf.broker_url
-    if not url.startswith("redis"):
-
-        async def nothing() -> None:
-            return None
-
-        yield nothing
-        return
-    async with Redis.from_url(url) as redis:
-
-        async def used() -> float:
-            cpu = await redis.info("cpu")
-            return float(cpu["used_cpu_user"]) + float(cpu["used_cpu_sys"])
-
-        yield used
+    before = worker.used()
+    await worker.unless_it_ends(callers())
+    return worker.used() - before
 
 
 async def _chord() -> None:

@@ -9,7 +9,6 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import msgpack
-from redis.asyncio import Redis
 
 from aiotq.backends.redis.record_fields import packed_record
 from aiotq.canvas.outcome import Policy, Success
@@ -25,7 +24,8 @@ from aiotq.worker.recent import RecentRuns
 
 from .figures import Benchmark, Figure, Samples
 from .measures import Drained, drained
-from .tasks import app, noop
+from .tasks import noop
+from .usage import server_cpu
 
 _SETTING = "AIOTQ_RESULT_INDEX"
 _MODES = ("none", "failures", "all")
@@ -42,9 +42,9 @@ async def index(size: int) -> Samples:
     for turn in range(_TURNS):
         for mode in _MODES if turn % 2 == 0 else reversed(_MODES):
             os.environ[_SETTING] = mode  # the worker's: it is a process of its own
-            before = await _server_cpu()
+            before = server_cpu()
             found[mode].append(await drained(noop.s(), size))
-            server[mode].append(1e6 * (await _server_cpu() - before) / size)
+            server[mode].append(1e6 * (server_cpu() - before) / size)
     del os.environ[_SETTING]
     cpu = {mode: min(each.worker_cpu for each in found[mode]) for mode in _MODES}
     counting, listing = _counting(), _listing()
@@ -99,12 +99,6 @@ def _listing() -> float:
 
 def _message() -> Message:
     return Message(new_id(), "benchmarks.noop", b"", sent_at=time.time())
-
-
-async def _server_cpu() -> float:
-    async with Redis.from_url(app.conf.broker_url) as redis:
-        cpu = await redis.info("cpu")
-    return float(cpu["used_cpu_user"]) + float(cpu["used_cpu_sys"])
 
 
 BENCHMARKS = (

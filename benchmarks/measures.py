@@ -8,18 +8,27 @@ import time
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Self
 
 from aiotq import AsyncResult, Signature
 
 from .figures import Figure, Samples
 from .processes import LONGEST, client_and_worker, worker_running
-from .tasks import app, noop, stamp
-from .usage import own_cpu
+from .tasks import Stamp, app, noop, stamp
+from .usage import Used, own_cpu
 
 _WARM_UP = 50
 
 CLIENT_CPU = Figure("client CPU", "us/task")
 WORKER_CPU = Figure("worker CPU", "us/task")
+#: Of everybody, where there is a server.
+ALL_CPU = (CLIENT_CPU, WORKER_CPU, Figure("server CPU", "us/task"))
+
+
+def costs(used: Used, size: int) -> Samples:
+    """Return microseconds of CPU a task, `size` of which `used` so much."""
+    parts = {"client CPU": used.client, "worker CPU": used.worker, "server CPU": used.servers}
+    return {name: [1e6 * seconds / size] for name, seconds in parts.items()}
 
 
 async def round_trip(size: int) -> Samples:
@@ -28,17 +37,16 @@ async def round_trip(size: int) -> Samples:
         for _ in range(_WARM_UP):
             await (await noop.delay())
         seconds: list[float] = []
-        cpu, worker_cpu = own_cpu(), worker.cpu()
+        before = worker.used()
         for _ in range(size):
             began = time.perf_counter()
             await (await noop.delay())
             seconds.append(time.perf_counter() - began)
-        cpu, worker_cpu = own_cpu() - cpu, worker.cpu() - worker_cpu
+        used = worker.used() - before
     return {
         "round trip, p50": [1e3 * statistics.median(seconds)],
         "round trip, p99": [1e3 * percentile_99(seconds)],
-        "client CPU": [1e6 * cpu / size],
-        "worker CPU": [1e6 * worker_cpu / size],
+        **costs(used, size),
     }
 
 
@@ -49,34 +57,27 @@ async def throughput(size: int, *, has_reader: bool = False) -> Samples:
     """
     async with client_and_worker() as worker, reader(has_reader):
         await (await noop.delay())
-        cpu, worker_cpu, began = own_cpu(), worker.cpu(), time.perf_counter()
+        before = worker.used()
         results = await app.send_many(noop.s() for _ in range(size))
-        sent = time.perf_counter()
+        sent = worker.used() - before
         await results.get(timeout=LONGEST)
-        seconds = time.perf_counter() - began
-        cpu, worker_cpu = own_cpu() - cpu, worker.cpu() - worker_cpu
+        used = worker.used() - before
     return {
-        "end to end": [size / seconds],
-        "sending took": [100 * (sent - began) / seconds],
-        "client CPU": [1e6 * cpu / size],
-        "worker CPU": [1e6 * worker_cpu / size],
+        "end to end": [size / used.seconds],
+        "sending took": [100 * sent.seconds / used.seconds],
+        **costs(used, size),
     }
 
 
 async def gathered(size: int) -> Samples:
     """The same with a `delay()` for each task, all gathered, and then every single result gathered."""
     async with client_and_worker() as worker:
-        cpu, worker_cpu, began = own_cpu(), worker.cpu(), time.perf_counter()
+        before = worker.used()
         results = await asyncio.gather(*(noop.delay() for _ in range(size)))
         async with asyncio.timeout(LONGEST):
             await asyncio.gather(*(result.get() for result in results))
-        seconds = time.perf_counter() - began
-        cpu, worker_cpu = own_cpu() - cpu, worker.cpu() - worker_cpu
-    return {
-        "end to end": [size / seconds],
-        "client CPU": [1e6 * cpu / size],
-        "worker CPU": [1e6 * worker_cpu / size],
-    }
+        used = worker.used() - before
+    return {"end to end": [size / used.seconds], **costs(used, size)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,20 @@ class Drained:
     client_cpu: float
     rate: float
     worker_cpu: float
+    server_cpu: float
+
+    @classmethod
+    def between(cls, stamps: Sequence[Stamp], size: int, sent: float, client_cpu: float) -> Self:
+        """Return what `size` tasks between two stamps came to; sending took `sent` seconds, and `client_cpu` of CPU."""
+        first, last = stamps
+        took, worker_cpu, servers_cpu = (after - before for before, after in zip(first, last, strict=True))
+        cpu = (1e6 * each / size for each in (client_cpu, worker_cpu, servers_cpu))
+        return cls(size / sent, next(cpu), size / took, *cpu)
+
+    def costs(self) -> Samples:
+        """Return microseconds of CPU a task: the client's, the worker's and the servers'."""
+        parts = {"client CPU": self.client_cpu, "worker CPU": self.worker_cpu, "server CPU": self.server_cpu}
+        return {name: [value] for name, value in parts.items()}
 
 
 async def drained(signature: Signature[None], size: int, *words: str, has_reader: bool = False) -> Drained:
@@ -102,8 +117,8 @@ async def drained(signature: Signature[None], size: int, *words: str, has_reader
         last = await stamp.delay()
     # Connected anew this process is another client, which is told of no result but the two that it asks for.
     async with app, reader(has_reader), worker_running(*words) as worker:
-        (began_at, cpu_before), (ended_at, cpu_after) = await worker.unless_it_ends(_both(first.id, last.id))
-    return Drained(size / sent, 1e6 * cpu / size, size / (ended_at - began_at), 1e6 * (cpu_after - cpu_before) / size)
+        stamps = await worker.unless_it_ends(_both(first.id, last.id))
+    return Drained.between(stamps, size, sent, cpu)
 
 
 def reader(is_there: bool) -> AbstractAsyncContextManager[object]:
@@ -111,8 +126,8 @@ def reader(is_there: bool) -> AbstractAsyncContextManager[object]:
     return app.events.capture() if is_there else nullcontext()
 
 
-async def _both(first: str, last: str) -> tuple[tuple[float, float], tuple[float, float]]:
-    results: tuple[AsyncResult[tuple[float, float]], ...] = (app.AsyncResult(first), app.AsyncResult(last))
+async def _both(first: str, last: str) -> tuple[Stamp, Stamp]:
+    results: tuple[AsyncResult[Stamp], ...] = (app.AsyncResult(first), app.AsyncResult(last))
     return await results[0].get(), await results[1].get()
 
 
@@ -121,9 +136,8 @@ async def send_and_drain(size: int) -> Samples:
     found = await drained(noop.s(), size)
     return {
         "send only": [found.sent],
-        "client CPU": [found.client_cpu],
         "drain": [found.rate],
-        "worker CPU": [found.worker_cpu],
+        **found.costs(),
     }
 
 

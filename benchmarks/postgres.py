@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .figures import Benchmark, Figure
-from .measures import CLIENT_CPU, WORKER_CPU, gathered, round_trip, send_and_drain, throughput
+from .measures import ALL_CPU, gathered, round_trip, send_and_drain, throughput
 
 BENCHMARKS = (
     Benchmark(
@@ -16,8 +16,7 @@ BENCHMARKS = (
         (
             Figure("round trip, p50", "ms", at_most=3),
             Figure("round trip, p99", "ms", at_most=6),
-            CLIENT_CPU,
-            WORKER_CPU,
+            *ALL_CPU,
         ),
     ),
     Benchmark(
@@ -27,7 +26,7 @@ BENCHMARKS = (
         throughput,
         20_000,
         1000,
-        (Figure("end to end", "tasks/s"), Figure("sending took", "% of it"), CLIENT_CPU, WORKER_CPU),
+        (Figure("end to end", "tasks/s"), Figure("sending took", "% of it"), *ALL_CPU),
     ),
     Benchmark(
         "postgres-gather",
@@ -36,7 +35,7 @@ BENCHMARKS = (
         gathered,
         20_000,
         1000,
-        (Figure("end to end", "tasks/s"), CLIENT_CPU, WORKER_CPU),
+        (Figure("end to end", "tasks/s"), *ALL_CPU),
     ),
     Benchmark(
         "postgres-drain",
@@ -47,9 +46,8 @@ BENCHMARKS = (
         1000,
         (
             Figure("send only", "tasks/s", at_least=30_000),
-            CLIENT_CPU,
             Figure("drain", "tasks/s", at_least=12_000),
-            WORKER_CPU,
+            *ALL_CPU,
         ),
     ),
 )

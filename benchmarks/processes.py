@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 WORKER: Final = (sys.executable, "-m", "aiotq", "worker", "benchmarks.tasks:app", "--no-banner", "-l", "WARNING")
 #: Seconds until a worker that was started or asked to stop counts as broken.
-_PATIENCE: Final = 30.0
+PATIENCE: Final = 30.0
 #: Seconds that any one measurement may take.
 LONGEST: Final = 300.0
 
@@ -55,11 +55,15 @@ class WorkerProcess:
         async def run_one() -> None:
             await (await noop.delay())
 
-        await self.unless_it_ends(run_one(), _PATIENCE)
+        await self.unless_it_ends(run_one(), PATIENCE)
 
     def cpu(self) -> float:
         """Return the seconds of CPU used so far."""
         return usage.cpu(self._process.pid)
+
+    def used(self) -> usage.Used:
+        """Return what this process, the worker and the servers have used so far."""
+        return usage.Used.by_now(self._process.pid)
 
     def send_signal(self, number: int) -> None:
         """Send it a signal."""
@@ -85,7 +89,7 @@ async def worker_running(*more_words: str) -> AsyncIterator[WorkerProcess]:
         with suppress(ProcessLookupError):
             process.terminate()
         try:
-            async with asyncio.timeout(_PATIENCE):
+            async with asyncio.timeout(PATIENCE):
                 await process.wait()
         finally:
             with suppress(ProcessLookupError):

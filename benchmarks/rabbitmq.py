@@ -14,11 +14,12 @@ from typing import Any, Final
 
 from . import bare_rabbitmq
 from .figures import Benchmark, Figure, Samples
-from .measures import CLIENT_CPU, WORKER_CPU, drained, percentile_99, round_trip, throughput
+from .measures import ALL_CPU, percentile_99, round_trip, send_and_drain, throughput
 from .processes import LONGEST, client_and_worker
-from .redis import callers
-from .servers import count_queues, rabbitmq_cpu
+from .redis import many_callers
+from .servers import count_queues
 from .tasks import app, lateness, noop
+from .usage import server_cpu
 
 _WARM_UP: Final = 500
 #: Times fewer tasks are sent in a row, or called one after the other, than at once.
@@ -34,27 +35,16 @@ _LOOK: Final = 1.0
 _CLASSIC: Final = {"amqp_queue_type": "classic"}
 
 
-async def drain(size: int) -> Samples:
-    """Let our worker drain `size` no-op tasks."""
-    ours = await drained(noop.s(), size)
-    return {
-        "send only": [ours.sent],
-        "client CPU": [ours.client_cpu],
-        "drain": [ours.rate],
-        "worker CPU": [ours.worker_cpu],
-    }
-
-
 async def drain_and_bare(size: int) -> Samples:
-    """The same; then a bare worker drains as many, and one that batches nothing some of them."""
-    ours = await drain(size)
+    """Let our worker drain `size` no-op tasks, and a bare one; then one that batches nothing some of them."""
+    ours = await send_and_drain(size)
     urls = app.conf.broker_url, app.conf.result_backend or ""
     bare = await bare_rabbitmq.drained(*urls, "batched", size)
     unbatched = await bare_rabbitmq.drained(*urls, "one-by-one", size // _UNBATCHED)
     return {
         **ours,
         "bare script's drain": [bare.rate],
-        "bare script's CPU": [bare.worker_cpu],
+        **{f"bare script's {name}": values for name, values in bare.costs().items()},
         "of the bare script's rate": [ours["drain"][0] / bare.rate],
         "bare, nothing batched": [unbatched.rate],
     }
@@ -96,15 +86,14 @@ async def _all_gathered(size: int) -> None:
 async def calls(size: int) -> Samples:
     """Call one after the other; from 100 callers at the same time; all at once. Each result is awaited."""
     one_by_one = await round_trip(size // _IN_A_ROW)
-    at_a_time = await callers(size)
+    at_a_time = await many_callers(size)
     at_once = await throughput(size)
     return {
         "round trip, p50": one_by_one["round trip, p50"],
         "round trip, p99": one_by_one["round trip, p99"],
         "100 callers": at_a_time["calls"],
         "end to end": at_once["end to end"],
-        "client CPU": at_once["client CPU"],
-        "worker CPU": at_once["worker CPU"],
+        **{figure.name: at_once[figure.name] for figure in ALL_CPU},
     }
 
 
@@ -114,7 +103,7 @@ async def delayed(size: int) -> Samples:
         longest = _SHORTEST + _APART * size / _ALIKE
         await noop.options(countdown=2 * longest).delay()  # whatever stands for such delays is there after the first
         before = await asyncio.to_thread(count_queues, _directory())
-        server_cpu, now = rabbitmq_cpu(_directory()), time.time()
+        used, now = server_cpu(), time.time()
         dues = [now + _SHORTEST + _APART * (at // _ALIKE) for at in range(size)]
         results = await app.send_many(lateness.options(eta=datetime.fromtimestamp(due, UTC)).s(due) for due in dues)
         sent_at = time.time()
@@ -127,13 +116,13 @@ async def delayed(size: int) -> Samples:
                 await asyncio.sleep(_LOOK)
 
         _, late = await worker.unless_it_ends(_both(watch(), results.get(timeout=LONGEST)))
-        server_cpu = rabbitmq_cpu(_directory()) - server_cpu
+        used = server_cpu() - used
     return {
         "lateness, p50": [1e3 * statistics.median(late)],
         "lateness, p99": [1e3 * percentile_99(late)],
         "the earliest": [1e3 * min(late)],
         "sending them took": [sent_at - now],
-        "server CPU": [1e6 * server_cpu / size],
+        "server CPU": [1e6 * used / size],
         "queues": [float(most)],
         "queues more than before": [float(most - before)],
     }
@@ -149,7 +138,7 @@ def _directory() -> Path:
     return Path(os.environ.get("TMPDIR", tempfile.gettempdir()))
 
 
-_DRAIN: Final = (Figure("send only", "tasks/s"), CLIENT_CPU, Figure("drain", "tasks/s", at_least=4500), WORKER_CPU)
+_DRAIN: Final = (Figure("send only", "tasks/s"), Figure("drain", "tasks/s", at_least=4500), *ALL_CPU)
 _ENQUEUE: Final = (
     Figure("in a row", "tasks/s", at_least=1000),
     Figure("gathered", "tasks/s", at_least=5000),
@@ -161,8 +150,7 @@ _CALLS: Final = (
     Figure("round trip, p99", "ms"),
     Figure("100 callers", "calls/s", at_least=2400),
     Figure("end to end", "tasks/s", at_least=2200),
-    CLIENT_CPU,
-    WORKER_CPU,
+    *ALL_CPU,
 )
 
 BENCHMARKS = (
@@ -176,7 +164,7 @@ BENCHMARKS = (
         (
             *_DRAIN,
             Figure("bare script's drain", "tasks/s"),
-            Figure("bare script's CPU", "us/task"),
+            *(Figure(f"bare script's {each.name}", each.unit) for each in ALL_CPU),
             Figure("of the bare script's rate", "x", at_least=0.75),
             Figure("bare, nothing batched", "tasks/s"),
         ),
@@ -186,7 +174,7 @@ BENCHMARKS = (
         "rabbitmq-quorum-drain",
         "sent while no worker runs, then drained; quorum queues",
         "rabbitmq",
-        drain,
+        send_and_drain,
         20_000,
         1000,
         tuple(Figure(each.name, each.unit) for each in _DRAIN),

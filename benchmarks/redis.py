@@ -10,9 +10,10 @@ import statistics
 import tempfile
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
 from importlib.util import find_spec
 from itertools import pairwise
 from typing import Final
@@ -24,8 +25,8 @@ from aiotq import AsyncResult
 from . import bare_redis
 from .figures import Benchmark, BenchmarkError, Figure, Samples
 from .measures import (
-    CLIENT_CPU,
-    WORKER_CPU,
+    ALL_CPU,
+    costs,
     drained,
     gathered,
     percentile_99,
@@ -34,13 +35,13 @@ from .measures import (
     throughput,
 )
 from .processes import LONGEST, WorkerProcess, client_and_worker, run_program, worker_running
-from .tasks import app, lateness, nap, noop, stamp
-from .usage import MEGABYTE, own_cpu
+from .tasks import Stamp, app, lateness, nap, noop, stamp
+from .usage import MEGABYTE, Used, own_cpu, server_cpu
 
 _CALLERS: Final = 100
 _WARM_UP: Final = 500
-#: What a worker runs of coroutine tasks at the same time by default; the bare worker reads as many at a time.
-_CONCURRENCY: Final = 100
+#: The scripts that stand beside: redis-py, and the protocol over hiredis alone.
+_BARE: Final = ("batched", "resp")
 _NAP: Final = 0.01
 _NAPPERS: Final = 200
 _DAY: Final = 86_400.0
@@ -54,35 +55,38 @@ _WINDOWS: Final = 12
 
 
 async def drain(size: int) -> Samples:
-    """Let our worker drain `size` no-op tasks, and a bare one as many."""
+    """Let our worker drain `size` no-op tasks, and bare ones as many."""
     ours = await drained(noop.s(), size)
-    bare = await bare_redis.drained(app.conf.broker_url, "batched", _CONCURRENCY, size, "noop")
+    bare, resp = [await bare_redis.drained(app.conf.broker_url, way, size) for way in _BARE]
     return {
         "send only": [ours.sent],
-        "client CPU": [ours.client_cpu],
         "drain": [ours.rate],
-        "worker CPU": [ours.worker_cpu],
-        "bare script's drain": [bare.rate],
-        "bare script's CPU": [bare.worker_cpu],
-        "of the bare script's rate": [ours.rate / bare.rate],
+        **ours.costs(),
+        **_named("bare", {"drain": [bare.rate], **bare.costs()}),
+        **_named("resp", {"drain": [resp.rate], **resp.costs()}),
+        "drain, of bare": [ours.rate / bare.rate],
     }
+
+
+def _named(way: str, samples: Samples) -> Samples:
+    """Return the samples of a bare script, under names that say so."""
+    return {f"{way}: {name}": values for name, values in samples.items()}
 
 
 async def unbatched(size: int) -> Samples:
     """Let a bare worker drain `size` no-op tasks which batches nothing."""
-    bare = await bare_redis.drained(app.conf.broker_url, "one-by-one", _CONCURRENCY, size, "noop")
-    return {"drain": [bare.rate], "worker CPU": [bare.worker_cpu]}
+    bare = await bare_redis.drained(app.conf.broker_url, "one-by-one", size)
+    return {"drain": [bare.rate], **bare.costs()}
 
 
 async def naps(size: int) -> Samples:
     """Let workers drain `size` tasks that sleep for 10 ms, 200 at a time."""
     ours = await drained(nap.s(_NAP), size, "-c", str(_NAPPERS))
-    bare = await bare_redis.drained(app.conf.broker_url, "batched", _NAPPERS, size, "nap", _NAP)
+    bare = await bare_redis.drained(app.conf.broker_url, "batched", size, "nap", _NAP, count=_NAPPERS)
     return {
         "drain": [ours.rate],
-        "worker CPU": [ours.worker_cpu],
-        "bare script's drain": [bare.rate],
-        "bare script's CPU": [bare.worker_cpu],
+        **ours.costs(),
+        **_named("bare", {"drain": [bare.rate], **bare.costs()}),
     }
 
 
@@ -96,18 +100,22 @@ async def enqueue(size: int) -> Samples:
         cpu = own_cpu()
         in_bulk = await _rate(size, _in_bulk)
         cpu = own_cpu() - cpu
-    async with Redis.from_url(app.conf.broker_url) as redis:
-        await bare_redis.send_in_a_row(redis, _WARM_UP)
-        bare_in_a_row = await _rate(few, lambda count: bare_redis.send_in_a_row(redis, count))
-        bare_in_bulk = await _rate(size, lambda count: bare_redis.send_in_bulk(redis, count, "noop"))
-    return {
+    samples: dict[str, Sequence[float]] = {
         "in a row": [in_a_row],
         "gathered": [all_gathered],
         "in bulk": [in_bulk],
         "in bulk, client CPU": [1e6 * cpu / size],
-        "bare script in a row": [bare_in_a_row],
-        "bare script in bulk": [bare_in_bulk],
     }
+    for label, way in zip(("bare", "resp"), _BARE, strict=True):
+        async with bare_redis.wired(app.conf.broker_url, way) as wire:
+            await bare_redis.send_in_a_row(wire, _WARM_UP)
+            rate = await _rate(few, partial(bare_redis.send_in_a_row, wire))
+            samples |= _named(label, {"in a row": [rate], "in bulk": [await _rate(size, partial(_bare_bulk, wire))]})
+    return {**samples, "in a row, of bare": [in_a_row / samples["bare: in a row"][0]]}
+
+
+async def _bare_bulk(wire: bare_redis.Wire, count: int) -> None:
+    await bare_redis.send_in_bulk(wire, count, "noop")
 
 
 async def _rate(size: int, send: Callable[[int], Awaitable[object]]) -> float:
@@ -131,29 +139,79 @@ async def _in_bulk(size: int) -> None:
 
 async def callers(size: int) -> Samples:
     """Call `size` times from 100 callers at the same time, each of which awaits a result before its next call."""
-    async with client_and_worker() as worker:
-        await asyncio.gather(*(_call(_WARM_UP // _CALLERS) for _ in range(_CALLERS)))
-        cpu, worker_cpu, began = own_cpu(), worker.cpu(), time.perf_counter()
-        seconds = await asyncio.gather(*(_call(size // _CALLERS) for _ in range(_CALLERS)))
-        took = time.perf_counter() - began
-        cpu, worker_cpu = own_cpu() - cpu, worker.cpu() - worker_cpu
-    together = [each for one in seconds for each in one]
+    ours = await many_callers(size)
+    bare, resp = [await _bare_callers(way, size) for way in _BARE]
     return {
-        "calls": [len(together) / took],
-        "round trip, p50": [1e3 * statistics.median(together)],
-        "round trip, p99": [1e3 * percentile_99(together)],
-        "client CPU": [1e6 * cpu / len(together)],
-        "worker CPU": [1e6 * worker_cpu / len(together)],
+        **ours,
+        **_named("bare", bare),
+        **_named("resp", resp),
+        "calls, of bare": [ours["calls"][0] / bare["calls"][0]],
     }
 
 
-async def _call(times: int) -> list[float]:
+async def many_callers(size: int) -> Samples:
+    """Call `size` times from 100 callers of ours."""
+    async with client_and_worker() as worker:
+        return await _called(_call, size, worker.used)
+
+
+async def _bare_callers(way: str, size: int) -> Samples:
+    async with bare_redis.client_and_worker(app.conf.broker_url, way) as client:
+        return await _called(client.call, size, client.used)
+
+
+async def _called(call: Callable[[], Awaitable[None]], size: int, used: Callable[[], Used]) -> Samples:
+    """Call from 100 callers."""
+    await asyncio.gather(*(_timed(call, _WARM_UP // _CALLERS) for _ in range(_CALLERS)))
+    before = used()
+    seconds = await asyncio.gather(*(_timed(call, size // _CALLERS) for _ in range(_CALLERS)))
+    spent = used() - before
+    together = [each for one in seconds for each in one]
+    return {
+        "calls": [len(together) / spent.seconds],
+        "round trip, p50": [1e3 * statistics.median(together)],
+        "round trip, p99": [1e3 * percentile_99(together)],
+        **costs(spent, len(together)),
+    }
+
+
+async def _call() -> None:
+    await (await noop.delay())
+
+
+async def _timed(call: Callable[[], Awaitable[None]], times: int) -> list[float]:
+    """Call one after the other; return the seconds that each took."""
     seconds: list[float] = []
     for _ in range(times):
         began = time.perf_counter()
-        await (await noop.delay())
+        await call()
         seconds.append(time.perf_counter() - began)
     return seconds
+
+
+async def one_by_one(size: int) -> Samples:
+    """Call one after the other; then bare clients do."""
+    samples = dict(await round_trip(size))
+    for label, way in zip(("bare", "resp"), _BARE, strict=True):
+        async with bare_redis.client_and_worker(app.conf.broker_url, way) as client:
+            await _timed(client.call, _WARM_UP)
+            before = client.used()
+            seconds = await _timed(client.call, size)
+            spent = client.used() - before
+        samples |= _named(label, {"round trip, p50": [1e3 * statistics.median(seconds)], **costs(spent, size)})
+    return {**samples, "p50, of bare": [samples["round trip, p50"][0] / samples["bare: round trip, p50"][0]]}
+
+
+async def end_to_end(size: int) -> Samples:
+    """Send `size` tasks with `send_many`, and await all results; then bare clients do."""
+    samples = dict(await throughput(size))
+    for label, way in zip(("bare", "resp"), _BARE, strict=True):
+        async with bare_redis.client_and_worker(app.conf.broker_url, way) as client:
+            before = client.used()
+            await client.calls(size)
+            spent = client.used() - before
+        samples |= _named(label, {"end to end": [size / spent.seconds], **costs(spent, size)})
+    return {**samples, "of bare": [samples["end to end"][0] / samples["bare: end to end"][0]]}
 
 
 async def delayed(size: int) -> Samples:
@@ -263,10 +321,10 @@ async def flat(size: int) -> Samples:
         _Line(name, window, depth)
         for name, depth in zip(_DEPTHS, (size // 1000, size // 100, size // 10, size), strict=True)
     ]
-    async with app, Redis.from_url(app.conf.broker_url) as redis:
+    async with app:
         for turn in range(_TURNS):
             for line in lines if turn % 2 == 0 else reversed(lines):
-                await line.take_turn(redis)
+                await line.take_turn()
     samples: dict[str, list[float]] = {}
     for line in lines:
         samples[f"worker CPU, {line.name}"] = [1e6 * statistics.quantiles(line.spent, n=4)[0] / (window + 1)]
@@ -285,9 +343,9 @@ class _Line:
         self._queue = f"depth-{depth}"
         self._window = window
         self._depth = depth
-        self._stamps: deque[AsyncResult[tuple[float, float]]] = deque()
+        self._stamps: deque[AsyncResult[Stamp]] = deque()
 
-    async def take_turn(self, redis: Redis) -> None:
+    async def take_turn(self) -> None:
         while self._stamps and await self._stamps[0].ready():  # what the last worker still ran
             self._stamps.popleft()
         while (len(self._stamps) - 1) * self._window < self._depth:
@@ -295,9 +353,9 @@ class _Line:
         async with worker_running("-Q", self._queue) as worker:
             for _ in range(_WARM_UP_WINDOWS):
                 await self._next(worker)
-            before = await _server_cpu(redis)
+            before = server_cpu()
             stamps = [await self._next(worker) for _ in range(_WINDOWS + 1)]
-            self.server_cpu += await _server_cpu(redis) - before
+            self.server_cpu += server_cpu() - before
         self.spent += [later - earlier for earlier, later in pairwise(stamps)]
 
     async def _add(self) -> None:
@@ -306,14 +364,9 @@ class _Line:
 
     async def _next(self, worker: WorkerProcess) -> float:
         """Return the worker's CPU time at the end of the next window, and send another one."""
-        _, cpu = await worker.unless_it_ends(self._stamps.popleft().get())
+        _, cpu, _ = await worker.unless_it_ends(self._stamps.popleft().get())
         await self._add()
         return cpu
-
-
-async def _server_cpu(redis: Redis) -> float:
-    cpu = await redis.info("cpu")
-    return float(cpu["used_cpu_user"]) + float(cpu["used_cpu_sys"])
 
 
 async def with_and_without_uvloop(size: int) -> Samples:
@@ -337,19 +390,25 @@ async def _throughput_on(size: int, is_uvloop: bool) -> float:
     return samples["end to end"][0]
 
 
+def _beside(*figures: Figure) -> tuple[Figure, ...]:
+    """Return the figures of both scripts that stand beside."""
+    return tuple(Figure(f"{way}: {each.name}", each.unit) for way in ("bare", "resp") for each in figures)
+
+
 BENCHMARKS = (
     Benchmark(
         "redis-roundtrip",
         "one call after the other, each result awaited",
         "redis",
-        round_trip,
+        one_by_one,
         2000,
         200,
         (
             Figure("round trip, p50", "ms", at_most=0.9),
             Figure("round trip, p99", "ms", at_most=3),
-            CLIENT_CPU,
-            WORKER_CPU,
+            *ALL_CPU,
+            *_beside(Figure("round trip, p50", "ms"), *ALL_CPU),
+            Figure("p50, of bare", "x", at_most=1.3),
         ),
     ),
     Benchmark(
@@ -363,18 +422,25 @@ BENCHMARKS = (
             Figure("calls", "calls/s", at_least=8000),
             Figure("round trip, p50", "ms"),
             Figure("round trip, p99", "ms", at_most=40),
-            CLIENT_CPU,
-            WORKER_CPU,
+            *ALL_CPU,
+            *_beside(Figure("calls", "calls/s"), *ALL_CPU),
+            Figure("calls, of bare", "x", at_least=1.6),
         ),
     ),
     Benchmark(
         "redis-throughput",
         "no-op tasks, send_many, all results awaited",
         "redis",
-        throughput,
+        end_to_end,
         50_000,
         2000,
-        (Figure("end to end", "tasks/s", at_least=12_000), Figure("sending took", "% of it"), CLIENT_CPU, WORKER_CPU),
+        (
+            Figure("end to end", "tasks/s", at_least=12_000),
+            Figure("sending took", "% of it"),
+            *ALL_CPU,
+            *_beside(Figure("end to end", "tasks/s"), *ALL_CPU),
+            Figure("of bare", "x", at_least=0.6),
+        ),
     ),
     Benchmark(
         "redis-gather",
@@ -383,7 +449,7 @@ BENCHMARKS = (
         gathered,
         50_000,
         2000,
-        (Figure("end to end", "tasks/s"), CLIENT_CPU, WORKER_CPU),
+        (Figure("end to end", "tasks/s"), *ALL_CPU),
     ),
     Benchmark(
         "redis-enqueue",
@@ -397,49 +463,47 @@ BENCHMARKS = (
             Figure("gathered", "tasks/s"),
             Figure("in bulk", "tasks/s", at_least=40_000),
             Figure("in bulk, client CPU", "us/task"),
-            Figure("bare script in a row", "tasks/s"),
-            Figure("bare script in bulk", "tasks/s"),
+            *_beside(Figure("in a row", "tasks/s"), Figure("in bulk", "tasks/s")),
+            Figure("in a row, of bare", "x", at_least=0.9),
         ),
     ),
     Benchmark(
         "redis-drain",
-        "sent while no worker runs, then drained; the same with redis-py alone",
+        "sent while no worker runs, then drained; the same without a task queue",
         "redis",
         drain,
         50_000,
         2000,
         (
             Figure("send only", "tasks/s"),
-            CLIENT_CPU,
             Figure("drain", "tasks/s", at_least=16_000),
-            WORKER_CPU,
-            Figure("bare script's drain", "tasks/s"),
-            Figure("bare script's CPU", "us/task"),
-            Figure("of the bare script's rate", "x", at_least=0.65),
+            *ALL_CPU,
+            *_beside(Figure("drain", "tasks/s"), *ALL_CPU),
+            Figure("drain, of bare", "x", at_least=1.1),
         ),
     ),
     Benchmark(
         "redis-sleep",
-        f"tasks that sleep {_NAP * 1000:g} ms, drained at concurrency {_NAPPERS}; the same with redis-py alone",
+        f"tasks that sleep {_NAP * 1000:g} ms, drained at concurrency {_NAPPERS}; the same without a task queue",
         "redis",
         naps,
         20_000,
         2000,
         (
             Figure("drain", "tasks/s", at_least=7000),
-            WORKER_CPU,
-            Figure("bare script's drain", "tasks/s"),
-            Figure("bare script's CPU", "us/task"),
+            *ALL_CPU,
+            Figure("bare: drain", "tasks/s"),
+            *(Figure(f"bare: {each.name}", each.unit) for each in ALL_CPU),
         ),
     ),
     Benchmark(
         "redis-unbatched",
-        "no-op tasks drained by redis-py alone, each written for itself",
+        "no-op tasks drained by redis-py alone, each settled for itself",
         "redis",
         unbatched,
         10_000,
         500,
-        (Figure("drain", "tasks/s"), WORKER_CPU),
+        (Figure("drain", "tasks/s"), *ALL_CPU),
     ),
     Benchmark(
         "redis-appended",
@@ -448,7 +512,7 @@ BENCHMARKS = (
         send_and_drain,
         30_000,
         2000,
-        (Figure("send only", "tasks/s"), CLIENT_CPU, Figure("drain", "tasks/s"), WORKER_CPU),
+        (Figure("send only", "tasks/s"), Figure("drain", "tasks/s"), *ALL_CPU),
     ),
     Benchmark(
         "redis-delayed",

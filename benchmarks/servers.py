@@ -12,10 +12,10 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from . import usage
 from .figures import BenchmarkError, Broker
 
 #: Seconds in which a server must answer, and end; RabbitMQ computes for five of them when nobody else does.
@@ -33,30 +33,39 @@ PERSISTENCE: Final[dict[Broker, tuple[str, ...]]] = {
 }
 
 
-@contextmanager
-def broker_running(broker: Broker, directory: Path) -> Iterator[dict[str, str]]:
-    """Start a new and empty `broker` which keeps its files in `directory`; yield the settings that name it.
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A broker that runs: the settings that name it, and the process ids of all its servers."""
 
-    It is ended afterwards. With RabbitMQ come results in Redis.
+    settings: dict[str, str]
+    pids: tuple[int, ...] = ()
+
+
+@contextmanager
+def broker_running(broker: Broker, directory: Path) -> Iterator[Running]:
+    """Start a new and empty `broker` which keeps its files in `directory`; it is ended afterwards.
+
+    With RabbitMQ come results in Redis.
     """
     match broker:
         case "redis" | "redis-aof":
-            with _redis_server(directory, PERSISTENCE[broker]) as url:
-                yield {"broker_url": url}
+            with _redis_server(directory, PERSISTENCE[broker]) as (url, pid):
+                yield Running({"broker_url": url}, (pid,))
         case "rabbitmq":
-            with _redis_server(directory, PERSISTENCE["redis"]) as results, _rabbitmq_server(directory) as url:
-                yield {"broker_url": url, "result_backend": results}
+            results = _redis_server(directory, PERSISTENCE["redis"])
+            with results as (result_backend, results_pid), _rabbitmq_server(directory) as (url, pid):
+                yield Running({"broker_url": url, "result_backend": result_backend}, (pid, results_pid))
         case "postgres":
-            with _postgres_server(directory) as url:
-                yield {"broker_url": url}
+            with _postgres_server(directory) as (url, pid):
+                yield Running({"broker_url": url}, (pid,))
         case "sqlite":
-            yield {"broker_url": f"sqlite:////{str(directory.resolve()).lstrip('/')}/queue.db"}
+            yield Running({"broker_url": f"sqlite:////{str(directory.resolve()).lstrip('/')}/queue.db"})
         case "memory" | "none":
-            yield {"broker_url": "memory://"}
+            yield Running({"broker_url": "memory://"})
 
 
 @contextmanager
-def _redis_server(directory: Path, settings: tuple[str, ...]) -> Iterator[str]:
+def _redis_server(directory: Path, settings: tuple[str, ...]) -> Iterator[tuple[str, int]]:
     program = shutil.which("redis-server")
     if program is None:
         raise BenchmarkError("redis-server is not installed")
@@ -68,7 +77,7 @@ def _redis_server(directory: Path, settings: tuple[str, ...]) -> Iterator[str]:
     )
     try:
         _wait_until_it_answers(process, port, b"PING\r\n", b"+PONG")
-        yield f"redis://127.0.0.1:{port}/0"
+        yield f"redis://127.0.0.1:{port}/0", process.pid
     finally:
         process.terminate()
         try:
@@ -78,7 +87,7 @@ def _redis_server(directory: Path, settings: tuple[str, ...]) -> Iterator[str]:
 
 
 @contextmanager
-def _postgres_server(directory: Path) -> Iterator[str]:
+def _postgres_server(directory: Path) -> Iterator[tuple[str, int]]:
     """A PostgreSQL with its own settings, but for the memory and the log that a server of this size would be given."""
     programs = sorted(_POSTGRES.glob("*/bin"), key=lambda each: int(each.parent.name))
     if not programs:
@@ -113,7 +122,7 @@ def _postgres_server(directory: Path) -> Iterator[str]:
     try:
         # What is asked is whether TLS may be used: the first thing that a client says, and one letter comes back.
         _wait_until_it_answers(process, port, bytes.fromhex("0000000804d2162f"), b"N")
-        yield f"postgresql://aiotq@127.0.0.1:{port}/postgres"
+        yield f"postgresql://aiotq@127.0.0.1:{port}/postgres", process.pid
     finally:
         process.send_signal(signal.SIGINT)
         try:
@@ -123,7 +132,7 @@ def _postgres_server(directory: Path) -> Iterator[str]:
 
 
 @contextmanager
-def _rabbitmq_server(directory: Path) -> Iterator[str]:
+def _rabbitmq_server(directory: Path) -> Iterator[tuple[str, int]]:
     program, epmd = _RABBITMQ, shutil.which("epmd")
     if epmd is None or not program.exists():
         raise BenchmarkError("rabbitmq-server is not installed")
@@ -146,7 +155,7 @@ def _rabbitmq_server(directory: Path) -> Iterator[str]:
         _wait_until_it_answers(process, port, b"AMQP\0\0\x09\x01", b"\1")
         Path(directory, _ENVIRONMENT).write_text(json.dumps(environment))
         Path(environment["RABBITMQ_PID_FILE"]).write_text(str(process.pid))
-        yield f"amqp://guest:guest@127.0.0.1:{port}/"
+        yield f"amqp://guest:guest@127.0.0.1:{port}/", process.pid
     finally:
         for each in (process, names):
             if each is not None:  # nobody needs its files any more
@@ -191,11 +200,6 @@ def count_queues(directory: Path) -> int:
         check=True,
     )
     return int(done.stdout.decode().removeprefix("{ok, ").removesuffix("}"))
-
-
-def rabbitmq_cpu(directory: Path) -> float:
-    """Return the seconds of CPU that the RabbitMQ which runs in `directory` has used so far."""
-    return usage.cpu(int(Path(directory, "pid").read_text()))
 
 
 def _free_port() -> int:

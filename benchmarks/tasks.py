@@ -8,6 +8,8 @@ import time
 
 from aiotq import AioTQ, current_task
 
+from .usage import own_cpu, server_cpu
+
 #: A slow machine shall give a low figure and not a PublishTimeout.
 PUBLISH_TIMEOUT = 120.0
 
@@ -15,6 +17,9 @@ PUBLISH_TIMEOUT = 120.0
 FACTS = "BENCHMARK_FACTS"
 #: Starts a second of a limited task.
 LIMIT = 100
+
+#: A wall time, and the seconds of CPU that a worker and the servers had used by then.
+Stamp = tuple[float, float, float]
 
 app = AioTQ("benchmarks", task_publish_timeout=PUBLISH_TIMEOUT)
 
@@ -35,9 +40,9 @@ async def noted(seconds: float) -> None:
 
 
 @app.task
-async def stamp() -> tuple[float, float]:
-    """Return the wall time at which it ran, and the seconds of CPU that its worker had used by then."""
-    return time.time(), time.process_time()
+async def stamp() -> Stamp:
+    """Return when it ran, and what was used by then."""
+    return time.time(), own_cpu(), server_cpu()
 
 
 @app.task

@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import time
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 _TICK: Final = 1 / os.sysconf("SC_CLK_TCK")
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 #: One megabyte, as the targets mean it.
 MEGABYTE: Final = 1_000_000
+#: Names the process ids of the servers of a run, with blanks between them.
+SERVERS: Final = "BENCHMARK_SERVERS"
 
 
 def own_cpu() -> float:
@@ -24,6 +28,39 @@ def own_cpu() -> float:
 def cpu(root: int) -> float:
     """Return the seconds of CPU that a process and all its descendants have used so far."""
     return sum(_cpu(pid) for pid in _tree(root))
+
+
+def server_cpu() -> float:
+    """Return the seconds of CPU that the servers of this run have used so far; 0 where there are none."""
+    return sum(cpu(int(pid)) for pid in os.environ.get(SERVERS, "").split())
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """Seconds that passed, and seconds of CPU that were used in this process, in the worker's, in the servers'."""
+
+    seconds: float
+    client: float
+    worker: float
+    servers: float
+
+    @classmethod
+    def by_now(cls, worker: int) -> Self:
+        """Return what was used so far; `worker` is a process id."""
+        return cls(time.perf_counter(), own_cpu(), cpu(worker), server_cpu())
+
+    @property
+    def cpu(self) -> float:
+        """Of all together."""
+        return self.client + self.worker + self.servers
+
+    def __sub__(self, before: Used) -> Used:
+        return Used(
+            self.seconds - before.seconds,
+            self.client - before.client,
+            self.worker - before.worker,
+            self.servers - before.servers,
+        )
 
 
 def memory(root: int) -> float:

@@ -42,7 +42,7 @@ async def first_task(starts: int) -> Samples:
         for _ in range(starts + 1):
             result = await stamp.delay()
             async with worker_running() as worker:
-                ran_at, _ = await worker.unless_it_ends(result.get())
+                ran_at, *_ = await worker.unless_it_ends(result.get())
             seconds.append(ran_at - worker.spawned_at)
     return {"first task after": seconds[1:]}
 

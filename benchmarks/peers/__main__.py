@@ -135,7 +135,7 @@ def run_once(name: str, system: str, options: argparse.Namespace) -> Mapping[str
     workload = _WORKLOADS[name]
     with (
         tempfile.TemporaryDirectory(prefix="aiotq-", dir=options.directory, ignore_cleanup_errors=True) as place,
-        broker_running(workload.broker, Path(place)) as urls,
+        broker_running(workload.broker, Path(place)) as running,
     ):
         file = Path(place, "samples.json")
         size = workload.size_for(system, options.quick)
@@ -146,7 +146,7 @@ def run_once(name: str, system: str, options: argparse.Namespace) -> Mapping[str
                     *("-m", f"benchmarks.peers.{system}_peer", name, str(size), str(file)),
                 ],
                 cwd=_ROOT,
-                env=_environment(workload, urls, place),
+                env=_environment(workload, running.settings, place),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
