@@ -338,7 +338,8 @@ def build() -> None:
     for path in site.rglob("*.html"):
         if found := _FOREIGN.search(path.read_text()):
             raise SiteError(f"{path.relative_to(site)} loads {found[1]}")
-    print(f"{sum(1 for _ in site.rglob('*.html'))} pages in {site.relative_to(ROOT)}: open index.html")
+    pages = sum(1 for _ in site.rglob("*.html"))
+    print(f"{pages} pages in {site.relative_to(ROOT)}; `make docs-serve` shows them (the search needs a server)")
 
 
 def serve() -> None:

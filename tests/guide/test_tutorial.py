@@ -38,4 +38,4 @@ async def test_a_first_service_of_fastapi_answers(tmp_path: Path) -> None:
 
     await reader.follow("guides/frameworks/fastapi.md")
 
-    assert len(reader.done) == 7
+    assert len(reader.done) == 9

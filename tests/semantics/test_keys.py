@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from aiotq import AioTQ, Debounce, DuplicateCall, Limit, RateLimit, Throttle, Unique, group
+from aiotq import AioTQ, Debounce, DuplicateCall, Limit, RateLimit, Throttle, Unique, chord, group
 from aiotq.exceptions import InvalidOption
 
 from ..waiting import wait_until
@@ -124,6 +124,29 @@ async def test_a_burst_runs_once_as_its_last_call_says(app: AioTQ) -> None:
         with pytest.raises(InvalidOption, match="countdown"):
             await index.options(countdown=1).delay("d", 6)
     assert sorted(ran) == [4, 5, 10]
+
+
+async def test_a_key_is_refused_where_it_could_not_be_kept(app: AioTQ) -> None:
+    """Steps and callbacks are always sent; another key would let runs of a unique task be two at once."""
+
+    @app.task(unique=Unique())
+    async def sync(user: str) -> None: ...
+
+    @app.task
+    async def plain() -> None: ...
+
+    async with app:
+        for key in ({"unique": Unique()}, {"debounce": 5}, {"throttle": 5}, {"idempotency_key": "a"}):
+            keyed = plain.si().set(**key)
+            for whole in (keyed | plain.si(), plain.si() | keyed, group(keyed, plain.si()), chord([plain.si()], keyed)):
+                with pytest.raises(InvalidOption, match="stands alone"):
+                    await whole.delay()
+            with pytest.raises(InvalidOption, match="stands alone"):
+                await plain.options(link=keyed).delay()
+            if "unique" not in key:
+                with pytest.raises(InvalidOption, match="one key"):
+                    await sync.options(**key).delay("ann")
+        assert all(not queue.ready for queue in await app.admin.queues())
 
 
 async def test_the_first_call_in_a_time_counts_and_an_idempotency_key_is_remembered(app: AioTQ) -> None:

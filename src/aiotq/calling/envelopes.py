@@ -332,14 +332,20 @@ def _check(
         raise InvalidArguments(f"{name}: args must be a list or tuple, not a {type(args).__name__}")
     if part is None and not isinstance(task, str):
         task.check(args, kwargs)
-    elif part is not None and options and not KEYED.isdisjoint(options):
+    elif part is not None and options:
+        refuse_key(name, options)
+    if options:
+        check_options(name, cast(CallOptions, options), runs_in=None if isinstance(task, str) else task.runs_in)
+    return name, declared
+
+
+def refuse_key(name: str, options: Mapping[str, Any]) -> None:
+    """Raise `InvalidOption` if `options` of a step, or of a callback, give its call a key."""
+    if not KEYED.isdisjoint(options):
         raise InvalidOption(
             f"{name}: {min(KEYED.intersection(options))} is for a call that stands alone: a step of a workflow is "
             "always sent, since others wait for its value"
         )
-    if options:
-        check_options(name, cast(CallOptions, options), runs_in=None if isinstance(task, str) else task.runs_in)
-    return name, declared
 
 
 _ANY_TASK: Final = TaskOptions()

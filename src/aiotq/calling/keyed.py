@@ -215,6 +215,12 @@ class KeyedCalls:
         if not KEYED.isdisjoint(options):
             check_options(call.task, call.options)
         declared = None if isinstance(task, str) else task.declared
+        others = KEYED.intersection(options) - {"unique"}
+        if others and declared is not None and declared.unique is not None:
+            raise InvalidOption(
+                f"{call.task} is declared with unique, and a call has one key: {min(others)} would let its runs be two "
+                "at once; give it to another task, which calls this one"
+            )
         if (given := options.get("idempotency_key")) is not None:
             name = f"idempotency:{call.task}:{digest(call.task, 'idempotency_key', given)}"
             return _Rule(Key(name, "idempotent", self._core.conf.result_expires))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Final, cast
 
-from ..calling.envelopes import Callee, check_carried
+from ..calling.envelopes import Callee, check_carried, refuse_key
 from ..core.values import replace
 from ..exceptions import CallError
 from ..tasks.options import CallOptions, check_options
@@ -83,6 +83,7 @@ def check_call_options(call: Signature[Any], task: Callee | str) -> None:
     """Raise `InvalidOption` if an option of `call`, which is sent later, is unknown or has an impossible value."""
     options = {option: given for option, given in call.options.items() if option not in _NOT_OPTIONS}
     if options:
+        refuse_key(call.task, options)
         check_options(call.task, cast(CallOptions, options), runs_in=None if isinstance(task, str) else task.runs_in)
         check_carried(call.task, options)
 

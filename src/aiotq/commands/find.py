@@ -93,6 +93,8 @@ def find(
         output.as_json({"tasks": tasks, "cursor": page.cursor, "counts": dict(page.counts)})
         return
     _print(page, now)
+    if not page.tasks and task_id:
+        print(f"a step that was never run is not searched either: aiotq result {task_id}")
 
 
 def _print(page: FinishedPage, now: float) -> None:

@@ -338,7 +338,8 @@ class _Follower:
             except TimeoutError:
                 if deadline is not None and loop.time() >= deadline:
                     raise ResultTimeout(
-                        f"no chunk of {self._result.id} within {self._timeout:g} s; the task goes on"
+                        f"no chunk of {self._result.id} within {self._timeout:g} s; the task goes on, "
+                        "if there is one of that id"
                     ) from None
 
     async def _say(self, source: Reader, *, now: bool = False) -> None:

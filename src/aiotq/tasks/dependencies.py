@@ -47,6 +47,9 @@ def Depends(dependency: Callable[..., Any] | None = None, *, use_cache: bool = T
     return Marker(dependency, use_cache)
 
 
+_NOT_GIVEN: Final = "a worker gives this parameter its value; a direct call of the function must give one"
+
+
 class _Injected:
     """Stands for what a worker gives."""
 
@@ -54,8 +57,14 @@ class _Injected:
         return "INJECTED"
 
     def __getattr__(self, name: str) -> NoReturn:
-        text = f"{name}: a worker gives this parameter its value; a direct call of the function must give one"
+        text = f"{name}: {_NOT_GIVEN}"
         raise AttributeError(text) if name.startswith("__") else CallError(text)
+
+    def _refuse(self, *_: object) -> NoReturn:
+        raise CallError(f"INJECTED: {_NOT_GIVEN}")
+
+    __call__ = __getitem__ = __setitem__ = __contains__ = __len__ = __iter__ = __next__ = __aiter__ = _refuse
+    __await__ = __enter__ = __exit__ = __aenter__ = __aexit__ = __add__ = __radd__ = __lt__ = __int__ = _refuse
 
 
 #: A default for parameters with `Depends`, so that type checkers don't ask calls for them.

@@ -39,7 +39,7 @@ class Rebuilding:
                 return ([self._of_one((item,))[0] for item in items], *args[1:]), kwargs
             return ([self._of_one(item) for item in items], *args[1:]), kwargs
         except Mismatch as exc:
-            raise InvalidArguments(f"{self._name}: argument {exc}") from exc
+            raise InvalidArguments(f"{self._name}: argument {exc}") from exc.__cause__
 
     def _of_one(self, args: Sequence[Any]) -> tuple[Any, ...]:
         names = self._positional

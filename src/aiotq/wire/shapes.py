@@ -424,7 +424,7 @@ def _by_pydantic(hint: Any) -> Shape:
             try:
                 return adapter.validate_json(orjson.dumps(value))
             except (pydantic.ValidationError, TypeError):
-                raise Mismatch("; ".join(_pydantics(each, place) for each in exc.errors()[:5])) from exc
+                raise Mismatch("; ".join(_pydantics(each, place) for each in exc.errors()[:5])) from None
 
     return rebuilt
 
@@ -443,6 +443,6 @@ def _by_msgspec(hint: Any) -> Shape:
             text = str(exc)
             found = _MSGSPECS_PLACE.search(text)
             where = place if found is None else place + found["place"]
-            raise Mismatch(f"{where}: {_MSGSPECS_PLACE.sub('', text)}") from exc
+            raise Mismatch(f"{where}: {_MSGSPECS_PLACE.sub('', text)}") from None
 
     return rebuilt

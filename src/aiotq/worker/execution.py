@@ -163,8 +163,8 @@ class Execution:
         if rules.rebuilding is not None:
             try:
                 rebuilt = rules.rebuilding.rebuilt(request.args, kwargs, links.mode)
-            except InvalidArguments as exc:  # no retry can change that
-                return self._linked(self._endings.failed(exc, run, task, policy), run)
+            except InvalidArguments as exc:  # no retry can change that, and no frame says more than its text
+                return self._linked(self._endings.failed(exc.with_traceback(None), run, task, policy), run)
             run.sent_arguments = request.args, kwargs
             cast("Any", request).args, cast("Any", request).kwargs = rebuilt
         try:
