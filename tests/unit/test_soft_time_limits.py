@@ -17,15 +17,18 @@ import sys, threading
 from aiotq.exceptions import SoftTimeLimitExceeded
 from aiotq.tasks.soft_time_limits import SoftLimitedThread
 
+is_running = threading.Event()
+
 def work():
     try:
+        is_running.set()
         while True:
             pass
     except SoftTimeLimitExceeded:
         return "struck"
 
 limited = SoftLimitedThread(work, 0.01)
-threading.Timer(0.01, limited.ring).start()
+threading.Thread(target=lambda: (is_running.wait(), limited.ring())).start()
 assert limited.run() == "struck"
 sys.settrace(lambda frame, event, argument: None)
 
