@@ -7,8 +7,6 @@ from typing import Final
 from ..proxy import Proxy
 from .harness import Chaos, Process
 
-#: Seconds; for tests in which no lease may end, however slow the machine is.
-LONG_LEASE: Final = 20.0
 #: Seconds; what a caller here gives a publish, since it is not the deadline that is looked at.
 PUBLISH_TIMEOUT: Final = 60.0
 

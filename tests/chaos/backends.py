@@ -227,7 +227,7 @@ class Redis:
     @contextmanager
     def last_words(self, pid: int) -> Iterator[None]:
         os.kill(pid, signal.SIGSTOP)  # it opens no other connection
-        ports = _ports_of(pid)
+        ports = _ports_of(pid, self.server.port)
         yield
         _until(lambda: not ports & self._clients(), "the server noticed the death")
 
@@ -270,8 +270,11 @@ def _until(fact: Callable[[], bool], message: str) -> None:
         time.sleep(0.001)
 
 
-def _ports_of(pid: int) -> set[int]:
-    """The local ports of the TCP connections of a process. Source: proc(5), /proc/net/tcp."""
+def _ports_of(pid: int, server: int) -> set[int]:
+    """The local ports of the TCP connections of a process to that port of a server. Source: proc(5), /proc/net/tcp.
+
+    Its connections to other servers may have the same local ports as those of the living to this one.
+    """
     inodes: set[str] = set()
     for name in os.listdir(f"/proc/{pid}/fd"):
         try:
@@ -281,7 +284,11 @@ def _ports_of(pid: int) -> set[int]:
         if target.startswith("socket:["):
             inodes.add(target[len("socket:[") : -1])
     rows = (line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:])
-    return {int(row[1].rpartition(":")[2], 16) for row in rows if row[9] in inodes}
+    return {_port(row[1]) for row in rows if row[9] in inodes and _port(row[2]) == server}
+
+
+def _port(address: str) -> int:
+    return int(address.rpartition(":")[2], 16)
 
 
 class Postgres:
@@ -337,7 +344,7 @@ class Postgres:
     @contextmanager
     def last_words(self, pid: int) -> Iterator[None]:
         os.kill(pid, signal.SIGSTOP)  # it opens no other connection
-        ports = _ports_of(pid)
+        ports = _ports_of(pid, self.server.port)
         yield
         _until(lambda: not ports & self._clients(), "the server noticed the death")
 

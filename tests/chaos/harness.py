@@ -29,9 +29,11 @@ from .backends import Backend, Standing
 T = TypeVar("T")
 
 ROOT: Final = Path(__file__).parents[2]
-#: Seconds. Short, since most tests wait for leases of the dead to end; long enough for a machine with much else to do
-#: to renew those of the living.
-LEASE: Final = 1.5
+#: Seconds. Nothing that lives loses a lease, however long it stands still; what the dead held need not wait for that,
+#: since other workers on the machine see them die. Where a lease must end, a test gives that process a shorter one.
+LEASE: Final = 20.0
+#: Seconds beyond what is promised, in which a machine with much else to do keeps a promise.
+SLACK: Final = 4.0
 #: Seconds a fact may take to come true before its test fails: a guess at the slowest machine, not a promise.
 PATIENCE: Final = 45.0
 
@@ -169,7 +171,11 @@ class Process:
 
     def _is_suspended(self) -> bool:
         """Source: proc(5), /proc/pid/stat."""
-        return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+        try:
+            stat = Path(f"/proc/{self.pid}/stat").read_text()
+        except (FileNotFoundError, ProcessLookupError):  # it ended just now
+            return False
+        return stat.rpartition(")")[2].split()[0] == "T"
 
     def clear(self) -> None:
         """End it, however it is."""
@@ -220,17 +226,17 @@ class Chaos:
         command = ("-m", "tests.chaos.programs", name, *map(str, arguments))
         return self.start(*command, name=name, **_variables(settings))
 
-    def start_worker(self, **settings: object) -> Process:
-        """Start a worker: its settings are environment variables without their prefix."""
+    def start_worker(self, *words: str, **settings: object) -> Process:
+        """Start a worker with more `words`; its settings are environment variables without their prefix."""
         return self.start(
-            *("-m", "aiotq", "worker", f"{apps.__name__}:app"),
+            *("-m", "aiotq", "worker", f"{apps.__name__}:app", *words),
             name="worker",
             **_variables(settings),
         )
 
-    async def worker(self, **settings: object) -> Process:
+    async def worker(self, *words: str, **settings: object) -> Process:
         """Start a worker and wait until it is ready."""
-        worker = self.start_worker(**settings)
+        worker = self.start_worker(*words, **settings)
         await worker.says("is ready")
         return worker
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Any
 
 import pytest
 
@@ -14,9 +14,6 @@ from aiotq.exceptions import DeadLettered
 
 from .harness import PATIENCE, Chaos
 
-#: Shorter than elsewhere: to find the poison takes several deaths, one lease each.
-LEASE: Final = 1.0
-
 
 @asynccontextmanager
 async def supervised_worker(chaos: Chaos, **settings: object) -> AsyncIterator[None]:
@@ -24,7 +21,7 @@ async def supervised_worker(chaos: Chaos, **settings: object) -> AsyncIterator[N
 
     async def supervise() -> None:
         while True:
-            await chaos.start_worker(worker_lease=LEASE, **settings).ended()
+            await chaos.start_worker(**settings).ended()
 
     supervising = asyncio.create_task(supervise())
     try:

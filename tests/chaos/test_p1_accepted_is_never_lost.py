@@ -32,7 +32,7 @@ async def test_no_accepted_task_is_lost_when_workers_are_killed(chaos: Chaos) ->
 
 
 async def test_what_delay_has_returned_is_there_when_the_client_is_killed(chaos: Chaos) -> None:
-    for _ in range(6):
+    for _ in range(4):
         before = len(chaos.seen("accepted"))
         client = chaos.program("send", 100_000, 50)
         await chaos.sees("accepted", count=before + chaos.random.randrange(1, 200))
@@ -55,10 +55,10 @@ async def test_a_worker_killed_inside_a_commit_has_committed_all_of_it_or_nothin
     accepted: set[str] = set()
 
     for n in range(30):
-        if n >= 10 and any(death.standing.held for death in chaos.deaths):
+        if n >= 6 and any(death.standing.held for death in chaos.deaths):
             break
         async with chaos.client:
-            signatures = [chaos.client.signature(apps.step.name, (0.0,)) for _ in range(250 if n < 10 else 2000)]
+            signatures = [chaos.client.signature(apps.step.name, (0.0,)) for _ in range(250 if n < 6 else 2000)]
             accepted |= {result.id for result in await chaos.client.send_many(signatures)}
         before = len(chaos.seen("start"))
         worker = await chaos.worker(worker_concurrency=25)

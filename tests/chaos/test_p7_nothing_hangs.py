@@ -14,8 +14,9 @@ from . import apps
 from .backends import ON_SQLITE, SQLiteFile
 from .harness import PATIENCE, Chaos
 
-#: Longer than a lease and than any attempt to write waits for a lock.
+#: Seconds; longer than a lease and than any attempt to write waits for a lock.
 LOCKED = 10.0
+BRIEF_LEASE = 1.5
 
 
 @ON_SQLITE
@@ -23,7 +24,7 @@ async def test_a_locked_file_is_an_error_in_time_for_callers_and_a_pause_for_wor
     chaos: Chaos, backend: SQLiteFile
 ) -> None:
     async with chaos.client:
-        worker = await chaos.worker()
+        worker = await chaos.worker(worker_lease=BRIEF_LEASE)
         running = await chaos.send(apps.wait_at, str(chaos.directory / "gate"))
         await chaos.sees("start", running.id)
         lock = chaos.program("lock", backend.file)

@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 import time
 from functools import partial
+from typing import Final
 
 from aiotq import AsyncResult
 
 from ..proxy import Proxy
 from ..waiting import wait_until
 from . import apps
-from .asking import LONG_LEASE, all_is_answered, asking, has_swallowed
+from .asking import all_is_answered, asking, has_swallowed
 from .backends import ON_OWN_POSTGRES, OwnPostgres
-from .harness import LEASE, PATIENCE, Chaos, Outage
+from .harness import PATIENCE, Chaos, Outage
 
 pytestmark = ON_OWN_POSTGRES
+
+#: Seconds; of a worker that is cut off until its lease has ended.
+BRIEF_LEASE: Final = 4.0
 
 
 async def test_a_server_that_is_killed_and_comes_back_loses_nothing_and_repeats_nothing(
@@ -23,7 +27,7 @@ async def test_a_server_that_is_killed_and_comes_back_loses_nothing_and_repeats_
 ) -> None:
     """It comes back within the lease: what was under way is settled, and no task runs twice."""
     for _ in range(2):
-        await chaos.worker(worker_lease=LONG_LEASE)
+        await chaos.worker()
     client = asking(chaos, backend.url)
 
     for _ in range(3):
@@ -37,7 +41,7 @@ async def test_a_server_that_is_killed_and_comes_back_loses_nothing_and_repeats_
 
 
 async def test_what_waits_for_its_time_is_there_when_the_server_is_back(chaos: Chaos, backend: OwnPostgres) -> None:
-    await chaos.worker(worker_lease=LONG_LEASE)
+    await chaos.worker()
     async with chaos.client:
         results = [await chaos.send(apps.step, 0.0, countdown=0.5 + n % 20 / 10) for n in range(100)]
         await chaos.sees("end", count=20)
@@ -56,7 +60,7 @@ async def test_connections_that_are_cut_again_and_again_lose_nothing_and_repeat_
     """By the server and on the way, with replies that are lost."""
     with Proxy(backend.server.port) as proxy:
         url = backend.url.replace(str(backend.server.port), str(proxy.port))
-        workers = [await chaos.worker(broker_url=url, worker_lease=LONG_LEASE) for _ in range(2)]
+        workers = [await chaos.worker(broker_url=url) for _ in range(2)]
         client = asking(chaos, url)
 
         for cut in range(6):
@@ -88,7 +92,7 @@ async def test_work_goes_on_beside_a_worker_in_a_black_hole_and_in_it_when_it_en
     with Proxy(backend.server.port) as proxy:
         url = backend.url.replace(str(backend.server.port), str(proxy.port))
         await chaos.worker()
-        caught = await chaos.worker(broker_url=url)
+        caught = await chaos.worker(broker_url=url, worker_lease=BRIEF_LEASE)
         client = asking(chaos, url)
         await chaos.sees("answered", count=100)
         async with chaos.client:
@@ -101,7 +105,9 @@ async def test_work_goes_on_beside_a_worker_in_a_black_hole_and_in_it_when_it_en
             began, standing = time.time(), chaos.standing()
             gate.touch()
             assert all([await result.get(timeout=PATIENCE) for result in running])
-            await asyncio.sleep(began + 2 * LEASE - time.time())  # the length of the hole is the thing under test
+            await asyncio.sleep(
+                began + 1.3 * BRIEF_LEASE - time.time()
+            )  # the length of the hole is the thing under test
             proxy.restore()
             over = time.time()
             chaos.outages.append(Outage(began, over, standing))

@@ -14,11 +14,11 @@ from ..waiting import wait_until
 from . import apps, junk
 from .asking import all_is_answered, asking, has_swallowed
 from .backends import ON_OWN_RABBITMQ, ON_RABBITMQ, OwnRabbitMQ, RabbitMQ
-from .harness import LEASE, PATIENCE, Chaos
+from .harness import PATIENCE, SLACK, Chaos
 from .supervised import died_of, supervised_worker
 
 #: Seconds; claims are renewed whatever happens to RabbitMQ, and what was delivered twice waits for so long.
-LONGER_LEASE = 5.0
+BRIEF_LEASE = 4.0
 
 
 def through(proxy: Proxy, backend: RabbitMQ, options: str = "") -> str:
@@ -35,7 +35,7 @@ async def test_a_server_that_is_killed_and_comes_back_loses_nothing_and_repeats_
     chaos: Chaos, backend: OwnRabbitMQ
 ) -> None:
     """What runs goes on, and what is delivered again meanwhile finds its claim."""
-    workers = [await chaos.worker(worker_lease=LONGER_LEASE) for _ in range(2)]
+    workers = [await chaos.worker(worker_lease=BRIEF_LEASE) for _ in range(2)]
     client = asking(chaos, backend.url)
     async with chaos.client:
         gate = chaos.directory / "gate"
@@ -66,7 +66,7 @@ async def test_connections_that_are_cut_again_and_again_lose_nothing_and_repeat_
 ) -> None:
     with Proxy(backend.server.port) as proxy:
         url = through(proxy, backend)
-        workers = [await chaos.worker(broker_url=url, worker_lease=LONGER_LEASE) for _ in range(2)]
+        workers = [await chaos.worker(broker_url=url, worker_lease=BRIEF_LEASE) for _ in range(2)]
         client = asking(chaos, url)
 
         for cut in range(6):
@@ -95,7 +95,8 @@ async def test_work_goes_on_beside_a_worker_in_a_black_hole_and_in_it_when_it_en
     with Proxy(backend.server.port) as proxy:
         await chaos.worker()
         caught = await chaos.worker(
-            broker_url=through(proxy, backend, "?heartbeat=1&reply_timeout=2&connect_timeout=2")
+            broker_url=through(proxy, backend, "?heartbeat=1&reply_timeout=2&connect_timeout=2"),
+            worker_lease=BRIEF_LEASE,
         )
         gate = chaos.directory / "gate"
         async with chaos.client:
@@ -108,7 +109,9 @@ async def test_work_goes_on_beside_a_worker_in_a_black_hole_and_in_it_when_it_en
             began = time.monotonic()
             assert await (await chaos.send(apps.step, 0.0)).get(timeout=PATIENCE)
             await caught.says("silent for")
-            await asyncio.sleep(began + 3 * LEASE - time.monotonic())  # the hole outlasts leases: the thing under test
+            await asyncio.sleep(
+                began + 1.3 * BRIEF_LEASE - time.monotonic()
+            )  # the hole outlasts leases: the thing under test
             assert set(chaos.starts().values()) == {1}
             proxy.restore()
 
@@ -171,7 +174,7 @@ async def test_a_task_beyond_the_consumer_timeout_runs_once_and_again_when_its_w
     """Its message goes round as a copy, and whoever holds that when the claim has ended runs it."""
     gate = chaos.directory / "gate"
     async with chaos.client:
-        first = await chaos.worker(amqp_park_after=1.0)
+        first = await chaos.worker(amqp_park_after=1.0, worker_lease=BRIEF_LEASE)
         results = [await chaos.send(apps.wait_at, str(gate)) for _ in range(5)]
         await chaos.sees("start", count=5)
         heir = await chaos.worker(amqp_park_after=1.0)
@@ -184,7 +187,7 @@ async def test_a_task_beyond_the_consumer_timeout_runs_once_and_again_when_its_w
         gate.touch()
         assert [await result.get(timeout=PATIENCE) for result in results] == [heir.pid] * 5
     assert {fact.worker for fact in again} == {heir.pid}
-    assert max(fact.time for fact in again) < death.time + 2 * LEASE + 2
+    assert max(fact.time for fact in again) < death.time + 2 * BRIEF_LEASE + 2 + SLACK
     chaos.only_the_killed_run_again()
     await nothing_is_left(backend)
     assert "PRECONDITION_FAILED" not in backend.server.log.read_text()

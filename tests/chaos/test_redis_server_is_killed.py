@@ -7,17 +7,21 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import Final
 
 from aiotq import AsyncResult
 
 from ..proxy import Proxy
 from ..waiting import wait_until
 from . import apps
-from .asking import LONG_LEASE, all_is_answered, asking, has_swallowed
+from .asking import all_is_answered, asking, has_swallowed
 from .backends import ON_REDIS, Redis
-from .harness import LEASE, PATIENCE, Chaos, Outage
+from .harness import PATIENCE, SLACK, Chaos, Outage
 
 pytestmark = ON_REDIS
+
+#: Seconds; of workers that are cut off until their leases have ended.
+BRIEF_LEASE: Final = 4.0
 
 
 @asynccontextmanager
@@ -38,7 +42,7 @@ async def test_a_server_that_is_killed_and_comes_back_loses_nothing_and_repeats_
 ) -> None:
     """It comes back within the lease: what was under way is settled, and no task runs twice."""
     for _ in range(2):
-        await chaos.worker(worker_lease=LONG_LEASE)
+        await chaos.worker()
     client = asking(chaos, backend.url)
 
     for _ in range(5):
@@ -53,23 +57,23 @@ async def test_a_server_that_is_killed_and_comes_back_loses_nothing_and_repeats_
 
 async def test_a_server_that_is_away_beyond_the_lease_repeats_only_what_ran(chaos: Chaos, backend: Redis) -> None:
     with Proxy(backend.server.port) as proxy:
-        workers = [await chaos.worker(broker_url=proxy.url) for _ in range(2)]
+        workers = [await chaos.worker(broker_url=proxy.url, worker_lease=BRIEF_LEASE) for _ in range(2)]
         client = asking(chaos, proxy.url)
         await chaos.sees("answered", count=200)
 
         async with outage(chaos, proxy, backend):
-            await asyncio.sleep(2 * LEASE)  # the length of the outage is the thing under test
+            await asyncio.sleep(1.3 * BRIEF_LEASE)  # the length of the outage is the thing under test
         over = chaos.outages[-1].over
 
         await chaos.sees("answered", count=len(chaos.seen("answered")) + 200)
         assert [worker.exit_code for worker in workers] == [None, None]
-        assert min(fact.time for fact in chaos.seen("start") if fact.time > over) < over + LEASE + 2
+        assert min(fact.time for fact in chaos.seen("start") if fact.time > over) < over + BRIEF_LEASE + 2 + SLACK
         await all_is_answered(chaos, client)
     chaos.only_what_an_outage_caught_runs_again()
 
 
 async def test_what_waits_for_its_time_is_there_when_the_server_is_back(chaos: Chaos, backend: Redis) -> None:
-    await chaos.worker(worker_lease=LONG_LEASE)
+    await chaos.worker()
     async with chaos.client:
         results = [await chaos.send(apps.step, 0.0, countdown=0.5 + n % 20 / 10) for n in range(100)]
         await chaos.sees("end", count=20)
@@ -87,7 +91,7 @@ async def test_connections_that_are_cut_again_and_again_lose_nothing_and_repeat_
 ) -> None:
     """By the server and on the way, those for requests and those for pushes."""
     with Proxy(backend.server.port) as proxy:
-        workers = [await chaos.worker(broker_url=proxy.url, worker_lease=LONG_LEASE) for _ in range(2)]
+        workers = [await chaos.worker(broker_url=proxy.url) for _ in range(2)]
         client = asking(chaos, proxy.url)
 
         for cut in range(6):
@@ -117,7 +121,7 @@ async def test_work_goes_on_beside_a_worker_in_a_black_hole_and_in_it_when_it_en
     """10 s in which nothing arrives and nothing is refused, for one worker and the client."""
     with Proxy(backend.server.port) as proxy:
         await chaos.worker()
-        caught = await chaos.worker(broker_url=proxy.url)
+        caught = await chaos.worker(broker_url=proxy.url, worker_lease=BRIEF_LEASE)
         client = asking(chaos, proxy.url)
         await chaos.sees("answered", count=100)
         async with chaos.client:
@@ -141,7 +145,7 @@ async def test_work_goes_on_beside_a_worker_in_a_black_hole_and_in_it_when_it_en
                 lambda _: any(fact.worker == caught.pid and fact.time > over for fact in chaos.seen("start")),
                 "the worker in the hole works again",
             )
-            assert time.time() < over + LEASE + 2
+            assert time.time() < over + BRIEF_LEASE + 2 + SLACK
             await chaos.sees("answered", count=len(chaos.seen("answered")) + 200)
             await all_is_answered(chaos, client, beside.id, *(result.id for result in running))
     chaos.only_what_an_outage_caught_runs_again()

@@ -29,7 +29,7 @@ async def test_readers_have_each_chunk_once_though_workers_die_and_stand_still(c
                 group.create_task(read(number))
             await wait_until(lambda: all(len(each) > 100 for each in seen), "all are read", 30)
             first.kill()
-            frozen = await chaos.worker()
+            frozen = await chaos.worker(worker_lease=1.0)  # alone until it stands still
             await wait_until(lambda: all(len(each) > 400 for each in seen), "all go on", 30)
             await chaos.suspend(frozen)
             await chaos.worker()

@@ -17,8 +17,6 @@ from . import workflow_apps
 from .backends import OwnPostgres, Redis
 from .harness import PATIENCE, Chaos, Process
 
-#: Seconds. No lease may end of itself where nobody is killed.
-LONG_LEASE: Final = 20.0
 WORKFLOWS: Final = 60
 
 
@@ -85,12 +83,8 @@ class Sent:
         return sum(sum(expected(Workflow(SHAPES[n % len(SHAPES)])).calls.values()) for n in range(WORKFLOWS))
 
 
-def worker(chaos: Chaos, **settings: object) -> Process:
-    return chaos.start(
-        *("-m", "aiotq", "worker", f"{workflow_apps.__name__}:app", "-c", "10"),
-        name="worker",
-        **{f"AIOTQ_{name.upper()}": value for name, value in settings.items()},
-    )
+def worker(chaos: Chaos) -> Process:
+    return chaos.start(*("-m", "aiotq", "worker", f"{workflow_apps.__name__}:app", "-c", "10"), name="worker")
 
 
 @pytest.fixture
@@ -128,7 +122,7 @@ async def test_workflows_end_once_while_their_broker_is_killed(
     chaos: Chaos, backend: Redis | OwnPostgres, sent: Sent
 ) -> None:
     for _ in range(2):
-        worker(chaos, worker_lease=LONG_LEASE)
+        worker(chaos)
 
     await chaos.sees("end", count=100)
     await asyncio.to_thread(backend.server.kill)
