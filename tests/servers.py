@@ -38,11 +38,8 @@ END: Final = 10.0
 
 
 def free_port() -> int:
-    """Return a port nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a port that nobody listens on, and that no connection is given while nobody does."""
+    return _quiet_ports(1)[0]
 
 
 def _command(variable: str, program: Path) -> list[str]:
@@ -498,7 +495,7 @@ class PostgresServer:
         self._temporary = temporary("postgres-", place_of_files())
         self.directory = Path(self._temporary.name)
         self.data = self.directory / "data"
-        (self.port,) = _quiet_ports(1)
+        self.port = free_port()
         self._settings: dict[str, object] = {
             "listen_addresses": "127.0.0.1",
             "port": self.port,
@@ -656,7 +653,7 @@ def _port_with_another_above() -> int:
 
 
 def _quiet_ports(count: int, *, below: int = 32_000) -> list[int]:
-    """Return ports that nobody listens on, and that no connection is given while the server takes seconds to start."""
+    """Return ports that nobody listens on, and that no connection is given while a server takes seconds to start."""
     found: list[int] = []
     ours = random.SystemRandom()  # seeded like ours, two test processes would want the same ports
     while len(found) < count:

@@ -17,7 +17,7 @@ from .shells import Shell, shell
 __all__ = ["shell"]
 
 #: Seconds; the default lease has 15.
-SOON = 3.0
+SOON = 8.0
 
 APP = """
 from aiotq import AioTQ

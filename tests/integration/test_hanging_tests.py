@@ -18,8 +18,8 @@ FILES: Final = {
 [pytest]
 asyncio_mode = auto
 asyncio_default_fixture_loop_scope = function
-timeout = 0.5
-faulthandler_timeout = 2
+timeout = 3
+faulthandler_timeout = 6
 faulthandler_exit_on_timeout = true
 """,
     "conftest.py": """

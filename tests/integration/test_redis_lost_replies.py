@@ -32,6 +32,8 @@ from .redis_work import Work, fresh_prefix, warnings
 
 #: A request without an answer costs one second here, and not ten.
 HASTY = "&reply_timeout=0.5&connect_timeout=0.5"
+#: Seconds by which a busy machine may be late; the usual timeouts are longer.
+SLACK = 3.0
 
 
 @pytest.fixture
@@ -272,13 +274,13 @@ async def test_in_a_black_hole_calls_are_told_in_time_and_work_resumes_after_it(
         began = loop.time()
         with pytest.raises(PublishTimeout) as first:
             await work.double.delay(5)
-        assert loop.time() - began < 1.4
+        assert loop.time() - began < 0.4 + SLACK
         assert first.value.maybe_sent, "it was written to a connection that stood"
-        await wait_until(lambda: warnings(caplog, "requests) was lost"), "the connection is torn down", 5)
+        await wait_until(lambda: warnings(caplog, "requests) was lost"), "the connection is torn down")
         began = loop.time()
         with pytest.raises(PublishTimeout) as second:
             await work.double.delay(6)
-        assert loop.time() - began < 1.4
+        assert loop.time() - began < 0.4 + SLACK
         assert not second.value.maybe_sent, "there was no connection"
         work.gate.set()  # they finish in the dark
         await wait_until(lambda: warnings(caplog, "committing finished tasks failed"), "their commit fails")

@@ -47,7 +47,7 @@ async def test_running_tasks_finish_within_the_grace_time(app: AioTQ) -> None:
             gate.set()
             await stop
 
-        assert await result.get(timeout=0.1) == "finished"
+        assert await result.get(timeout=5) == "finished"
         assert await late.state() == "PENDING", "nothing was taken after the stop"
         assert (await queue(app)).ready == 1
 
@@ -165,7 +165,7 @@ async def test_a_task_that_refuses_to_end_is_named(
             await stop
 
         assert f"{refuse.name}[{result.id}] was cancelled and does not end" in caplog.text
-        assert await result.get(timeout=0.1) == "in the end"
+        assert await result.get(timeout=5) == "in the end"
 
 
 async def test_a_cancelled_stop_hands_everything_back(app: AioTQ) -> None:

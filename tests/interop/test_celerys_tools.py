@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import socket
 import subprocess
 import urllib.error
 import urllib.request
@@ -19,7 +18,7 @@ import pytest
 from aiotq import AioTQ, TaskRevokedError
 from aiotq.control.celery_mail import command_in, theirs
 
-from ..servers import shared, shared_rabbit
+from ..servers import free_port, shared, shared_rabbit
 from ..waiting import wait_until
 from .celery_process import HERE, PYTHON, CeleryWorker
 from .ours import make_app
@@ -32,9 +31,7 @@ class Flower:
     """The HTTP API of Celery's monitor, which runs on this machine."""
 
     def __init__(self) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = free_port()
 
     async def ask(self, path: str, data: bytes | None = None) -> Any:
         """Return what it answers; None: it is not there yet, or knows nothing of that."""
