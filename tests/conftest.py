@@ -8,13 +8,18 @@ test, and is not counted.
 from __future__ import annotations
 
 import asyncio
+import compileall
+import os
 import signal
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import hypothesis
 import pytest
+
+import aiotq
 
 from .forked import close_forked
 from .servers import close_shared, take_back_schemas
@@ -26,6 +31,11 @@ __all__ = ["no_process_left", "pytest_configure", "pytest_runtest_teardown", "py
 # would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+# A process that tests start would compile what it imports, where it may not write down what comes of it
+# (PYTHONDONTWRITEBYTECODE): half of its start, and there are a thousand of them.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    compileall.compile_dir(Path(aiotq.__file__).parent, quiet=2)
 
 # How long an example takes is the machine's business, which may have much else to do.
 hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
