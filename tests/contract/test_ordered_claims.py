@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -11,8 +11,9 @@ from typing import Any, cast
 import pytest
 
 from aiotq.commit import COMMITTED, LEASE_LOST, Finish
-from aiotq.exceptions import ConnectionLost
+from aiotq.exceptions import ConnectionLost, OperationalError
 from aiotq.results import HeldElsewhere, Ledger
+from aiotq.results.fleet import FleetRow
 from aiotq.states import SUCCESS
 from aiotq.testing.contracts.harness import JumpingClock
 from aiotq.transport import Delivery, HandBack
@@ -155,3 +156,30 @@ async def test_whose_claim_ended_and_went_to_a_later_delivery_is_told_and_can_no
     assert await state_of(worker, "a") is None
     assert (await standing(worker))["ready"] == 0
     assert await worker.committer.commit([Finish(again, record=record(pair, "a"))]) == [COMMITTED]
+
+
+async def test_claims_are_renewed_though_the_ledger_refuses_the_row_beside_them(
+    pair: CommitHarness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Somebody has put something else in the row's place."""
+    worker = await pair.worker()
+    delivery = await taken(worker)
+    renew_claims = worker.ledger.renew_claims
+
+    def refusing(*claims: Any) -> Collection[tuple[str, int]]:
+        if isinstance(claims[-1], FleetRow):
+            raise OperationalError("no rows today")
+        return renew_claims(*claims)
+
+    def refused(*row: object) -> None:
+        raise OperationalError("no rows today")
+
+    monkeypatch.setattr(worker.ledger, "renew_claims", refusing)
+    monkeypatch.setattr(worker.ledger, "renew_presence", refused)
+
+    for _ in range(8):
+        await pair.pass_time(pair.broker.lease / 4)
+        assert not await asyncio.to_thread(worker.committer.renew, [delivery], FleetRow("me", b"", 100.0))
+
+    assert await is_held_by(worker, delivery)
+    assert "the row in the fleet registry could not be written, trying again: no rows today" in caplog.text

@@ -10,7 +10,7 @@ from typing import Final
 
 from ..core.clock import SYSTEM_CLOCK, Clock
 from ..core.values import sendable
-from ..exceptions import Refused
+from ..exceptions import ConnectionLost, OperationalError, Refused
 from ..results.fleet import FleetRow
 from ..results.ledger import (
     AlreadyDone,
@@ -261,9 +261,7 @@ class OrderedCommitter(Committer):
                 asking.append(delivery)  # the ledger may not know of it yet
             else:
                 own.append((delivery, hold))
-        lost_claims = set(
-            self._ledger.renew_claims([delivery.message.key for delivery, _ in own], self._holder, self._lease)
-        )
+        lost_claims = self._renew_claims([delivery.message.key for delivery, _ in own], row)
         lost_leases: set[Delivery] = set()
         if self.consumer is not None:
             lost_leases.update(self.consumer.renew(held))
@@ -273,8 +271,20 @@ class OrderedCommitter(Committer):
             elif hold is not None:
                 hold.ends = ends
         self._lost.extend(lost)
-        self._write_row(row)
         return lost + [delivery for delivery in asking if delivery in lost_leases]
+
+    def _renew_claims(self, keys: Sequence[tuple[str, int]], row: FleetRow | None) -> set[tuple[str, int]]:
+        """Renew claims, and write `row` in the same request unless that is what the ledger refuses; return the lost."""
+        try:
+            return set(self._ledger.renew_claims(keys, self._holder, self._lease, row))
+        except ConnectionLost:
+            raise
+        except OperationalError:
+            if row is None:
+                raise
+        lost = set(self._ledger.renew_claims(keys, self._holder, self._lease))
+        self._write_row(row)
+        return lost
 
     def _renew_row(self, row: FleetRow) -> None:
         self._ledger.renew_presence(row.key, row.row, row.lease)

@@ -13,7 +13,7 @@ from ..core.clock import SYSTEM_CLOCK, Clock
 from ..core.values import replace
 from ..exceptions import StoreRequired
 from ..wire.message import Envelope
-from .fleet import Presence
+from .fleet import FleetRow, Presence
 from .ledger import (
     NO_JOIN_CHANGES,
     REVOKED,
@@ -106,8 +106,12 @@ class InProcessLedger(Ledger):
         with self._held() as table:
             return table.claim(keys, holder, lease, caution, dead)
 
-    def renew_claims(self, keys: Sequence[tuple[str, int]], holder: str, lease: float) -> Collection[tuple[str, int]]:
+    def renew_claims(
+        self, keys: Sequence[tuple[str, int]], holder: str, lease: float, row: FleetRow | None = None
+    ) -> Collection[tuple[str, int]]:
         with self._held() as table:
+            if row is not None:
+                table.fleet.renew(row.key, row.row, row.lease, table.clock.time())
             return [key for key in keys if not table.renew_claim(key, holder, lease)]
 
     async def _close(self, closings: Sequence[Closing], holder: str) -> Sequence[tuple[Envelope, ...] | None]:

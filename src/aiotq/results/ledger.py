@@ -12,7 +12,7 @@ from typing import Final, Self
 
 from ..core.values import value
 from ..wire.message import Envelope
-from .fleet import Presence
+from .fleet import FleetRow, Presence
 from .records import Record, RecordStore, ignore
 
 #: Seconds for which a start under one limit is kept for a message that waits for another.
@@ -287,10 +287,13 @@ class Ledger(abc.ABC):
         """
 
     @abc.abstractmethod
-    def renew_claims(self, keys: Sequence[tuple[str, int]], holder: str, lease: float) -> Collection[tuple[str, int]]:
+    def renew_claims(
+        self, keys: Sequence[tuple[str, int]], holder: str, lease: float, row: FleetRow | None = None
+    ) -> Collection[tuple[str, int]]:
         """Move the end of claims; return those that are lost. Blocking, on a connection of its own (see P2).
 
-        A holder that has lost one to somebody else is alive after all: the death is taken back.
+        A holder that has lost one to somebody else is alive after all: the death is taken back. `row` is written into
+        the fleet registry in the same request; should that be refused, some claims may have been renewed.
         """
 
     async def close(self, closings: Sequence[Closing], holder: str) -> Sequence[tuple[Envelope, ...] | None]:

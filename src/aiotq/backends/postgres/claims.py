@@ -13,6 +13,7 @@ from ...results.ledger import Caution, Claim, Claimed, Closing
 from ...results.records import Record
 from ...wire.message import Envelope
 from .connection import PostgresClient, packed
+from .fleet import writing_row
 from .items import Effects, packed_envelopes, readable_envelopes, text_of
 from .lane import Work
 from .pushing import push
@@ -46,6 +47,7 @@ RENEW: Final = (
     " where key = any ($1::text[]) and holder <> $2::text and $2::text = any (died))"
     " select key from renewed"
 ).encode()
+RENEW_WITH_ROW: Final = RENEW.replace(b"with ", f"with fleet as ({writing_row(5, 6, 7)}), ".encode(), 1)
 _CLOSE: Final = b"select is_lost, is_new, following, kept, watched from aiotq.close($1::jsonb, $2::text, $3::float8)"
 FORGET: Final = b"delete from aiotq.claim where is_done and substring(key from '^(.*) [0-9]+$') = any ($1::text[])"
 

@@ -12,7 +12,7 @@ from typing import Any, Final, Self
 import orjson
 
 from ...results.decisions import booked, start_kept
-from ...results.fleet import MISSING_KEPT, Presence, sorted_by_key
+from ...results.fleet import MISSING_KEPT, FleetRow, Presence, sorted_by_key
 from ...results.ledger import (
     REVOKED,
     Booking,
@@ -29,7 +29,7 @@ from ...results.ledger import (
 from ...results.permits import RESERVED, WAITING_KEPT
 from ...results.records import Record, RecordStore
 from ...wire.message import Envelope
-from .claims import CLAIM_KEPT, FORGET, RENEW, claiming, close_all
+from .claims import CLAIM_KEPT, FORGET, RENEW, RENEW_WITH_ROW, claiming, close_all
 from .connection import PostgresClient, packed
 from .fleet import writing_row
 from .items import key_of, packed_change, packed_joins, readable_envelopes, text_of
@@ -158,10 +158,16 @@ class PostgresLedger(Ledger):
             return ()
         return await self.client.requests.run(claiming(self.client, keys, holder, lease, caution, dead))
 
-    def renew_claims(self, keys: Sequence[tuple[str, int]], holder: str, lease: float) -> Collection[tuple[str, int]]:
-        if not keys:
+    def renew_claims(
+        self, keys: Sequence[tuple[str, int]], holder: str, lease: float, row: FleetRow | None = None
+    ) -> Collection[tuple[str, int]]:
+        if not keys and row is None:
             return ()
-        rows = self.client.blocking.rows(RENEW, [text_of(key) for key in keys], holder, lease, CLAIM_KEPT)
+        values = [text_of(key) for key in keys], holder, lease, CLAIM_KEPT
+        if row is None:
+            rows = self.client.blocking.rows(RENEW, *values)
+        else:
+            rows = self.client.blocking.rows(RENEW_WITH_ROW, *values, row.key, row.row, row.lease)
         renewed = {key_of(text) for (text,) in rows}
         return [key for key in keys if key not in renewed]
 

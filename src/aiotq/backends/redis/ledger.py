@@ -123,11 +123,14 @@ class RedisLedger(Ledger):
         now = self._clock.time()
         return [_claim_of(answer, now) for answer in answers]
 
-    def renew_claims(self, keys: Sequence[tuple[str, int]], holder: str, lease: float) -> Collection[tuple[str, int]]:
-        if not keys:
+    def renew_claims(
+        self, keys: Sequence[tuple[str, int]], holder: str, lease: float, row: FleetRow | None = None
+    ) -> Collection[tuple[str, int]]:
+        if not keys and row is None:
             return ()
         ids = [packed_key(key) for key in keys]
-        answers: bytes = self._client.blocking.run(RENEW_CLAIMS, [holder, lease * 1000, ids])
+        written = packed_row(row) if row is not None else False
+        answers: bytes = self._client.blocking.run(RENEW_CLAIMS, [holder, lease * 1000, ids, written])
         return [key for key, renewed in zip(keys, answers, strict=True) if not renewed]
 
     async def _close(self, closings: Sequence[Closing], holder: str) -> Sequence[tuple[Envelope, ...] | None]:

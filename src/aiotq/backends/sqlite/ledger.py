@@ -12,7 +12,7 @@ from functools import partial
 from typing import Self
 
 from ...core.clock import SYSTEM_CLOCK, Clock
-from ...results.fleet import Presence
+from ...results.fleet import FleetRow, Presence
 from ...results.ledger import (
     REVOKED,
     Booking,
@@ -119,7 +119,9 @@ class SQLiteLedger(Ledger):
             lambda transaction: claim_all(transaction, keys, holder, now, lease, caution, dead)
         )
 
-    def renew_claims(self, keys: Sequence[tuple[str, int]], holder: str, lease: float) -> Collection[tuple[str, int]]:
+    def renew_claims(
+        self, keys: Sequence[tuple[str, int]], holder: str, lease: float, row: FleetRow | None = None
+    ) -> Collection[tuple[str, int]]:
         now = self.clock.time()
 
         def renew_all(transaction: Transaction) -> list[tuple[str, int]]:
@@ -133,6 +135,8 @@ class SQLiteLedger(Ledger):
                 ).rowcount
             ]
             take_back_deaths(transaction, lost, holder)
+            if row is not None:
+                renew_presence(transaction, row.key, row.row, now + row.lease)
             return lost
 
         return self.database.write_here(renew_all, min(self.database.timeout, max(lease / 3, 1.0)))

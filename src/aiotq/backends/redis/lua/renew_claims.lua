@@ -1,7 +1,8 @@
 -- Begin the leases of claims anew; take back the deaths of a holder that is alive after all.
--- ARGV: holder, lease (ms), ids of messages.  RETURNS: a byte for each: 1 renewed, 0 lost.
--- Keeps: what another holds, and what is done, stays as it is.
-local holder, lease, ids = unpack(args)
+-- ARGV: holder, lease (ms), ids of messages, a row of the fleet registry (see `fleet_rows`) or false.
+-- RETURNS: a byte for each id: 1 renewed, 0 lost.
+-- Keeps: what another holds, and what is done, stays as it is; claims come before the row.
+local holder, lease, ids, row = unpack(args)
 local answers = {}
 for i, id in ipairs(ids) do
     local key = base .. ':claim:' .. id
@@ -19,4 +20,5 @@ for i, id in ipairs(ids) do
         if died ~= state[3] then redis.call('HSET', key, 'died', died) end
     end
 end
+if row then write_fleet_row(row) end
 return table.concat(answers)
