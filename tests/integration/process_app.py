@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from aiotq import AioTQ
 
+from .process_tasks import announce_and_burn
+
 app = AioTQ("process_app", broker="memory://", worker_processes=1)
 
 
@@ -19,3 +21,8 @@ async def send_from_the_child() -> str:
 @app.task(run="process", time_limit=30 * 86_400)
 def echo_within_a_month(x: int) -> int:
     return x
+
+
+@app.task(run="process")
+def burn_for_long(where: str) -> None:
+    announce_and_burn(where)

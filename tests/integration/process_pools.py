@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
-from aiotq.worker.processes.pool import ProcessCall, ProcessPool
+from aiotq.worker.processes.child_process import ProcessCall
+from aiotq.worker.processes.policy import ChildPolicy
+from aiotq.worker.processes.pool import ProcessPool
 
 from ..waiting import wait_until
 
@@ -48,7 +50,7 @@ async def gone(pid: int) -> None:
 @asynccontextmanager
 async def pool_of(size: int, **options: Any) -> AsyncIterator[ProcessPool]:
     """A pool, and the proof that nothing of it is left."""
-    async with ProcessPool(size, **options) as pool:
+    async with ProcessPool(size, ChildPolicy(**options)) as pool:
         yield pool
     assert a_zombie() is None
     assert multiprocessing.active_children() == []

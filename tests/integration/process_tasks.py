@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import os
+import resource
 import signal
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -204,8 +206,46 @@ def return_a_bomb() -> Bomb:
     return Bomb()
 
 
-def return_bytes(size: int) -> bytes:
-    return bytes(size)
+#: What a task leaves behind in its child.
+kept: list[bytes] = []
+
+
+def grow(size: int) -> int:
+    """Hold `size` bytes more; return the process's id."""
+    kept.append(b"x" * size)
+    return os.getpid()
+
+
+class LateBomb:
+    """Is found out when much of a value was sent."""
+
+    def __init__(self, size: int) -> None:
+        self.before = bytes(size)
+        self.lock = threading.Lock()
+
+
+def return_a_late_bomb(size: int) -> LateBomb:
+    return LateBomb(size)
+
+
+def peak() -> int:
+    """Return the most memory that this process had, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def large(size: int) -> tuple[bytes, int]:
+    """Return so many bytes, and the most memory that this process had before."""
+    return b"x" * size, peak()
+
+
+def length(given: bytes, before: int) -> tuple[int, int]:
+    """Return how many bytes were given, and how much the most memory of this process grew for them."""
+    return len(given), peak() - before
+
+
+def imported(module: str) -> tuple[bool, int]:
+    """Return whether a module was imported before this, and the process's parent."""
+    return module in sys.modules, os.getppid()
 
 
 class MandatoryArguments(Exception):

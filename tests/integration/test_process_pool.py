@@ -18,7 +18,9 @@ from aiotq.exceptions import (
     RemoteError,
     WorkerLostError,
 )
-from aiotq.worker.processes.pool import ChildTraceback, ProcessCall, ProcessPool
+from aiotq.worker.processes.child_process import ChildTraceback, ProcessCall
+from aiotq.worker.processes.policy import ChildPolicy
+from aiotq.worker.processes.pool import ProcessPool
 
 from . import process_tasks as tasks
 from .process_pools import announced, call, gone, pool, pool_of
@@ -250,7 +252,7 @@ async def test_restarting_replaces_idle_children_at_once_and_busy_ones_when_they
 
 
 async def test_a_child_is_replaced_after_its_number_of_tasks() -> None:
-    async with pool_of(1, max_tasks_per_child=2) as pool:
+    async with pool_of(1, max_tasks=2) as pool:
         pids = [await pool.run(call(tasks.pid)) for _ in range(5)]
 
     assert pids[0] == pids[1]
@@ -258,7 +260,10 @@ async def test_a_child_is_replaced_after_its_number_of_tasks() -> None:
     assert len(set(pids)) == 3
 
 
-@pytest.mark.parametrize("options", [{"size": 0}, {"size": 1, "max_tasks_per_child": 0}])
-def test_a_pool_which_could_run_nothing_is_refused(options: dict[str, int]) -> None:
+def test_a_pool_which_could_run_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="at least"):
-        ProcessPool(**options)
+        ProcessPool(0)
+    with pytest.raises(ValueError, match="at least"):
+        ChildPolicy(max_tasks=0)
+    with pytest.raises(ValueError, match="at least"):
+        ChildPolicy(max_memory=0)

@@ -15,7 +15,8 @@ import pytest
 from aiotq.exceptions import (
     WorkerLostError,
 )
-from aiotq.worker.processes.pool import ProcessCall, ProcessPool, _Child
+from aiotq.worker.processes.child_process import ChildProcess, ProcessCall, Raised, Returned
+from aiotq.worker.processes.pool import ProcessPool
 
 from . import process_tasks as tasks
 from .process_pools import announced, call, exists, gone, pool
@@ -106,17 +107,18 @@ async def test_a_child_that_was_asked_and_never_answered_is_not_used_again(
     pool: ProcessPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Or the next call would be given the answer to the last."""
-    receive, heard = _Child._receive, list[bytes]()
+    answer, heard = ChildProcess._answer, list[None]()
 
-    def hear_only_that_it_started(self: _Child, timeout: float | None) -> bytes:
+    def hear_only_that_it_started(self: ChildProcess) -> Returned | Raised | None:
         if heard:
             raise OverflowError("a defect")
-        heard.append(receive(self, timeout))
-        return heard[0]
+        assert answer(self) is None
+        heard.append(None)
+        return None
 
     before = await pool.run(call(tasks.pid))
     with monkeypatch.context() as patch:
-        patch.setattr(_Child, "_receive", hear_only_that_it_started)
+        patch.setattr(ChildProcess, "_answer", hear_only_that_it_started)
         with pytest.raises(OverflowError):
             await pool.run(call(tasks.burn, 0.3))
 
@@ -145,7 +147,8 @@ def test_functions_and_exceptions_of_the_main_module_work_and_the_program_ends_s
         tmp_path,
         """
         import asyncio
-        from aiotq.worker.processes.pool import ProcessCall, ProcessPool
+        from aiotq.worker.processes.child_process import ProcessCall
+        from aiotq.worker.processes.pool import ProcessPool
 
         class Oops(Exception):
             pass
@@ -185,7 +188,8 @@ def test_a_program_without_a_main_guard_is_told_so_and_ends(tmp_path: Path) -> N
         tmp_path,
         """
         import asyncio
-        from aiotq.worker.processes.pool import ProcessCall, ProcessPool
+        from aiotq.worker.processes.child_process import ProcessCall
+        from aiotq.worker.processes.pool import ProcessPool
 
         async def main():
             async with ProcessPool(1) as pool:
@@ -207,7 +211,8 @@ async def test_children_die_with_a_parent_which_is_killed(tmp_path: Path, state:
         tmp_path,
         f"""
         import asyncio, sys
-        from aiotq.worker.processes.pool import ProcessCall, ProcessPool
+        from aiotq.worker.processes.child_process import ProcessCall
+        from aiotq.worker.processes.pool import ProcessPool
 
         async def main():
             async with ProcessPool(1) as pool:
@@ -235,7 +240,8 @@ async def test_a_program_which_exits_without_leaving_the_pool_leaves_no_child(tm
         f"""
         import asyncio, sys
         from pathlib import Path
-        from aiotq.worker.processes.pool import ProcessCall, ProcessPool
+        from aiotq.worker.processes.child_process import ProcessCall
+        from aiotq.worker.processes.pool import ProcessPool
 
         def call(function, where):
             return ProcessCall({tasks.__name__!r}, function, (sys.argv[1] + where,), {{}})

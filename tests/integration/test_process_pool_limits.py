@@ -13,7 +13,8 @@ from aiotq.exceptions import (
     SoftTimeLimitExceeded,
     TimeLimitExceeded,
 )
-from aiotq.worker.processes.pool import ProcessCall, ProcessPool
+from aiotq.worker.processes.child_process import ProcessCall
+from aiotq.worker.processes.pool import ProcessPool
 
 from . import process_tasks as tasks
 from .process_pools import announced, call, exists, gone, pool, pool_of
@@ -41,7 +42,7 @@ async def test_a_limit_may_be_longer_than_one_wait_of_the_system(pool: ProcessPo
 
 
 async def test_a_limit_that_takes_several_waits_is_kept(pool: ProcessPool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aiotq.worker.processes.pool._LONGEST_POLL", 0.05)
+    monkeypatch.setattr("aiotq.worker.processes.pipe._LONGEST_WAIT", 0.05)
 
     assert await pool.run(call(tasks.burn, 0.12), time_limit=30)
     with pytest.raises(TimeLimitExceeded, match=r"hard time limit of 0\.12 s exceeded"):

@@ -156,7 +156,7 @@ def test_names_in_a_module_of_settings_are_settings_and_in_others_they_are_not()
 def test_a_file_that_is_no_python_is_told_and_the_others_are_read(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("def (:\n")
     (tmp_path / "conf").mkdir()
-    (tmp_path / "conf" / "proj_settings.py").write_text("worker_max_memory_per_child = 5\n")
+    (tmp_path / "conf" / "proj_settings.py").write_text("worker_pool_restarts = True\n")
     (tmp_path / "proj.py").write_text("app.config_from_object('conf.proj_settings')\n")
     (tmp_path / ".venv").mkdir()
     (tmp_path / ".venv" / "theirs.py").write_text("import celery\n")
@@ -166,7 +166,7 @@ def test_a_file_that_is_no_python_is_told_and_the_others_are_read(tmp_path: Path
     assert ran.exit_code == 0
     lines = ran.output.splitlines()
     assert lines[0].startswith(f"{tmp_path}/broken.py:1: a syntax error -> it can't be read: ")
-    assert lines[1].startswith(f"{tmp_path}/conf/proj_settings.py:1: setting worker_max_memory_per_child -> ")
+    assert lines[1].startswith(f"{tmp_path}/conf/proj_settings.py:1: setting worker_pool_restarts -> ")
     assert lines[2:] == ["2 places in 2 files to change"]
 
 

@@ -30,7 +30,7 @@ WORKER_OPTIONS: Final[Mapping[str, str]] = {
     "-P": "there are no pools to choose from: -c for coroutines, --threads for plain functions, --cpu-processes for "
     'tasks with run="process"',
     "--max-tasks-per-child": _setting("worker_max_tasks_per_child"),
-    "--max-memory-per-child": f"{_setting('worker_max_tasks_per_child')} bounds what a child process can gather",
+    "--max-memory-per-child": _setting("worker_max_memory_per_child"),
     "--time-limit": _setting("task_time_limit"),
     "--soft-time-limit": _setting("task_soft_time_limit"),
     "--prefetch-multiplier": "--prefetch says how many messages are held beyond what can start (0, the default, is "

@@ -187,13 +187,10 @@ CELERY_SETTINGS: Final[Mapping[str, CelerySetting]] = {
     "worker_task_log_datefmt": _elsewhere(_OWN_LOG, None),
     "worker_task_log_format": _elsewhere(_OWN_LOG),
     "worker_lost_wait": _needless("a child process that dies is noticed at once"),
-    "worker_max_memory_per_child": _elsewhere(
-        "worker_max_tasks_per_child bounds what a child process can gather", None
-    ),
     "worker_pool": _elsewhere(_KIND_OF_POOL),
     "worker_pool_putlocks": _needless(_KIND_OF_POOL),
     "worker_pool_restarts": _elsewhere("aiotq worker --reload starts anew when code changes", False),
-    "worker_pool_start_method": _elsewhere("child processes are started as they must be", "fork"),
+    "worker_pool_start_method": _elsewhere("worker_process_start is spawn or forkserver", "fork"),
     "worker_proc_alive_timeout": _needless("a child process that does not start is noticed"),
     "worker_prefetch_multiplier": _elsewhere(
         "worker_prefetch says how many messages are held beyond what can start; 0, the default, is what a multiplier "

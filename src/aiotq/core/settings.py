@@ -183,6 +183,14 @@ class _Values:
     "Send events to those who don't ask for them as well: Celery's monitors (`-E`). Others say that they want them."
     worker_max_tasks_per_child: int | None = None
     "Tasks after which a child process is replaced."
+    worker_max_memory_per_child: int | None = None
+    "Kilobytes (1,024 bytes) of resident memory: a child process that has more after a task is replaced."
+    worker_warm_processes: bool = False
+    "Start the child processes with the worker, so that no call waits for one; without tasks for them there are none."
+    worker_process_start: str = "spawn"
+    "`spawn`: each child process is a new interpreter. `forkserver`: it is forked from one that has imported all."
+    worker_process_preload: tuple[str, ...] = ()
+    "Modules that child processes (or their fork server) import before they are ready; those of their tasks are anyway."
 
     worker_log_format: str = "text"
     "The log format of `aiotq worker`: `text` for people, `json` for machines (one object a line)."
@@ -236,6 +244,7 @@ _CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
     "worker_queue_order": ("fair", "strict"),
     "amqp_queue_type": ("quorum", "classic"),
     "worker_log_format": ("text", "json"),
+    "worker_process_start": ("spawn", "forkserver"),
     "result_index": ("failures", "all", "none"),
 }
 #: Checks a value of a structured setting, and returns it in the form in which it is kept.

@@ -54,7 +54,8 @@ from .delivery_info import DeliveryInfo
 from .endings import Endings, EndingsCore, reason_of
 from .observers import Observers
 from .processes.child import Ran, run_task
-from .processes.pool import ProcessCall, ProcessPool
+from .processes.child_process import ProcessCall
+from .processes.pool import ProcessPool
 from .run import Cancelled, Run
 from .run_handlers import call_before_start
 from .step_inputs import Steps, StepsCore

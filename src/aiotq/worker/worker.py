@@ -41,6 +41,7 @@ from .neighbours import Neighbours
 from .obeying import Obeying
 from .observers import Observer, Observers, Told
 from .options import WorkerOptions
+from .processes.policy import child_policy
 from .processes.pool import ProcessPool
 from .rate_limits import Limiter
 from .recent import RecentRuns
@@ -384,7 +385,7 @@ class Worker:
         return self._core.coordinator(self.name, has_joins=connection.ledger.has_joins)
 
     def _pool(self) -> ProcessPool:
-        return ProcessPool(self._options.processes, max_tasks_per_child=self._core.conf.worker_max_tasks_per_child)
+        return ProcessPool(self._options.processes, child_policy(self._core.conf, self._core.tasks.values()))
 
     async def _end_runs(self, intake: Intake) -> None:
         """Let running tasks finish for the grace time, then cancel them; threads can't be, and are waited for."""

@@ -15,6 +15,7 @@ import threading
 import types
 from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -22,6 +23,7 @@ from ...canvas.serialized import as_form
 from ...core import django_project, surroundings
 from ...core.child import become_child
 from ...core.inside import core_of
+from ...core.system import most_resident_bytes, resident_bytes
 from ...core.tracebacks import described, formatted, text_of
 from ...exceptions import (
     CallError,
@@ -40,17 +42,18 @@ from ...tasks.request import Request, running_request
 from ...tasks.retries import asked_for
 from ...tasks.running import one_by_one
 from ...tasks.task import Task
+from .pipe import BrokenOff, Pipe, PipeClosed
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
 logger = logging.getLogger("aiotq.worker")
 
-#: The first byte of what a child says.
-READY: Final = b"R"
-STARTED: Final = b"S"
-VALUE: Final = b"V"
-FAILURE: Final = b"F"
+#: What a child says first, in every message.
+READY: Final = "ready"
+STARTED: Final = "started"
+VALUE: Final = "value"
+FAILURE: Final = "failure"
 
 
 def run_task(module: str, qualname: str, request: Request) -> Any:
@@ -110,23 +113,24 @@ class Ran:
         self.events = events
 
 
-def serve(connection: Connection, modules: Sequence[str] = ()) -> None:
-    """Be a child: do one call after another until the parent hangs up.
+@dataclass(frozen=True, slots=True)
+class ChildOptions:
+    """How a child is: which modules it imports before it is ready, and with how many kB it is to be replaced."""
 
-    `modules` are those with receivers of `worker_process_init` and `worker_process_shutdown`.
-    """
+    modules: Sequence[str] = ()
+    max_memory: int | None = None
+
+
+def serve(connection: Connection, options: ChildOptions) -> None:
+    """Be a child: do one call after another until the parent hangs up."""
     _settle_in(connection)
-    _begin(modules)
+    _begin(options.modules)
+    pipe = Pipe(connection.fileno())
     try:
-        connection.send_bytes(READY)
+        pipe.send(READY)
         while True:
-            answer = _perform(connection.recv_bytes(), connection)
-            for stream in sys.stdout, sys.stderr:
-                with suppress(Exception):  # closed by a task, or None
-                    stream.flush()  # what a task printed is to be seen when it ended
-            connection.send_bytes(answer)
-            del answer  # it may be large, and the next call may be long in coming
-    except (EOFError, OSError):
+            _perform(pipe, options.max_memory)
+    except PipeClosed:
         worker_process_shutdown.send_now(None, pid=os.getpid(), exitcode=0)
 
 
@@ -140,7 +144,9 @@ def _begin(modules: Sequence[str]) -> None:
             try:
                 importlib.import_module(module)
             except Exception:  # the user's module: should a task need it, that says so
-                logger.exception("%s can't be imported in a child process: its signal receivers are not called", module)
+                logger.exception(
+                    "%s can't be imported in a child process: signal receivers in it are not called", module
+                )
     worker_process_init.send_now(None)
 
 
@@ -169,22 +175,52 @@ def _die_with_parent() -> None:
     os.killpg(0, signal.SIGKILL)
 
 
-def _perform(request: bytes, connection: Connection) -> bytes:
+def _perform(pipe: Pipe, max_memory: int | None) -> None:
+    """Do one call. One that breaks off, for its arguments can't be pickled, is not answered: nobody waits for that."""
     try:
-        requires, module, qualname, soft_time_limit, arguments = pickle.loads(request)
+        requires, module, qualname, soft_time_limit = pipe.receive()
         if requires is not None:
             _load(requires)
         function = _find(module, qualname)
         try:
-            args, kwargs = pickle.loads(arguments)
+            args, kwargs = pipe.part()
+        except (BrokenOff, PipeClosed):
+            raise
         except Exception as exc:
             raise EncodeError(f"the arguments can't be unpickled in the process: {described(exc)}") from exc
-        connection.send_bytes(STARTED)
+        pipe.finish()
+    except BrokenOff:
+        return
+    except PipeClosed:
+        raise
+    except BaseException as exc:
+        if pipe.finish():
+            _answer_failure(pipe, exc, None)
+        return
+    pipe.send(STARTED)
+    try:
         # What a run sets in its context ends with it.
         value = contextvars.copy_context().run(_SoftLimit(soft_time_limit).call, function, args, kwargs)
-        return _encode_value(value)
     except BaseException as exc:  # SystemExit in a task must not end the child
-        return _encode_failure(exc)
+        _flush()
+        _answer_failure(pipe, exc, _too_much(max_memory))
+    else:
+        _flush()
+        _answer(pipe, value, _too_much(max_memory))
+
+
+def _flush() -> None:
+    for stream in sys.stdout, sys.stderr:
+        with suppress(Exception):  # closed by a task, or None
+            stream.flush()  # what a task printed is to be seen when it ended
+
+
+def _too_much(max_memory: int | None) -> int | None:
+    """Return how many kB this process has, should that be too much."""
+    if max_memory is None:
+        return None
+    has = (resident_bytes() or most_resident_bytes() or 0) // 1024
+    return has if has > max_memory else None
 
 
 def _load(module: str) -> None:
@@ -290,17 +326,21 @@ class _SoftLimit:
                 error = exc
 
 
-def _encode_value(value: object) -> bytes:
+def _answer(pipe: Pipe, value: object, too_much: int | None) -> None:
     try:
-        return VALUE + pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+        pipe.send(VALUE, too_much, value)
+    except PipeClosed:
+        raise
     except Exception as exc:  # whatever the value's own pickling raises
-        raise EncodeError(
-            f"the task returned a {type(value).__qualname__} which can't be pickled: {described(exc)}"
-        ) from exc
+        error = EncodeError(f"the task returned a {type(value).__qualname__} which can't be pickled: {described(exc)}")
+        error.__cause__ = exc
+        _answer_failure(pipe, error, too_much)
+    except BaseException as exc:
+        _answer_failure(pipe, exc, too_much)
 
 
-def _encode_failure(error: BaseException) -> bytes:
-    """Return `error` with its traceback as text: in this process's words, should it not be picklable."""
+def _answer_failure(pipe: Pipe, error: BaseException, too_much: int | None) -> None:
+    """Tell `error` with its traceback as text: in this process's words, should it not be picklable."""
     asked = asked_for(error)
     if asked is not None:
         error = _portable(asked)
@@ -312,7 +352,7 @@ def _encode_failure(error: BaseException) -> bytes:
     kind = type(error)
     module = "__main__" if kind.__module__ == "__mp_main__" else kind.__module__
     type_name = kind.__qualname__ if module == "builtins" else f"{module}.{kind.__qualname__}"
-    return FAILURE + pickle.dumps((_pickled(error), type_name, text, trace))
+    pipe.send(FAILURE, too_much, (_pickled(error), type_name, text, trace))
 
 
 def _portable(asked: TaskPredicate) -> BaseException:

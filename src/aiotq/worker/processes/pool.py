@@ -1,101 +1,87 @@
 """CPU-bound tasks in child processes: one at a time in each, killed on time limits, gone with the parent.
 
-The parent speaks with each child from a thread, so that nothing here blocks the loop. A child says `READY`
-once, and answers a call with `STARTED` and then its value or its failure. Whoever wants a child to stop
+The parent speaks with each child from a thread, so that nothing here blocks the loop. Whoever wants a child to stop
 kills it: the thread that waits for its answer sees the end of the connection and buries it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import logging
 import math
 import os
-import pickle
-import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import anyio
 from anyio import to_thread
 
-from ...core.aio import finish
-from ...core.tracebacks import described
-from ...exceptions import EncodeError, InvalidOption, RemoteError, TimeLimitExceeded, WorkerLostError
-from ...signals import worker_process_init, worker_process_shutdown
-from .child import STARTED, VALUE, serve
+from ...core.aio import finish, start
+from ...exceptions import InvalidOption, TimeLimitExceeded, WorkerLostError
+from .child_process import DEATH_TIMEOUT, ChildProcess, Lost, OutOfTime, ProcessCall, Raised, Returned
+from .policy import ChildPolicy
+from .starting import FORKSERVER
 
-if TYPE_CHECKING:
-    from multiprocessing.connection import Connection
+logger = logging.getLogger("aiotq.worker")
 
-#: Seconds for a child to come up, and then to import the function's module: heavy libraries take long.
-_START_TIMEOUT: Final = 120.0
 #: Seconds for an idle child to run its exit handlers when the pool is left; then it is killed.
 _END_TIMEOUT: Final = 5.0
 #: Seconds that a restart waits for idle children to end.
 _RESTART_TIMEOUT: Final = 2 * _END_TIMEOUT
-#: Seconds between the end of a child's connection and that of its process, or from SIGKILL to its effect.
-_DEATH_TIMEOUT: Final = 2.0
-#: Seconds of one wait for an answer: what `poll` takes is bounded by what a C int has in milliseconds.
-_LONGEST_POLL: Final = 86_400.0
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessCall:
-    """What a child calls: a function, or a task, which stands at `qualname` in `module`.
-
-    `requires` is a module that is imported first; like `module` itself it does not count against the limits.
-    """
-
-    module: str
-    qualname: str
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    requires: str | None = None
-
-
-class ChildTraceback(Exception):
-    """The traceback, as text, of an exception raised in a child process; that exception's `__cause__`."""
-
-    def __str__(self) -> str:
-        return f'\n"""\n{self.args[0]}"""'
 
 
 class ProcessPool:
     """Runs up to `size` calls at once, each in a child process of its own; an async context manager.
 
-    Children start when they are first needed and are used again, each for `max_tasks_per_child` calls at
-    most. They are fresh interpreters which import the main module as `__mp_main__`, in a session of their
-    own, so that Ctrl-C reaches neither them nor the programs that a task starts. When a child ends or is
-    killed, such programs are killed too. When this process dies, however it dies, so do they all.
+    Children are used again for as long as the `policy` says; one that is not is replaced at once, and not when the
+    next call comes. They import the main module as `__mp_main__`, in a session of their own, so that Ctrl-C reaches
+    neither them nor the programs that a task starts. When a child ends or is killed, such programs are killed too.
+    When this process dies, however it dies, so do they all.
 
     Leaving the pool ends the children; a call which still runs gets WorkerLostError.
     """
 
-    def __init__(self, size: int, *, max_tasks_per_child: int | None = None) -> None:
+    def __init__(self, size: int, policy: ChildPolicy | None = None) -> None:
         if size < 1:
             raise ValueError(f"a pool needs at least one process, not {size}")
-        if max_tasks_per_child is not None and max_tasks_per_child < 1:
-            raise ValueError(f"max_tasks_per_child must be at least 1, not {max_tasks_per_child}")
-        self._slots = [_ChildSlot(max_tasks_per_child) for _ in range(size)]
+        self._policy = policy or ChildPolicy()
+        self._slots = [_ChildSlot(self._policy) for _ in range(size)]
         # The last used is used first: its memory is warm, and what isn't needed is never started.
         self._free = deque(self._slots)
         self._turn = asyncio.Semaphore(size)
         self._threads = anyio.CapacityLimiter(math.inf)  # the slots bound them
         self._is_open = False
+        self._beside: list[asyncio.Task[Any]] = []  # children that start and end while nobody waits
 
     async def __aenter__(self) -> ProcessPool:
         self._is_open = True
+        policy = self._policy
+        if policy.is_warm:
+            for slot in self._slots:
+                self._start_beside(slot.renew)
+        elif policy.method.name == FORKSERVER and policy.method.modules:
+            self._start_beside(policy.method.context)
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
         self._is_open = False
-        ending = to_thread.run_sync(_close, self._slots, limiter=self._threads)
-        await finish(ending, _END_TIMEOUT + 2 * _DEATH_TIMEOUT * len(self._slots))
+        await finish(self._end(), 2 * _END_TIMEOUT + 2 * DEATH_TIMEOUT * len(self._slots))
+
+    async def _end(self) -> None:
+        await to_thread.run_sync(_close, self._slots, limiter=self._threads)
+        if self._beside:
+            await asyncio.wait(self._beside)
+
+    def _start_beside(self, act: Callable[[], object]) -> None:
+        self._beside = [each for each in self._beside if not each.done()]
+        work = to_thread.run_sync(act, limiter=self._threads)
+        self._beside.append(start(work, name="aiotq.process", context=contextvars.copy_context()))
 
     async def restart(self) -> int:
         """Have calls from now on run in fresh interpreters; return how many children that replaces.
@@ -137,8 +123,12 @@ class ProcessPool:
                 slot.abandon(job)
                 self._free.appendleft(slot)  # it is busy burying its child: the others come first
                 raise
-            self._free.append(slot)
-        if isinstance(answer, _Raised):
+            else:
+                self._free.append(slot)
+            finally:
+                if slot.needs_a_child and self._is_open:
+                    self._start_beside(slot.renew)
+        if isinstance(answer, Raised):
             raise answer.error
         return answer.value
 
@@ -151,42 +141,25 @@ class _Job:
     is_abandoned: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Returned:
-    value: Any
-
-
-@dataclass(frozen=True, slots=True)
-class _Raised:
-    error: BaseException
-
-
-class _Lost(Exception):
-    """No answer will come from this child; the text says when it ended."""
-
-
-class _OutOfTime(Exception):
-    """No answer came from this child in time; it still runs."""
-
-
 class _ChildSlot:
     """A place for one child after another, and for one job at a time."""
 
-    def __init__(self, max_tasks_per_child: int | None) -> None:
-        self._max_tasks = max_tasks_per_child or math.inf
+    def __init__(self, policy: ChildPolicy) -> None:
+        self._policy = policy
+        self._max_tasks = policy.max_tasks or math.inf
         self._lock = threading.Lock()
-        self._child: _Child | None = None
+        self._child: ChildProcess | None = None
         self._job: _Job | None = None
         self._is_closed = False
 
-    def perform(self, job: _Job) -> _Returned | _Raised:
+    def perform(self, job: _Job) -> Returned | Raised:
         """Have `job` done by a child; all that may come of it is a value."""
         with self._lock:
             self._job = job  # before `is_abandoned` is looked at: `abandon` goes the other way round
             try:
-                return _decode(self._ask(job))
-            except (WorkerLostError, TimeLimitExceeded, EncodeError) as exc:
-                return _Raised(exc)
+                return self._ask(job)
+            except (WorkerLostError, TimeLimitExceeded) as exc:
+                return Raised(exc)
             finally:
                 self._job = None
 
@@ -196,6 +169,22 @@ class _ChildSlot:
         child = self._child
         if self._job is job and child is not None:
             child.kill()
+
+    @property
+    def needs_a_child(self) -> bool:
+        """Whether there is none that the next job may have."""
+        child = self._child
+        return child is None or child.is_spent or child.tasks >= self._max_tasks
+
+    def renew(self) -> None:
+        """See that the child which the next job may have starts now."""
+        with self._lock:
+            if self._is_closed or not self.needs_a_child:
+                return
+            if self._child is not None:
+                self._bury(self._child, _END_TIMEOUT)
+            with suppress(WorkerLostError):  # the next job tries again, and says why
+                self._child = ChildProcess(self._policy.method, self._policy.max_memory)
 
     def retire(self) -> bool:
         """Let its child do no further job; whether there is one. Does not block."""
@@ -232,142 +221,38 @@ class _ChildSlot:
             if self._child is not None:
                 self._bury(self._child, timeout)
 
-    def _ask(self, job: _Job) -> bytes:
-        request = _encode_call(job)
+    def _ask(self, job: _Job) -> Returned | Raised:
         child = self._usable_child(job)
         child.is_asked = True
         try:
-            answer = child.ask(request, job.time_limit)
-            child.is_asked = False
-            return answer
-        except _OutOfTime:
+            answer = child.ask(job.call, job.soft_time_limit, job.time_limit)
+        except OutOfTime:
             child.kill()
-            self._bury(child, _DEATH_TIMEOUT)
+            self._bury(child, DEATH_TIMEOUT)
             raise TimeLimitExceeded(f"hard time limit of {job.time_limit:g} s exceeded") from None
-        except _Lost as lost:
-            raise WorkerLostError(f"the process {self._bury(child, _DEATH_TIMEOUT)} {lost}") from None
+        except Lost as lost:
+            raise WorkerLostError(f"the process {self._bury(child, DEATH_TIMEOUT)} {lost}") from None
+        child.is_asked = False
+        if child.too_much is not None:
+            text = "a child process has %d kB, over worker_max_memory_per_child (%s): another one takes its place"
+            logger.info(text, child.too_much, self._policy.max_memory)
+        return answer
 
-    def _usable_child(self, job: _Job) -> _Child:
+    def _usable_child(self, job: _Job) -> ChildProcess:
         if job.is_abandoned or self._is_closed:
             raise WorkerLostError("the task was stopped before its process started")
         child = self._child
-        if child is not None and (child.is_retired or child.tasks >= self._max_tasks or not child.is_usable()):
+        if child is not None and (self.needs_a_child or not child.is_usable()):
             self._bury(child, _END_TIMEOUT)
         if self._child is None:
-            self._child = _Child()
+            self._child = ChildProcess(self._policy.method, self._policy.max_memory)
         if job.is_abandoned or self._is_closed:
             self._child.kill()  # the wish may have come before there was a child to kill
         return self._child
 
-    def _bury(self, child: _Child, timeout: float) -> str:
+    def _bury(self, child: ChildProcess, timeout: float) -> str:
         self._child = None
         return child.bury(timeout)
-
-
-class _Child:
-    """One process, from its start to its burial."""
-
-    def __init__(self) -> None:
-        import multiprocessing  # noqa: PLC0415  # 8 ms of everybody's start, for those who use processes
-
-        context = multiprocessing.get_context("spawn")
-        # A child is a fresh interpreter: its receivers connect when their modules are imported there.
-        modules = sorted(worker_process_init.modules() | worker_process_shutdown.modules())
-        # A Ctrl-C while the interpreter comes up is kept for later, when the child ignores it.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            self._connection, theirs = context.Pipe()
-            # A daemon seen from here: an interpreter which exits without leaving the pool doesn't wait for it.
-            self._process = context.Process(target=serve, args=(theirs, modules), name="aiotq.process", daemon=True)
-            with theirs:
-                self._process.start()
-        except (OSError, RuntimeError) as exc:  # RuntimeError: this is a child itself, importing its main module
-            raise WorkerLostError(f"no process could be started: {exc}") from exc
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        assert self._process.pid is not None
-        self._pid = self._process.pid
-        self._is_ready = False
-        self._is_killed = False
-        self._is_buried = False
-        self.tasks = 0
-        self.is_asked = False
-        self.is_retired = False
-
-    def is_usable(self) -> bool:
-        """Whether it is there still, when nothing was asked of it, and whatever was has been answered."""
-        from multiprocessing.connection import wait  # noqa: PLC0415  # 8 ms of everybody's start, for those who use processes
-
-        # An idle child says nothing: what there is to read is the end.
-        ends: list[int | Connection] = [self._process.sentinel]
-        if self._is_ready:
-            ends.append(self._connection)
-        return not (self._is_killed or self.is_asked or wait(ends, 0))
-
-    def ask(self, request: bytes, time_limit: float | None) -> bytes:
-        """Send a call and return the answer.
-
-        Raises:
-            _Lost: the child ended or did not come up.
-            _OutOfTime: `time_limit` seconds passed after the task started.
-        """
-        self.tasks += 1
-        try:
-            if not self._is_ready:
-                self._receive(_START_TIMEOUT)
-                self._is_ready = True
-            self._connection.send_bytes(request)
-            answer = self._receive(_START_TIMEOUT)
-        except _OutOfTime:
-            self.kill()
-            raise _Lost(f"because it had not started the task after {_START_TIMEOUT:g} s") from None
-        except (EOFError, OSError):
-            raise _Lost(f"before {'the task' if self._is_ready else 'it'} had started") from None
-        if answer != STARTED:
-            return answer
-        try:
-            return self._receive(time_limit)
-        except (EOFError, OSError):
-            raise _Lost("before the task ended") from None
-
-    def kill(self) -> None:
-        """End it, and the programs its task started, at once. From any thread; does not block."""
-        self._is_killed = True
-        if self._is_buried:
-            return
-        with suppress(ProcessLookupError, PermissionError):  # it has not come up to a session of its own yet
-            os.killpg(self._pid, signal.SIGKILL)
-        with suppress(ValueError):  # buried meanwhile
-            self._process.kill()
-
-    def hang_up(self) -> None:
-        """Tell it to end; it does when it is idle."""
-        self._connection.close()
-
-    def bury(self, timeout: float) -> str:
-        """Wait `timeout` seconds for it to end by itself, then kill it; return how it ended."""
-        process = self._process
-        self._connection.close()
-        from multiprocessing.connection import wait  # noqa: PLC0415  # 8 ms of everybody's start, for those who use processes
-
-        wait([process.sentinel], timeout)  # and not join(): until it is reaped its id, and its group's, are its own
-        self.kill()  # what is dead keeps its exit code; the programs that a task left behind go
-        if process.exitcode is None:
-            process.join(_DEATH_TIMEOUT)
-        code = process.exitcode
-        self._is_buried = True
-        with suppress(ValueError):  # it can't be reaped: it hangs in the kernel, or somebody else has waited for it
-            process.close()
-        if code is None:
-            return "was lost"
-        return f"ended with exit code {code}" if code >= 0 else f"was killed by {_signal_name(-code)}"
-
-    def _receive(self, timeout: float | None) -> bytes:
-        while timeout is not None and not self._connection.poll(min(timeout, _LONGEST_POLL)):
-            timeout -= _LONGEST_POLL
-            if timeout <= 0:
-                raise _OutOfTime
-        return self._connection.recv_bytes()
 
 
 def _close(slots: Sequence[_ChildSlot]) -> None:
@@ -384,35 +269,3 @@ def _close(slots: Sequence[_ChildSlot]) -> None:
 def _bury_idle(slots: Sequence[_ChildSlot]) -> None:
     for slot in slots:
         slot.bury_idle()
-
-
-def _encode_call(job: _Job) -> bytes:
-    call = job.call
-    head = (call.requires, call.module, call.qualname, job.soft_time_limit)
-    try:
-        return pickle.dumps((*head, pickle.dumps((call.args, call.kwargs), pickle.HIGHEST_PROTOCOL)))
-    except Exception as exc:  # whatever the arguments' own pickling raises
-        raise EncodeError(f"the arguments can't be pickled for the process: {described(exc)}") from exc
-
-
-def _decode(answer: bytes) -> _Returned | _Raised:
-    content = memoryview(answer)[1:]
-    if answer[:1] == VALUE:
-        try:
-            return _Returned(pickle.loads(content))
-        except Exception as exc:  # whatever the value's own unpickling raises
-            raise EncodeError(f"the task returned what can't be unpickled: {described(exc)}") from exc
-    pickled, type_name, text, trace = pickle.loads(content)
-    error: BaseException = RemoteError(type_name, text, trace)
-    with suppress(Exception):  # its type can't be had here: it stays a RemoteError
-        if pickled is not None:
-            error = pickle.loads(pickled)
-    error.__cause__ = ChildTraceback(trace)
-    return _Raised(error)
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:  # a real-time signal
-        return f"signal {number}"
