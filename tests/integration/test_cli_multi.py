@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import grp
+import json
 import os
+import pwd
+import shutil
 import signal
 import socket
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -88,3 +96,58 @@ def test_what_can_not_be_done_in_the_background_is_refused(shell: Shell) -> None
     assert "--uid, --gid: " in shell.error("worker", "jobs", "--uid", "nobody-knows")
     assert "No such file or directory" in shell.error("worker", "jobs", "--workdir", "nowhere")
     assert "multi: start, stop" in shell.error("multi", "begin", code=2)
+
+
+#: Becomes what it is told, as a worker does before it loads anything, and says who it is then.
+_BECOME = """
+import json, os, sys
+from pathlib import Path
+from aiotq.commands.app_option import CommandFailed
+from aiotq.commands.daemon import Daemon
+
+uid, gid = (word or None for word in sys.argv[1:])
+try:
+    held = Daemon(False, "%n.pid", "%n.log", None, uid, gid, "027").begin("a")
+except CommandFailed as exc:
+    sys.exit(str(exc))
+try:
+    os.setuid(0)
+    may_go_back = os.getuid() == 0
+except PermissionError:
+    may_go_back = False
+owners = [[each.st_uid, each.st_gid, oct(each.st_mode & 0o777)] for each in map(os.stat, ("a.log", "a.pid"))]
+print(json.dumps([os.getresuid(), os.getresgid(), os.getgroups(), owners, may_go_back]))
+"""
+
+
+def test_a_worker_becomes_the_user_that_it_is_told_and_there_is_no_way_back() -> None:
+    """Without root nobody may become another: that is said, and one's own name changes nothing."""
+
+    def become(uid: str, gid: str = "") -> subprocess.CompletedProcess[str]:
+        words = [sys.executable, "-c", _BECOME, uid, gid]
+        return subprocess.run(words, cwd=place, capture_output=True, text=True, timeout=60, check=False)
+
+    def became(uid: str, gid: str = "") -> list[Any]:
+        done = become(uid, gid)
+        assert done.returncode == 0, done.stderr
+        found: list[Any] = json.loads(done.stdout)
+        return found
+
+    me, nobody = pwd.getpwuid(os.getuid()), pwd.getpwnam("nobody")
+    with tempfile.TemporaryDirectory(dir="/tmp") as place:  # which another user gets to
+        assert became(me.pw_name)[0] == [me.pw_uid] * 3
+        if os.getuid() != 0:
+            assert "--uid, --gid: only root may run as somebody else" in become("nobody").stderr
+            return
+        for file in Path(place).iterdir():
+            file.unlink()
+        shutil.chown(place, nobody.pw_uid)
+        other = next(each.gr_gid for each in grp.getgrall() if each.gr_gid not in (0, nobody.pw_gid))
+        for words, gid in ((("nobody",), nobody.pw_gid), ((str(nobody.pw_uid), str(other)), other)):
+            uids, gids, groups, files, may_go_back = became(*words)
+            assert (uids, gids) == ([nobody.pw_uid] * 3, [gid] * 3)
+            assert 0 not in groups, "root's groups are left as well"
+            assert [each[:2] for each in files] == [[nobody.pw_uid, gid]] * 2
+            assert not may_go_back
+            for file in Path(place).iterdir():
+                file.unlink()

@@ -163,14 +163,18 @@ def _become(uid: str | None, gid: str | None) -> None:
         group = None if gid is None else int(gid) if gid.isdecimal() else grp.getgrnam(gid).gr_gid
     except KeyError as exc:
         raise CommandFailed(f"--uid, --gid: {exc.args[0]}") from exc
-    if group is None and user is not None:
-        group = user.pw_gid
-    if group is not None:
+    if group is None:
+        group = os.getgid() if user is None else user.pw_gid
+    if (os.getuid() if user is None else user.pw_uid, group) == (os.geteuid(), os.getegid()):
+        return  # it is them already
+    try:
         if user is not None:
             os.initgroups(user.pw_name, group)
         os.setgid(group)
-    if user is not None:
-        os.setuid(user.pw_uid)
+        if user is not None:
+            os.setuid(user.pw_uid)
+    except PermissionError as exc:
+        raise CommandFailed("--uid, --gid: only root may run as somebody else") from exc
 
 
 def _detach() -> None:
