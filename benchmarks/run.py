@@ -14,6 +14,7 @@ from pathlib import Path
 from . import (
     canvas,
     control,
+    cpu,
     events,
     fleet,
     imports,
@@ -32,7 +33,22 @@ from .figures import Benchmark, BenchmarkError, Samples
 BENCHMARKS: dict[str, Benchmark] = {
     benchmark.name: benchmark
     for group in (
-        *(sqlite, redis, index, rabbitmq, postgres, canvas, limits, control, events, watched, worker, memory, fleet),
+        *(
+            sqlite,
+            redis,
+            index,
+            rabbitmq,
+            postgres,
+            canvas,
+            limits,
+            control,
+            events,
+            watched,
+            worker,
+            memory,
+            fleet,
+            cpu,
+        ),
         imports,
     )
     for benchmark in group.BENCHMARKS

@@ -88,3 +88,18 @@ def noop_in_thread() -> None:
 @app.task(run="process")
 def noop_in_process() -> None:
     """Do nothing, in a child process."""
+
+
+@app.task(run="process")
+def compute(seconds: float) -> tuple[float, float, int, float]:
+    """Use so many seconds of CPU in a child; return from when to when, which process, and what that used so far."""
+    began, used = time.time(), time.process_time()
+    while time.process_time() - used < seconds:
+        pass
+    return began, time.time(), os.getpid(), time.process_time()
+
+
+@app.task(run="process")
+def many_bytes(size: int) -> bytes:
+    """Return so many bytes from a child process."""
+    return b"x" * size
