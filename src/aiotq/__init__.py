@@ -63,6 +63,7 @@ from .tasks.options import CallOptions
 from .tasks.registry import shared_task
 from .tasks.request import Request
 from .tasks.running import CurrentTask
+from .tasks.shares import Fair
 from .tasks.streams import Stream
 from .tasks.task import Task
 from .transport.routing import Binding, Exchange, Queue
@@ -100,6 +101,7 @@ __all__ = [
     "EagerResult",
     "ExceptionInfo",
     "Exchange",
+    "Fair",
     "Graph",
     "Group",
     "GroupResult",

@@ -1106,6 +1106,11 @@ class LawContract:
             await model.check_end()
 
 
+def _share(n: int) -> tuple[str, float] | None:
+    """Whose message `n` is: half of them have no key."""
+    return (f"{n % 3}", 1.0 + n % 2) if n % 4 < 2 else None
+
+
 class _Model:
     """Each message is waiting, held by one, done or dead; a worker at a time comes and goes."""
 
@@ -1127,7 +1132,8 @@ class _Model:
     async def step(self, what: str, number: int) -> None:
         match what:
             case "send":
-                batch = [envelope(f"{self.sent + n}", priority=(self.sent + n) % 10) for n in range(number)]
+                numbers = range(self.sent, self.sent + number)
+                batch = [envelope(f"{n}", priority=n % 10, share=_share(n)) for n in numbers]
                 self.sent += number
                 self.waiting |= {each.message.id for each in batch}
                 await self.transport.send(batch)

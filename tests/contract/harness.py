@@ -75,6 +75,7 @@ from aiotq.testing.contracts import harness as library
 from aiotq.testing.contracts.harness import PATIENCE, JumpingClock, Kept, KeptHarness, Pushes, StoreHarness, in_memory
 from aiotq.transport import FAIR, Broker, Consumer, Delivery, QueueOrder
 from aiotq.wire.message import Envelope, Message
+from aiotq.wire.shares import HEADER, Share
 
 from .. import django_here
 from ..servers import Server, shared, shared_postgres, shared_rabbit
@@ -293,8 +294,10 @@ def envelope(
     due: float | None = None,
     attempt: int = 0,
     body: bytes = b"[]",
+    share: Share | None = None,
 ) -> Envelope:
-    return Envelope(Message(task_id, "proj.add", body, attempt=attempt), queue, priority, due)
+    headers = None if share is None else {HEADER: list(share)}
+    return Envelope(Message(task_id, "proj.add", body, attempt=attempt, headers=headers), queue, priority, due)
 
 
 def ids(deliveries: Sequence[Delivery]) -> list[str]:

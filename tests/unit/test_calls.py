@@ -342,6 +342,7 @@ def test_the_set_of_options_is_all_there_is() -> None:
         "debounce",
         "throttle",
         "idempotency_key",
+        "fair_key",
     }
 
 

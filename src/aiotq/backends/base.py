@@ -94,6 +94,8 @@ class Backend(abc.ABC):
     has_ledger: ClassVar[bool] = True
     #: Whether `statement` returns any.
     has_statements: ClassVar[bool] = False
+    #: Whether calls that say whose they are take turns by key (see `transport.shares`).
+    has_shares: ClassVar[bool] = False
 
     broker: Broker | None = None
     records: RecordStore | None = None

@@ -11,15 +11,13 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, Never, NoReturn, Protocol, TypeVar, cast
 
-from ..backends.base import backend_class
 from ..canvas.planner import Planner
 from ..canvas.signature import Canvas
 from ..core.clock import Clock, SharedClock
 from ..core.configured import Sources
 from ..core.settings import Settings
 from ..core.sync import Bridge
-from ..core.values import shown
-from ..exceptions import InvalidOption, ResultsDisabled
+from ..exceptions import ResultsDisabled
 from ..results import Joined, Record
 from ..results.document import Called, DocumentCodec
 from ..results.eager_result import EagerResult
@@ -40,6 +38,7 @@ from ..wire.codecs import Codecs
 from ..wire.serializers import SerializerRegistry
 from ..wire.signing import Signer
 from ..worker.lifespans import WorkerLifespans
+from .broker_checks import check_queue, check_shares
 from .connection import DISABLED, Connection
 from .connections import Connections
 from .envelopes import EnvelopeBuilder
@@ -182,7 +181,8 @@ class AppCore:
                 self.serializers,
                 self.router,
                 tasks=self.tasks,
-                check_queue=self._check_queue,
+                check_queue=partial(check_queue, self.conf),
+                check_shares=partial(check_shares, self.conf),
                 clock=self.clock,
                 shared_clock=self.shared_clock,
                 origin=self.origin,
@@ -419,12 +419,6 @@ class AppCore:
             self._act_by(before[0], before[1])
             _, _, self.connections, self._router, self._codec = before
             self.registry.annotate_tasks(self.conf.task_annotations)
-
-    def _check_queue(self, name: str) -> None:
-        """Raise `InvalidOption` if no queue of the broker can have this name."""
-        found = backend_class(self.conf.broker_url)
-        if found is not None and (problem := found.queue_problem(name)) is not None:
-            raise InvalidOption(f"queue {shown(name)}: {problem}")
 
     def _annotated(self, given: object) -> object:
         return self.registry.annotate_tasks(given)

@@ -13,17 +13,20 @@ from ..core.clock import Clock, SharedClock
 from ..core.settings import Settings
 from ..core.values import replace, value
 from ..exceptions import EncodeError, InvalidArguments, InvalidOption, MessageTooLarge
-from ..results.keys import HEADER, Key
-from ..tasks.keys import KEYED, Unique, digest, key_value, keyed_tasks, names_of
+from ..results.keys import HEADER as KEY
+from ..tasks.keys import KEYED, keyed_tasks
 from ..tasks.options import CallOptions, RunsIn, TaskOptions, check_options, stamps_of
 from ..tasks.request import running_request
+from ..tasks.shares import share_header
 from ..transport.routing import PLACES, Router
 from ..wire.compression import Compression
 from ..wire.content_types import PLAIN_JSON
 from ..wire.encryption import encrypted
 from ..wire.message import END_OF_TIME, MAX_NAME, MAX_STAMPS, MAX_USER_HEADERS, Envelope, Message, Step, is_name, new_id
 from ..wire.serializers import Serializer, SerializerRegistry, encoded
+from ..wire.shares import HEADER as SHARE
 from ..wire.signing import Signer, sealed
+from .step_keys import step_key
 
 T = TypeVar("T")
 
@@ -93,10 +96,12 @@ class EnvelopeBuilder:
         origin: str | None = None,
         signer: Signer | None = None,
         check_queue: Callable[[str], None] | None = None,
+        check_shares: Callable[[str], None] = lambda _: None,
         carried: Callable[[Mapping[str, Any] | None], Mapping[str, Any] | None] | None = None,
     ) -> None:
-        """`check_queue` raises `InvalidOption` for a name that no queue of the broker can have; `carried` adds to the
-        headers of a message what goes on from here (traces)."""
+        """`check_queue` raises `InvalidOption` for a name that no queue of the broker can have, `check_shares` for a
+        task whose calls can't take turns there; `carried` adds to the headers what goes on from here (traces).
+        """
         self.conf = conf
         self._serializers = serializers
         self._router = router
@@ -106,6 +111,7 @@ class EnvelopeBuilder:
         self._origin = origin
         self._signer = signer
         self._check_queue = check_queue
+        self._check_shares = check_shares
         self._carried = carried
         self._queues: set[str] = set()  #: those that were checked
         self._makes_copies = True
@@ -146,8 +152,7 @@ class EnvelopeBuilder:
 
         `part` is what it is of a workflow; without one, `attempt` is what it begins at.
 
-        Raises:
-            InvalidArguments, InvalidOption, EncodeError, MessageTooLarge: see `Task.delay`.
+        Raises `InvalidArguments`, `InvalidOption`, `EncodeError`, `MessageTooLarge`: see `Task.delay`.
         """
         if (
             not self._router.is_needed
@@ -248,11 +253,7 @@ class EnvelopeBuilder:
         expires = options.get("expires")
         if expires is None and (part is None or part.step is None or part.step.awaits is None):
             expires = declared.expires
-        headers, stamps = options.get("headers"), options.get("stamps")
-        if self._carried is not None:
-            headers = self._carried(headers)
-        if keyed_tasks and declared.unique is not None and not (headers and HEADER in headers):
-            headers = {**(headers or {}), HEADER: step_key(declared.unique, task, args, kwargs, part).header}
+        headers, stamps = self._headers(task, declared, args, kwargs, options, part), options.get("stamps")
         parent: Parent = running_request.get() if part is None else part
         queue = options.get("queue") or declared.queue or conf.task_default_queue
         if queue not in self._queues:
@@ -284,27 +285,27 @@ class EnvelopeBuilder:
         priority = _first(options.get("priority"), declared.priority, conf.task_default_priority)
         return Envelope(message, queue, priority, due)
 
-
-def step_key(
-    unique: Unique, task: Callee | str, args: Sequence[Any], kwargs: Mapping[str, Any], part: Part | None
-) -> Key:
-    """Return the key of a call that is always sent: its runs are never two at once.
-
-    Raises:
-        InvalidOption: it is made of an argument that the step before gives, as no one knows yet.
-    """
-    name = task if isinstance(task, str) else task.name
-    step = None if part is None else part.step
-    if step is not None and step.awaits is not None and not step.immutable:
-        first = None if isinstance(task, str) else task.parameter(0)
-        if unique.by is None or callable(unique.by) or first in names_of(unique.by):
-            raise InvalidOption(
-                f"{name}: its key is made of what the calls before it give, which is not known when it is sent: name "
-                "other parameters in Unique(by=…), or call a task that calls it"
-            )
-        args = (None, *args)
-    made_of = key_value(task, unique.by, args, kwargs)
-    return Key(f"unique:{name}:{digest(name, 'unique', made_of)}", "step", 0.0)
+    def _headers(
+        self,
+        task: Callee | str,
+        declared: TaskOptions,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        options: CallOptions,
+        part: Part | None,
+    ) -> Mapping[str, Any] | None:
+        """Return the headers of a call: its own, the trace that goes on, its key, and whose it is."""
+        headers = options.get("headers")
+        if self._carried is not None:
+            headers = self._carried(headers)
+        if keyed_tasks and declared.unique is not None and not (headers and KEY in headers):
+            key = step_key(declared.unique, task, args, kwargs, None if part is None else part.step)
+            headers = {**(headers or {}), KEY: key.header}
+        if (fair := _first(options.get("fair_key"), declared.fair_key, None)) is not None:
+            self._check_shares(task if isinstance(task, str) else task.name)
+            share = share_header(task, fair, args, kwargs, self.conf.task_fair_weights, is_step=part is not None)
+            headers = {**(headers or {}), SHARE: share}
+        return headers
 
 
 def declared_places(declared: TaskOptions) -> Mapping[str, str]:

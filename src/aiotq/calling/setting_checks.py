@@ -7,6 +7,7 @@ from typing import Final
 
 from ..core.settings import Check
 from ..tasks.options import check_retry_policy, check_route_option
+from ..tasks.shares import check_fair_weights
 from ..transport.routing import check_queues, check_routes, check_weights
 from ..wire.codecs import check_encryption_keys, check_secret, check_secrets
 
@@ -29,6 +30,7 @@ CHECKS: Final[Mapping[str, Check]] = {
     "encryption_keys": check_encryption_keys,
     "security_key": check_secret,
     "security_previous_keys": check_secrets,
+    "task_fair_weights": check_fair_weights,
     "task_publish_retry_policy": check_retry_policy,
     "task_queues": check_queues,
     "task_routes": lambda given: check_routes(given, check_route_option),

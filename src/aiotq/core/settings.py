@@ -74,6 +74,8 @@ class _Values:
     "The routing key of calls that name an exchange but no key."
     task_default_priority: int = 4
     "The priority of calls without one: 0 to 9, 9 first."
+    task_fair_weights: Mapping[str, float] = field(default_factory=dict[str, float])
+    "How many calls of a key (`fair_key`) come for one of other keys, by the text of the key. Others have 1."
     task_serializer: str = "json"
     "The serializer of arguments: `json`, `msgpack`, `yaml`, or a registered one."
     task_compression: str | None = None

@@ -13,6 +13,7 @@ from ..core.schedules import seconds_apart
 from ..wire.message import LONGEST_LIMIT, MAX_NAME, is_name
 from .keys import Debounce, Throttle, Unique
 from .limits import Limit, RateLimit
+from .shares import is_fair_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,7 @@ THROTTLE: Final = Expected(
     (int, float, Throttle),
     lambda given: isinstance(given, Throttle) or 0 < given <= LONGEST_LIMIT,
 )
+FAIR_KEY: Final = Expected("a parameter's name, a tuple of them, a function, or a Fair(…)", (object,), is_fair_key)
 OF_CALLS: Final[Mapping[str, Expected]] = {
     "task_id": NAME,
     "countdown": Expected("seconds or a timedelta", (int, float), lambda given: -math.inf < given < math.inf),
@@ -145,6 +147,7 @@ OF_CALLS: Final[Mapping[str, Expected]] = {
     "debounce": DEBOUNCE,
     "throttle": THROTTLE,
     "idempotency_key": NAME,
+    "fair_key": FAIR_KEY,
     "link": Expected("a signature or a list of them", (object,)),
     "link_error": Expected("a signature or a list of them", (object,)),
 }

@@ -15,6 +15,7 @@ from .expected import (
     DEBOUNCE,
     DELAY,
     EXCEPTIONS,
+    FAIR_KEY,
     NAME,
     OF_CALLS,
     SECONDS,
@@ -28,6 +29,7 @@ from .expected import (
 )
 from .keys import KEYED, Debounce, Throttle, Unique, keyed_tasks
 from .limits import Limit, RateLimit
+from .shares import FairKey
 from .streams import Stream
 
 T = TypeVar("T", bound=Mapping[str, Any])
@@ -88,6 +90,8 @@ class CallOptions(TypedDict, total=False):
     "Of calls with one key there is one in so many seconds, the first: seconds, or `Throttle(60, by=…)`."
     idempotency_key: str | None
     "Calls of a task with one such key are one call, until its result expires (setting `result_expires`)."
+    fair_key: FairKey | None
+    "Whose the call is: a parameter's name, a function of the arguments, or `Fair(…)`. Calls take turns by key."
     link: Any
     "A signature or a list of them. Each is called with the task's value after success."
     link_error: Any
@@ -99,12 +103,12 @@ CALL_OPTIONS: Final = frozenset(OF_CALLS)
 #: Options that only a call that is sent can have, not one that runs in this process.
 ONLY_SENT: Final = frozenset(
     {"countdown", "eta", "expires", "queue", "exchange", "routing_key", "priority", "publish_timeout"}
-    | {"retry", "retry_policy"}
+    | {"retry", "retry_policy", "fair_key"}
     | KEYED
 )
 #: Options of a single call, which a route can't have.
 _OF_ONE_CALL: Final = frozenset(
-    {"task_id", "eta", "reply_to", "publish_timeout", "retry", "retry_policy", "link", "link_error"} | KEYED
+    {"task_id", "eta", "reply_to", "publish_timeout", "retry", "retry_policy", "link", "link_error", "fair_key"} | KEYED
 )
 #: Options of a task that are kept as tuples.
 TUPLES: Final = frozenset({"autoretry_for", "dont_autoretry_for", "throws"})
@@ -185,6 +189,7 @@ class Attributes:
     unique: Unique | None = _option(UNIQUE, None)
     debounce: float | Debounce | None = _option(DEBOUNCE, None)
     throttle: float | Throttle | None = _option(THROTTLE, None)
+    fair_key: FairKey | None = _option(FAIR_KEY, None)
     max_concurrency: int | Limit | tuple[Limit, ...] | None = _option(
         Expected("a whole number, 1 or more, a Limit(…), or a tuple of those", (int, Limit, tuple), is_concurrency),
         None,

@@ -35,6 +35,7 @@ from .keys import Debounce, Throttle, Unique
 from .limits import Limit, RateLimit
 from .options import DECLARABLE, TUPLES, RunsIn, TaskOptions, check_declaration
 from .running import gives_coroutine, is_generator
+from .shares import FairKey
 from .streams import Stream
 from .task import CoroutineTask, FunctionTask, StreamTask, Task
 from .task_core import TaskCore
@@ -131,6 +132,8 @@ class TaskDeclaration(TypedDict, total=False):
     "Of its calls with one key in a burst the last one counts: seconds without a further one, or `Debounce(5, by=…)`."
     throttle: float | Throttle | None
     "Of its calls with one key there is one in so many seconds, the first: seconds, or `Throttle(60, by=…)`."
+    fair_key: FairKey | None
+    "Whose a call is: a parameter's name, a function of the arguments, or `Fair(…)`. Calls take turns by key."
     base: type[Task[..., Any]] | None
     "A subclass of `Task` with handlers (`on_failure`, …), other methods, and options as class attributes."
 
@@ -236,8 +239,7 @@ class TaskRegistry:
 
         Of an instance the task has the attributes; of a class those that its constructor makes, once in each process.
 
-        Raises:
-            InvalidOption: it has no `run`, or an option that can't be.
+        Raises `InvalidOption` if it has no `run`, or an option that can't be.
         """
         kind = task if isinstance(task, type) else type(task)
         run: Any = getattr(kind, "run", None)
@@ -303,8 +305,7 @@ class TaskRegistry:
         class with a `name` stands for the package of that name. Without them it is all that a Django project has
         installed. `force=True` imports them now; what can't be imported then is not tried again.
 
-        Raises:
-            InvalidOption: no packages are given, and this process is not part of a Django project.
+        Raises `InvalidOption` if no packages are given, and this process is not part of a Django project.
         """
         if packages is None:
             if not django_project.is_there():
@@ -336,8 +337,7 @@ class TaskRegistry:
     def find_task(self, name: str) -> Task[..., Any]:
         """Return the task called `name`.
 
-        Raises:
-            NotRegistered: there is none; the text has the nearest name.
+        Raises `NotRegistered` if there is none; the text has the nearest name.
         """
         try:
             return self.tasks[name]

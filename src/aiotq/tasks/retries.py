@@ -11,11 +11,14 @@ from ..core.settings import Settings
 from ..core.tracebacks import described
 from ..core.values import replace
 from ..exceptions import Ignore, InvalidOption, Reject, Retry, Snooze, TaskPredicate
-from ..results.keys import HEADER
+from ..results.keys import HEADER as KEY
 from ..wire.message import Envelope, Message, Step
 from ..wire.serializers import SerializerRegistry
+from ..wire.shares import HEADER as SHARE
 from .options import RETRY_OPTIONS, CallOptions, RunsIn, TaskOptions, check_options, said
 
+#: What headers say of a call, and each try of it has.
+_KEPT: Final = (KEY, SHARE)
 #: Which counts of several that parts of one task asked for side by side, the lowest first; a replacement is 2.
 _WEIGHTS: Final = ((Reject, 0), (Ignore, 1), (Retry, 3), (Snooze, 4))
 
@@ -137,10 +140,11 @@ def retried(
 
 
 def _with_key(given: Mapping[str, Any] | None, message: Message) -> Mapping[str, Any] | None:
-    """Return the headers that another try is given, with the key of its call."""
-    if message.headers is None or HEADER not in message.headers:
+    """Return the headers that another try is given, with its call's key and share."""
+    kept = {} if message.headers is None else {each: message.headers[each] for each in _KEPT if each in message.headers}
+    if not kept:
         return given
-    return {**(given or {}), HEADER: message.headers[HEADER]}
+    return {**(given or {}), **kept}
 
 
 def _merged(

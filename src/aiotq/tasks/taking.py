@@ -14,6 +14,7 @@ from .keys import Debounce, Throttle, Unique, check_parameters
 from .limits import limits_of, rate_limits_of
 from .options import TaskOptions
 from .rebuilding import Rebuilding, rebuilding_of, returned_shape
+from .shares import fair_of
 from .task_core import TaskCore
 
 
@@ -58,6 +59,7 @@ class Taking:
         declared = self.declared
         keys = [
             *(each.by for each in (declared.unique, declared.debounce, declared.throttle) if _has_key(each)),
+            *((fair_of(declared.fair_key).by,) if declared.fair_key is not None else ()),
             *(each.key for each in rate_limits_of(declared.rate_limit)),
             *(each.key for each in limits_of(declared.max_concurrency)),
         ]

@@ -20,6 +20,8 @@ from .state import MemoryState
 class MemoryBackend(Backend):
     """Broker, records, ledger and bus in this process."""
 
+    has_shares = True
+
     def __init__(self, url: str, context: BackendContext) -> None:
         if is_child():
             raise OperationalError(

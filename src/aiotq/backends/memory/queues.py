@@ -25,7 +25,9 @@ from ...transport.broker import (
     QueueStats,
     Settlement,
 )
+from ...transport.shares import Lane
 from ...wire.message import Envelope, Message, pack
+from ...wire.shares import share_of
 
 #: Delayed messages moved to their queue by one read: about a millisecond of the loop's time.
 DUE_BATCH: Final = 1000
@@ -73,18 +75,41 @@ class _Entry:
 class Queue:
     """What waits under one name, and who waits for it."""
 
-    __slots__ = ("again", "delayed", "levels", "name", "suspects", "waiters")
+    __slots__ = ("again", "delayed", "is_lanes_turn", "lanes", "levels", "name", "suspects", "waiters")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.again: deque[_Entry] = deque()
         self.suspects: deque[_Entry] = deque()
         self.levels: tuple[deque[_Entry], ...] = tuple(deque() for _ in UPWARDS)
+        self.lanes: dict[int, Lane[_Entry]] = {}  #: by priority, what waits by key; none of them is empty
+        self.is_lanes_turn = True  #: of a lane and the plain messages of its priority, which is next
         self.delayed: list[tuple[float, int, _Entry]] = []  #: a heap by due time, then order of arrival
         self.waiters: set[Waiter] = set()
 
     def ready(self) -> Iterable[_Entry]:
-        return itertools.chain(self.suspects, self.again, *self.levels)
+        return itertools.chain(self.suspects, self.again, *self.levels, *self.lanes.values())
+
+    def append(self, entry: _Entry) -> None:
+        """Add what is ready behind what is ready of its priority, or to the lane of its priority."""
+        share = share_of(entry.message)
+        if share is None:
+            self.levels[entry.priority].append(entry)
+            return
+        if entry.priority not in self.lanes:
+            self.lanes[entry.priority] = Lane()
+        self.lanes[entry.priority].add(entry, share)
+
+    def take_by_turns(self, priority: int, most: int) -> Iterable[_Entry]:
+        """Yield up to `most` of one priority: of its lane and of its plain messages in turn, while both have some."""
+        level, lane = self.levels[priority], self.lanes[priority]
+        while most > 0 and (lane or level):
+            is_fair = bool(lane) and (self.is_lanes_turn or not level)
+            self.is_lanes_turn = not is_fair
+            yield lane.pop() if is_fair else level.popleft()
+            most -= 1
+        if not lane:
+            del self.lanes[priority]
 
 
 class Holder:
@@ -161,7 +186,10 @@ class MemoryQueues:
             if due is not None and due > now:
                 self._delay(entry, due)
             else:
-                queue.levels[priority].append(entry)
+                if message.headers is None:
+                    queue.levels[priority].append(entry)
+                else:
+                    queue.append(entry)
                 if queue.waiters:
                     self._wake(queue)
 
@@ -197,6 +225,8 @@ class MemoryQueues:
                     taken.append(again.popleft())
             for priority in order:
                 for queue in together:
+                    if priority in queue.lanes:
+                        taken.extend(queue.take_by_turns(priority, limit - len(taken)))
                     level = queue.levels[priority]
                     while level and len(taken) < limit:
                         taken.append(level.popleft())
@@ -296,7 +326,12 @@ class MemoryQueues:
         found: list[QueueStats] = []
         for name in sorted(names if names is not None else {*self._queues, *dead}):
             queue = self._queues.get(name) or Queue(name)
-            ready = len(queue.suspects) + len(queue.again) + sum(map(len, queue.levels))
+            ready = (
+                len(queue.suspects)
+                + len(queue.again)
+                + sum(map(len, queue.levels))
+                + sum(map(len, queue.lanes.values()))
+            )
             age = now - min(entry.since for entry in queue.ready()) if ready else None
             stats = QueueStats(name, ready, leased[name], len(queue.delayed), dead[name], age)
             if names is not None or ready or stats.leased or stats.delayed or stats.dead:
@@ -327,7 +362,8 @@ class MemoryQueues:
             return []
         now = self.clock.time()
         due = (entry for due, _, entry in sorted(queue.delayed) if due <= now)
-        ready = itertools.chain(queue.suspects, queue.again, *reversed(queue.levels))
+        by_priority = itertools.chain(*((*queue.levels[each], *queue.lanes.get(each, ())) for each in DOWNWARDS))
+        ready = itertools.chain(queue.suspects, queue.again, by_priority)
         found = itertools.islice(itertools.chain(ready, due), limit)
         return [Envelope(entry.message, name, entry.priority) for entry in found]
 
@@ -356,6 +392,7 @@ class MemoryQueues:
             del self._known[entry.message.key]
         for waiting in (queue.suspects, queue.again, *queue.levels):
             waiting.clear()
+        queue.lanes.clear()
         queue.delayed.clear()
         return len(gone)
 
@@ -408,7 +445,12 @@ class MemoryQueues:
             due, _, entry = heapq.heappop(delayed)
             entry.since = due
             entry.waits = None
-            (queue.suspects if entry.deaths >= SUSPECT_DEATHS else queue.levels[entry.priority]).append(entry)
+            if entry.deaths >= SUSPECT_DEATHS:
+                queue.suspects.append(entry)
+            elif entry.returns:  # its turn was once, and it has booked this one
+                queue.levels[entry.priority].append(entry)
+            else:
+                queue.append(entry)
             limit -= 1
 
     def _give_back(self, entry: _Entry) -> None:

@@ -26,6 +26,7 @@ _PATIENCE: Final = 600.0
 class PostgresBackend(Backend):
     """Broker, records, ledger and bus in one schema of a database."""
 
+    has_shares = True
     has_statements = True
 
     def __init__(self, url: str, context: BackendContext) -> None:

@@ -32,7 +32,7 @@ _DELAYED: Final = (
 )
 _READY: Final = (
     b"select priority, body from aiotq.message where queue = $1::text and holder is null"
-    b" and (due is null or due <= extract(epoch from clock_timestamp())) order by rank, id limit $2::int"
+    b" and (due is null or due <= extract(epoch from clock_timestamp())) order by rank % 100, tag, id limit $2::int"
 )
 _REMOVE_DELAYED: Final = b"delete from aiotq.message where key = any ($1::text[]) and due is not null returning key"
 _BURY: Final = (

@@ -55,6 +55,9 @@ _NOT_IDLE: Final = b"delete from aiotq.idle where holder = $1::bigint"
 _END_LEASES: Final = b"update aiotq.holder set until = 0 where name = any ($1::text[])"
 _RECLAIM: Final = b"select * from aiotq.reclaim($1::float8)"
 
+#: What the ranks of lanes are more than those of plain messages.
+_LANES: Final = 100
+
 Settle = Callable[[Sequence[tuple[Delivery, Settlement]]], Awaitable[Sequence[bool]]]
 #: queue, rank, id, body, priority, deaths, charges, returns
 Row = tuple[str, int, int, bytes, int, int, int, int]
@@ -244,7 +247,7 @@ class PostgresConsumer(Consumer):
             self._look_in(due)
         self._client.wake(moved)
         places = {pair: place for place, pair in enumerate(pairs)}
-        rows.sort(key=lambda row: (places.get((row[0], row[1]), -1), row[2]))
+        rows.sort(key=lambda row: (places.get((row[0], _rank_of(row[1])), -1), row[2]))
         self._floors.note(rows)
         return rows
 
@@ -336,3 +339,8 @@ class PostgresConsumer(Consumer):
         """Look when something is due; not to the moment, or whoever is nearest to the server has it each time."""
         at = asyncio.get_running_loop().time() + seconds + random.uniform(0, _SPREAD)
         self._due_at = min(self._due_at, at)
+
+
+def _rank_of(rank: int) -> int:
+    """Return the rank that a message has, or would have if it did not wait by its key."""
+    return rank - _LANES if rank > _LANES else rank

@@ -23,6 +23,7 @@ from ...transport.broker import (
     Settlement,
 )
 from ...wire.message import Envelope, pack, unpack
+from ...wire.shares import share_of
 
 logger = logging.getLogger("aiotq.postgres")
 
@@ -80,6 +81,8 @@ def packed_envelopes(envelopes: Iterable[Envelope], number: int | None = None) -
             item["d"] = envelope.due
         if number is not None:
             item["n"] = number
+        if envelope.message.headers is not None and (share := share_of(envelope.message)) is not None:
+            item["s"], item["c"] = share
         items.append(item)
     return items
 

@@ -21,6 +21,8 @@ from .records import RedisRecords
 class RedisBackend(Backend):
     """Broker, records, ledger and bus in one Redis, under one prefix."""
 
+    has_shares = True
+
     def __init__(self, url: str, context: BackendContext) -> None:
         self._client = RedisClient(parse(url))
         self._clock = context.clock

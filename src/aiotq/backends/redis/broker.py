@@ -12,6 +12,7 @@ from ...core.clock import SYSTEM_CLOCK, Clock
 from ...exceptions import MalformedMessage
 from ...transport.broker import FAIR, Broker, Consumer, DeadLetter, Delivery, QueueOrder, QueueStats, Settlement
 from ...wire.message import Envelope, unpack
+from ...wire.shares import share_of
 from .connection import RedisClient
 from .consumer import RedisConsumer
 from .envelopes import in_columns, packed_envelopes, packed_key
@@ -188,7 +189,12 @@ class RedisBroker(Broker):
     async def replay(self, keys: Sequence[str]) -> int:
         letters = [letter for key in keys if (letter := await self.dead_letter(key)) is not None]
         wanted = [
-            (letter.queue, letter.key.partition("@")[0], packed_key(letter.message.key))
+            (
+                letter.queue,
+                letter.key.partition("@")[0],
+                packed_key(letter.message.key),
+                *((share,) if (share := share_of(letter.message)) is not None else ()),
+            )
             for letter in letters
             if letter.message is not None
         ]

@@ -19,6 +19,7 @@ from ...results.ledger import NO_JOIN_CHANGES
 from ...results.packing import pack_record
 from ...results.records import RESULTS
 from ...transport.broker import ACK
+from .messages import OUT_OF_LANES
 
 #: Bytes of records that one process is told at once, about.
 _MOST_TOLD: Final = 60_000
@@ -71,7 +72,7 @@ def _row(finish: Finish) -> Row:
     ):
         return Row(finish)
     level, entry, queue = str(delivery.lease).split(" ", 2)
-    if not level.isdecimal():
+    if not level.isdecimal() and level != OUT_OF_LANES:
         return Row(finish)
     listed = None if record.entry is None else (record.entry.finished.state, record.entry.bounds)
     return Row(finish, (queue, level, record.reply_to, listed), entry)

@@ -32,7 +32,7 @@ from .schedules import KEYS, packed_change
 from .schedules import LIBRARY as SCHEDULES
 from .script import Script
 
-COMMIT: Final = Script(*LIBRARIES, *RESULTS, SCHEDULES, "commit", late={"messages", KEYS, "joins", SCHEDULES})
+COMMIT: Final = Script(*LIBRARIES, *RESULTS, SCHEDULES, "commit", late={"lanes", "messages", KEYS, "joins", SCHEDULES})
 
 
 class RedisCommitter(Committer):

@@ -1,4 +1,4 @@
-"""How envelopes look to scripts: {queue, priority, due, id, message}."""
+"""How envelopes look to scripts: {queue, priority, due, id, message, and its share if it has one}."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any, Final
 from ...wire.message import Envelope
 from ...wire.message import pack as pack_message
 from ...wire.message import unpack as unpack_message
+from ...wire.shares import Share, share_of
 from .script import unpack
 
-PackedEnvelope = tuple[str, int, float | bool, str, bytes]
+PackedEnvelope = tuple[str, int, float | bool, str, bytes] | tuple[str, int, float | bool, str, bytes, Share]
 
 _LOWEST: Final = 0
 _HIGHEST: Final = 9
@@ -30,16 +31,23 @@ def unpacked_key(packed: bytes) -> tuple[str, int]:
 
 def packed_envelopes(envelopes: Iterable[Envelope]) -> list[PackedEnvelope]:
     """Return envelopes as scripts read, keep and return them; due is false, or seconds since the epoch."""
-    return [
-        (
-            envelope.queue,
-            min(max(envelope.priority, _LOWEST), _HIGHEST),
-            envelope.due if envelope.due is not None else False,
-            packed_key(envelope.message.key),
-            pack_message(envelope.message),
-        )
-        for envelope in envelopes
-    ]
+    return [_packed(envelope) for envelope in envelopes]
+
+
+def _packed(envelope: Envelope) -> PackedEnvelope:
+    packed = (
+        envelope.queue,
+        min(max(envelope.priority, _LOWEST), _HIGHEST),
+        envelope.due if envelope.due is not None else False,
+        packed_key(envelope.message.key),
+        pack_message(envelope.message),
+    )
+    share = share_of(envelope.message)
+    return packed if share is None else (*packed, share)
+
+
+def _has_share(envelope: Envelope) -> bool:
+    return envelope.message.headers is not None and share_of(envelope.message) is not None
 
 
 def in_columns(
@@ -52,7 +60,7 @@ def in_columns(
     others: list[Envelope] = []
     for envelope in envelopes:
         key = packed_key(envelope.message.key)
-        if envelope.due is not None or key in seen:
+        if envelope.due is not None or key in seen or _has_share(envelope):
             others.append(envelope)
             continue
         seen.add(key)
@@ -75,5 +83,5 @@ def envelopes_of_list(found: Sequence[Any]) -> tuple[Envelope, ...]:
     """Return the envelopes in what a script packed."""
     return tuple(
         Envelope(unpack_message(blob), queue.decode(), int(priority), due if due is not False else None)
-        for queue, priority, due, _, blob in found
+        for queue, priority, due, _, blob, *_share in found
     )

@@ -16,19 +16,19 @@ from .script import Script
 
 def script(name: str) -> Script:
     """Return a script on queues, with what it includes."""
-    return Script(*LIBRARIES, name)
+    return Script(*LIBRARIES, name, late={"lanes"})
 
 
 #: What `messages` wants, and it; what other rooms build upon.
-LIBRARIES: Final = ("base", "bus", "queues", "messages")
+LIBRARIES: Final = ("base", "bus", "queues", "lanes", "messages")
 
-SEND: Final = Script(*LIBRARIES, "send", late={"messages"})
+SEND: Final = Script(*LIBRARIES, "send", late={"lanes", "messages"})
 SETTLE: Final = script("settle")
-FETCH: Final = Script(*LIBRARIES, "fetch", late={"messages"})
+FETCH: Final = Script(*LIBRARIES, "fetch", late={"lanes", "messages"})
 CANCEL_FETCH: Final = script("cancel_fetch")
 REMOVE_CONSUMER: Final = script("remove_consumer")
 RECLAIM: Final = script("reclaim")
-RENEW: Final = Script(*LIBRARIES, FLEET_ROWS, "renew")
+RENEW: Final = Script(*LIBRARIES, FLEET_ROWS, "renew", late={"lanes"})
 STATS: Final = script("stats")
 PURGE: Final = script("purge")
 REPLAY: Final = script("replay")
@@ -38,6 +38,8 @@ READY: Final = script("ready")
 REMOVE_DELAYED: Final = script("remove_delayed")
 BURY: Final = script("bury")
 
+#: The level of what was taken out of a lane: an entry says its priority.
+OUT_OF_LANES: Final = "f"
 #: Parts of an entry with a message and nothing else. Those that were given back, and suspects, have more.
 _PLAIN: Final = 2
 
@@ -72,7 +74,7 @@ def deliveries_of(read: Sequence[Any], read_at: float) -> Iterator[Delivery | Ju
     queue_name, level_name, entries, deaths = read
     queue = str(queue_name, "utf-8")
     level = level_name.decode() if isinstance(level_name, bytes) else str(level_name)
-    priority = None if deaths else int(level)
+    priority = None if deaths or level == OUT_OF_LANES else int(level)
     for place, (entry, fields) in enumerate(entries):
         lease = f"{level} {entry.decode()} {queue}"
         try:

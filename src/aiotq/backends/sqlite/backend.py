@@ -18,6 +18,8 @@ from .records import SQLiteRecords
 class SQLiteBackend(Backend):
     """Broker, records, ledger and bus in one file."""
 
+    has_shares = True
+
     def __init__(self, url: str, context: BackendContext) -> None:
         self._database = Database(path_from_url(url))
         broker = SQLiteBroker(

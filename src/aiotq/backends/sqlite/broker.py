@@ -29,7 +29,7 @@ from .messages import (
     remove_delayed,
     settle,
 )
-from .schema import DELAYED, FREE
+from .schema import DELAYED, FREE, LANED
 from .sql import Transaction
 
 DEAD_LETTER_RETENTION: Final = 30 * 86_400.0
@@ -121,6 +121,7 @@ class SQLiteBroker(Broker):
                 for state in (
                     f"holder = {FREE} AND is_suspect = 0",
                     f"holder = {FREE} AND is_suspect <> 0",
+                    f"holder = {LANED}",
                     f"holder = {DELAYED}",
                 )
             )
@@ -222,6 +223,10 @@ def _stats(connection: sqlite3.Connection, wanted: Collection[str] | None, now: 
         count(queue, many, row[0] if row is not None else None)
     for queue, many, since in connection.execute(
         f"SELECT queue, count(*), min(since) FROM messages WHERE holder = {FREE} AND is_suspect <> 0 GROUP BY queue"
+    ):
+        count(queue, many, since)
+    for queue, many, since in connection.execute(
+        f"SELECT queue, count(*), min(since) FROM messages INDEXED BY fair WHERE holder = {LANED} GROUP BY queue"
     ):
         count(queue, many, since)
     delayed: dict[str, int] = {}

@@ -12,11 +12,13 @@ from ...core.values import value
 from ...exceptions import MalformedMessage, OperationalError
 from ...transport.broker import FAIR_EVERY, Consumer, Delivery, QueueOrder, Turns
 from ...wire.message import unpack
+from . import lanes
 from .bus import WOKEN
 from .connection import Database
-from .fetch import Fetched, Fetcher
+from .fetch import Fetcher
+from .lanes import Fetched
 from .leases import ConsumerLease, end_leases, undo_deaths
-from .messages import BATCH, bury, give_back, held_leases, move_due, next_due
+from .messages import AGAIN, BATCH, bury, give_back, held_leases, move_due, next_due
 from .schema import FREE
 from .sql import Transaction, in_chunks, marks
 
@@ -148,10 +150,27 @@ class SQLiteConsumer(Consumer):
                 move_due(transaction, queue, now)
             due = next_due(transaction.connection, self._turns.items)
         is_fair = self._reads % FAIR_EVERY == FAIR_EVERY - 1
-        rows = self._fetcher.fetch(transaction, self._turns.items, limit, is_fair, suspect)
+        queues = self._turns.items
+        rows = self._fetcher.fetch(transaction, queues, limit, is_fair, suspect)
+        if is_laned := lanes.is_any(transaction.connection, queues):
+            rows = self._with_lanes(transaction.connection, rows, limit, upwards=is_fair)
         for chunk in in_chunks([row[0] for row in rows]):
             transaction.execute(f"UPDATE messages SET holder = ? WHERE seq IN ({marks(len(chunk))})", (number, *chunk))
+        if is_laned:
+            lanes.tidy(transaction, queues)
         return _Look(rows, due)
+
+    def _with_lanes(
+        self, connection: sqlite3.Connection, plain: list[Fetched], limit: int, *, upwards: bool
+    ) -> list[Fetched]:
+        """Return what is to be leased where something waits by key."""
+        queues = self._turns.items
+        laned = [row for queue in queues for row in lanes.first_of(connection, queue, limit, upwards=upwards)]
+        is_strict, lanes_first = self._order.is_strict, self._reads % 2 == 0
+        both = lanes.in_turn(
+            plain, laned, queues, lanes_first=lanes_first, upwards=upwards, again=AGAIN, is_strict=is_strict
+        )
+        return both[:limit]
 
     def _return(self, transaction: Transaction, look: _Look) -> None:
         """Give back what a cancelled read took: nobody saw it."""
@@ -163,7 +182,7 @@ class SQLiteConsumer(Consumer):
         """Return the deliveries in `rows`; what is none goes to the dead letters."""
         deliveries: list[Delivery] = []
         malformed: list[tuple[int, str]] = []
-        for seq, queue, priority, deaths, charges, returns, data in rows:
+        for seq, queue, priority, deaths, charges, returns, data, _ in rows:
             try:
                 if data is None:
                     raise MalformedMessage("the row's data is not a blob")
@@ -220,6 +239,8 @@ class SQLiteConsumer(Consumer):
             for queue in self._turns.items:
                 if connection.execute(f"{question} LIMIT 1", (queue,)).fetchone() is not None:
                     return True, None
+        if lanes.is_any(connection, self._turns.items):
+            return True, None
         if not self._holder.is_known(connection):
             return True, None
         return False, next_due(connection, self._turns.items)

@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
 from ...transport.broker import LOWEST_PRIORITY
+from .lanes import FETCHED, Fetched
 from .messages import AGAIN
 from .schema import FREE
 from .sql import Transaction
-
-#: seq, queue, priority, deaths, charges, returns, data
-Fetched = tuple[int, str, int, int, int, int, bytes | None]
-#: Types are cast, since whatever writes to the file might have put others there; a text that can't be decoded would
-#: fail the read of its neighbours too.
-_FETCHED: Final = (
-    "m.seq, m.queue, CAST(m.priority AS INTEGER), CAST(m.deaths AS INTEGER), CAST(m.charges AS INTEGER), "
-    "CAST(m.returns AS INTEGER), CASE typeof(m.data) WHEN 'blob' THEN m.data END"
-)
 
 
 class Fetcher:
@@ -58,7 +49,7 @@ class Fetcher:
         chosen = " UNION ALL ".join(_numbered(part, turn) for turn, part in enumerate(parts))
         order = "rank DESC, turn, seq"
         return (
-            f"SELECT {_FETCHED} FROM (SELECT * FROM ({chosen}) ORDER BY {order} LIMIT {limit}) AS c"
+            f"SELECT {FETCHED} FROM (SELECT * FROM ({chosen}) ORDER BY {order} LIMIT {limit}) AS c"
             " CROSS JOIN messages AS m ON m.seq = c.seq ORDER BY c.rank DESC, c.turn, c.seq"
         )
 

@@ -23,7 +23,9 @@ from ...transport.broker import (
     Settlement,
 )
 from ...wire.message import Envelope, pack, unpack
-from .schema import DELAYED, FREE
+from ...wire.shares import share_of
+from . import lanes
+from .schema import DELAYED, FREE, LANED
 from .sql import Transaction, in_chunks, marks
 
 #: `messages.rank` of what was handed back: before every priority.
@@ -36,38 +38,47 @@ Row = tuple[int, str, int, int, float, str, int, bytes]
 _INSERT: Final = "INSERT OR IGNORE INTO messages (holder, queue, rank, priority, since, id, attempt, data)"
 
 
-def encode(envelopes: Iterable[Envelope], now: float) -> list[Row]:
+def encode(envelopes: Iterable[Envelope], now: float) -> list[Row | lanes.LanedRow]:
     """Return the rows of `envelopes` at wall time `now`."""
-    rows: list[Row] = []
+    rows: list[Row | lanes.LanedRow] = []
     for envelope in envelopes:
         message, due = envelope.message, envelope.due
         priority = min(max(envelope.priority, LOWEST_PRIORITY), HIGHEST_PRIORITY)
         is_delayed = due is not None and due > now
-        rows.append(
-            (
-                DELAYED if is_delayed else FREE,
-                envelope.queue,
-                priority,
-                priority,
-                due if due is not None and is_delayed else now,
-                message.id,
-                message.attempt,
-                pack(message),
-            )
+        row = (
+            DELAYED if is_delayed else FREE,
+            envelope.queue,
+            priority,
+            priority,
+            due if due is not None and is_delayed else now,
+            message.id,
+            message.attempt,
+            pack(message),
         )
+        share = share_of(message) if message.headers is not None else None
+        rows.append(row if share is None else (*row, *share))
     return rows
 
 
-def insert(transaction: Transaction, rows: Sequence[Row]) -> None:
+def insert(transaction: Transaction, rows: Sequence[Row | lanes.LanedRow]) -> None:
     """Put messages into their queues, but for those that are in the broker already; wake who waits for them."""
     earliest: dict[str, float] = {}
-    for holder, queue, _, _, since, _, _, _ in rows:
+    plain: list[Row] = []
+    laned: list[lanes.LanedRow] = []
+    for row in rows:
+        holder, queue, since = row[0], row[1], row[4]
+        if len(row) == 8:
+            plain.append(row)
+        else:
+            laned.append(row)
         if holder == FREE:
             transaction.queues.add(queue)
         elif since < earliest.get(queue, float("inf")):
             earliest[queue] = since
     _wake_for_due(transaction, earliest)
-    transaction.insert(_INSERT, rows)
+    transaction.insert(_INSERT, plain)
+    if laned:
+        lanes.insert(transaction, laned)
 
 
 def settle(transaction: Transaction, settlements: Sequence[tuple[Delivery, Settlement]], now: float) -> list[bool]:
@@ -152,12 +163,13 @@ def bury(transaction: Transaction, seqs: Sequence[int], reason: str, detail: str
 
 
 def move_due(transaction: Transaction, queue: str, now: float) -> None:
-    """Move what is due in `queue` to its end, in the order of the due times, under new numbers."""
+    """Move what is due in `queue` to its end, in the order of the due times, under new numbers; or to its lanes."""
+    lanes.move_due(transaction, queue, now, BATCH)
     transaction.execute(
         "INSERT OR REPLACE INTO messages"
         " (holder, queue, rank, priority, is_suspect, deaths, charges, returns, since, id, attempt, data)"
         f" SELECT {FREE}, queue, priority, priority, is_suspect, deaths, charges, returns, since, id, attempt, data"
-        f" FROM messages INDEXED BY delayed WHERE holder = {DELAYED} AND queue = ? AND since <= ?"
+        f" FROM messages INDEXED BY delayed WHERE holder = {DELAYED} AND queue = ? AND since <= ? AND share IS NULL"
         " ORDER BY since, seq LIMIT ?",
         (queue, now, BATCH),
     )
@@ -192,8 +204,8 @@ def ready_envelopes(connection: sqlite3.Connection, queue: str, now: float, limi
     """Return what is ready in `queue`, or due there; not what can't be read."""
     rows = connection.execute(
         "SELECT CAST(priority AS INTEGER), data FROM messages"
-        f" WHERE (holder = {FREE} OR holder = {DELAYED} AND since <= ?) AND queue = ? AND typeof(data) = 'blob'"
-        " ORDER BY priority DESC, since, seq LIMIT ?",
+        f" WHERE (holder IN ({FREE}, {LANED}) OR holder = {DELAYED} AND since <= ?) AND queue = ?"
+        " AND typeof(data) = 'blob' ORDER BY priority DESC, tag, since, seq LIMIT ?",
         (now, queue, limit),
     )
     found: list[Envelope] = []

@@ -6,13 +6,15 @@ from typing import Final
 
 #: "aitq" in the file's header: this file is ours.
 APPLICATION_ID: Final = 0x61697471
-SCHEMA_VERSION: Final = 9
+SCHEMA_VERSION: Final = 10
 
 #: `messages.holder` of what is ready, and of what waits for its due time. Any consumer's number is larger, and takes as
 #: many bytes in a row: so SQLite leases a message of a megabyte by overwriting four bytes of it (measured: 4 kB of log
 #: and 0.7 ms instead of 2 MB and 5.8 ms).
 FREE: Final = 1 << 24
 DELAYED: Final = FREE + 1
+#: `messages.holder` of what is ready and waits by its key (see `lanes`).
+LANED: Final = FREE - 1
 
 SCHEMA: Final = f"""
 CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
@@ -43,8 +45,16 @@ CREATE TABLE messages (
     id TEXT NOT NULL,
     attempt INTEGER NOT NULL DEFAULT 0,
     data BLOB NOT NULL,
+    share TEXT,
+    cost REAL,
+    tag REAL,
     UNIQUE (id, attempt)
 );
+CREATE INDEX fair ON messages (queue, rank, tag, seq) WHERE holder = {LANED};
+CREATE TABLE shares (
+    queue TEXT, rank INTEGER, key TEXT, last REAL NOT NULL, PRIMARY KEY (queue, rank, key)
+) WITHOUT ROWID;
+CREATE INDEX shares_last ON shares (queue, rank, last);
 CREATE INDEX ready ON messages (queue, rank DESC, seq) WHERE holder = {FREE} AND is_suspect = 0;
 CREATE INDEX suspects ON messages (queue, seq) WHERE holder = {FREE} AND is_suspect <> 0;
 CREATE INDEX delayed ON messages (queue, since) WHERE holder = {DELAYED};

@@ -62,6 +62,26 @@ local function take(queue, level, most)
     end
 end
 
+-- Take of a priority with a lane: what waits by key and what is plain in equal parts, while both are there.
+local function take_by_turns(queue, level)
+    local is_plain, more = redis.call('EXISTS', queue_key(queue, level)) == 1 and type_of(queue_key(queue, level)) == 'stream', true
+    local function take_fair(most)
+        while more and most > 0 and left > 0 and bytes < MOST_BYTES do
+            local moved
+            moved, more = lanes().move_out_of_lane(queue, level, math.min(most, left, 64))
+            most = most - moved
+            if moved == 0 or read(queue, 'f', moved) == 0 then
+                return
+            end
+        end
+    end
+    take_fair(is_plain and math.floor((left + number % 2) / 2) or left)
+    if is_plain then
+        take(queue, level)
+        take_fair(left)
+    end
+end
+
 local next_due = false
 for _, queue in ipairs(queues) do
     local kind = type_of(queue_key(queue, 'delayed'))
@@ -82,14 +102,32 @@ if suspect then
         end
     end
 end
+-- Queues that have lanes -> priority -> true.
+local laned = {}
+for _, queue in ipairs(queues) do
+    if redis.call('EXISTS', queue_key(queue, 'lanes')) == 1 and ready_to_add(queue, 'f') then
+        laned[queue] = {}
+        for _, priority in ipairs(lanes().lanes_of(queue)) do
+            laned[queue][tonumber(priority)] = type_of(queue_key(queue, 'fair:' .. priority)) == 'zset' or nil
+        end
+    end
+end
 local function take_all(together)
     for _, queue in ipairs(together) do
         take(queue, 'a')
+        if laned[queue] then
+            take(queue, 'f') -- nothing, unless somebody destroyed the group
+        end
     end
     for n = 0, 9 do
         for _, queue in ipairs(together) do
             if left > 0 then
-                take(queue, upwards and n or 9 - n)
+                local level = upwards and n or 9 - n
+                if laned[queue] and laned[queue][level] then
+                    take_by_turns(queue, level)
+                else
+                    take(queue, level)
+                end
             end
         end
     end

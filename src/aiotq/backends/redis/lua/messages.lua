@@ -15,6 +15,19 @@ local function can_delay(queue)
     return checked[key]
 end
 
+-- Whether messages can wait by key; if somebody put something else at one of these keys they are plain ones.
+local function can_share(queue, priority)
+    local key = queue_key(queue, 'fair:' .. priority)
+    if checked[key] == nil then
+        checked[key] = true
+        for name, wanted in pairs({['fair:' .. priority] = 'zset', ['shares:' .. priority] = 'zset', lanes = 'set'}) do
+            local kind = type_of(queue_key(queue, name))
+            checked[key] = checked[key] and (kind == 'none' or kind == wanted)
+        end
+    end
+    return checked[key]
+end
+
 -- A consumer does not come for news any more. If it was chosen for some already, another one is to look.
 local function stop_waiting(queues, waiter)
     for _, queue in ipairs(queues) do
@@ -53,14 +66,14 @@ local function note_deaths(id, deaths, charges)
     end
 end
 
--- The fields {id or false, priority, returns, blob} of a member of a delayed set. One that is none of ours is a message
+-- The fields {id or false, priority, returns, blob, share or nil} of a member of a delayed set. One that is none of ours is a message
 -- that can't be read: whoever gets it will say so.
 local function delayed_fields(member)
     local is_packed, fields = pcall(cmsgpack.unpack, member)
     if is_packed and type(fields) == 'table' then
-        local id, priority, returns, blob = unpack(fields, 1, 4)
+        local id, priority, returns, blob, share = unpack(fields, 1, 5)
         if type(id) == 'string' and type(blob) == 'string' and tonumber(priority) and tonumber(returns) then
-            return {id ~= '' and id, priority_of(priority), tonumber(returns), blob}
+            return {id ~= '' and id, priority_of(priority), tonumber(returns), blob, type(share) == 'table' and share or nil}
         end
     end
     return {false, 4, 0, member}
@@ -109,10 +122,10 @@ local function remove(queue, level, id)
 end
 
 -- Keep a message until `due` (ms), and tell those who wait if it is the earliest.
-local function delay(queue, due, id, priority, returns, blob)
+local function delay(queue, due, id, priority, returns, blob, share)
     local key = queue_key(queue, 'delayed')
     local first = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')
-    redis.call('ZADD', key, string.format('%.3f', due), cmsgpack.pack({id or '', priority, returns, blob}))
+    redis.call('ZADD', key, string.format('%.3f', due), cmsgpack.pack({id or '', priority, returns, blob, share}))
     redis.call('SADD', base .. ':queues', queue)
     if id then
         redis.call('HSET', IDS, id, string.format('delayed %.3f %s', due, queue))
@@ -155,6 +168,8 @@ local function held_message(queue, level, id)
     if level == 'a' or level == 's' then
         local key = fields.k ~= '' and fields.k or nil
         return key, priority_of(fields.p), tonumber(fields.n) or 0, tonumber(fields.t) or now, blob
+    elseif level == 'f' then
+        return id_of(blob), priority_of(fields.p), 0, tonumber(fields.t) or now, blob
     end
     return id_of(blob), tonumber(level), 0, tonumber(string.match(id, '^%d+')), blob
 end
@@ -233,6 +248,10 @@ end
 local function is_there(where)
     local level, id, queue = string.match(where, '^(%w) (%S+) (.*)$')
     if not level then
+        local priority, of = string.match(where, '^fair (%d) (.*)$')
+        if priority then
+            return redis.call('EXISTS', queue_key(of, 'fair:' .. priority)) == 1
+        end
         queue = string.match(where, '^delayed %S+ (.*)$')
         return queue and redis.call('EXISTS', queue_key(queue, 'delayed')) == 1
     end
@@ -241,7 +260,8 @@ local function is_there(where)
 end
 
 -- Put envelopes into their queues, but for those whose message is in the broker already. An envelope is
--- {queue, level, due, id, blob}: due in seconds since the epoch by the sender's clock, which is `offset` ms behind ours.
+-- {queue, level, due, id, blob, share or nil}: due in seconds since the epoch by the sender's clock, which is `offset` ms
+-- behind ours.
 -- One whose queue's key holds something else becomes a dead letter.
 local function add(envelopes, offset, retention)
     if #envelopes == 0 then
@@ -254,15 +274,17 @@ local function add(envelopes, offset, retention)
     local known = in_chunks('HMGET', IDS, ids)
     local places = {}
     for i, envelope in ipairs(envelopes) do
-        local queue, level, due, id, blob = unpack(envelope)
+        local queue, level, due, id, blob, share = unpack(envelope, 1, 6)
         if not (known[i] and is_there(known[i])) and not places[id] then
             local due_here = due and due * 1000 + offset
             places[id] = true
             local is_early = due_here and due_here > now
             if is_early and can_delay(queue) then
-                delay(queue, due_here, id, level, 0, blob)
+                delay(queue, due_here, id, level, 0, blob, share)
             elseif is_early then
                 bury(queue, level, blob, 'no-queue', queue_key(queue, 'delayed') .. ' is no sorted set', 0, retention)
+            elseif share and can_share(queue, level) then
+                lanes().add_to_lane(queue, level, id, share, now, blob)
             elseif ready_to_add(queue, level) then
                 local new = redis.call('XADD', queue_key(queue, level), '*', 'm', blob)
                 places[id] = level .. ' ' .. new .. ' ' .. queue
@@ -289,8 +311,11 @@ local function move_due(queue)
     local due = redis.call('ZRANGEBYSCORE', key, '-inf', string.format('%.3f', now), 'LIMIT', 0, DUE_BATCH)
     local moved = {}
     for _, member in ipairs(due) do
-        local id, priority, returns, blob = unpack(delayed_fields(member))
-        if id and returns == 0 and ready_to_add(queue, priority) then
+        local id, priority, returns, blob, share = unpack(delayed_fields(member), 1, 5)
+        if id and returns == 0 and share and can_share(queue, priority) then
+            lanes().add_to_lane(queue, priority, id, share, now, blob)
+            moved[#moved + 1] = member
+        elseif id and returns == 0 and ready_to_add(queue, priority) then
             local new = redis.call('XADD', queue_key(queue, priority), '*', 'm', blob)
             redis.call('HSET', IDS, id, priority .. ' ' .. new .. ' ' .. queue)
             news[queue] = (news[queue] or 0) + 1
@@ -313,10 +338,10 @@ local function hurry(id)
     end
     local key = queue_key(queue, 'delayed')
     for _, member in ipairs(redis.call('ZRANGEBYSCORE', key, due, due)) do
-        local its, priority, returns, blob = unpack(delayed_fields(member))
+        local its, priority, returns, blob, share = unpack(delayed_fields(member), 1, 5)
         if its == id then
             redis.call('ZREM', key, member)
-            delay(queue, now, id, priority, returns, blob)
+            delay(queue, now, id, priority, returns, blob, share)
             return true
         end
     end

@@ -3,7 +3,7 @@
 -- Keeps: what is held stays.
 local queue, most = unpack(args)
 local count = 0
-for _, level in ipairs({'s', 'a', 9, 8, 7, 6, 5, 4, 3, 2, 1, 0}) do
+for _, level in ipairs({'s', 'a', 'f', 9, 8, 7, 6, 5, 4, 3, 2, 1, 0}) do
     local key = queue_key(queue, level)
     if count < most and type_of(key) == 'stream' then
         local last = '-'
@@ -21,6 +21,14 @@ for _, level in ipairs({'s', 'a', 9, 8, 7, 6, 5, 4, 3, 2, 1, 0}) do
                 redis.call('DEL', base .. ':deaths:' .. id)
             end
             redis.call('XDEL', key, each[1])
+            count = count + 1
+        end
+    end
+end
+for _, priority in ipairs(lanes().lanes_of(queue)) do
+    if count < most and type_of(queue_key(queue, 'fair:' .. priority)) == 'zset' then
+        for _, each in ipairs(lanes().out_of_lane(queue, priority, most - count)) do
+            redis.call('HDEL', IDS, each[1])
             count = count + 1
         end
     end

@@ -1,9 +1,11 @@
 -- Where messages are, and what is done with every one of them. A library: every script on queues includes it after `base`.
 --
 -- {base}:queues                 set of the names of queues
--- {base}:ids                    hash: id of a message -> where it is, "level entry queue", or "delayed due queue"
+-- {base}:ids                    hash: id of a message -> where it is, "level entry queue", "delayed due queue" or
+--                               "fair priority queue"
 -- {base}:q:{queue}:{level}      stream, one for each priority 0 to 9: field m is the packed message
 -- {base}:q:{queue}:a, :s        streams of what was given back and of suspects: m, k id, p priority, n returns, t since
+-- {base}:q:{queue}:f            stream of what was taken out of lanes (see `lanes`)
 -- {base}:q:{queue}:delayed      sorted set by due time (ms) of packed {k, p, n, m}
 -- {base}:q:{queue}:waiting      set of the consumers that wait for news, process/mark
 -- {base}:q:{queue}:dead         stream of dead letters

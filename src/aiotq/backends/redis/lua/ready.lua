@@ -1,12 +1,18 @@
--- What is ready in a queue, or due there, and nobody has taken.
+-- What is ready in a queue, or due there, and nobody has taken; of a priority first what waits by key.
 -- ARGV: queue, most.
 -- RETURNS: {{priority, blob}, …}.
 -- Keeps: it writes nothing.
 local queue, most = unpack(args)
-local LEVELS = {'s', 'a', 9, 8, 7, 6, 5, 4, 3, 2, 1, 0}
+local LEVELS = {'s', 'a', 'f', 9, 8, 7, 6, 5, 4, 3, 2, 1, 0}
 local found = {}
 for _, level in ipairs(LEVELS) do
     local key = queue_key(queue, level)
+    local lane = type(level) == 'number' and queue_key(queue, 'fair:' .. level)
+    if lane and #found < most and type_of(lane) == 'zset' then
+        for _, member in ipairs(redis.call('ZRANGE', lane, 0, most - #found - 1)) do
+            found[#found + 1] = {level, cmsgpack.unpack(member)[3]}
+        end
+    end
     if #found < most and type_of(key) == 'stream' then
         local from = '-'
         for _, group in ipairs(redis.call('XINFO', 'GROUPS', key)) do

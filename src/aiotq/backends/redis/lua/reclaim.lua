@@ -7,7 +7,7 @@
 -- come again), consumers that own nothing with them.
 local default_lease, most, own, dead = unpack(args)
 local EMPTY_FOR = 60000
-local LEVELS = {'s', 'a', 9, 8, 7, 6, 5, 4, 3, 2, 1, 0}
+local LEVELS = {'s', 'a', 'f', 9, 8, 7, 6, 5, 4, 3, 2, 1, 0}
 local queues = redis.call('SMEMBERS', base .. ':queues')
 local known = {}
 for _, queue in ipairs(queues) do
@@ -93,7 +93,7 @@ for _, queue in ipairs(queues) do
             end
         end
     end
-    if redis.call('EXISTS', queue_key(queue, 'delayed')) == 1 then
+    if redis.call('EXISTS', queue_key(queue, 'delayed'), queue_key(queue, 'lanes')) > 0 then
         is_empty = false
     end
     is_all_empty = is_all_empty and is_empty

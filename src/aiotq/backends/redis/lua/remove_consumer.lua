@@ -3,7 +3,7 @@
 -- Keeps: what can't be given back stays held, and is a stray when its lease ends.
 local consumer, waiter, beyond, queues = unpack(args)
 redis.call('SET', line_key(consumer), cmsgpack.pack({beyond, ''}), 'PX', 60000)
-local LEVELS = {'s', 'a', 9, 8, 7, 6, 5, 4, 3, 2, 1, 0}
+local LEVELS = {'s', 'a', 'f', 9, 8, 7, 6, 5, 4, 3, 2, 1, 0}
 local count = 0
 stop_waiting(queues, waiter)
 take_back_blames(consumer)

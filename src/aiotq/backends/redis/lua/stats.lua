@@ -5,7 +5,7 @@ local wanted, retention = unpack(args)
 if #wanted == 0 then
     wanted = redis.call('SMEMBERS', base .. ':queues')
 end
-local LEVELS = {'s', 'a', 9, 8, 7, 6, 5, 4, 3, 2, 1, 0}
+local LEVELS = {'s', 'a', 'f', 9, 8, 7, 6, 5, 4, 3, 2, 1, 0}
 local answers = {}
 for i, queue in ipairs(wanted) do
     local ready, leased, delayed, dead, oldest = 0, 0, 0, 0, false
@@ -31,6 +31,15 @@ for i, queue in ipairs(wanted) do
                     oldest = since
                 end
             end
+        end
+    end
+    for _, priority in ipairs(lanes().lanes_of(queue)) do
+        local lane = queue_key(queue, 'fair:' .. priority)
+        if type_of(lane) == 'zset' then
+            ready = ready + redis.call('ZCARD', lane)
+            local first = redis.call('ZRANGE', lane, 0, 0)[1]
+            local since = first and cmsgpack.unpack(first)[2]
+            oldest = since and (oldest and math.min(oldest, since) or since) or oldest
         end
     end
     local set = queue_key(queue, 'delayed')
