@@ -37,6 +37,9 @@ logger = logging.getLogger("aiotq.worker")
 
 #: Seconds that threads which nobody waits for have to end before the process ends without them.
 _THREADS_END: Final = 0.5
+#: Objects that are made, less those that went, before the collector looks for cycles among the new ones: a run leaves
+#: none, so what Python looks for after 700 is only what tasks leave.
+_OBJECTS: Final = 20_000
 _ANYIO_THREAD: Final = "AnyIO worker thread"
 
 
@@ -140,6 +143,7 @@ async def _work(
     async with connected(app), worker, beside():
         stop.can_wait = True
         gc.freeze()  # modules and tasks stay for ever: looking through them again and again finds nothing
+        gc.set_threshold(_OBJECTS)
         gc.enable()
         if announce is not None:
             announce(worker.name)

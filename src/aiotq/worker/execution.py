@@ -181,10 +181,9 @@ class Execution:
             is_plain = not (task.handlers or around)
             value = await (self._call(run, task, request) if is_plain else self._surrounded(run, task, request, around))
         except BaseException as exc:  # SystemExit in a task must not end the loop
-            outcome = self._endings.raised(exc, run, task, policy)
-        else:
-            outcome = self._returned(value, run, task, request, policy)
-        return self._linked(outcome, run)
+            # No local has the outcome: this frame is in the traceback of its error, and both would be the collector's.
+            return self._linked(self._endings.raised(exc, run, task, policy), run)
+        return self._linked(self._returned(value, run, task, request, policy), run)
 
     def _returned(self, value: Any, run: Run, task: Task[..., Any], request: Request, policy: Policy) -> Outcome | None:
         """Return the outcome of a run that ended with `value`; what stopped it before stands."""

@@ -442,6 +442,7 @@ class Intake:
         finally:
             if not run.is_over:
                 self._leave(run, outcome)
+            run.request = None  # which knows this run: else both are the collector's
 
     def _leave(self, run: Run, outcome: Outcome | None) -> None:
         """Let go of what a run had here."""
