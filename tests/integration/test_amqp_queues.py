@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from aiotq.backends.amqp.address import parse
 from aiotq.backends.amqp.connection import AmqpClient, KeptChannel
+from aiotq.backends.amqp.topology import Topology
 
 from ..servers import shared_rabbit
 from ..waiting import wait_until
@@ -58,6 +61,21 @@ async def test_a_queue_that_was_declared_without_its_type_or_limit_is_used(
 
     async with work.app, work.app.worker():
         await work.works()
+
+
+async def test_what_is_looked_for_and_is_not_there_disturbs_nobody(vhost: str) -> None:
+    """The server closes the channel on which it was looked for: a worker that started then did not, for a look."""
+    async with AmqpClient(parse(vhost), "looks") as client:
+        topology = Topology(client, "classic", 60.0)
+        await topology.queues(["there"])
+
+        found = await asyncio.gather(
+            *(topology.ready(name) for name in ("nowhere", "there", "elsewhere", "there")),
+            *(topology.queues([f"declared-{number}"]) for number in range(5)),
+            *(topology.purge(name) for name in ("nowhere", "there")),
+        )
+
+    assert found == [None, 0, None, 0, *[None] * 5, 0, 0]
 
 
 async def test_messages_and_dead_letters_may_come_back_as_often_as_they_do(vhost: str) -> None:

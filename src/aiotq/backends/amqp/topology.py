@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from math import inf
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from ... import exceptions
 from ...exceptions import OperationalError
-from .channel import Refused
+from .channel import Channel, Refused
 from .connection import AmqpClient, KeptChannel
 from .delays import (
     LONGEST_DELAY,
@@ -28,6 +28,9 @@ from .delays import (
 )
 
 logger = logging.getLogger("aiotq.amqp")
+
+Found = TypeVar("Found")
+Missing = TypeVar("Missing")
 
 #: The lowest priority of each class, and what it adds to a queue's name.
 CLASSES: Final[Mapping[int, str]] = {0: ":0", 3: "", 6: ":6", 9: ":9"}
@@ -80,6 +83,9 @@ class Topology:
     def __init__(self, client: AmqpClient, kind: str, dead_for: float, *, is_celerys: bool = False) -> None:
         self._is_celerys = is_celerys
         self._lane = KeptChannel(client)
+        #: What is not there closes the channel on which it was looked for: one look at a time has one to itself.
+        self._looks = KeptChannel(client)
+        self._looking = asyncio.Lock()
         self._kind = kind
         self._dead_ttl = min(round(dead_for * 1000), LONGEST_DELAY)
         self._client = client
@@ -192,13 +198,11 @@ class Topology:
         return {TYPE: self._kind}
 
     async def _exists(self, exchange: str) -> bool:
-        try:
-            await (await self._lane.channel()).find_exchange(exchange)
-        except Refused as exc:
-            if exc.is_missing:
-                return False
-            raise
-        return True
+        async def find(channel: Channel) -> bool:
+            await channel.find_exchange(exchange)
+            return True
+
+        return await self._looked_for(find, instead=False)
 
     async def _exchange(self, name: str, kind: str, arguments: dict[str, Any], *, durable: bool = True) -> None:
         try:
@@ -236,21 +240,21 @@ class Topology:
 
     async def ready(self, queue: str) -> int | None:
         """Return how many messages are ready in `queue`; None if there is no such queue."""
-        try:
-            return await (await self._lane.channel()).count(queue)
-        except Refused as exc:
-            if exc.is_missing:
-                return None
-            raise
+        return await self._looked_for(lambda channel: channel.count(queue), instead=None)
 
     async def purge(self, queue: str) -> int:
         """Delete what is ready in `queue`, if there is one; return how many."""
-        try:
-            return await (await self._lane.channel()).purge_queue(queue)
-        except Refused as exc:
-            if exc.is_missing:
-                return 0
-            raise
+        return await self._looked_for(lambda channel: channel.purge_queue(queue), instead=0)
+
+    async def _looked_for(self, look: Callable[[Channel], Awaitable[Found]], instead: Missing) -> Found | Missing:
+        """Return what `look` finds, `instead` if there is no such thing."""
+        async with self._looking:
+            try:
+                return await look(await self._looks.channel())
+            except Refused as exc:
+                if exc.is_missing:
+                    return instead
+                raise
 
 
 def _is_tolerable(text: str, kind: str) -> bool:
