@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from collections.abc import AsyncIterator, Iterator
@@ -17,6 +18,7 @@ from starlette.requests import Request
 from starlette.routing import Mount
 
 from aiotq import AioTQ, Reject, chord, current_task
+from aiotq.control.views import LiveCall, LiveCalls
 from aiotq.exceptions import InvalidOption, OperationalError
 from aiotq.web.dashboard import Basic, Role, Visitor
 
@@ -27,6 +29,7 @@ TOKEN: Final = "a token that operates"
 READS: Final = "a token that reads"
 HOSTILE: Final = "<script>alert('x')</script>\"'&lt;"
 MASKED: Final = "hunter2"
+PATIENCE: Final = 30.0
 
 
 class Browser:
@@ -244,7 +247,7 @@ async def use_schedules(browser: Browser) -> None:
 
 
 async def use_workers(browser: Browser) -> None:
-    await browser.get("/workers?ask=stacks")
+    await wait_until(lambda: says(browser, "/workers?ask=stacks", "MainThread"), "workers say where they stand")
     name = re.search(r'name="worker" value="([^"]+)"', browser.html)
     assert name is not None, browser.text
     await browser.send("/act/workers/one", worker=name[1], act="grow")
@@ -455,13 +458,38 @@ async def test_a_broker_that_is_away_is_said_on_the_page(monkeypatch: pytest.Mon
     dashboard = app.dashboard(auth=TOKEN)
     async with app, browsing(dashboard) as browser:
         await browser.sign_in()
-        for name in ("fleet", "queues", "schedules", "dead_letters"):
+        for name in ("_stands", "schedules", "dead_letters"):
             monkeypatch.setattr(dashboard.desk.queries, name, away)
+        monkeypatch.setattr("aiotq.control.queries.all_queues", away)
         dashboard.desk.watch.forget()
         await browser.get("/queues")
         assert "Queues can't be read now. nobody answers at <redis>" in browser.text
         await browser.get("/dead", status=503)
         assert "Something did not answer" in browser.text
+
+
+async def test_no_page_waits_for_a_worker_and_what_it_says_is_there_when_it_says_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    app, said = make_app("memory://"), asyncio.Event()
+    dashboard = app.dashboard(auth=TOKEN)
+
+    async def live() -> LiveCalls:
+        await said.wait()
+        return LiveCalls((LiveCall("one", "shop.add", "STARTED", "default", "silent"),), is_known=True)
+
+    monkeypatch.setattr(dashboard.desk.queries, "live", live)
+    async with app, browsing(dashboard) as browser, asyncio.timeout(PATIENCE):
+        await browser.sign_in()
+        for path, status in (("/", 200), ("/tasks", 200), ("/workers", 200), ("/tasks/one", 404)):
+            await browser.get(path, status)
+        for path in ("/tasks", "/workers"):
+            await browser.get(path)
+            assert "The workers are being asked what they run" in browser.text
+
+        said.set()
+        await wait_until(lambda: says(browser, "/workers", "1 task runs now"), "it is there")
+        await wait_until(lambda: says(browser, "/tasks", "shop.add"), "and among the tasks")
 
 
 async def test_pages_are_small_and_quick_with_ten_thousand_tasks() -> None:

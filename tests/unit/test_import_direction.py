@@ -63,6 +63,7 @@ FLOORS: Final = (
             "control.queries",
             "control.remote",
             "control.shown_settings",
+            "control.views",
         ),
     ),
     ("app",),

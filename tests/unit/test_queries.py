@@ -86,13 +86,13 @@ async def test_how_things_stand_is_told_as_values(app: AioTQ) -> None:
     (queue,) = overview.queues
     assert (queue.stats.name, queue.stats.leased, queue.state) == ("default", 1, "keeps up")
 
-    page = await queries.calls(FinishedQuery())
+    page = await queries.calls(FinishedQuery(), await queries.live())
     assert [each.id for each in page.live] == [ids["live"], ids["later"]]
     assert page.counts == {"SUCCESS": 2, "FAILURE": 3, "STARTED": 1, "DELAYED": 1}
     bad = next(each for each in page.finished if each.id == ids["bad"])
     assert (bad.args, bad.error, bad.queue) == (f"-1, {MASK}", "ValueError: no order -1", "default")
     assert bad.ran is not None
-    assert (await queries.calls(FinishedQuery(states=("SUCCESS",), limit=1), live=False)).cursor
+    assert (await queries.calls(FinishedQuery(states=("SUCCESS",), limit=1))).cursor
 
     view = await queries.call(ids["bad"])
     assert (view.state, view.name, view.error) == ("FAILURE", "shop.pay", "ValueError: no order -1")
@@ -129,7 +129,7 @@ async def test_what_is_listed_is_a_setting(index: str, found: set[str]) -> None:
     async with app, app.worker(grace=0.0):
         await walked(app)
 
-        page = await Queries(core_of(app)).calls(FinishedQuery(), live=False)
+        page = await Queries(core_of(app)).calls(FinishedQuery())
 
     assert page.counts.keys() == found
     assert page.problem is None
@@ -140,7 +140,7 @@ async def test_where_no_results_are_kept_the_page_says_so() -> None:
     async with app:
         queries = Queries(core_of(app))
 
-        assert "no results are kept" in ((await queries.calls(FinishedQuery())).problem or "")
+        assert "no results are kept" in ((await queries.calls(FinishedQuery(), await queries.live())).problem or "")
         assert "no results are kept" in ((await queries.workflows()).problem or "")
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import random
+
 import orjson
 import pytest
 
-from aiotq.control.recent import LATELY, MINUTES, MOST_SERIES, OTHER, RecentCounts, interval_of, quantile, recent_of
+from aiotq.control.added_up import AddedUp, recent_of
+from aiotq.control.recent import LATELY, MINUTES, MOST_SERIES, OTHER, RecentCounts, interval_of, quantile
 
 MINUTE = 30_000_000
 NOW = MINUTE * 60.0 + 12.0
@@ -75,3 +78,24 @@ def test_a_row_tells_of_the_hour_alone_and_of_so_many_tasks() -> None:
     later = NOW + 3600.0
     assert recent_of([row(counts, later + 60)], later + 60).last(MINUTES).count == 0
     assert row(counts, later + 60) == {"minutes": [], "tasks": []}
+
+
+def test_what_is_added_up_again_and_again_is_what_is_added_up_at_once() -> None:
+    """Of rows that are told anew only what changed is added, and what they do not tell any more is taken away."""
+    rng, sums, workers = random.Random(7), AddedUp(), [RecentCounts() for _ in range(4)]
+    told: dict[str, object] = {}
+    for step in range(80):
+        minute, number = MINUTE + step, rng.randrange(len(workers))
+        for _ in range(rng.randrange(4)):
+            task = f"proj.task{rng.randrange(5)}"
+            counted(workers[number], minute, task, "default", rng.randrange(5), rng.randrange(2), rng.random())
+        told[str(number)] = row(workers[number], 60.0 * minute)
+        if rng.random() < 0.1:
+            told[str(number)] = rng.choice([None, {"minutes": [["what"]]}, {"tasks": [["a", "b", [1], None]]}])
+        elif rng.random() < 0.1:
+            del told[str(number)]
+        sums.keep(told)
+        for key, each in told.items():
+            sums.tell(key, each)
+
+        assert sums.recent(60.0 * minute) == recent_of(told.values(), 60.0 * minute)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import random
-from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
+from collections.abc import Callable, Collection, Coroutine, Hashable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ..backends.base import Backend, BackendContext, Memory, Statement, backend_class, mask_password
 from ..commit import Committer, Finish
@@ -17,7 +18,7 @@ from ..core.aio import Service
 from ..core.clock import Clock, SharedClock
 from ..core.settings import Settings
 from ..core.values import value
-from ..exceptions import CallError, InvalidSetting, OperationalError
+from ..exceptions import CallError, InvalidSetting, NotConnected, OperationalError
 from ..results import NO_JOIN_CHANGES, Ledger, RecordStore
 from ..results.reader import Reader
 from ..results.waiting import Waiting
@@ -85,6 +86,8 @@ class Connection:
         #: Called with the ids of tasks to be cancelled where they run.
         self.revocation_listeners: set[Callable[[Collection[str]], None]] = set()
         self.ledger.on_revoked = self._revoked
+        self._group: asyncio.TaskGroup | None = None
+        self._beside: list[asyncio.Task[None]] = []
         self._service: Service[None] = Service(self._main, "aiotq.connection")
 
     async def open(self) -> None:
@@ -169,6 +172,15 @@ class Connection:
 
         return OrderedCommitter(self.broker, self.ledger, self.records, holder, lease, clock=self._clock)
 
+    def beside(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """Run `work` until it ends, or this is closed; what it raises is logged."""
+        if self._group is None:
+            work.close()
+            raise NotConnected(f"{name}: the app is disconnected")
+        task = self._group.create_task(_logged(work, name), name=name, context=contextvars.Context())
+        self._beside = [*(each for each in self._beside if not each.done()), task]
+        return task
+
     def _revoked(self, ids: Collection[str]) -> None:
         for listener in tuple(self.revocation_listeners):
             listener(ids)
@@ -181,6 +193,7 @@ class Connection:
                 await stack.enter_async_context(part)
             await self._compare_clocks()
             async with asyncio.TaskGroup() as group:
+                self._group = group
                 comparing = group.create_task(self._keep_comparing_clocks(), name="aiotq.clocks")
                 publishing = group.create_task(self.publisher.run(), name="aiotq.publisher")
                 waiting = group.create_task(self.waiting.run(), name="aiotq.waiting")
@@ -194,7 +207,8 @@ class Connection:
                     logger.warning("closing with unsent messages: their callers get an error")
                 if self.events is not None:
                     await self.events.send_last()
-                for each in (publishing, waiting, comparing, telling):
+                self._group = None
+                for each in (publishing, waiting, comparing, telling, *self._beside):
                     if each is not None:
                         each.cancel()
 
@@ -209,6 +223,14 @@ class Connection:
             await self._shared_clock.compare(self.ledger.time)
         except OperationalError as exc:  # what was found before holds
             logger.debug("the server's clock can't be read: %s", exc)
+
+
+async def _logged(work: Coroutine[Any, Any, None], name: str) -> None:
+    """Do `work`; should it fail, what goes on beside it does not."""
+    try:
+        await work
+    except Exception:
+        logger.exception("%s failed", name)
 
 
 @value

@@ -79,8 +79,11 @@ async def ask(
     *,
     destination: Sequence[str] | str | None = None,
     timeout: float = TIMEOUT,
+    members: Sequence[FleetMember] | None = None,
 ) -> Answers:
     """Return what the workers in `destination` (names and globs; None: all) answer in `timeout` seconds.
+
+    `members` is the fleet registry, of whoever has just read it.
 
     Raises:
         InvalidOption: the name, the destination or the timeout is impossible.
@@ -90,7 +93,7 @@ async def ask(
     names = _checked(name, destination, timeout)
     connection = await core.connection()
     ledger, bus = connection.ledger, connection.bus
-    expected = await _expected(ledger, names)
+    expected = await _expected(ledger, names, members)
     gathering = _Gathering(new_id(), core.signer, expected)
     command = Command(gathering.command_id, name, args, kwargs or {}, names, bus.address, core.clock.time())
     packed = pack_command(command, core.signer)
@@ -102,7 +105,7 @@ async def ask(
     elif expected is None or expected:
         await _ask_ours(ledger, bus, gathering, packed, timeout, is_all=True)
     if gathering.missing:
-        await _explain(ledger, gathering, name, core.clock.time())
+        _explain(gathering, name, await registered(ledger) if members is None else members, core.clock.time())
     return gathering.answers
 
 
@@ -185,24 +188,26 @@ class _Gathering:
             self.is_complete.set()
 
 
-async def _expected(ledger: Ledger, names: Sequence[str] | None) -> Mapping[str, str] | None:
+async def _expected(
+    ledger: Ledger, names: Sequence[str] | None, members: Sequence[FleetMember] | None
+) -> Mapping[str, str] | None:
     """Return the keys and names of the registered workers that are meant; None: there is no registry."""
     if not ledger.has_fleet:
         return None
     return {
         each.key: each.name
-        for each in await registered(ledger)
+        for each in (await registered(ledger) if members is None else members)
         if each.kind == "worker" and not each.is_missing and is_meant(each.name, names)
     }
 
 
-async def _explain(ledger: Ledger, gathering: _Gathering, command: str, now: float) -> None:
+def _explain(gathering: _Gathering, command: str, members: Sequence[FleetMember], now: float) -> None:
     """Say of those that did not answer whether they have stopped meanwhile, or what blocks them.
 
     The thread that renews a worker's leases says where a blocked loop stands: that is an answer to some commands.
     """
     answers = gathering.answers
-    there = {each.key: each for each in await registered(ledger)}
+    there = {each.key: each for each in members}
     silent: list[str] = []
     for key, name in gathering.missing.items():
         member = there.get(key)

@@ -19,11 +19,12 @@ from ..states import RECEIVED, STARTED
 from ..tasks.task import Task
 from ..transport import QueueStats
 from ..transport.routing import declared_queues
+from .added_up import recent_of
 from .admin import Admin
 from .asking import TIMEOUT, Answers, ask
 from .fleet import FleetMember
 from .picture import DeadFacts, Picture, RunningFacts, ScheduleFacts, TaskFacts, Thresholds, WorkerFacts, thresholds_of
-from .recent import Recent, recent_of
+from .recent import Recent
 from .remote import Control
 from .views import LiveCall
 
@@ -71,11 +72,17 @@ async def picture_of(
 
 
 async def seen_at_once(
-    core: AppCore, members: Sequence[FleetMember], limits: Thresholds, recent: Recent, dead: int = _MOST_DEAD
+    core: AppCore,
+    members: Sequence[FleetMember],
+    limits: Thresholds,
+    recent: Recent,
+    *,
+    queues: Sequence[QueueStats] | None = None,
+    dead: int = _MOST_DEAD,
 ) -> Picture:
     """Return the part of a picture for which no worker is asked: what a page shows that is looked at all the time.
 
-    Of dead letters the newest `dead` are looked at.
+    `queues` are those of `all_queues`, if they were read. Of dead letters the newest `dead` are looked at.
     """
     connection = await core.connection()
     admin, now = Admin(core), core.clock.time()
@@ -86,7 +93,7 @@ async def seen_at_once(
         has_fleet=connection.ledger.has_fleet,
         members=members,
         workers={},
-        queues=await all_queues(core),
+        queues=await all_queues(core) if queues is None else queues,
         tasks=[_task_facts(core, name, task) for name, task in sorted(core.registry.own_tasks.items())],
         dead=await _new_dead_letters(admin, now - limits.dead, dead),
         recent=recent,

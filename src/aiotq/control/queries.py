@@ -1,7 +1,7 @@
 """What is asked of an app by whoever shows it: one set of queries for the terminal, the dashboard and the JSON API.
 
 Each answers with plain values (`views`). Nothing here changes anything, and nothing is kept but the last look at the
-queues and the last picture of the whole, for those who look again within a second.
+queues, the registry and what workers said, for those who look again within a second.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import Final, Generic, Literal, TypeVar
+from typing import Final, Generic, Literal, TypeVar, cast
 
 from ..beat.manage import PeriodicTask, Schedules
 from ..calling.core import AppCore
@@ -18,25 +18,29 @@ from ..exceptions import AioTQError, ResultsDisabled, StoreRequired
 from ..graph.builder import calls_in_plan
 from ..results.index import Finished, FinishedPage, FinishedQuery
 from ..results.lineage import PLAN, plan_id
-from ..states import FAILURE, PENDING, READY_STATES, RETRY, REVOKED, STARTED, SUCCESS
+from ..states import FAILURE, PENDING, READY_STATES, RETRY, REVOKED, STARTED, SUCCESS, is_ready
 from ..transport import ALL_DELAYED, QueueStats
+from .added_up import recent_of
 from .admin import Admin
-from .asking import Answers, ask
+from .asking import ask
 from .examining import all_queues, reserved_in, running_in, seen_at_once
 from .findings import examined
 from .fleet import FleetMember
 from .one_call import look_at_call, shown_letter
 from .picture import Finding, RunningFacts, ScheduleFacts, thresholds_of
-from .recent import LATELY, Recent, recent_of, total_of
+from .recent import LATELY, Recent, total_of
 from .remote import Control
+from .standing import Standing
 from .views import (
     DELAYED,
     CallsPage,
     CallView,
     DeadView,
     LiveCall,
+    LiveCalls,
     Overview,
     QueueView,
+    Stacks,
     WorkflowPage,
     WorkflowView,
 )
@@ -46,6 +50,10 @@ T = TypeVar("T")
 #: Seconds that workers have to say what they run, and any part of a page to be read.
 _ANSWERING: Final = 1.0
 _PATIENCE: Final = 5.0
+#: Seconds that workers have to say where they stand; letters of all that they say, and of one at least.
+_DIGGING: Final = 2.0
+_MOST_STACKS: Final = 40_000
+_LEAST_STACK: Final = 1_000
 #: Seconds for which the state of the fleet is told again: open pages don't add up to load.
 _TOLD_AGAIN: Final = 1.0
 #: Seconds between two looks from which rates are made, at least.
@@ -56,6 +64,8 @@ _MOST_TASKS: Final = 10
 _DEAD_LOOKED_AT: Final = 50
 _MOST_CALLS: Final = 500
 _MOST_DELAYED: Final = 200
+#: Workers that did not answer are named, so many of them.
+_MOST_NAMED: Final = 5
 #: No index is kept, or no results at all.
 _UNSEARCHABLE: Final = (ResultsDisabled, StoreRequired)
 
@@ -70,21 +80,27 @@ class Queries:
         self._core = core
         self._waiting: dict[str, tuple[float, int]] = {}  #: by queue: when it was looked at, and how many waited
         self._coming: dict[str, float] = {}
-        self._fleet = _Again[Sequence[FleetMember]](self._read_fleet)
-        self._recent = _Again[Recent](self._add_up)
-        self._reserved = _Again[Answers](self._ask_reserved)
-        self._running = _Again[tuple[list[LiveCall], tuple[str, ...]]](self._ask_running)
+        self._rows = Standing()
+        self._standing = _Again[tuple[Sequence[FleetMember], Recent]](self._read_standing)
+        self._live = _Again[LiveCalls](self._ask_live)
 
     async def fleet(self) -> Sequence[FleetMember]:
         """Return the workers and schedulers, by name."""
-        return await self._fleet.read()
+        return (await self._standing.read())[0]
 
     async def recent(self) -> Recent:
         """Return what ended in the last hour."""
-        return await self._recent.read()
+        return (await self._standing.read())[1]
 
-    async def overview(self, minutes: int = 60) -> Overview:
-        """Return how things stand, with figures of so many of the last minutes."""
+    async def live(self) -> LiveCalls:
+        """Return what workers say that they run; they have a second to answer."""
+        return await self._live.read()
+
+    async def overview(self, minutes: int = 60, live: LiveCalls | None = None) -> Overview:
+        """Return how things stand, with figures of so many of the last minutes.
+
+        Workers are asked what they run unless that is given, as far as it is known: so no worker is waited for.
+        """
         notes: list[str] = []
 
         async def part(name: str, reading: Awaitable[T], instead: T) -> T:
@@ -96,10 +112,12 @@ class Queries:
                 return instead
 
         now = self._core.now()
-        members = await part("workers", self.fleet(), ())
-        recent = await part("workers", self.recent(), recent_of((), now))
-        queues = await part("queues", self.queues(), ())
-        findings = await part("what needs a look", self.findings(), ())
+        said = await part("workers", self.live(), LiveCalls()) if live is None else live
+        members, recent = await part("workers", self._stands(said), ((), recent_of((), now)))
+        stats = await part("queues", all_queues(self._core), ())
+        schedules = await part("schedules", self.schedules(), ())
+        examining = self._examined(members, recent, said, schedules, stats)
+        findings = await part("what needs a look", examining, ())
         by_task = recent.by_task()
         failing = sorted((each for each in by_task if each.hour.failed), key=lambda each: -each.hour.failed)
         slowest = sorted((each for each in by_task if each.hour.run), key=lambda each: -(each.hour.ran(0.95) or 0.0))
@@ -108,50 +126,45 @@ class Queries:
             recent,
             recent.last(minutes),
             tuple(findings),
-            tuple(queues),
+            tuple(self._views(stats, members, recent)),
             tuple(members),
             tuple(failing[:_MOST_TASKS]),
             tuple(slowest[:_MOST_TASKS]),
+            tuple(schedules),
             tuple(dict.fromkeys(notes)),
         )
 
     async def findings(self) -> Sequence[Finding]:
         """Return what needs a look, the worst first; what only workers themselves could tell is `aiotq doctor`'s."""
-        members, recent, limits = await self.fleet(), await self.recent(), thresholds_of(self._core.conf)
-        picture = await seen_at_once(self._core, members, limits, recent, _DEAD_LOOKED_AT)
-        running, _ = await self._running.read()
-        facts = [RunningFacts(each.id, each.name, each.worker, each.seconds or 0.0) for each in running]
-        schedules = await self.schedules()
-        last = [ScheduleFacts(each.name, each.last_state, each.last_id) for each in schedules if not each.is_paused]
-        return examined(replace(picture, running=facts, schedules=last, periodic=len(last)), limits)
+        live = await self.live()
+        members, recent = await self._stands(live)
+        return await self._examined(members, recent, live, await self.schedules(), await all_queues(self._core))
 
     async def queues(self) -> Sequence[QueueView]:
         """Return the queues, by name, and how each keeps up."""
-        members, recent = await self.fleet(), await self.recent()
-        now, views = self._core.now(), list[QueueView]()
-        for stats in await all_queues(self._core):
-            workers = tuple(each.name for each in members if not each.is_missing and stats.name in each.queues)
-            ended = [each for each in recent.tasks if each.queue == stats.name]
-            lately = total_of(each.lately for each in ended)
-            going = lately.count / LATELY
-            coming = self._rate_in(stats, going, now)
-            views.append(QueueView(stats, _state_of(stats, workers, coming, going), workers, going, coming, lately))
-        return views
+        members, recent = await self._standing.read()
+        return self._views(await all_queues(self._core), members, recent)
 
     async def running(self) -> Sequence[LiveCall]:
         """Return the calls that run, those that began first in front; the slow ones say so."""
-        return (await self._running.read())[0]
+        return (await self.live()).running
 
-    async def calls(self, query: FinishedQuery, *, live: bool = True) -> CallsPage:
-        """Return a page of finished calls, and with `live` those that run, wait in workers, or for their due time.
+    async def stacks(self, worker: str | None = None) -> Stacks:
+        """Return where everything in `worker`, or in all of them, stands now; of many workers less of each."""
+        answers = await Control(self._core).inspect(worker, timeout=_DIGGING).stacks()
+        most = max(_MOST_STACKS // max(len(answers), 1), _LEAST_STACK)
+        told = [(name, str(_ok(answer))[:most]) for name, answer in sorted(answers.items())]
+        return Stacks(self._core.now(), tuple(told[: _MOST_STACKS // most]), answers.silent)
+
+    async def calls(self, query: FinishedQuery, live: LiveCalls | None = None) -> CallsPage:
+        """Return a page of finished calls, and what is `live` of those that fit, with those that wait for their time.
 
         Of those that wait in a queue there is a count alone: a broker does not list them.
         """
         notes: tuple[str, ...] = ()
         found: list[LiveCall] = []
-        if live and query.cursor is None:
-            found, notes = await self._live()
-            found = [each for each in found if _fits(each, query)]
+        if live is not None and query.cursor is None:
+            found, notes = [each for each in live.all if _fits(each, query)], live.notes
         problem: str | None = None
         page = FinishedPage((), None, {})
         try:
@@ -163,11 +176,13 @@ class Queries:
             counts[each.state] = counts.get(each.state, 0) + 1
         return CallsPage(tuple(found), page.tasks, page.cursor, counts, page.looked_back_to, problem, notes)
 
-    async def call(self, task_id: str) -> CallView:
-        """Return all that is known of one call."""
-        live, _ = await self._live()
-        recent = await self.recent()
-        here = next((each for each in live if each.id == task_id), None)
+    async def call(self, task_id: str, live: LiveCalls | None = None) -> CallView:
+        """Return all that is known of one call; workers are asked for it unless what they said is given."""
+        said = await self.live() if live is None else live
+        here = next((each for each in said.all if each.id == task_id), None)
+        if here is None and not is_ready(await self._state_of(task_id)):  # it may have been sent since they were asked
+            here = next((each for each in await self._delayed() if each.id == task_id), None)
+        _, recent = await self._stands(said)
         return await look_at_call(self._core, task_id, here, recent, self._find)
 
     async def workflows(self, limit: int = 20, cursor: str | None = None) -> WorkflowPage:
@@ -193,25 +208,74 @@ class Queries:
         letters = await Admin(self._core).dead_letters(queue, limit=limit)
         return [shown_letter(self._core, each) for each in letters]
 
-    async def _read_fleet(self) -> Sequence[FleetMember]:
-        return await Control(self._core).fleet()
+    async def _read_standing(self) -> tuple[Sequence[FleetMember], Recent]:
+        ledger, now = (await self._core.connection()).ledger, self._core.now()
+        if ledger.has_fleet:
+            return await self._rows.read(ledger, now)
+        members = await Control(self._core).fleet()
+        return members, recent_of((each.recent for each in members), now)
 
-    async def _add_up(self) -> Recent:
-        return recent_of((each.recent for each in await self.fleet()), self._core.now())
+    async def _stands(self, live: LiveCalls) -> tuple[Sequence[FleetMember], Recent]:
+        """Return who is there and what ended, without asking a worker: where no registry knows, `live` may."""
+        if (await self._core.connection()).ledger.has_fleet:
+            return await self._standing.read()
+        members = live.members or ()
+        return members, recent_of((each.recent for each in members), self._core.now())
 
-    async def _ask_running(self) -> tuple[list[LiveCall], tuple[str, ...]]:
-        answers = await ask(self._core, "active", timeout=_ANSWERING)
-        usual = {each.task: each.hour.ran(0.95) for each in (await self.recent()).by_task()}
-        running = [replace(each, usual=usual.get(each.name)) for each in running_in(self._core, answers)]
-        return sorted(running, key=lambda each: each.since or 0.0), _silent(answers)
+    async def _examined(
+        self,
+        members: Sequence[FleetMember],
+        recent: Recent,
+        live: LiveCalls,
+        schedules: Sequence[PeriodicTask],
+        stats: Sequence[QueueStats],
+    ) -> Sequence[Finding]:
+        limits = thresholds_of(self._core.conf)
+        picture = await seen_at_once(self._core, members, limits, recent, queues=stats, dead=_DEAD_LOOKED_AT)
+        running = [RunningFacts(each.id, each.name, each.worker, each.seconds or 0.0) for each in live.running]
+        last = [ScheduleFacts(each.name, each.last_state, each.last_id) for each in schedules if not each.is_paused]
+        return examined(replace(picture, running=running, schedules=last, periodic=len(last)), limits)
 
-    async def _live(self) -> tuple[list[LiveCall], tuple[str, ...]]:
-        running, notes = await self._running.read()
-        reserved = await self._reserved.read()
-        return [*running, *reserved_in(reserved), *await self._delayed()], notes
+    def _views(
+        self, every: Sequence[QueueStats], members: Sequence[FleetMember], recent: Recent
+    ) -> Sequence[QueueView]:
+        now, views = self._core.now(), list[QueueView]()
+        for stats in every:
+            workers = tuple(each.name for each in members if not each.is_missing and stats.name in each.queues)
+            ended = [each for each in recent.tasks if each.queue == stats.name]
+            lately = total_of(each.lately for each in ended)
+            going = lately.count / LATELY
+            coming = self._rate_in(stats, going, now)
+            views.append(QueueView(stats, _state_of(stats, workers, coming, going), workers, going, coming, lately))
+        return views
 
-    async def _ask_reserved(self) -> Answers:
-        return await ask(self._core, "reserved", timeout=_ANSWERING)
+    async def _ask_live(self) -> LiveCalls:
+        has_fleet = (await self._core.connection()).ledger.has_fleet
+        members, recent = await self._standing.read()
+        known = members if has_fleet else None
+        try:
+            async with asyncio.TaskGroup() as group:
+                active, reserved = (
+                    group.create_task(ask(self._core, question, timeout=_ANSWERING, members=known))
+                    for question in ("active", "reserved")
+                )
+        except* AioTQError as failed:
+            raise failed.exceptions[0] from None
+        usual = {each.task: each.hour.ran(0.95) for each in recent.by_task()}
+        running = [replace(each, usual=usual.get(each.name)) for each in running_in(self._core, active.result())]
+        return LiveCalls(
+            tuple(sorted(running, key=lambda each: each.since or 0.0)),
+            tuple(reserved_in(reserved.result())),
+            tuple(await self._delayed()),
+            _unsaid(active.result().silent),
+            None if has_fleet else tuple(members),
+            is_known=True,
+        )
+
+    async def _state_of(self, task_id: str) -> str:
+        with suppress(*_UNSEARCHABLE):
+            return (await (await self._core.reader()).records.states([task_id]))[0] or PENDING
+        return PENDING
 
     async def _delayed(self) -> list[LiveCall]:
         broker = (await self._core.connection()).broker
@@ -288,9 +352,17 @@ class _Again(Generic[T]):
             return self._found[1]
 
 
-def _silent(answers: Answers) -> tuple[str, ...]:
+def _ok(answer: object) -> object:
+    said = cast("dict[str, object]", answer) if isinstance(answer, dict) else {"ok": answer}
+    return said.get("ok", said)
+
+
+def _unsaid(silent: Sequence[str]) -> tuple[str, ...]:
     """Say which workers did not tell what they run."""
-    return tuple(f"{name} did not say what it runs" for name in answers.silent)
+    if not silent:
+        return ()
+    more = f" and {len(silent) - _MOST_NAMED} more" if len(silent) > _MOST_NAMED else ""
+    return (f"{', '.join(silent[:_MOST_NAMED])}{more} did not say what runs there",)
 
 
 def _fits(call: LiveCall, query: FinishedQuery) -> bool:

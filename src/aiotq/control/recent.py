@@ -1,4 +1,5 @@
-"""What happened in the last hour: counted by each worker, told in its row of the fleet registry, and added up here.
+"""What happened in the last hour: counted by each worker, told in its row of the fleet registry (and added up by
+`added_up`).
 
 So whoever looks has charts at once, and nobody samples anything. A minute is one of the clock's, the same for all
 workers. How long runs took and waited is counted in intervals that grow by a factor of 1.4, which is as exact as a p95
@@ -11,7 +12,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field
 from math import log2
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from ..core.values import value
 
@@ -247,29 +248,6 @@ def total_of(figures: Iterable[Figures]) -> Figures:
     return _total(figures).figures()
 
 
-def recent_of(rows: Iterable[object], now: float) -> Recent:
-    """Return what workers told in their rows, added up; what can't be read is left out."""
-    current = int(now // 60)
-    minutes = {minute: Cell() for minute in range(current - MINUTES + 1, current + 1)}
-    tasks: dict[Key, tuple[Cell, Cell]] = {}
-    for row in rows:
-        told = cast("dict[str, Any]", row) if isinstance(row, dict) else dict[str, Any]()
-        try:
-            for minute, *packed in told.get("minutes", ()):
-                if minute in minutes:
-                    minutes[minute].add(_unpacked(packed))
-            for task, queue, lately, before in told.get("tasks", ()):
-                cells = tasks.setdefault((str(task), str(queue)), (Cell(), Cell()))
-                cells[0].add(_unpacked(lately))
-                cells[1].add(_unpacked(before))
-        except (TypeError, ValueError, AttributeError):  # of a version to come, perhaps
-            continue
-    return Recent(
-        tuple(Minute(minute * 60.0, cell.figures()) for minute, cell in minutes.items()),
-        tuple(TaskFigures(*key, lately.figures(), before.figures()) for key, (lately, before) in sorted(tasks.items())),
-    )
-
-
 def _total(given: Iterable[Cell | Figures]) -> Cell:
     total = Cell()
     for each in given:
@@ -281,10 +259,16 @@ def _count(cell: Cell) -> int:
     return cell.succeeded + cell.failed + cell.retried + cell.other
 
 
-def _unpacked(packed: Sequence[Any]) -> Figures:
+def unpacked(packed: Sequence[Any]) -> Figures:
+    """Return what `Cell.packed` packed.
+
+    Raises:
+        TypeError, ValueError: it did not.
+    """
     succeeded, failed, retried, other, run, wait, *errors = packed
     counts = int(succeeded), int(failed), int(retried), int(other)
-    return Figures(*counts, _spread(run), _spread(wait), *errors)
+    named = {str(name): int(count) for each in errors for name, count in dict(each).items()}
+    return Figures(*counts, _spread(run), _spread(wait), named)
 
 
 def _spread(flat: Sequence[Any]) -> Spread:

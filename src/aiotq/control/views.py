@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, field
 from typing import Any, Final, Literal, cast
 
+from ..beat.manage import PeriodicTask
 from ..core.values import value
 from ..graph.graph import Graph
 from ..results.index import Finished
@@ -78,6 +79,37 @@ class LiveCall:
     def plain(self) -> dict[str, Any]:
         """Return it for JSON."""
         return {**_plain(self), "is_slow": self.is_slow}
+
+
+@value
+class LiveCalls:
+    """What workers said when they were asked: which calls run, those that began first in front, and which wait in them.
+
+    `delayed` are calls that wait in the broker for their due time, as it said then. `notes` say who did not answer.
+    `members` are those that did, where no registry knows them. Not `is_known`: nobody was asked yet.
+    """
+
+    running: tuple[LiveCall, ...] = ()
+    reserved: tuple[LiveCall, ...] = ()
+    delayed: tuple[LiveCall, ...] = ()
+    notes: tuple[str, ...] = ()
+    members: tuple[FleetMember, ...] | None = None
+    is_known: bool = False
+
+    @property
+    def all(self) -> Sequence[LiveCall]:
+        """All of them."""
+        return (*self.running, *self.reserved, *self.delayed)
+
+
+@value
+class Stacks:
+    """Where everything in workers stood at the moment `at`, by their names; `silent` did not answer."""
+
+    at: float
+    of: tuple[tuple[str, str], ...]
+    silent: tuple[str, ...] = ()
+    problem: str = ""  #: why nobody could be asked
 
 
 @value
@@ -245,6 +277,7 @@ class Overview:
     workers: tuple[FleetMember, ...]
     failing: tuple[TaskFigures, ...]  #: the tasks that failed most in the last hour
     slowest: tuple[TaskFigures, ...]  #: those whose runs took longest
+    schedules: tuple[PeriodicTask, ...] = ()
     notes: tuple[str, ...] = ()
 
     def plain(self) -> dict[str, Any]:

@@ -76,8 +76,8 @@ async def _running(asked: Asked) -> Any:
 async def _tasks(asked: Asked) -> Any:
     given = dict(asked.given)
     states = tuple(each.strip().upper() for each in given.pop("state", "").split(",") if each.strip())
-    live = given.pop("live", True)
-    return (await asked.queries.calls(FinishedQuery(states=states, **given), live=live)).plain()
+    live = await asked.queries.live() if given.pop("live", True) else None
+    return (await asked.queries.calls(FinishedQuery(states=states, **given), live)).plain()
 
 
 async def _task(asked: Asked) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Coroutine, Sequence
 from http import HTTPStatus
 from typing import Any, Final, TypeVar, cast
 
@@ -49,7 +49,7 @@ class Desk:
         self.core = core_of(app)
         self.name = self.core.main or "aiotq"
         self.queries = Queries(self.core)
-        self.watch = Watch(self.queries, self.core.clock.time)
+        self.watch = Watch(self.queries, self.core.clock.time, self._beside)
         self.shown = self.core.arguments
         self.streams = 0  #: pages that follow what happens, now
         scheme = self.core.conf.broker_url.partition(":")[0].partition("+")[0]
@@ -99,6 +99,9 @@ class Desk:
             ("schedules", "schedules", "n-time", "Schedules", len(look.schedules), ""),
             ("dead", "dead", "n-dead", "Dead letters", look.dead, "dead"),
         )
+
+    async def _beside(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        return (await self.core.connection()).beside(work, name)
 
     def _common(self, visit: Visit, look: Look) -> dict[str, Any]:
         return {

@@ -13,7 +13,7 @@ from ...core.values import value
 from . import charts
 from .desk import Desk
 from .visits import Visit
-from .words import clock, counted, duration
+from .words import clock, counted, duration, sentence
 
 #: What can be shown: minutes by the words for them.
 SPANS: Final[Mapping[str, int]] = {"15m": 15, "1h": 60}
@@ -118,14 +118,7 @@ def _need(visit: Visit, finding: Finding) -> Need:
     }
     word, to = ways.get(finding.rule, ("", ""))
     icon, css = {"error": ("bad", "bad"), "warning": ("warn", "warn")}.get(finding.level, ("plan", "soft"))
-    return Need(_sentence(finding.text), _sentence(finding.advice), icon, css, word, to)
-
-
-def _sentence(text: str) -> str:
-    """Return `text` as a sentence: with a large letter, unless it begins with a name."""
-    first = text.partition(" ")[0]
-    begun = f"{text[:1].upper()}{text[1:]}" if first.isalpha() else text
-    return f"{begun.rstrip('.')}."
+    return Need(sentence(finding.text), sentence(finding.advice), icon, css, word, to)
 
 
 def _title(count: int) -> str:

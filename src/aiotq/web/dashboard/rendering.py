@@ -42,6 +42,7 @@ def environment() -> Environment:
         function_of=words.function_of,
         clipped=words.clipped,
         iso=words.iso,
+        sentence=words.sentence,
     )
     made.globals.update(  # pyright: ignore[reportUnknownMemberType]
         state_of=words.state,

@@ -91,7 +91,7 @@ def time_line(view: CallView) -> TimeLine | None:
 async def page(desk: Desk, visit: Visit) -> Response:
     """Return the page of a task."""
     task_id: str = visit.request.path_params["id"]
-    view = await desk.queries.call(task_id)
+    view = await desk.queries.call(task_id, await desk.watch.live())
     if not view.is_known:
         text = (
             f"Nothing is known of a task with the id {task_id}: it waits in a queue, was never sent, or is forgotten."
@@ -160,7 +160,7 @@ async def _again(desk: Desk, visit: Visit, form: Form) -> Done:
         if was_dead:
             return Done("Its dead letter is sent to run again.", here)
         return Done(f"It is sent again, as {sent_id}.", here, link=("See it", visit.url(f"tasks/{sent_id}")))
-    view = await desk.queries.call(task_id)
+    view = await desk.queries.call(task_id, await desk.watch.live())
     if view.name is None:
         raise CallError(f"the name of {task_id} is not known")
     args, kwargs = await _called(desk, task_id)

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from ... import states
 from ...control.acts import delete_found, run_again
-from ...control.views import DELAYED, CallsPage, LiveCall
+from ...control.views import DELAYED, CallsPage, LiveCall, LiveCalls
 from ...core.values import value
 from ...exceptions import AioTQError
 from ...results.index import Finished, FinishedQuery
@@ -118,7 +118,8 @@ async def page(desk: Desk, visit: Visit) -> Response:
     """Return the page of tasks: what is live, then what ended, the newest first."""
     filters = Filters.of(lambda name: visit.query.get(name, ""))
     cursor = visit.query.get("before") or None
-    found = await _search(desk, filters, visit.now, limit=_A_PAGE, cursor=cursor)
+    said = await desk.watch.live()
+    found = await _search(desk, filters, visit.now, said, limit=_A_PAGE, cursor=cursor)
     live = [] if cursor else [each for each in found.live if filters.fits(each)]
     look = await desk.watch.look()
     finished = () if filters.state in _LIVE else found.finished
@@ -149,8 +150,10 @@ async def page(desk: Desk, visit: Visit) -> Response:
     )
 
 
-async def _search(desk: Desk, filters: Filters, now: float, *, limit: int, cursor: str | None) -> CallsPage:
-    return await desk.queries.calls(filters.query(now, limit=limit, cursor=cursor))
+async def _search(
+    desk: Desk, filters: Filters, now: float, live: LiveCalls, *, limit: int, cursor: str | None
+) -> CallsPage:
+    return await desk.queries.calls(filters.query(now, limit=limit, cursor=cursor), live)
 
 
 def _bars(finished: Sequence[Finished]) -> list[Bar]:
@@ -190,12 +193,12 @@ async def _chosen(desk: Desk, visit: Visit, form: Form) -> tuple[list[str], list
     if not form.get("all"):
         pairs = [each.partition(" ") for each in form.all("id")]
         return [task_id for task_id, _, _ in pairs], [_entry(task_id, key) for task_id, _, key in pairs if key]
-    filters = Filters.of(form.get)
+    filters, said = Filters.of(form.get), await desk.queries.live()
     ids: dict[str, None] = {}
     ended: list[Finished] = []
     cursor: str | None = None
     while True:
-        found = await _search(desk, filters, visit.now, limit=500, cursor=cursor)
+        found = await _search(desk, filters, visit.now, said, limit=500, cursor=cursor)
         ids |= dict.fromkeys(each.id for each in found.live if filters.fits(each))
         if filters.state not in _LIVE:
             ids |= dict.fromkeys(each.id for each in found.finished)

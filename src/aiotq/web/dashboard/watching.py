@@ -1,30 +1,38 @@
 """One look at queues, workers and schedules for all who look: pages are made of it, and follow it.
 
-Nothing is asked while nobody looks; however many look, the app is asked once in two seconds (P10).
+Nothing is asked while nobody looks; however many look, the app is asked once in two seconds (P10). A page shows what is
+known at once: no answer of a worker is waited for.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Any, Final
 
 from ...beat.manage import PeriodicTask
 from ...control.fleet import FleetMember
 from ...control.queries import Queries
-from ...control.views import Overview, QueueView
+from ...control.views import LiveCalls, Overview, QueueView, Stacks
 from ...core.aio import start
-from ...core.values import value
+from ...core.values import replace, value
 from ...exceptions import AioTQError
 
-#: Seconds for which a look holds; the same while somebody follows, since there is a new one soon; between two looks
-#: then; and that schedules have to be read.
+#: Seconds after which a look is taken again, beside the page that shows it; the same while somebody follows, since
+#: there is a new one soon; between two looks then; and after which a page waits for a new one.
 _HOLDS: Final = 1.0
 _FOLLOWED: Final = 4.0
 _EVERY: Final = 2.0
-_PATIENCE: Final = 5.0
+_OLD: Final = 10.0
+#: Seconds for which stacks are shown.
+_STACKS_HOLD: Final = 30.0
+
+#: Before any worker answered.
+_ASKED: Final = LiveCalls(notes=("the workers are being asked what they run: it is here in a moment",))
+#: Runs something beside whoever begins it, until it ends or the app disconnects.
+Beside = Callable[[Coroutine[Any, Any, None], str], Awaitable[asyncio.Task[None]]]
 
 
 @value
@@ -33,12 +41,15 @@ class Look:
 
     at: float = 0.0
     overview: Overview | None = None
-    schedules: Sequence[PeriodicTask] = ()
     problems: Sequence[tuple[str, str]] = ()
 
     @property
     def queues(self) -> Sequence[QueueView]:
         return () if self.overview is None else self.overview.queues
+
+    @property
+    def schedules(self) -> Sequence[PeriodicTask]:
+        return () if self.overview is None else self.overview.schedules
 
     @property
     def members(self) -> Sequence[FleetMember]:
@@ -58,29 +69,61 @@ class Look:
 
 
 class Watch:
-    """Looks for all who look. `now` is the app's wall time."""
+    """Looks for all who look. `now` is the app's wall time; what goes on beside a page is begun by `beside`.
 
-    def __init__(self, queries: Queries, now: Callable[[], float]) -> None:
+    No worker is waited for: a look has what they said last. They are asked beside it, and whoever follows is told of a
+    look with their answers.
+    """
+
+    def __init__(self, queries: Queries, now: Callable[[], float], beside: Beside) -> None:
         self._queries = queries
         self._now = now
+        self._beside = beside
         self._look = Look()
+        self._live = LiveCalls()
+        self._answered = 0.0  #: when they were
         self._looking = asyncio.Lock()
         self._moved = asyncio.Condition()
         self._followers = 0
         self._work: asyncio.Task[None] | None = None
+        self._asking: asyncio.Task[None] | None = None
+        self._renewing: asyncio.Task[None] | None = None
+        self._digging: asyncio.Task[None] | None = None
+        self._stacks: dict[str | None, Stacks] = {}
         self._is_ending = False
 
     async def look(self) -> Look:
-        """Return how things stand, as of a second ago at most; what can't be read is as it was."""
+        """Return how things stand, as it is known; what is newer is read beside it. What is old is waited for."""
         holds = _FOLLOWED if self._followers else _HOLDS
-        async with self._looking:
-            if not 0 <= self._now() - self._look.at <= holds:
-                await self._refresh()
+        if not 0 <= self._now() - self._look.at <= _OLD:
+            async with self._looking:
+                if not 0 <= self._now() - self._look.at <= _OLD:
+                    await self._refresh()
+        elif self._now() - self._look.at > holds and _is_over(self._renewing):
+            self._renewing = await self._beside(self._renew(), "aiotq.dashboard.look")
+        await self.live()
         return self._look
+
+    async def live(self) -> LiveCalls:
+        """Return what workers said lately that they run, and have them asked again."""
+        age = self._now() - self._answered
+        if not 0 <= age <= _HOLDS and _is_over(self._asking):
+            self._asking = await self._beside(self._ask(), "aiotq.dashboard.workers")
+        return self._live if 0 <= age <= _OLD else _ASKED
+
+    async def stacks(self, worker: str | None) -> Stacks | None:
+        """Return where everything stood when `worker`, or all, were asked lately; None: they are being asked."""
+        known = self._stacks.get(worker)
+        if known is not None and 0 <= self._now() - known.at <= _STACKS_HOLD:
+            return known
+        if _is_over(self._digging):
+            self._digging = await self._beside(self._dig(worker), "aiotq.dashboard.stacks")
+        return None
 
     def forget(self) -> None:
         """Have the next look be a new one: something was changed."""
-        self._look = Look(0.0, self._look.overview, self._look.schedules)
+        self._look = replace(self._look, at=0.0)
+        self._answered = min(self._answered, self._now() - _HOLDS)
 
     @asynccontextmanager
     async def following(self) -> AsyncGenerator[Callable[[], Awaitable[Look | None]], None]:
@@ -113,23 +156,37 @@ class Watch:
 
     async def _follow(self) -> None:
         while True:
-            async with self._looking:
-                await self._refresh()
+            await self._renew()
+            await self.live()
             await asyncio.sleep(_EVERY)
 
-    async def _refresh(self) -> None:
-        problems: list[tuple[str, str]] = []
-        schedules, view = self._look.schedules, await self._queries.overview()
-        for note in view.notes:
-            part, _, text = note.partition(": ")
-            problems.append((part, text))
+    async def _renew(self) -> None:
+        async with self._looking:
+            await self._refresh()
+
+    async def _ask(self) -> None:
         try:
-            async with asyncio.timeout(_PATIENCE):
-                schedules = await self._queries.schedules()
-        except TimeoutError:
-            problems.append(("schedules", f"no answer in {_PATIENCE:g} s"))
+            self._live = await self._queries.live()
         except AioTQError as exc:
-            problems.append(("schedules", str(exc)))
-        self._look = Look(self._now(), view, schedules, problems)
+            self._live = LiveCalls(notes=(f"workers can't be asked what they run: {exc}",), is_known=True)
+        self._answered = self._now()
+        await self._renew()
+
+    async def _dig(self, worker: str | None) -> None:
+        try:
+            found = await self._queries.stacks(worker)
+        except AioTQError as exc:
+            found = Stacks(self._now(), (), (), str(exc))
+        self._stacks = {worker: found}  # of those that were asked last: they are large
+        await self._renew()
+
+    async def _refresh(self) -> None:
+        view = await self._queries.overview(live=self._live if self._now() - self._answered <= _OLD else _ASKED)
+        problems = [(part, text) for part, _, text in (note.partition(": ") for note in view.notes)]
+        self._look = Look(self._now(), view, problems)
         async with self._moved:
             self._moved.notify_all()
+
+
+def _is_over(work: asyncio.Task[None] | None) -> bool:
+    return work is None or work.done()

@@ -161,3 +161,10 @@ def function_of(name: str) -> str:
 
 def clipped(text: str, most: int = SHORT) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def sentence(text: str) -> str:
+    """Return `text` as a sentence: with a large letter, unless it begins with a name."""
+    first = text.partition(" ")[0]
+    begun = f"{text[:1].upper()}{text[1:]}" if first.isalpha() else text
+    return f"{begun.rstrip('.')}."

@@ -23,8 +23,6 @@ from .words import number
 _A_PAGE: Final = 20
 _MOST_CALLS: Final = 60
 _NO_SLOTS: Final[Mapping[str, Sequence[int]]] = {}
-#: Letters of a stack.
-_MOST_STACK: Final = 40_000
 
 
 @value
@@ -59,15 +57,13 @@ def _row(member: FleetMember, slow: int) -> WorkerRow:
 async def page(desk: Desk, visit: Visit) -> Response:
     """Return the page of all workers; of one of them what it runs, and where that stands if it is asked."""
     look = await desk.watch.look()
-    every = await desk.queries.running()
+    live = await desk.watch.live()
+    every = live.running
     rows = rows_of(look, every)
     chosen = visit.query.get("worker") or None
     calls = [each for each in every if chosen is None or each.worker == chosen]
     start = number(visit.query.get("from", ""))
-    stacks: Sequence[tuple[str, str]] = ()
-    silent: Sequence[str] = ()
-    if visit.query.get("ask") == "stacks":
-        stacks, silent = await _stacks(desk, [chosen] if chosen else None)
+    asks = visit.query.get("ask") == "stacks"
     versions: dict[str, int] = {}
     for row in rows:
         if not row.member.is_missing:
@@ -91,15 +87,10 @@ async def page(desk: Desk, visit: Visit) -> Response:
         calls=calls[:_MOST_CALLS],
         calls_total=len(calls),
         longest=max((max(each.seconds or 0.0, each.usual or 0.0) for each in calls), default=0.0) or 1.0,
-        stacks=stacks,
-        silent=silent,
+        asks=asks,
+        stacks=await desk.watch.stacks(chosen) if asks else None,
+        notes=live.notes,
     )
-
-
-async def _stacks(desk: Desk, workers: Sequence[str] | None) -> tuple[list[tuple[str, str]], Sequence[str]]:
-    answers = await desk.app.control.inspect(workers, timeout=2.0).stacks()
-    found = [(name, str(answer.get("ok", answer))[:_MOST_STACK]) for name, answer in sorted(answers.items())]
-    return found, answers.silent
 
 
 def _to(visit: Visit, form: Form) -> str:

@@ -52,7 +52,7 @@ async def page(desk: Desk, visit: Visit) -> Response:
     at = visit.query.get("at", "")
     unfolds = bool(visit.query.get("unfold"))
     drawn = draw(graph, lambda call: visit.url_with(at=call), at, unfolds=unfolds)
-    selected = await desk.queries.call(at) if at else None
+    selected = await desk.queries.call(at, await desk.watch.live()) if at else None
     begins = next((node for node in calls if node.id == first), calls[0])
     failed = [node for node in calls if node.state == states.FAILURE]
     return await desk.page(
