@@ -11,8 +11,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
-from redis.asyncio import Redis
-
 from aiotq.worker.processes.child_process import ProcessCall
 from aiotq.worker.processes.pool import ProcessPool
 
@@ -45,15 +43,13 @@ async def cores(size: int) -> Samples:
 async def _computed(size: int, on: list[int]) -> Mapping[str, float]:
     """Return tasks a second of a worker that has these cores, and microseconds of CPU a task of all that had a part."""
     with _pinned(on):
-        running = worker_running("--cpu-processes", str(len(on)))
-        async with app, running as worker, Redis.from_url(app.conf.broker_url) as server:
+        async with app, worker_running("--cpu-processes", str(len(on))) as worker:
             warm = await app.send_many(compute.s(_SHORT) for _ in range(_WARM_UP * len(on)))
             await worker.unless_it_ends(warm.get(timeout=LONGEST))
-            cpu, server_cpu, client_cpu = worker.cpu(), await _used(server), usage.own_cpu()
+            before = worker.used()
             results = await app.send_many(compute.s(_SHORT) for _ in range(size))
             found = await worker.unless_it_ends(results.get(timeout=LONGEST))
-            cpu, server_cpu = worker.cpu() - cpu, await _used(server) - server_cpu
-            client_cpu = usage.own_cpu() - client_cpu
+            used_up = worker.used() - before
     took = max(ended for _, ended, _, _ in found) - min(began for began, _, _, _ in found)
     shares = Counter(pid for _, _, pid, _ in found)
     in_children = 0.0
@@ -64,9 +60,9 @@ async def _computed(size: int, on: list[int]) -> Mapping[str, float]:
     return {
         "tasks": size / took,
         "children": 1e6 * (in_children - in_tasks) / size,
-        "worker": 1e6 * (cpu - in_children) / size,
-        "server": 1e6 * server_cpu / size,
-        "client": 1e6 * client_cpu / size,
+        "worker": 1e6 * (used_up.worker - in_children) / size,
+        "server": 1e6 * used_up.servers / size,
+        "client": 1e6 * used_up.client / size,
     }
 
 
@@ -79,11 +75,6 @@ def _pinned(cores: list[int]) -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, before)
-
-
-async def _used(server: Redis) -> float:
-    found = await server.info("cpu")
-    return float(found["used_cpu_sys"]) + float(found["used_cpu_user"])
 
 
 async def large(times: int) -> Samples:

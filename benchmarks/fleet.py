@@ -22,7 +22,7 @@ from aiotq import AsyncResult
 from .figures import Benchmark, BenchmarkError, Figure, Samples
 from .measures import percentile_99
 from .processes import worker_running
-from .tasks import FACTS, app, noop, noted, stamp
+from .tasks import FACTS, Stamp, app, noop, noted, stamp
 from .usage import MEGABYTE
 
 _WORKERS: Final = 4
@@ -149,18 +149,18 @@ async def _drain(size: int, *words: str) -> _Drain:
         await app.send_many(noop.s() for _ in range(size))
         last = await stamp.delay()
     # Connected anew this process is another client, which is told of no result but the two that it asks for.
-    async with app, Redis.from_url(app.conf.broker_url) as server, worker_running(*words) as workers:
-        began_at, _ = await workers.unless_it_ends(_stamped(first.id))
-        cpu, server_cpu, began = workers.cpu(), await _used(server), time.time()
-        ended_at, _ = await workers.unless_it_ends(_stamped(last.id))
-        cpu, server_cpu, seen = workers.cpu() - cpu, await _used(server) - server_cpu, time.time() - began
-    done = size * seen / (ended_at - began_at)  # while the CPU was looked at
-    return _Drain(size / (ended_at - began_at), 1e6 * cpu / done, 1e6 * server_cpu / done)
+    async with app, worker_running(*words) as workers:
+        began_at = await workers.unless_it_ends(_stamped(first.id))
+        before = workers.used()
+        took = await workers.unless_it_ends(_stamped(last.id)) - began_at
+        used = workers.used() - before
+    done = size * used.seconds / took  # while the CPU was looked at
+    return _Drain(size / took, 1e6 * used.worker / done, 1e6 * used.servers / done)
 
 
-async def _stamped(task_id: str) -> tuple[float, float]:
-    stamped: AsyncResult[tuple[float, float]] = app.AsyncResult(task_id)
-    return await stamped.get()
+async def _stamped(task_id: str) -> float:
+    stamped: AsyncResult[Stamp] = app.AsyncResult(task_id)
+    return (await stamped.get())[0]
 
 
 async def idle(size: int) -> Samples:
