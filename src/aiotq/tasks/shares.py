@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, cast
 
 from ..core.values import value
-from ..exceptions import AioTQError, InvalidOption, InvalidSetting
+from ..exceptions import InvalidOption, InvalidSetting
 from ..wire.shares import LEAST_WEIGHT, MOST_WEIGHT
 from .keys import By, Callee, check_by, digest, key_value
 
@@ -93,7 +93,7 @@ def share_header(
     fair, name = fair_of(given), task if isinstance(task, str) else task.name
     try:
         key = key_value(task, fair.by, args, kwargs)
-    except AioTQError:
+    except Exception:  # the user's function may raise anything: it does not have what the step before gives
         if not is_step:
             raise
         return [_UNTOLD, 1.0]

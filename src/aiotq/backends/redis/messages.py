@@ -42,6 +42,8 @@ BURY: Final = script("bury")
 OUT_OF_LANES: Final = "f"
 #: Parts of an entry with a message and nothing else. Those that were given back, and suspects, have more.
 _PLAIN: Final = 2
+#: The same of what was taken out of a lane: its priority and since when it was ready.
+_OUT_OF_LANES: Final = 6
 
 
 @value
@@ -80,6 +82,8 @@ def deliveries_of(read: Sequence[Any], read_at: float) -> Iterator[Delivery | Ju
         try:
             if priority is not None and len(fields) == _PLAIN and fields[0] == b"m":
                 yield Delivery(unpack(fields[1]), queue, priority, lease, read_at)
+            elif level == OUT_OF_LANES and len(fields) == _OUT_OF_LANES and fields[0] == b"m":
+                yield Delivery(unpack(fields[1]), queue, _number(fields[3], 4), lease, read_at)
             else:
                 yield _delivery(fields, queue, priority, lease, read_at, *(deaths[place] if deaths else (0, 0)))
         except MalformedMessage as exc:
