@@ -70,7 +70,7 @@ def block_list(target: Target, as_json: Json = False) -> None:
 def block_lift(target: Target, block_id: str) -> None:
     """Lift a block: the calls that it holds are due now."""
     count = target.run(lambda app: app.admin.unblock(block_id))
-    print(f"lifted: {block_id}, {count} calls are due now")
+    print(f"lifted: {block_id}, {count} {'call is' if count == 1 else 'calls are'} due now")
 
 
 def _row(each: Block, now: float) -> tuple[str, ...]:
