@@ -10,7 +10,7 @@ import typer
 
 from ..app import AioTQ
 from ..beat.manage import PeriodicTask
-from ..beat.schedules import AnySchedule, crontab, interval, once
+from ..beat.schedules import AnySchedule, crontab, interval, once, zone_of
 from ..exceptions import ScheduleError
 from . import output
 from .app_option import Target, UsageError, run
@@ -145,7 +145,9 @@ def _schedule(cron: str | None, every: str | None, at: str | None, *, aligned: b
 
 
 def _report(task: PeriodicTask, done: str) -> None:
-    coming = "never due" if task.next_due is None else f"next due {task.next_due.isoformat()}"
+    coming = "never due"
+    if task.next_due is not None:
+        coming = f"next due {_shown(task.next_due.astimezone(zone_of(task.timezone)))}"
     print(f"{done} {task.name!r} ({task.shown}), {coming}")
 
 
