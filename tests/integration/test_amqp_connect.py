@@ -78,7 +78,7 @@ async def test_tasks_run_over_connections_that_a_function_makes(vhost: str, make
 @KINDS
 async def test_the_function_is_called_again_when_a_connection_is_cut(vhost: str, proxy: Proxy, make: Make) -> None:
     at = f"amqp://guest:guest@127.0.0.1:{proxy.port}/{vhost_of(vhost)}"
-    work = Made(at, make, worker_lease=2.0)
+    work = Made(at, make, worker_lease=15.0)
     async with work.app, work.app.worker():
         held = [await work.hold.delay(x) for x in range(3)]
         await wait_until(lambda: len(work.began) == 3, "they run")

@@ -76,7 +76,7 @@ async def test_what_is_early_takes_no_slot_and_nothing_waits_behind_it(vhost: st
 
 async def test_what_is_early_on_a_connection_that_is_cut_comes_again_and_runs_once(vhost: str, proxy: Proxy) -> None:
     url = f"amqp://guest:guest@127.0.0.1:{proxy.port}/{vhost_of(vhost)}"
-    work = Timed(url, worker_lease=2.0)
+    work = Timed(url, worker_lease=15.0)
     async with work.app, work.app.worker():
         await work.works()
         due = time.time() + EARLY

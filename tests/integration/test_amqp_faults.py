@@ -34,8 +34,8 @@ def through(proxy: Proxy, url: str, options: str = "") -> str:
 
 
 async def test_a_running_task_survives_a_cut_connection_and_runs_once(vhost: str, proxy: Proxy) -> None:
-    work = Work(through(proxy, vhost), worker_lease=2.0)
-    other = Work(vhost, backend=work.app.conf.result_backend, worker_lease=2.0)
+    work = Work(through(proxy, vhost), worker_lease=15.0)
+    other = Work(vhost, backend=work.app.conf.result_backend, worker_lease=15.0)
     async with work.app, work.app.worker():
         results = [await work.hold.delay(x) for x in range(5)]
         await wait_until(lambda: len(work.began) == 5, "they run")
@@ -49,7 +49,7 @@ async def test_a_running_task_survives_a_cut_connection_and_runs_once(vhost: str
 
 
 async def test_calls_and_tasks_go_on_through_many_cuts_and_none_is_lost(vhost: str, proxy: Proxy) -> None:
-    work = Work(through(proxy, vhost), worker_lease=2.0, amqp_queue_type="quorum")
+    work = Work(through(proxy, vhost), worker_lease=15.0, amqp_queue_type="quorum")
     async with work.app, work.app.worker():
 
         async def cut() -> None:

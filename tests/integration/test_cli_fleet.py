@@ -17,7 +17,7 @@ import time
 
 from aiotq import AioTQ, Worker
 
-app = AioTQ("proj", broker="sqlite:///proj.db", worker_lease=1.0, worker_loop_lag=0.2, security_key="s" * 40)
+app = AioTQ("proj", broker="sqlite:///proj.db", worker_lease=3.0, worker_loop_lag=0.2, security_key="s" * 40)
 
 
 @app.task
@@ -84,10 +84,10 @@ async def _the_day(shell: Shell, mail: Command, web: Command) -> None:
 
     shell.run("call", "proj.blocks")
     await wait_until(lambda: state_of(shell)["mail-1"] == "blocked", "its loop is blocked")
-    stacks = shell.run("inspect", "stacks", "-d", "mail-1", "-t", "0.5")
+    stacks = shell.run("inspect", "stacks", "-d", "mail-1", "-t", "20")
     assert stacks.returncode == 0
     assert "time.sleep(600)" in stacks.stdout
-    active = shell.run("inspect", "active", "-t", "0.5")
+    active = shell.run("inspect", "active", "-t", "3")
     assert active.stdout == "web: nothing\n"
     assert "mail-1 did not answer: its event loop has been blocked for" in active.stderr
 

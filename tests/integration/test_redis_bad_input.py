@@ -297,8 +297,8 @@ async def test_when_all_is_done_and_expired_the_server_is_as_it_was() -> None:
                     results += [await work.double.options(countdown=0.1).delay(x) for x in range(50)]
                     for result in results:
                         await work.app.AsyncResult(result.id).get(timeout=10)
-                    revoked = await work.double.options(countdown=0.2).delay(1)
-                    await revoked.revoke()
+                    await work.app.AsyncResult(f"revoked-{round_}").revoke()
+                    revoked = await work.double.options(countdown=0.2, task_id=f"revoked-{round_}").delay(1)
                     with pytest.raises(Exception, match="revoked"):
                         await revoked.get(timeout=10)
                     await send_junk(work.app, "x.double", f"junk-{round_}")

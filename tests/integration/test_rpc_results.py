@@ -17,6 +17,7 @@ from aiotq.backends.amqp.records import RpcRecords
 from aiotq.exceptions import InvalidSetting, OperationalError, StoreRequired, TaskRevokedError
 from aiotq.results import Booking, Claimed, Closing, HeldElsewhere, Join
 from aiotq.results.celery_records import CELERYS
+from aiotq.wire.message import new_id
 
 from ..proxy import Proxy
 from ..servers import shared_rabbit
@@ -250,11 +251,11 @@ async def test_a_chord_says_at_the_call_what_it_needs(app: AioTQ) -> None:
 
 
 async def test_a_revoked_task_does_not_run(app: AioTQ) -> None:
-    result = await app.send_task("add", (1, 1), countdown=0.5)
-    await result.revoke()
+    task_id = new_id()
+    await app.AsyncResult(task_id).revoke()
 
     with pytest.raises(TaskRevokedError):
-        await result.get(timeout=20)
+        await (await app.send_task("add", (1, 1), task_id=task_id)).get(timeout=20)
 
 
 async def test_a_result_that_came_before_it_was_asked_for_is_there(app: AioTQ) -> None:

@@ -61,8 +61,9 @@ async def test_each_side_reads_what_the_other_has_stored(kind: str, tmp_path: Pa
             assert (caught.value.kind, caught.value.text) == ("builtins.ValueError", "('bad', 7)")
             assert "in fail" in await celery.ask("traceback", broken.id)
             assert await celery.ask("children", broken.id) == [child.id for child in await broken.children()]
-            revoked = await app.send_task("ours.add", (1, 1), countdown=0.2)
-            await revoked.revoke()
+            revoked_id = fresh()
+            await app.AsyncResult(revoked_id).revoke()
+            revoked = await app.send_task("ours.add", (1, 1), countdown=0.2, task_id=revoked_id)
             with pytest.raises(TaskRevokedError):
                 await revoked.get(timeout=10)
             assert await celery.ask("state", revoked.id) == "REVOKED"

@@ -20,8 +20,9 @@ async def test_calls_are_held_by_their_arguments_until_the_block_is_lifted_or_en
 
     async with app:
         block = await app.block(charge, where={"customer": "c_42"}, for_=3600, reason="asked for")
-        short = await app.admin.block(charge, where={"customer": "c_1", "cents": 7}, for_=0.5)
-        assert [each.id for each in await app.admin.blocks()] == [short.id, block.id]
+        other = await app.block(charge, where={"customer": "c_2"}, for_=1800)
+        assert [each.id for each in await app.admin.blocks()] == [other.id, block.id]
+        await app.admin.block(charge, where={"customer": "c_1", "cents": 7}, for_=0.5)
         async with app.worker():
             held = [await charge.delay("c_42"), await charge.delay(customer="c_42", cents=1)]
             later = await charge.delay("c_1", 7)

@@ -88,7 +88,7 @@ async def test_a_whole_workflow_is_revoked_by_its_root_while_it_runs(app: AioTQ)
         ran.append("never")
 
     async with app, app.worker():
-        flow = chain(first.s(), group(hangs.s(), never.s().set(countdown=0.5)), never.s())
+        flow = chain(first.s(), group(hangs.s(), never.s().set(countdown=5.0)), never.s())
         last = await flow.delay()
         await asyncio.wait_for(began.wait(), 10)
         assert last.parent is not None
