@@ -25,6 +25,9 @@ from .lineage import PLAN
 #: Entries that one search looks at, at most: what it costs is bounded, and its cursor leads on.
 MOST_LOOKED_AT: Final = 10_000
 _AT_ONCE: Final = 2_000
+#: How many times as much is read next, and at least: what one entry of twenty fits is found without reading thousands.
+_GROWS: Final = 4
+_AT_LEAST: Final = 100
 #: What JSON writes otherwise than it is.
 _ESCAPED: Final = re.compile(r'["\\\x00-\x1f\x7f]')
 #: Tasks on one page, at most.
@@ -234,8 +237,9 @@ async def searched(query: FinishedQuery, read: Read, counts: Mapping[str, int]) 
     """Return the page that `query` asks for."""
     found: list[Finished] = []
     cursor, looked, back_to = query.cursor, 0, None
+    count = query.limit + 1
     while True:
-        count = min(_AT_ONCE if looked else query.limit + 1, MOST_LOOKED_AT - looked)
+        count = min(count, _AT_ONCE, MOST_LOOKED_AT - looked)
         chunk = await read(query, cursor, count)
         for each in chunk.found:
             if len(found) == query.limit:
@@ -246,7 +250,7 @@ async def searched(query: FinishedQuery, read: Read, counts: Mapping[str, int]) 
         is_past = query.since is not None and back_to is not None and back_to < query.since - LATE
         if chunk.looked < count or chunk.last is None or is_past:
             return FinishedPage(tuple(found), None, counts, back_to)
-        cursor = chunk.last
+        cursor, count = chunk.last, max(count * _GROWS, _AT_LEAST)
         if looked >= MOST_LOOKED_AT:
             return FinishedPage(tuple(found), cursor, counts, back_to)
 
