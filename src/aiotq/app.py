@@ -14,6 +14,7 @@ from .control.admin import Admin
 from .core.celery_names import APP, knows
 from .core.clock import SYSTEM_CLOCK, Clock
 from .core.sync import expect_loop
+from .flows.declaring import Flowing
 from .results.handle import AsyncResult
 from .results.sets import ResultSet
 from .tasks.batches import Batching
@@ -94,6 +95,8 @@ class AioTQ:
     """Make a function a task: `@app.task`, or `@app.task(queue="hi", …)`. See `TaskRegistry.task`."""
     batch = Part(lambda core: Batching(core.registry).batch)
     """Make a function of a list a task of one item, whose calls are run together: `@app.batch(size=100, within=2)`."""
+    flow = Part(lambda core: Flowing(core).flow)
+    """Make a function durable, from the journal of its steps: `@app.flow`."""
     register_task = Part(lambda core: core.registry.register_task)
     """Make a task of a class: its `run` is the function, its attributes the options."""
     autodiscover_tasks = Part(lambda core: core.registry.autodiscover_tasks)
@@ -203,10 +206,7 @@ class AioTQ:
     def worker(self, queues: Sequence[str] | None = None, **choices: Unpack[WorkerChoices]) -> Worker:
         """Return a worker to run in this loop: `async with app.worker(): …`; leaving it stops it.
 
-        Queues default to `task_queues`, choices to the settings `worker_…`.
-
-        Raises:
-            InvalidOption: a queue's name or a number is impossible.
+        Queues default to `task_queues`, choices to the settings `worker_…`; `InvalidOption` if one can't be so.
         """
         from .worker.options import worker_options  # noqa: PLC0415
         from .worker.worker import Worker  # noqa: PLC0415
@@ -248,11 +248,7 @@ class AioTQ:
         kwargs: Mapping[str, Any] | None = None,
         **options: Unpack[PeriodicOptions],
     ) -> Callable[[TaskT], TaskT]:
-        """Make a task periodic: `@app.periodic(crontab(hour=7))` above `@app.task`. Its name is the task's.
-
-        Raises:
-            ScheduleError: as `add_periodic_task`.
-        """
+        """Make a task periodic: `@app.periodic(crontab(hour=7))` above `@app.task`; raises as `add_periodic_task`."""
         from .beat.declared import periodic  # noqa: PLC0415
 
         return periodic(self._core, schedule, args, kwargs, name, options)
@@ -270,6 +266,8 @@ class AioTQ:
 
         return Schedules(self._core)
 
+    flows = Part(lambda core: Flowing(core).handles)
+    """Flows that are under way: `await app.flows.signal(id, "shipped")`, `revoke`, `show`."""
     admin = Part(Admin)
     """Queues, dead letters, revocations and blocks, for operators."""
     block = Part(lambda core: Admin(core).block)

@@ -27,6 +27,7 @@ from .commands.doctor import doctor
 from .commands.events import events
 from .commands.find import find
 from .commands.fleet import control, inspect, status
+from .commands.flow import flow
 from .commands.from_celery import from_celery
 from .commands.graph import graph
 from .commands.list_ import list_
@@ -67,6 +68,7 @@ cli.add_typer(dead)
 cli.add_typer(list_)
 cli.add_typer(schedule)
 cli.add_typer(block)
+cli.add_typer(flow)
 
 
 def main() -> NoReturn:

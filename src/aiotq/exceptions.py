@@ -58,6 +58,12 @@ AioTQError
 ├── StreamError                   who reads a stream can go on
 │   ├── StreamRestarted
 │   └── StreamGap
+├── FlowError                     a flow can't go on, or can't be told something
+│   ├── FlowChanged
+│   ├── JournalFull
+│   ├── FlowNotFound
+│   ├── FlowEnded
+│   └── EventTimeout              also a TimeoutError
 └── ResultTimeout                 also a TimeoutError
 """
 
@@ -363,6 +369,30 @@ class SoftTimeLimitInterrupt(SoftTimeLimitExceeded, asyncio.CancelledError):
 
     A caller that awaits the result gets a plain `SoftTimeLimitExceeded`, which cancels nothing.
     """
+
+
+class FlowError(AioTQError):
+    """Raised in a flow that awaits what is none of its steps, sleeps and events, so that it can't be put aside."""
+
+
+class FlowChanged(FlowError):
+    """Raised when the code of a flow under way was changed, and asks for other things than its journal says."""
+
+
+class JournalFull(FlowError):
+    """Raised when the journal of a flow is larger than a mebibyte."""
+
+
+class FlowNotFound(FlowError):
+    """Raised when no flow of an id is known: none was called, or it has ended and its result has expired."""
+
+
+class FlowEnded(FlowError):
+    """Raised when a flow that has ended is told something."""
+
+
+class EventTimeout(FlowError, TimeoutError):
+    """Raised by `ctx.event` when no signal came in time."""
 
 
 class ResultTimeout(AioTQError, TimeoutError):

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from aiotq import AioTQ, SoftTimeLimitExceeded, Stream, current_task
+from aiotq import AioTQ, EventTimeout, FlowContext, SoftTimeLimitExceeded, Stream, current_task
 
 #: Names the file of facts.
 FACTS: Final = "CHAOS_FACTS"
@@ -77,6 +77,19 @@ async def numbers(below: int, pause: float) -> AsyncIterator[int]:
             yield number
             if number % 50 == 49:  # in bursts
                 await asyncio.sleep(pause)
+
+
+@app.flow
+async def journey(ctx: FlowContext) -> object:
+    await ctx.step(step, 0.02)
+    await asyncio.gather(*(ctx.step(step, 0.01 * each) for each in range(3)))
+    await ctx.sleep(0.2)
+    value = await ctx.event("go", timeout=120)
+    try:
+        await ctx.event("never", timeout=0.1)
+    except EventTimeout:
+        await ctx.step(step, 0.02)
+    return value
 
 
 @app.task

@@ -25,6 +25,14 @@ async def mul(x: int) -> int:
 """
 
 
+FLOW = """
+
+@app.flow
+async def order(ctx, number):
+    return await ctx.event("shipped", timeout=3600)
+"""
+
+
 @pytest.fixture
 def shell(tmp_path: Path) -> Shell:
     shell = Shell(tmp_path)
@@ -98,3 +106,17 @@ def test_calls_are_blocked_by_their_arguments_listed_and_let_go(shell: Shell) ->
     assert "none of its parameters" in shell.run("block", "add", "jobs.add", "--where", "y=7").stderr
     assert shell.output("block", "lift", block_id) == f"lifted: {block_id}, 0 calls are due now"
     assert shell.output("block", "list") == "nothing is blocked"
+
+
+def test_flows_are_shown_signalled_and_revoked(shell: Shell) -> None:
+    shell.env["AIOTQ_APP"] = "jobs:app"
+    (shell.directory / "jobs.py").write_text(f"{JOBS}{FLOW}")
+    flow_id = shell.output("call", "jobs.order", "--args", "[1]")
+
+    assert shell.output("flow", "signal", flow_id, "shipped", "--value", '{"parcel": 9}') == "accepted: shipped"
+    said = shell.output("flow", "show", flow_id)
+    assert said.startswith(f"jobs.order[{flow_id}] PENDING, a journal of ")
+    assert said.endswith("signals not yet taken: shipped")
+    assert shell.output("flow", "revoke", flow_id) == f"revoked: {flow_id}"
+    assert "has ended" in shell.run("flow", "signal", flow_id, "shipped").stderr
+    assert "no flow 'nobody' is known" in shell.run("flow", "show", "nobody").stderr

@@ -23,6 +23,7 @@ from aiotq import (
     Debounce,
     Depends,
     EagerResult,
+    FlowContext,
     Graph,
     Group,
     GroupResult,
@@ -489,6 +490,36 @@ async def streams() -> None:
 
 
 # Batches
+
+
+# Durable functions
+
+
+@app.task
+async def charged(order: int, *, currency: str = "EUR") -> str:
+    return f"{order} {currency}"
+
+
+@app.flow
+async def ordered(ctx: FlowContext, order: int, note: str = "") -> list[str]:
+    assert_type(await ctx.step(charged, order, currency="USD"), str)
+    assert_type(await ctx.step(charged.s(order)), str)
+    assert_type(await ctx.sleep(days=2), None)
+    await ctx.step(charged, "7")  # type: ignore[call-overload]
+    return []
+
+
+@app.flow(queue="slow")
+async def slowly(ctx: FlowContext) -> int:
+    assert_type(await ctx.step(ordered, 1, note="x"), list[str])
+    return 1
+
+
+async def flows() -> None:
+
+    assert_type(await (await slowly.delay()), int)
+    await ordered.delay("7")  # type: ignore[arg-type]
+    await app.flows.signal("7", "shipped", {"at": 1}, signal_id="x")
 
 
 @app.batch(size=10, within=1.0)

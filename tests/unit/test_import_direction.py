@@ -45,7 +45,7 @@ FLOORS: Final = (
     ("tasks",),
     ("calling",),
     (
-        *("worker", "beat"),
+        *("worker", "beat", "flows"),
         *(
             "control.acts",
             "control.admin",
@@ -82,6 +82,7 @@ _FEW_SCHEDULE: Final = "few processes have schedules"
 _MADE_OF_SIGNATURES: Final = "it knows signatures and what is composed of them; a signature's method leads there"
 _FEW_WORK: Final = "most processes send calls and run none"
 _FEW_ARE_WATCHED: Final = "it needs libraries that are not installed everywhere"
+_FEW_SIGNAL: Final = "few processes have flows"
 _FEW_OPERATE: Final = "few processes ask workers, or have commands of their own"
 _APP: Final = "the type of what users know as the app: what they get from it is checked; it runs nothing"
 #: Imports in functions, and those for type checkers that lead upward: from one module to another, and why. All others
@@ -138,6 +139,9 @@ LATE: Final[Mapping[tuple[str, str], str]] = {
     ("commands.web", "web.serving"): _FEW_ARE_WATCHED,
     ("contrib.django.backend", "contrib.django.records"): "models can be imported when the project is set up",
     ("core.settings", "core.celery_settings"): "few apps have settings by Celery's names, or unknown ones",
+    ("flows.declaring", "flows.handles"): _FEW_SIGNAL,
+    ("flows.declaring", "flows.run"): _FEW_WORK,
+    ("flows.declaring", "flows.writing"): _FEW_SIGNAL,
     ("graph.graph", "graph.drawing"): "a graph is data: few are drawn",
     ("results.handle", "results.drawn"): _FEW_DRAW,
     ("results.streaming", "results.stream_reader"): "few processes read streams",

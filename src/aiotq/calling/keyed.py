@@ -15,7 +15,9 @@ from ..exceptions import ConnectionLost, DuplicateCall, InvalidOption, PublishTi
 from ..results import ScheduleChange, ScheduleRow, key_change
 from ..results.handle import AsyncResult
 from ..results.keys import HEADER, KEPT, KEPT_FOR_LATER, Held, Key, held_of
+from ..results.record_names import flow_row
 from ..states import is_ready
+from ..tasks.durable import FlowTask
 from ..tasks.keys import KEYED, By, Debounce, Throttle, Unique, digest, key_value
 from ..tasks.options import CallOptions, check_options
 from ..tasks.task import Task
@@ -57,6 +59,10 @@ class _Rule:
     max_wait: float | None = None
 
 
+#: A call with its place among those that are sent together, and what is to be done with it.
+_Numbered = tuple[int, OutgoingCall, "_Rule | FlowTask[..., Any]"]
+
+
 class KeyedCalls:
     """Sends the keyed calls of one app in the running loop."""
 
@@ -74,25 +80,24 @@ class KeyedCalls:
             StoreRequired: nothing keeps keys for all.
             Others as a call without a key.
         """
-        rules = [self._rule(call) for call in calls]
+        rules = [self._rule(call) or self._flow(call) for call in calls]
         plain = [call for call, rule in zip(calls, rules, strict=True) if rule is None]
         sent = iter(await self._send(plain) if plain else ())
-        of_key: dict[str, list[tuple[int, OutgoingCall, _Rule]]] = {}
+        of_key: dict[str, list[_Numbered]] = {}
         for place, (call, rule) in enumerate(zip(calls, rules, strict=True)):
             if rule is not None:
-                of_key.setdefault(rule.key.name, []).append((place, call, rule))
+                name = rule.key.name if isinstance(rule, _Rule) else f"{place}"
+                of_key.setdefault(name, []).append((place, call, rule))
         keyed = await self._beside_each_other(list(of_key.values()))
         return [self._handle(next(sent)) if rule is None else keyed[place] for place, rule in enumerate(rules)]
 
-    async def _beside_each_other(
-        self, groups: Sequence[Sequence[tuple[int, OutgoingCall, _Rule]]]
-    ) -> Mapping[int, AsyncResult[Any]]:
+    async def _beside_each_other(self, groups: Sequence[Sequence[_Numbered]]) -> Mapping[int, AsyncResult[Any]]:
         """Send the calls of each key one after another, and those of different keys together; raises as the first."""
         results: dict[int, AsyncResult[Any]] = {}
 
-        async def send(group: Sequence[tuple[int, OutgoingCall, _Rule]]) -> None:
+        async def send(group: Sequence[_Numbered]) -> None:
             for place, call, rule in group:
-                results[place] = await self._call(call, rule)
+                results[place] = await (self._call(call, rule) if isinstance(rule, _Rule) else self._opened(call, rule))
 
         if len(groups) == 1:
             await send(groups[0])
@@ -117,6 +122,26 @@ class KeyedCalls:
                 "result_backend to a redis://, postgresql:// or sqlite:// URL"
             )
         return await self._sent(connection, plain, rule)
+
+    async def _opened(self, call: OutgoingCall, flow: FlowTask[..., Any]) -> AsyncResult[Any]:
+        """Send a flow with the row of its journal; a call of its id that goes on is the same call."""
+        connection = await self._core.connections.within(call.options.get("publish_timeout"), None, None)
+        if not connection.ledger.has_joins:
+            raise StoreRequired(
+                f"{call.task}: a flow's journal is kept in a store that all workers share, and there is none: set "
+                "result_backend or ledger to a redis://, postgresql:// or sqlite:// URL"
+            )
+        seen, task_id = "", call.options.get("task_id")
+        if task_id is not None and (row := await self._row(connection, flow_row(task_id), None)) is not None:
+            if not await self._has_ended(connection, task_id):
+                if [each.message.id for each in row.unsent] == [task_id]:  # its sender died before the broker had it
+                    await connection.publisher.publish(row.unsent)
+                return AsyncResult(task_id, self._core, task_name=call.task)
+            seen = row.mark
+        try:
+            return self._handle((await self._send((call,), lambda it: flow.opening(it, seen, self._core.now())))[0])
+        except KeyTaken:  # somebody else sent it meanwhile
+            return AsyncResult(task_id or "", self._core, task_name=call.task)
 
     async def _sent(self, connection: Connection, call: OutgoingCall, rule: _Rule) -> AsyncResult[Any]:
         loop = asyncio.get_running_loop()
@@ -200,7 +225,7 @@ class KeyedCalls:
         (record,) = await self._asked(lambda: connection.records.get([task_id]))
         return record is not None and is_ready(record.state)
 
-    async def _row(self, connection: Connection, name: str, seconds: float) -> ScheduleRow | None:
+    async def _row(self, connection: Connection, name: str, seconds: float | None) -> ScheduleRow | None:
         rows = await self._asked(lambda: connection.ledger.keys([name]), seconds)
         return rows[0] if rows else None
 
@@ -208,6 +233,10 @@ class KeyedCalls:
         return await persistently(
             ask, self._core.conf, seconds=seconds, task_id=None, policy=None, again=ConnectionLost
         )
+
+    def _flow(self, call: OutgoingCall) -> FlowTask[..., Any] | None:
+        task = self._core.tasks.get(call.task)
+        return task if isinstance(task, FlowTask) else None
 
     def _rule(self, call: OutgoingCall) -> _Rule | None:
         task: Task[..., Any] | str = self._core.tasks.get(call.task, call.task)

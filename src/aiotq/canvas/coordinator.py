@@ -12,6 +12,7 @@ from ..commit import Finish
 from ..core.clock import Clock
 from ..core.logs import giving
 from ..core.tracebacks import described, text_of
+from ..core.values import replace
 from ..exceptions import AioTQError, CallError, DeadLettered, EncodeError, JoinLost, Refused
 from ..results import NO_JOIN_CHANGES, Arrival, JoinChanges, JoinExtension, Record
 from ..results.document import Called, DocumentCodec, format_traceback
@@ -26,9 +27,11 @@ from .keys import with_key
 from .links import NO_LINKS, Links
 from .outcome import (
     UNTRUSTED,
+    WAITING,
     Failure,
     Ignored,
     Outcome,
+    Parked,
     Policy,
     Postponed,
     Rejected,
@@ -83,8 +86,8 @@ class Coordinator:
                 return Finish(delivery, ACK, record, (again,), _later(again))
             case Ignored(delivery, policy, links):
                 return self._ended(delivery, states.IGNORED, outcome.error, policy, links, calls_errbacks=False)
-            case Failure(delivery, error, policy, links):
-                return self._failed(delivery, error, policy, links)
+            case Failure(delivery, error, policy, links, children):
+                return self._failed(delivery, error, policy, links, children)
             case Skipped():
                 return self._prevented(outcome)
             case Postponed(delivery, again):
@@ -95,6 +98,8 @@ class Coordinator:
                 return self._ended(delivery, states.REVOKED, outcome.error, policy, links)
             case Rejected():
                 return self._rejected(outcome)
+            case Parked():
+                return self._parked(outcome)
             case Returned(delivery, delay):
                 return Finish(delivery, HandBack(delay))
 
@@ -173,6 +178,19 @@ class Coordinator:
         plans = self._plans(following)
         return Finish(delivery, ACK, None, tuple(following.envelopes), following.joining(None, 0.0), plans)
 
+    def _parked(self, outcome: Parked) -> Finish:
+        """Return the finish of a run of a flow that waits: what wakes it is sent already."""
+        delivery, asked = outcome.delivery, outcome.asked
+        step = delivery.message.step
+        record = None
+        if asked.said is not None:
+            record = self._record(delivery, WAITING, asked.said, outcome.policy, children=asked.children)
+            if record is not None:
+                record = replace(record, expires=max(record.expires, asked.until + self._result_expires))
+        released = (*asked.released, *(() if step is None or step.awaits is None else (step.awaits,)))
+        extended = () if step is None or step.join is None else (JoinExtension(step.join, asked.until),)
+        return Finish(delivery, ACK, record, joining=JoinChanges(extended=extended, released=released))
+
     def _rejected(self, outcome: Rejected) -> Finish:
         delivery, settlement = outcome.delivery, GiveUp(outcome.reason, outcome.detail)
         error = outcome.error
@@ -205,8 +223,11 @@ class Coordinator:
             logger.error(text, message.task, message.id, exc, extra=giving(states.FAILURE))
             return self._failed(delivery, exc, outcome.policy, links)
 
-    def _failed(self, delivery: Delivery, error: BaseException, policy: Policy, links: Links) -> Finish:
-        return self._ended(delivery, states.FAILURE, error, policy, links, trace=format_traceback(error))
+    def _failed(
+        self, delivery: Delivery, error: BaseException, policy: Policy, links: Links, children: Sequence[str] = ()
+    ) -> Finish:
+        trace = format_traceback(error)
+        return self._ended(delivery, states.FAILURE, error, policy, links, trace=trace, children=children)
 
     def _ended(
         self,

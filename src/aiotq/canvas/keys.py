@@ -6,7 +6,7 @@ from ..commit import Finish
 from ..core.values import replace
 from ..results.keys import changes_at_end, changes_at_retry, key_of
 from ..wire.message import Message
-from .outcome import Outcome, Postponed, Retried, Returned
+from .outcome import Outcome, Parked, Postponed, Retried, Returned
 
 
 def with_key(finish: Finish, outcome: Outcome, now: float) -> Finish:
@@ -16,9 +16,13 @@ def with_key(finish: Finish, outcome: Outcome, now: float) -> Finish:
     message = outcome.delivery.message
     if (key := key_of(message)) is None:
         return finish
-    if not isinstance(outcome, (Retried, Postponed)):
-        return ended(finish, message)
-    due = outcome.again.due
+    match outcome:
+        case Parked():
+            due: float | None = outcome.asked.until
+        case Retried() | Postponed():
+            due = outcome.again.due
+        case _:
+            return ended(finish, message)
     seconds = 0.0 if due is None else max(due - now, 0.0)
     return replace(finish, joining=replace(finish.joining, keys=changes_at_retry(key, message, seconds)))
 

@@ -25,6 +25,8 @@ UNTRUSTED: Final = frozenset({"unsigned", "bad_signature"})
 #: States of which no caller ever hears: only hooks and tests do.
 REJECTED: Final = "REJECTED"
 REPLACED: Final = "REPLACED"
+#: The state in which a flow is stored that waits for its steps, its sleeps and its events.
+WAITING: Final = "WAITING"
 
 
 class Replace(TaskPredicate):
@@ -40,6 +42,20 @@ class Replace(TaskPredicate):
 
 def _of_form(form: dict[str, Any]) -> Replace:
     return Replace(as_canvas(form))
+
+
+class Park(TaskPredicate):
+    """A flow waits: its run ends, and messages will wake it. Raised by its own code alone.
+
+    `said` is stored of it (None: nothing). It waits `until` a wall time, as far as that is known. `released` are joins
+    that it has read, `children` the ids of its steps.
+    """
+
+    def __init__(
+        self, said: Any = None, until: float = 0.0, released: tuple[str, ...] = (), children: tuple[str, ...] = ()
+    ) -> None:
+        self.said, self.until, self.released, self.children = said, until, released, children
+        super().__init__(said, until, released, children)
 
 
 @value
@@ -113,6 +129,7 @@ class Failure:
     error: BaseException
     policy: Policy
     links: Links = NO_LINKS
+    children: tuple[str, ...] = ()  #: ids of the calls it made
 
     @property
     def retval(self) -> Any:
@@ -202,6 +219,19 @@ class Rejected:
 
 
 @value
+class Parked:
+    """The task, a flow, waits for what will wake it: nothing ended."""
+
+    state: ClassVar[str] = states.PENDING
+    is_reported: ClassVar[bool] = False
+    error: ClassVar[None] = None
+    retval: ClassVar[Any] = None
+    delivery: Delivery
+    asked: Park
+    policy: Policy
+
+
+@value
 class Returned:
     """The task was not run to its end and may be run again by anybody, `delay` seconds from now."""
 
@@ -213,4 +243,6 @@ class Returned:
     delay: float = 0.0
 
 
-Outcome = Success | Retried | Ignored | Failure | Skipped | Postponed | Replaced | Revoked | Rejected | Returned
+Outcome = (
+    Success | Retried | Ignored | Failure | Skipped | Postponed | Replaced | Revoked | Rejected | Parked | Returned
+)

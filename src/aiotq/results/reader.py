@@ -13,8 +13,8 @@ from ..core.values import replace, value
 from ..exceptions import CallError
 from ..tasks.request import running_request
 from .document import Document, DocumentCodec
-from .ledger import Ledger
-from .record_names import checkpoints_of
+from .ledger import Ledger, key_change
+from .record_names import FLOW_ENDED, checkpoints_of, flow_row
 from .records import Record, RecordStore
 from .waiting import Waiting
 
@@ -44,9 +44,13 @@ class Reader:
         return document
 
     async def forget(self, ids: Sequence[str]) -> None:
-        """Delete the outcomes of these tasks, and the claims that say that they ran."""
+        """Delete the outcomes of these tasks, the claims that say that they ran, and the journals of ended flows."""
         await self.ledger.forget(ids)
         await self.records.forget([*ids, *checkpoints_of(ids)])
+        rows = await self.ledger.keys([flow_row(each) for each in ids])
+        over = [key_change(row.name, row.mark, "", 0.0) for row in rows if row.mark.startswith(FLOW_ENDED)]
+        if over:
+            await self.ledger.change_schedules(over)
 
 
 class Readers(Protocol):

@@ -11,6 +11,8 @@ STATE: Final = "checkpoint"
 CURSOR: Final = "cursor"
 #: Seconds for which that is kept, unless it says otherwise.
 KEPT: Final = 7 * 86_400.0
+#: What the mark of the row of a flow's journal begins with when the flow has ended.
+FLOW_ENDED: Final = "ended "
 #: Ids are given to stores as keys, and some of those are short.
 _LONGEST_ID: Final = 200
 
@@ -23,3 +25,8 @@ def key_of(task_id: str) -> str:
 def checkpoints_of(ids: Sequence[str]) -> list[str]:
     """Return the ids of what these calls may have kept for later runs."""
     return [f"{key_of(task_id)}.{what}" for task_id in ids for what in (STATE, CURSOR)]
+
+
+def flow_row(task_id: str) -> str:
+    """Return the name of the row with the journal of a flow."""
+    return f"flow:{key_of(task_id)}"

@@ -13,6 +13,8 @@ from ..canvas.outcome import (
     Failure,
     Ignored,
     Outcome,
+    Park,
+    Parked,
     Policy,
     Rejected,
     Replace,
@@ -137,9 +139,10 @@ class Endings:
         """Return the outcome of a run that fails by `error`, and is not retried."""
         message = run.delivery.message
         name, why, failed = message.shadow or message.task, describe(error), giving(states.FAILURE)
+        children = () if run.request is None else tuple(run.request.children)
         if are_all(error, task.declared.throws):
             logger.info("Task %s[%s] raised expected: %s", name, message.id, why, extra=failed)
-            return Failure(run.delivery, error, policy)
+            return Failure(run.delivery, error, policy, children=children)
         shown_error = logged(error, whole=logger.isEnabledFor(logging.DEBUG))
         if shown_error is None:
             why = formatted(error)
@@ -149,7 +152,7 @@ class Endings:
         else:
             text = "Task %s[%s] raised %s after %.3f s"
             logger.error(text, name, message.id, why, run.seconds, exc_info=shown_error, extra=failed)
-        return Failure(run.delivery, error, policy)
+        return Failure(run.delivery, error, policy, children=children)
 
     def _asked(self, asked: TaskPredicate, run: Run, task: Task[..., Any], policy: Policy) -> Outcome:
         """Return the outcome that the task itself asked for."""
@@ -172,6 +175,9 @@ class Endings:
                 return Returned(delivery, _REQUEUE_DELAY)
             case Reject():
                 return self.rejected(run, "rejected", text_of(asked.reason))
+            case Park():
+                logger.debug("Task %s[%s] waits: %s", name, message.id, asked.said, extra=giving(states.PENDING))
+                return Parked(delivery, asked, policy)
             case Replace():
                 logger.info("Task %s[%s] was replaced by %s", name, message.id, shown(asked.canvas))
                 return Replaced(delivery, asked.canvas, policy)

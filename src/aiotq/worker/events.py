@@ -16,7 +16,7 @@ from .. import states
 from ..calling.connection import Connection
 from ..calling.core import AppCore
 from ..calling.sent_events import tell_sent
-from ..canvas.outcome import REPLACED, Outcome, Rejected, Retried, Returned, Revoked, Success
+from ..canvas.outcome import REPLACED, Outcome, Parked, Rejected, Retried, Returned, Revoked, Success
 from ..commit import Finish
 from ..control.event_format import MOST_TEXT, MOST_TRACEBACK, iso
 from ..control.event_sender import EventSender
@@ -259,6 +259,8 @@ def _said(outcome: Outcome) -> tuple[str, dict[str, Any]] | None:
             return "rejected", {"requeue": False, "reason": outcome.reason}
         case Returned():
             return "rejected", {"requeue": True}
+        case Parked():
+            return "retried", {"exception": "it waits", "traceback": ""}
         case Retried() if isinstance(outcome.error, Exception):
             return "retried", _failed(outcome.error)
         case _:
