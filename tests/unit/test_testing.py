@@ -325,6 +325,19 @@ def test_nothing_of_it_is_loaded_unasked_and_it_does_not_need_pytest() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
 
 
+async def test_what_a_limit_put_off_is_listed_as_that(app: AioTQ) -> None:
+    @app.task(rate_limit="100/m")
+    async def mail(user: str) -> None: ...
+
+    async with TestWorker(app, now=NOON) as t:
+        await app.send_many([mail.s("ann"), mail.s("bob"), mail.options(countdown=5).s("eve")])
+        await t.idle()
+
+        off, later = map(str, t.delayed)
+    assert off.endswith("in 0:00:00.600000 (put off by a limit)")
+    assert later.endswith("in 0:00:05")
+
+
 async def test_calls_that_wait_for_a_seat_run_one_after_the_other_and_no_time_passes(app: AioTQ) -> None:
     running: list[int] = []
 

@@ -48,7 +48,8 @@ class Sent:
     def __str__(self) -> str:
         parts = [as_call(self.task, self.args, self.kwargs)]
         if self.due is not None:
-            parts.append(f"in {self.due - self.at}")
+            limited = "" if self.envelope.message.eta is not None else " (put off by a limit)"
+            parts.append(f"in {self.due - self.at}{limited}")
         if self.queue != "default":
             parts.append(f"queue {self.queue!r}")
         return ", ".join(parts)
