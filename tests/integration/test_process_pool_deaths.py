@@ -205,17 +205,19 @@ def test_a_program_without_a_main_guard_is_told_so_and_ends(tmp_path: Path) -> N
     assert "WorkerLostError: the process ended with exit code 1 before it had started" in err
 
 
-@pytest.mark.parametrize("state", ["computing", "idle"])
-async def test_children_die_with_a_parent_which_is_killed(tmp_path: Path, state: str) -> None:
+@pytest.mark.parametrize(("state", "method"), [("computing", "spawn"), ("idle", "spawn"), ("computing", "forkserver")])
+async def test_children_die_with_a_parent_which_is_killed(tmp_path: Path, state: str, method: str) -> None:
     program = script(
         tmp_path,
         f"""
         import asyncio, sys
         from aiotq.worker.processes.child_process import ProcessCall
+        from aiotq.worker.processes.policy import ChildPolicy
         from aiotq.worker.processes.pool import ProcessPool
+        from aiotq.worker.processes.starting import StartMethod
 
         async def main():
-            async with ProcessPool(1) as pool:
+            async with ProcessPool(1, ChildPolicy(StartMethod({method!r}))) as pool:
                 function = "announce_and_burn" if {state!r} == "computing" else "announce"
                 where = sys.argv[1] + "/child"
                 await pool.run(ProcessCall({tasks.__name__!r}, function, (where,), {{}}))
