@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import asyncio
 import itertools
 import os
@@ -24,10 +25,14 @@ from aiotq.backends.amqp.connection import AmqpClient
 from aiotq.backends.amqp.messages import Outgoing
 from aiotq.backends.postgres.address import parse as parse_postgres
 from aiotq.backends.sqlite.schema import DELAYED
+from aiotq.backends.sqs.address import parse as parse_sqs
+from aiotq.backends.sqs.broker import SqsBroker
+from aiotq.backends.sqs.connection import SqsClient
 from aiotq.states import READY_STATES
 from aiotq.wire.message import Envelope, Message, pack
 
 from ..servers import PostgresServer, RabbitServer, RedisServer, shared_postgres, shared_rabbit
+from ..sqs_server import SqsServer
 from .redis_look import LOOK, Look, id_of, state_of
 
 T = TypeVar("T")
@@ -396,26 +401,12 @@ class OwnPostgres(Postgres):
         self.server.__exit__(*exc_info)
 
 
-class RabbitMQ:
-    """A virtual host of the test process's RabbitMQ, with a Redis of its own for claims and results.
-
-    Messages there can't be looked at without taking them away from workers: `standing` has none, `left` counts them.
-    """
+class Beside(abc.ABC):
+    """A Redis with the claims and results of a broker that keeps neither: `standing` knows nothing of messages."""
 
     def __init__(self, directory: Path) -> None:
         self.store = Redis(directory)
         self.result_backend = self.store.url
-        self.server = self.its_server()
-
-    def its_server(self) -> RabbitServer:
-        return shared_rabbit()
-
-    def __enter__(self) -> Self:
-        self.store.__enter__()
-        virtual_host = self.server.vhost()
-        self.vhost = virtual_host.rpartition("/")[2]
-        self.url = f"{virtual_host}?heartbeat=3"  # a process that stands still is given up after two
-        return self
 
     def __exit__(self, *exc_info: object) -> None:
         self.store.__exit__(*exc_info)
@@ -434,10 +425,6 @@ class RabbitMQ:
                 if b"done" not in claim:
                     yield id_of(key.decode().removeprefix(prefix)), claim
 
-    def left(self) -> Mapping[str, int]:
-        """How many messages are in each queue that has some, ready or held, delayed or dead."""
-        return {name: count for name, count in self.server.messages(self.vhost).items() if count}
-
     def check(self) -> None:
         assert {name for name in self.store.look().lasting if not name.startswith("q:")} <= {"ids", "queues"}
 
@@ -451,17 +438,52 @@ class RabbitMQ:
         ends = (float(claim[b"ends"]) for _, claim in self._claims() if claim.get(b"holder"))
         return max((end / 1000 - time.time() for end in ends), default=0.0)
 
-    def count(self, queue: str) -> int:
-        return sum(count for name, count in self.left().items() if name.partition(":")[0] == queue)
-
     def open_joins(self) -> int:
         return self.store.open_joins()
+
+    @abc.abstractmethod
+    def add(self, *messages: Message) -> None:
+        """Send messages, as another program might."""
+
+    def add_suspect(self, message: Message, deaths: int, charges: int) -> None:
+        key = f"{self.store.base}:claim:{message.id}"
+        died = "".join(f"holder {number}\n" for number in range(deaths))  # the charges are those beyond the second
+        self.store.ask("HSET", key, "holder", "", "ends", 0, "died", died)
+        self.store.ask("EXPIRE", key, 3600)
+        self.add(message)
+
+
+class RabbitMQ(Beside):
+    """A virtual host of the test process's RabbitMQ.
+
+    Messages there can't be looked at without taking them away from workers: `left` counts them.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.server = self.its_server()
+
+    def its_server(self) -> RabbitServer:
+        return shared_rabbit()
+
+    def __enter__(self) -> Self:
+        self.store.__enter__()
+        virtual_host = self.server.vhost()
+        self.vhost = virtual_host.rpartition("/")[2]
+        self.url = f"{virtual_host}?heartbeat=3"  # a process that stands still is given up after two
+        return self
+
+    def left(self) -> Mapping[str, int]:
+        """How many messages are in each queue that has some, ready or held, delayed or dead."""
+        return {name: count for name, count in self.server.messages(self.vhost).items() if count}
+
+    def count(self, queue: str) -> int:
+        return sum(count for name, count in self.left().items() if name.partition(":")[0] == queue)
 
     def dead_letters(self) -> Sequence[tuple[str, str]]:
         return [(letter.reason, letter.detail) for letter in _aside(AmqpBroker.dead_letters, self.url)]
 
     def add(self, *messages: Message) -> None:
-        """Send messages, as another program might."""
         _aside(partial(AmqpBroker.send, batch=[Envelope(each, "default") for each in messages]), self.url)
 
     def add_raw(self, *bodies: bytes) -> None:
@@ -472,13 +494,6 @@ class RabbitMQ:
             await transport.publish([Outgoing("default", 0, {"delivery_mode": 2}, body) for body in bodies])
 
         _aside(publish, self.url)
-
-    def add_suspect(self, message: Message, deaths: int, charges: int) -> None:
-        key = f"{self.store.base}:claim:{message.id}"
-        died = "".join(f"holder {number}\n" for number in range(deaths))  # the charges are those beyond the second
-        self.store.ask("HSET", key, "holder", "", "ends", 0, "died", died)
-        self.store.ask("EXPIRE", key, 3600)
-        self.add(message)
 
 
 class OwnRabbitMQ(RabbitMQ):
@@ -508,6 +523,42 @@ class OwnRabbitMQ(RabbitMQ):
         self.server.__exit__(*exc_info)
 
 
+class Sqs(Beside):
+    """Queues of their own in an SQS that a test may kill, with all that is in it."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.server = SqsServer()
+
+    def __enter__(self) -> Self:
+        self.store.__enter__()
+        self.server.__enter__()
+        self.url = self.server.url()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.server.__exit__()
+        super().__exit__(*exc_info)
+
+    def count(self, queue: str) -> int:
+        (stats,) = self._told(partial(SqsBroker.stats, queues=[queue]))
+        return stats.ready + stats.leased + stats.delayed
+
+    def dead_letters(self) -> Sequence[tuple[str, str]]:
+        return [(letter.reason, letter.detail) for letter in self._told(SqsBroker.dead_letters)]
+
+    def add(self, *messages: Message) -> None:
+        self._told(partial(SqsBroker.send, batch=[Envelope(each, "default") for each in messages]))
+
+    def _told(self, act: Callable[[SqsBroker], Awaitable[T]]) -> T:
+        async def done() -> T:
+            async with SqsClient(parse_sqs(self.url)) as client:
+                return await act(SqsBroker(client, names=["default"]))
+
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(lambda: asyncio.run(done())).result(_TIMEOUT)
+
+
 def _aside(act: Callable[[AmqpBroker], Awaitable[T]], url: str) -> T:
     """Have `act` done to a transport at `url`, on a loop in a thread of its own: the caller may be on one."""
 
@@ -526,6 +577,7 @@ BACKENDS: Final[Mapping[str, Callable[[Path], Backend]]] = {
     "own-postgres": OwnPostgres,
     "rabbitmq": RabbitMQ,
     "own-rabbitmq": OwnRabbitMQ,
+    "sqs": Sqs,
 }
 #: Where tests run that say nothing else: these can be looked at as a whole.
 USUAL: Final = ("sqlite", "redis", "postgres")
@@ -536,5 +588,6 @@ ON_POSTGRES: Final = pytest.mark.parametrize("backend", ["postgres"], indirect=T
 ON_OWN_POSTGRES: Final = pytest.mark.parametrize("backend", ["own-postgres"], indirect=True)
 ON_RABBITMQ: Final = pytest.mark.parametrize("backend", ["rabbitmq"], indirect=True)
 ON_OWN_RABBITMQ: Final = pytest.mark.parametrize("backend", ["own-rabbitmq"], indirect=True)
+ON_SQS: Final = pytest.mark.parametrize("backend", ["sqs"], indirect=True)
 #: For promises that RabbitMQ keeps in another way, told by tasks and results alone.
 ALSO_ON_RABBITMQ: Final = pytest.mark.parametrize("backend", [*USUAL, "rabbitmq"], indirect=True)

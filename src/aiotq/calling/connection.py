@@ -258,13 +258,16 @@ def parts_of(
     """Return what keeps which contract, of the backends of messages, of results, and of the ledger if it has its own.
 
     What the backend of results can't keep, that of messages does: who has only records there shares the ledger and the
-    bus of the broker. Where nobody has a ledger, or a bus, it is this process's own; without a bus that others hear,
+    bus of the broker. Results without a place of their own stand beside the ledger, if the broker keeps none. Where
+    nobody has a ledger, or a bus, it is this process's own; without a bus that others hear,
     results are looked for again and again.
 
     Raises:
         InvalidSetting: a URL stands where its backend can't be used.
     """
     broker, records = broker_backend.broker, results_backend.records
+    if records is None and results_backend is broker_backend and ledger is not None:
+        records = ledger.records
     if broker is None:
         raise InvalidSetting(
             "broker_url", mask_password(conf.broker_url), "a broker's URL: this one keeps results only"

@@ -30,12 +30,13 @@ from ...transport.broker import (
     Settlement,
 )
 from ...wire.message import MAX_HEADERS, Envelope, Message, new_id
+from ..shelves import NOTHING, Counts
 from .channel import Refused as ChannelRefused
 from .connection import AmqpClient, KeptChannel
 from .consumer import AmqpConsumer
 from .dead_letters import DeadLetters
 from .frames import Post
-from .messages import NOTHING, Counts, Outgoing, burial, outgoing
+from .messages import Outgoing, burial, outgoing
 from .prefetched import Held
 from .topology import LONGEST_NAME, Topology, queues_of
 

@@ -20,11 +20,12 @@ from ...core.clock import Clock
 from ...exceptions import MalformedMessage, OperationalError
 from ...transport.broker import Consumer, DeadLetter, Delivery, QueueOrder
 from ...wire.message import Message, new_id
+from ..shelves import Counts, Shelves
 from .channel import Channel, Refused
 from .connection import AmqpClient
 from .frames import Delivered, header_size
-from .messages import Counts, Outgoing, taken_from
-from .prefetched import Entry, Held, NearlyDue, Pace, Shelves, Source, Unreadable
+from .messages import Outgoing, taken_from
+from .prefetched import Entry, Held, NearlyDue, Pace, Source, Unreadable
 
 logger = logging.getLogger("aiotq.transport.amqp")
 
@@ -91,7 +92,7 @@ class AmqpConsumer(Consumer):
         self._numbers = 0
         self._sources = self._sources_of(queues)
         self._by_tag: dict[str, Source] = {}
-        self._shelves = Shelves(queues, order)
+        self._shelves: Shelves[Entry] = Shelves(queues, order)
         self._pace = Pace()
         #: What the worker has, by its lease; emptied by the transport that settles it.
         self.held: dict[str, Held] = {}

@@ -15,6 +15,7 @@ from ...exceptions import MalformedMessage
 from ...transport.broker import HIGHEST_PRIORITY, LOWEST_PRIORITY, DeadLetter
 from ...wire.celery_protocol import from_wire, to_wire
 from ...wire.message import Message, pack
+from ..shelves import NOTHING, Counts
 from .delays import LONGEST_DELAY, highest_digit, ladder_delay, ladder_exchange, ladder_key
 from .frames import Delivered, Post
 from .properties import pack_properties, properties_of
@@ -35,18 +36,6 @@ _MOST_HEADERS: Final = 64 * 1024
 _COUNTED: Final = frozenset({"x-delivery-count", "x-acquired-count"})
 _PERSISTENT: Final = 2
 _DEFAULT_PRIORITY: Final = 4
-
-
-@value
-class Counts:
-    """What happened to a message so far."""
-
-    returns: int = 0
-    deaths: int = 0
-    charges: int = 0
-
-
-NOTHING: Final = Counts()
 
 
 @value(eq=False)
