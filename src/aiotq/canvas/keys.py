@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..commit import Finish
 from ..core.values import replace
-from ..results.keys import changes_at_end, changes_at_retry, key_of
+from ..results.keys import Key, changes_at_end, changes_at_retry, key_of
 from ..wire.message import Message
 from .outcome import Outcome, Parked, Postponed, Retried, Returned
 
@@ -22,7 +22,7 @@ def with_key(finish: Finish, outcome: Outcome, now: float) -> Finish:
         case Retried() | Postponed():
             due = outcome.again.due
         case _:
-            return ended(finish, message)
+            return _ended(finish, message, key)
     seconds = 0.0 if due is None else max(due - now, 0.0)
     return replace(finish, joining=replace(finish.joining, keys=changes_at_retry(key, message, seconds)))
 
@@ -30,5 +30,9 @@ def with_key(finish: Finish, outcome: Outcome, now: float) -> Finish:
 def ended(finish: Finish, message: Message) -> Finish:
     """Return `finish`, the end of the call of `message`, with what it does to the key of that."""
     key = key_of(message)
-    changes = () if key is None else changes_at_end(key, message)
+    return finish if key is None else _ended(finish, message, key)
+
+
+def _ended(finish: Finish, message: Message, key: Key) -> Finish:
+    changes = changes_at_end(key, message)
     return replace(finish, joining=replace(finish.joining, keys=changes)) if changes else finish

@@ -6,7 +6,7 @@ debounced call starts, and the message that is to run in place of the one in the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal, cast, get_args
 
 import orjson
@@ -77,13 +77,13 @@ def key_of(message: Message) -> Key | None:
     """Return the key of a call; None if it has none, or says something that can't be one."""
     headers: Mapping[str, Any] | None = message.headers
     given: object = None if headers is None else headers.get(HEADER)
-    if not isinstance(given, (list, tuple)):
+    if given is None or not isinstance(given, (list, tuple)):
         return None
-    match cast("list[Any]", given):
-        case [str(name), str(mode), int() | float() as seconds] if mode in _MODES and seconds >= 0:
-            return Key(name, cast(Mode, mode), float(seconds))
-        case _:
-            return None
+    said = cast("Sequence[object]", given)
+    name, mode, seconds = said if len(said) == 3 else (None, None, None)
+    if not (isinstance(name, str) and isinstance(mode, str) and isinstance(seconds, (int, float))):
+        return None
+    return Key(name, cast(Mode, mode), float(seconds)) if mode in _MODES and seconds >= 0 else None
 
 
 def held_of(row: ScheduleRow) -> Held:
@@ -102,7 +102,7 @@ def held_of(row: ScheduleRow) -> Held:
 
 def first_mark(task_id: str) -> str:
     """Return the mark of the row of a key when the call `task_id` has got it."""
-    return Held(task_id, 0).mark
+    return f"{task_id} 0"
 
 
 def row_of_run(task_id: str) -> str:

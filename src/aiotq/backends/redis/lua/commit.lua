@@ -2,8 +2,8 @@
 -- ARGV: line, number, the sender's clock (s), retention of dead letters (ms), finishes {delivery or false, kind, reason,
 -- detail, record or false, envelopes, and, if there is any, joining and further records, and a change of a schedule},
 -- columns; then the records of each column. A column {queue, level, entries, lives, reply_to or false, and, if the
--- index is to have them, {state, most entries, seconds, packed entries}} is of finishes that are an acknowledgement and a
--- record, and nothing else; the records, `results` and a packed list of ids and values, are what the process that waits
+-- index is to have them, {state, most entries, seconds, packed entries}, and, if they free their keys, names and marks
+-- of these} is of finishes that are an acknowledgement and a record, and nothing else; the records, `results` and a packed list of ids and values, are what the process that waits
 -- for them is told. A life is in milliseconds.
 -- RETURNS: a byte for each, those of columns first: 1 done, 0 its lease was lost, or its change of a schedule refused.
 -- Keeps: a number that was used is refused; a finish whose lease was lost writes nothing.
@@ -18,7 +18,7 @@ keep_line(line, number, '') -- the first write: if Redis has no memory left, it 
 local answers, following = {}, {}
 
 local function write_column(column, told)
-    local queue, level, entries, lives, reply_to, listing = unpack(column)
+    local queue, level, entries, lives, reply_to, listing, freed = unpack(column, 1, 7)
     local key = queue_key(queue, level)
     local _, records = cmsgpack.unpack_one(told, 8) -- behind "results" and a line feed
     local ids, written, is_whole = {}, {}, true
@@ -32,6 +32,9 @@ local function write_column(column, told)
             list_finished(listing[1], listing[4][i], listing[2], listing[3])
         end
         if is_ours then
+            if freed then
+                keys().free_key(freed[2 * i - 1], freed[2 * i])
+            end
             acknowledge(key, entry, ids[i])
         end
     end
