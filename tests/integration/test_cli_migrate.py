@@ -120,16 +120,20 @@ async def test_from_rabbitmq_it_moves_what_it_can_and_says_what_is_delayed_there
         assert "RabbitMQ can't list its queues: name those that are to be moved (--queues)" in refused.stderr
 
         await killed_midway(shell, source, destination, partial(have_come, new), 150, *queues)
-        due = time.time() + 4
-        await old.send([Envelope(message(f"delayed-{n}"), "a", 4, due) for n in range(20)])
+        await old.send([Envelope(message(f"delayed-{n}"), "a", 4, time.time() + 3600) for n in range(20)])
         first = await asyncio.to_thread(shell.run, "migrate", source, destination, *queues)
         assert "20 delayed (this broker can't say which: they move when they are due)" in first.stderr
 
-        await wait_until(lambda: time.time() > due, "the rest is due")
+        await old.send([Envelope(message(f"late-{n}"), "a", 4, time.time() + 0.5) for n in range(20)])
+
+        async def are_due() -> bool:
+            return sum(each.ready for each in await old.stats(["a", "b"])) == 20
+
+        await wait_until(are_due, "the rest is due")
         last = await asyncio.to_thread(shell.run, "migrate", source, destination, *queues, "--json")
-        assert (last.returncode, json.loads(last.stdout)["moved"]["ready"]) == (0, 20), last.stderr
+        assert (last.returncode, json.loads(last.stdout)["moved"]["ready"]) == (1, 20), last.stderr
         found = await content(new)
-        moved = {f"ready-{n}": n % 10 for n in range(COUNT)} | {f"delayed-{n}": 4 for n in range(20)}
+        moved = {f"ready-{n}": n % 10 for n in range(COUNT)} | {f"late-{n}": 4 for n in range(20)}
         assert found["ready"] == Counter(moved.items())
         assert found["dead"] == Counter((f"dead-{n}", "rejected", "in the test") for n in range(5))
 

@@ -280,7 +280,7 @@ async def test_rights_on_our_names_are_enough(vhost: str) -> None:
     name = vhost.rsplit("/", 1)[1]
     ours = r"^(default(:[069])?|aiotq\\..*|celery_delayed_delivery|amq\\.default)$"
     shared_rabbit().add_user(f"ours-{name}", "secret", name, ours, ours, ours)
-    app = AioTQ("x", broker=vhost.replace("guest:guest", f"ours-{name}:secret"))
+    app = AioTQ("x", broker=vhost.replace("guest:guest", f"ours-{name}:secret"), task_publish_timeout=30.0)
 
     @app.task
     async def add(x: int, y: int) -> int:
