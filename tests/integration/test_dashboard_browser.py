@@ -116,6 +116,11 @@ async def sees_what_is_new_without_a_reload(page: Page, app: AioTQ, address: str
     await page.get_by_text("shop.add").first.wait_for()
     await page.keyboard.press("j")
     await page.keyboard.press("x")
+    await page.get_by_role("button", name="Delete…").click()
+    await page.locator("#ask:popover-open").wait_for()  # over the page, which stays
+    await page.fill("#ask input[name=typed]", "delete")
+    await page.get_by_role("link", name="Keep it").click()
+    assert await page.locator("#ask:popover-open").count() == 0
     await page.get_by_role("button", name="Run again").click()
     assert "sent to run again" in await page.inner_text(".toast")
 
@@ -151,7 +156,8 @@ async def every_act_is_a_form(browser: Chromium) -> None:
         await page.get_by_role("button", name="Undo").click()
         assert "default is resumed" in await page.inner_text(".toast")
         await page.get_by_role("button", name="Purge", exact=True).click()
-        await page.fill("#purge-1 input[name=typed]", "default")
+        assert "1 ready and 0 delayed tasks will be deleted" in await page.inner_text("#ask")
+        await page.fill("#ask input[name=typed]", "default")
         await page.get_by_role("button", name="Purge 1 task").click()
         assert "1 task deleted" in await page.inner_text(".toast")
         await page.get_by_role("button", name="Light").click()

@@ -19,7 +19,7 @@ from ...app import AioTQ
 from ...exceptions import AioTQError, InvalidOption
 from ..api.routes import api_routes
 from . import dead, live, overview, queues, schedules, sending, task, tasks, workers, workflows
-from .desk import PATIENCE, Desk
+from .desk import PATIENCE, Desk, Unconfirmed
 from .doors import Auth, Visitor, door_of
 from .forms import BadForm, Form
 from .guard import SESSION, THEME, Guard, address_of, set_cookie
@@ -150,6 +150,8 @@ class Dashboard:
             try:
                 async with asyncio.timeout(PATIENCE):
                     done = await act(self.desk, visit, form)
+            except Unconfirmed as ask:
+                return await self._ask(visit, name, form, ask)
             except (AioTQError, BadForm, TimeoutError) as exc:
                 text = str(exc) or f"no answer within {PATIENCE:g} s; it may have been done"
                 done = Done(f"Nothing was changed: {text}.", _back(visit), is_ok=False)
@@ -161,6 +163,12 @@ class Dashboard:
             return self.desk.done(visit, done)
 
         return answer
+
+    async def _ask(self, visit: Visit, act: str, form: Form, ask: Unconfirmed) -> Response:
+        """Return the page that asks before something is lost, and sends the same form again."""
+        fields = form.without("csrf", "typed")
+        action = f"{visit.base}/act/{act}"
+        return await self.desk.page(visit, "ask.html", "", ask=ask, action=action, fields=fields, back=_back(visit))
 
     async def _failed(self, visit: Visit, text: str) -> Response:
         return await self.desk.page(visit, "failed.html", "", status=HTTPStatus.SERVICE_UNAVAILABLE, text=text)
@@ -217,7 +225,13 @@ def _back(visit: Visit, to: str = "") -> str:
         referer = visit.request.headers.get("referer", "")
         origin = f"{visit.request.url.scheme}://{visit.request.url.netloc}"
         to = referer.removeprefix(origin) if referer.startswith(f"{origin}/") else ""
-    is_own = to.startswith(f"{visit.base}/") and not to.startswith("//") and "\\" not in to and to.isprintable()
+    is_own = (
+        to.startswith(f"{visit.base}/")
+        and not to.startswith(f"{visit.base}/act/")
+        and not to.startswith("//")
+        and "\\" not in to
+        and to.isprintable()
+    )
     return to if is_own else visit.url("")
 
 

@@ -96,8 +96,15 @@ async def _replay(desk: Desk, visit: Visit, form: Form) -> Done:
 
 async def _replay_all(desk: Desk, visit: Visit, form: Form) -> Done:
     queue = form.get("queue") or None
-    count = await desk.app.admin.replay_all(queue)
     where = f" of {queue}" if queue else ""
+    is_confirmed(
+        form,
+        "",
+        title=f"Replay all dead letters{where}?",
+        lost="Each is sent to its queue again and runs once more: what killed a worker before may do so again.",
+        button="Replay all",
+    )
+    count = await desk.app.admin.replay_all(queue)
     return Done(f"{counted(count, 'dead letter')}{where} sent to run again.", _to(visit, form))
 
 
@@ -105,7 +112,13 @@ async def _delete(desk: Desk, visit: Visit, form: Form) -> Done:
     keys = form.all("key")
     if not keys:
         raise BadForm("no letter was chosen")
-    if not is_confirmed(form, "delete"):
+    if not is_confirmed(
+        form,
+        "delete",
+        title=f"Delete {counted(len(keys), 'dead letter')}?",
+        lost="They are the last trace of these tasks. Nobody can replay them afterwards.",
+        button=f"Delete {counted(len(keys), 'letter')}",
+    ):
         return Done('Nothing was deleted: what was typed is not "delete".', _to(visit, form), is_ok=False)
     count = await desk.app.admin.remove_dead(keys)
     return Done(f"{counted(count, 'dead letter')} deleted.", _to(visit, form))
@@ -114,7 +127,13 @@ async def _delete(desk: Desk, visit: Visit, form: Form) -> Done:
 async def _purge(desk: Desk, visit: Visit, form: Form) -> Done:
     queue = form.get("queue") or None
     word = queue or "all dead letters"
-    if not is_confirmed(form, word):
+    if not is_confirmed(
+        form,
+        word,
+        title=f"Delete all dead letters{f' of {queue}' if queue else ''}?",
+        lost="They are the last trace of these tasks. Nobody can replay them afterwards.",
+        button="Delete all",
+    ):
         return Done(f"Nothing was deleted: what was typed is not {word}.", _to(visit, form), is_ok=False)
     count = await desk.app.admin.purge_dead(queue)
     return Done(f"{counted(count, 'dead letter')} deleted.", visit.url("dead"))

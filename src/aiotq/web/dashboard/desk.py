@@ -128,8 +128,25 @@ async def within(ask: Awaitable[T], seconds: float = PATIENCE) -> T:
         return await ask
 
 
-def is_confirmed(form: Form, word: str) -> bool:
-    """Whether the word was typed that is asked for before something is lost."""
+class Unconfirmed(Exception):
+    """Nobody was asked yet whether to do what loses something: `title` asks, `lost` says what goes.
+
+    `word` is what is to be typed; empty: pressing `button` is enough.
+    """
+
+    def __init__(self, title: str, lost: str, button: str, word: str) -> None:
+        super().__init__(title)
+        self.title, self.lost, self.button, self.word = title, lost, button, word
+
+
+def is_confirmed(form: Form, word: str, *, title: str, lost: str, button: str) -> bool:
+    """Whether the word was typed that is asked for before something is lost.
+
+    Raises:
+        Unconfirmed: the form comes from where nobody was asked; a page asks, and sends it again.
+    """
+    if "typed" not in form.names():
+        raise Unconfirmed(title, lost, button, word)
     return form.get("typed").strip() == word
 
 

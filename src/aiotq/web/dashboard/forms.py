@@ -31,6 +31,10 @@ class Form:
         """Return all fields of this name, each once."""
         return list(dict.fromkeys(text for key, text in self._pairs if key == name))
 
+    def without(self, *names: str) -> list[tuple[str, str]]:
+        """Return the fields of all other names."""
+        return [(key, text) for key, text in self._pairs if key not in names]
+
     def names(self) -> frozenset[str]:
         return frozenset(key for key, _ in self._pairs)
 

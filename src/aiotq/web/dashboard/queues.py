@@ -71,7 +71,17 @@ async def _resume(desk: Desk, visit: Visit, form: Form) -> Done:
 
 async def _purge(desk: Desk, visit: Visit, form: Form) -> Done:
     queue = form.need("queue")
-    if not is_confirmed(form, queue):
+    look = await desk.watch.look()
+    stats = next((each.stats for each in look.queues if each.stats.name == queue), None)
+    ready, delayed = (0, 0) if stats is None else (stats.ready, stats.delayed)
+    if not is_confirmed(
+        form,
+        queue,
+        title=f"Purge {queue}?",
+        lost=f"{ready:,} ready and {counted(delayed, 'delayed task')} will be deleted. They can't be brought back, and "
+        "whoever awaits them waits until the time is up. What runs now is not touched.",
+        button=f"Purge {counted(ready + delayed, 'task')}",
+    ):
         return Done(f"Nothing was purged: what was typed is not {queue}.", visit.url("queues"), is_ok=False)
     count = await desk.app.admin.purge(queue)
     text = f"{counted(count, 'task')} deleted from {queue}. What runs goes on."

@@ -231,7 +231,13 @@ async def _save(desk: Desk, visit: Visit, form: Form) -> Done:
 
 async def _remove(desk: Desk, visit: Visit, form: Form) -> Done:
     name, to = form.need("name"), visit.url("schedules")
-    if not is_confirmed(form, name):
+    if not is_confirmed(
+        form,
+        name,
+        title=f"Remove {name}?",
+        lost="It is not sent any more, and what is known of its runs goes.",
+        button="Remove it",
+    ):
         return Done(f"Nothing was removed: what was typed is not {name}.", to, is_ok=False)
     await desk.app.schedules.remove(name)
     return Done(f"{name} is removed.", to)

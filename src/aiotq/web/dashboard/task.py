@@ -15,7 +15,7 @@ from ...core.values import value
 from ...exceptions import AioTQError, CallError
 from ...graph.graph import Graph
 from ...results.index import Finished
-from .desk import Desk
+from .desk import Desk, is_confirmed
 from .forms import BadForm, Form
 from .parameters import as_json, fields_of, signature_of
 from .sending import STARTS, arguments_in, options_of
@@ -188,6 +188,13 @@ async def _terminate(desk: Desk, visit: Visit, form: Form) -> Done:
 
 async def _forget(desk: Desk, visit: Visit, form: Form) -> Done:
     task_id = form.need("id")
+    is_confirmed(
+        form,
+        "",
+        title="Delete what is kept of this task?",
+        lost="Its record goes: arguments, result and traceback. Who still awaits it will wait until the time is up.",
+        button="Delete it",
+    )
     await delete(desk.core, [task_id])
     return Done(f"What was kept of {task_id} is deleted.", visit.url("tasks"))
 

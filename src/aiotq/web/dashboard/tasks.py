@@ -221,17 +221,31 @@ async def _act(desk: Desk, visit: Visit, form: Form) -> Done:
         raise BadForm("no task was chosen")
     match form.need("act"):
         case "again":
+            _ask_of_all(form, f"Run {counted(len(ids), 'task')} again?", "Each is sent once more.", "Run again")
             return await _again(desk, ids, to)
         case "revoke":
+            _ask_of_all(form, f"Revoke {counted(len(ids), 'task')}?", "What has not started will not run.", "Revoke")
             await desk.app.admin.revoke(*ids)
             return Done(f"{counted(len(ids), 'task')} revoked: what has not started will not.", to)
-        case "delete" if not is_confirmed(form, "delete"):
+        case "delete" if not is_confirmed(
+            form,
+            "delete",
+            title=f"Delete what is kept of {counted(len(ended), 'task')}?",
+            lost="Their records go: arguments, results and tracebacks. What runs is not stopped.",
+            button=f"Delete {counted(len(ended), 'record')}",
+        ):
             return Done('Nothing was deleted: what was typed is not "delete".', to, is_ok=False)
         case "delete":
             await delete_found(desk.core, ended)
             return Done(f"What is kept of {counted(len(ended), 'task')} is deleted.", to)
         case _:
             return Done("Nothing was changed: there is no such act.", to, is_ok=False)
+
+
+def _ask_of_all(form: Form, title: str, lost: str, button: str) -> None:
+    """Ask before something is done with all that matches, of which a page shows a part."""
+    if form.get("all"):
+        is_confirmed(form, "", title=title, lost=lost, button=button)
 
 
 async def _again(desk: Desk, ids: Sequence[str], to: str) -> Done:

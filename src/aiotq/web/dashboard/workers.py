@@ -144,7 +144,14 @@ async def _kind_of(desk: Desk, name: str) -> str:
 
 async def _stop(desk: Desk, visit: Visit, form: Form) -> Done:
     name = form.need("worker")
-    if not is_confirmed(form, name):
+    if not is_confirmed(
+        form,
+        name,
+        title=f"Stop {name}?",
+        lost="It takes no more tasks, lets what runs finish for its grace time, then hands back the rest. Nothing is "
+        "lost; it starts again only if something starts it.",
+        button="Stop it",
+    ):
         return Done(f"Nothing was stopped: what was typed is not {name}.", _to(visit, form), is_ok=False)
     _said(await desk.app.control.shutdown(destination=[name]), name)
     said = f"{name} stops: it takes no more tasks, and lets finish what runs."

@@ -109,7 +109,13 @@ async def _cancel(desk: Desk, visit: Visit, form: Form) -> Done:
     """Revoke all of a workflow: what has not started will not, what runs is cancelled."""
     first = form.need("id")
     to = visit.url(f"workflows/{first}")
-    if not is_confirmed(form, "cancel"):
+    if not is_confirmed(
+        form,
+        "cancel",
+        title="Cancel this workflow?",
+        lost="What has not started will not run, and what runs is stopped. What ended stays as it is.",
+        button="Cancel it",
+    ):
         return Done('Nothing was cancelled: what was typed is not "cancel".', to, is_ok=False)
     await desk.app.admin.revoke(first, roots=[first], terminate=True)
     return Done("The workflow is cancelled: what has not started will not run, what runs is stopped.", to)

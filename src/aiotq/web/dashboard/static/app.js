@@ -65,6 +65,28 @@
       event.target.querySelectorAll("button").forEach((button) => button.setAttribute("aria-pressed", String(button === event.submitter)));
     });
 
+    // What asks before something is lost is a page; here its question is taken out of it and opens over this one.
+    document.addEventListener("submit", async (event) => {
+      const button = event.submitter, form = event.target;
+      if (!button?.matches("[data-asks]") || !HTMLElement.prototype.showPopover) return;
+      event.preventDefault();
+      let ask = null;
+      try {
+        const to = button.getAttribute("formaction") ?? form.getAttribute("action");
+        const answer = await fetch(to, { method: "POST", body: new URLSearchParams(new FormData(form, button)) });
+        ask = new DOMParser().parseFromString(await answer.text(), "text/html").getElementById("ask");
+      } catch {}
+      if (!ask) { button.removeAttribute("data-asks"); form.requestSubmit(button); return; }
+      document.getElementById("ask")?.remove();
+      ask = document.importNode(ask, true);
+      ask.setAttribute("popover", "auto");
+      ask.setAttribute("role", "dialog");
+      ask.querySelectorAll("[data-word]").forEach(checkWord);
+      ask.querySelector("a.btn").addEventListener("click", (click) => { click.preventDefault(); ask.hidePopover(); });
+      document.getElementById("main").append(ask);
+      ask.showPopover();
+    });
+
     document.addEventListener("change", (event) => {
       if (!event.target.matches("[data-all]")) return;
       event.target.form.querySelectorAll("tbody input[type=checkbox]").forEach((box) => { box.checked = event.target.checked; });
