@@ -23,6 +23,7 @@ from aiotq import (
     Debounce,
     Depends,
     EagerResult,
+    Fair,
     FlowContext,
     Graph,
     Group,
@@ -441,7 +442,7 @@ async def limited(user_id: int) -> str:
     return str(user_id)
 
 
-@app.task(throttle=60)
+@app.task(throttle=60, fair_key="user_id")
 async def throttled(user_id: int) -> str:
     return str(user_id)
 
@@ -450,6 +451,7 @@ async def flow_control() -> None:
     assert_type(await limited.delay(1), AsyncResult[str])
     assert_type(await limited.options(unique=Unique(until=60.0)).delay(1), AsyncResult[str])
     assert_type(await throttled.options(debounce=Debounce(5, by="user_id", max_wait=30)).delay(1), AsyncResult[str])
+    assert_type(await throttled.options(fair_key=Fair("user_id", weights={"7": 2})).delay(1), AsyncResult[str])
     assert_type(await throttled.options(throttle=Throttle(60), idempotency_key=None).delay(1), AsyncResult[str])
     await limited.options(idempotency_key=17).delay(1)  # type: ignore[arg-type]
     assert_type(await app.admin.unblock((await app.block(limited, where={"user_id": 7})).id), int)

@@ -103,7 +103,8 @@ begin
     return q;
 end $$;
 
--- Moves what is due to the end of its queue or into its lane, in the order of the due times.
+-- Moves what is due to the end of its queue or into its lane, in the order of the due times; what has keys in the order in
+-- which everybody locks these.
 create or replace function aiotq.move_due(after float8, now float8) returns jsonb
 language plpgsql set enable_seqscan = off set enable_bitmapscan = off as $$
 declare
@@ -112,8 +113,13 @@ declare
     r record;
 begin
     for r in
-        select m.ctid t from aiotq.message m where m.due <= now and m.due > after order by m.due, m.id
-        limit 1000 for update skip locked
+        with found as materialized (
+            select m.ctid t, m.queue, m.priority, m.share, m.due, m.id from aiotq.message m
+            where m.due <= now and m.due > after order by m.due, m.id limit 1000 for update skip locked
+        )
+        select f.t from found f
+        order by f.share is not null, case when f.share is not null then f.queue end,
+            case when f.share is not null then f.priority end, f.share, f.due, f.id
     loop
         q := aiotq.become_ready(r.t, now);
         if q is not null then
