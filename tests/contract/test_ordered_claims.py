@@ -11,6 +11,7 @@ from typing import Any, cast
 import pytest
 
 from aiotq.commit import COMMITTED, LEASE_LOST, Finish
+from aiotq.core.clock import Clock
 from aiotq.exceptions import ConnectionLost, OperationalError
 from aiotq.results import HeldElsewhere, Ledger
 from aiotq.results.fleet import FleetRow
@@ -183,3 +184,39 @@ async def test_claims_are_renewed_though_the_ledger_refuses_the_row_beside_them(
 
     assert await is_held_by(worker, delivery)
     assert "the row in the fleet registry could not be written, trying again: no rows today" in caplog.text
+
+
+class JumpedClock:
+    """The clock of a machine whose wall time was set anew."""
+
+    def __init__(self, clock: Clock, by: float) -> None:
+        self._clock, self._by = clock, by
+        self.monotonic, self.sleep = clock.monotonic, clock.sleep
+
+    def time(self) -> float:
+        return self._clock.time() + self._by
+
+
+@pytest.mark.parametrize("by", [3600.0, -3600.0])
+async def test_a_clock_that_is_set_anew_neither_ends_a_claim_nor_makes_it_longer(
+    pair: CommitHarness, by: float
+) -> None:
+    """Found by the simulation: a worker ran a message a second time that it was running."""
+    worker, other = await pair.worker("w"), await pair.worker("other")
+    running = await taken(worker)
+    for each in (worker, other):
+        committer = cast(Any, each.committer)
+        committer._clock = JumpedClock(committer._clock, by)
+    settle, delays = other.transport.settle, list[float]()
+
+    async def watched(settlements: Sequence[tuple[Delivery, Any]]) -> Sequence[bool]:
+        delays.extend(settlement.delay for _, settlement in settlements)
+        return await settle(settlements)
+
+    cast(Any, other.transport).settle = watched
+
+    assert not (await worker.committer.admit([duplicate(running)])).run
+    for _ in range(2):  # the first time it comes again soon in any case
+        assert not (await other.committer.admit([duplicate(running)])).run
+    assert delays
+    assert max(delays) <= cast(Any, other.committer)._lease

@@ -61,7 +61,7 @@ class _Hold:
 
     def __init__(self, lease: int | str) -> None:
         self.lease = lease
-        self.ends = 0.0  #: wall time at which the claim ends unless renewed; 0 before it was admitted
+        self.ends = 0.0  #: monotonic time at which the claim ends unless renewed; 0 before it was admitted
 
 
 class OrderedCommitter(Committer):
@@ -150,7 +150,7 @@ class OrderedCommitter(Committer):
             return Admission(())
         while self._lost:
             self._let_go_of(self._lost.popleft())
-        now = self._clock.time()
+        now, wall = self._clock.monotonic(), self._clock.time()
         run: list[Delivery] = []
         again: dict[Delivery, Sequence[Envelope]] = {}
         fresh, settlements = self._sorted_out(deliveries, now)
@@ -166,7 +166,9 @@ class OrderedCommitter(Committer):
                     again[delivery] = envelopes
                     settlements.append((delivery, ACK))
                 case HeldElsewhere(until):
-                    settlements.append(self._park(delivery, self._others.until(delivery.message.key, now, until)))
+                    # No longer than a claim lasts: our clock may have jumped, and not the ledger's.
+                    left = min(self._others.until(delivery.message.key, wall, until) - wall, self._lease)
+                    settlements.append(self._park(delivery, left))
             del self._holds[delivery.message.key]
         if settlements:
             await self._settle_unclaimed(settlements, again)
@@ -221,7 +223,7 @@ class OrderedCommitter(Committer):
             if delivery.lease in self._given_back:
                 settlements.append(self._given_back[delivery.lease])
             elif ends > now:
-                settlements.append(self._park(delivery, ends))
+                settlements.append(self._park(delivery, ends - now))
             else:
                 fresh[key] = delivery
                 self._holds[key] = _Hold(delivery.lease)
@@ -239,8 +241,8 @@ class OrderedCommitter(Committer):
             return delivery
         return replace(delivery, deaths=deaths, charges=max(0, deaths - SUSPECT_DEATHS))
 
-    def _park(self, delivery: Delivery, until: float) -> tuple[Delivery, HandBack]:
-        return self._give_back(delivery, max(until - self._clock.time(), _SHORTEST_PARKING))
+    def _park(self, delivery: Delivery, seconds: float) -> tuple[Delivery, HandBack]:
+        return self._give_back(delivery, max(seconds, _SHORTEST_PARKING))
 
     def _give_back(self, delivery: Delivery, delay: float) -> tuple[Delivery, HandBack]:
         given_back = self._given_back[delivery.lease] = delivery, HandBack(delay)
@@ -249,7 +251,7 @@ class OrderedCommitter(Committer):
     def renew(self, held: Collection[Delivery], row: FleetRow | None = None) -> Collection[Delivery]:
         if not held:
             return super().renew(held, row)
-        ends = self._clock.time() + self._lease
+        ends = self._clock.monotonic() + self._lease
         own: list[tuple[Delivery, _Hold | None]] = []
         lost: list[Delivery] = []
         asking: list[Delivery] = []
