@@ -12,7 +12,7 @@ ARGS ?=
 RUN = $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup servers celery peers demo lint docs docs-serve test test-quick test-newer cost bench bench-peers clean
+.PHONY: help setup servers celery peers demo lint docs docs-serve test test-quick test-newer simulate cost bench bench-peers clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -65,6 +65,11 @@ test-newer: setup servers celery ## Run the tests that concern them on Redis 6.2
 	@sh scripts/newer-servers.sh build
 	@SERVERS='$(SERVERS)' sh scripts/newer-servers.sh test \
 		$(RUN) -m pytest -n $(JOBS) --dist worksteal $(or $(ARGS),$(NEWER_TESTS))
+
+SEEDS ?= 20000
+
+simulate: setup ## Run 20,000 worlds of simulated processes, servers and faults; a seed that breaks a promise is printed
+	$(RUN) -m tests.simulation --seeds $(SEEDS) --jobs $(JOBS) $(ARGS)
 
 cost: setup servers ## Count the instructions of eleven paths; one that takes 5 % more than stored fails
 	$(RUN) -m benchmarks.instructions --check $(ARGS)
