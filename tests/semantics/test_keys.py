@@ -136,8 +136,9 @@ async def test_a_key_is_refused_where_it_could_not_be_kept(app: AioTQ) -> None:
     @app.task
     async def plain() -> None: ...
 
+    keys: list[dict[str, Any]] = [{"unique": Unique()}, {"debounce": 5}, {"throttle": 5}, {"idempotency_key": "a"}]
     async with app:
-        for key in ({"unique": Unique()}, {"debounce": 5}, {"throttle": 5}, {"idempotency_key": "a"}):
+        for key in keys:
             keyed = plain.si().set(**key)
             for whole in (keyed | plain.si(), plain.si() | keyed, group(keyed, plain.si()), chord([plain.si()], keyed)):
                 with pytest.raises(InvalidOption, match="stands alone"):
