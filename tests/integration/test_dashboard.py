@@ -170,6 +170,7 @@ async def test_every_page_shows_what_happened_and_acts_on_it(settings: dict[str,
             await browser.get(f"/workflows/{first}")
             assert "3 of 3 tasks have ended" in browser.text
             assert "<svg" in browser.html
+            assert re.search(r"Succeeded · [\d.]+ .?s", browser.html)  # each for how long it ran
             await replay_and_delete(browser, app)
             await pause_and_purge(browser, app)
             await use_schedules(browser)

@@ -133,15 +133,16 @@ def test_a_drawing_folds_what_ended_well_and_says_what_is_not_sent_yet() -> None
         is_done = call not in {"page-8", "last"}
         builder.tell(call, states.SUCCESS if is_done else states.PENDING, None)
 
-    drawn = draw(builder.graph(), lambda call: f"/tasks/{call}", "page-8", unfolds=False)
-    whole = draw(builder.graph(), lambda call: f"/tasks/{call}", None, unfolds=True)
+    drawn = draw(builder.graph(), lambda call: f"/tasks/{call}", "page-8", {"first": 0.25}, unfolds=False)
+    whole = draw(builder.graph(), lambda call: f"/tasks/{call}", None, {}, unfolds=True)
 
     assert (drawn.ended, drawn.total) == (9, 11)
     assert drawn.counts == {"ok": 9, "ready": 1, "plan": 1}
     assert "8 &lt;b&gt;read" in drawn.svg
     assert "<b>" not in drawn.svg
     assert "g-node ready sel" in drawn.svg
-    assert drawn.steps[0].words == "shop.split"
+    assert (drawn.steps[0].words, drawn.steps[0].more) == ("shop.split", "250 ms")
+    assert drawn.svg.count("Succeeded · 250 ms") == 3  # in the node, its title and its label
     assert whole.svg.count("<a ") == 11
     assert "style=" not in whole.svg
 

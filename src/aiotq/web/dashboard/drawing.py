@@ -36,13 +36,6 @@ _FOLDED: Final = 6
 
 
 @value
-class Told:
-    """What is said of a call beside its name and state: a second line."""
-
-    second: str = ""
-
-
-@value
 class Step:
     """A line of the list beside the graph."""
 
@@ -64,8 +57,13 @@ class Drawn:
     ended: int
 
 
-def draw(graph: Graph, link: Callable[[str], str], selected: str | None, *, unfolds: bool) -> Drawn:
-    """Return `graph` as it is shown; `link` gives the address of a call's page. What ended well is folded."""
+def draw(
+    graph: Graph, link: Callable[[str], str], selected: str | None, ran: Mapping[str, float], *, unfolds: bool
+) -> Drawn:
+    """Return `graph` as it is shown; `link` gives the address of a call's page. What ended well is folded.
+
+    `ran` are the seconds that calls ran for, by their ids, as far as that is known.
+    """
     lines = [_planned(line, may_start=True) for line in outline(graph.nodes, graph.edges, None)]
     calls = [item.node for line in lines for item in items_in(line) if item.node.kind == "task"]
     counts = Counter(state_key(node.state) for node in calls)
@@ -74,7 +72,7 @@ def draw(graph: Graph, link: Callable[[str], str], selected: str | None, *, unfo
         lines = [_folded(line) for line in lines]
     if sum(1 for line in lines for _ in items_in(line)) > MOST_NODES:
         lines = [_planned(line, may_start=True) for line in outline(graph.nodes, graph.edges, MOST_NODES)]
-    return Drawn(_svg(lines, link, selected), list(_steps(lines, 0)), counts, len(calls), ended)
+    return Drawn(_svg(lines, _Pen(link, selected, ran)), list(_steps(lines, 0, ran)), counts, len(calls), ended)
 
 
 def state_key(state: str | None) -> str:
@@ -146,10 +144,11 @@ class _Block:
 
 
 class _Pen:
-    """Draws blocks; knows where a call's page is, and which call is looked at."""
+    """Draws blocks; knows where a call's page is, which call is looked at, and for how long each ran."""
 
-    def __init__(self, link: Callable[[str], str], selected: str | None) -> None:
+    def __init__(self, link: Callable[[str], str], selected: str | None, ran: Mapping[str, float]) -> None:
         self._link = link
+        self._ran = ran
         self._selected = selected
 
     def line(self, line: Line) -> _Block:
@@ -203,6 +202,8 @@ class _Pen:
         second = f"{node.count:,} left out" if node.kind == "more" and node.state is None else state.word
         if node.kind == "more" and node.state is not None:
             second = "all succeeded, folded"
+        if node.kind == "task" and node.id in self._ran:
+            second = f"{state.word} · {words.duration(self._ran[node.id])}"
         css = f"g-node {state.css}" + (" sel" if node.id == self._selected else "")
         title = f"{node.task or name}: {second}"
         inner = (
@@ -241,8 +242,8 @@ class _Pen:
 _KINDS: Final = {"errback": "on failure", "callback": "then", "child": "sent", "body": "then", "next": "then"}
 
 
-def _svg(lines: Sequence[Line], link: Callable[[str], str], selected: str | None) -> Markup:
-    pen, page = _Pen(link, selected), _Block(0, 0, 0)
+def _svg(lines: Sequence[Line], pen: _Pen) -> Markup:
+    page = _Block(0, 0, 0)
     for line in lines:
         page.put(0, page.height + (_GAP if page.height else 0), pen.line(line))
     width, height = page.width + 2 * _GAP, page.height + 2 * _GAP
@@ -315,7 +316,7 @@ def _n(number: float) -> str:
     return f"{number:.1f}".removesuffix(".0")
 
 
-def _steps(lines: Sequence[Line], depth: int) -> Iterator[Step]:
+def _steps(lines: Sequence[Line], depth: int, ran: Mapping[str, float]) -> Iterator[Step]:
     """Yield the lines of a workflow in words."""
     for line in lines:
         for item in line:
@@ -323,10 +324,11 @@ def _steps(lines: Sequence[Line], depth: int) -> Iterator[Step]:
             if node.kind == "group":
                 done, total = _joined(item)
                 yield Step(min(depth, 2), f"group of {total:,}", None, None, f"{done:,} of {total:,} ended")
-                yield from _steps(item.members, depth + 1)
+                yield from _steps(item.members, depth + 1, ran)
             elif node.kind == "more":
                 yield Step(min(depth, 2), node.label, None, node.state, "")
             else:
-                yield Step(min(depth, 2), node.task or node.label or node.id, node.id, node.state, "")
+                took = words.duration(ran[node.id]) if node.id in ran else ""
+                yield Step(min(depth, 2), node.task or node.label or node.id, node.id, node.state, took)
             for _, hung in item.hanging:
-                yield from _steps([hung], depth + 1)
+                yield from _steps([hung], depth + 1, ran)

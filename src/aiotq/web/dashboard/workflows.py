@@ -51,7 +51,8 @@ async def page(desk: Desk, visit: Visit) -> Response:
         return await desk.page(visit, "missing.html", "workflows", status=HTTPStatus.NOT_FOUND, text=text)
     at = visit.query.get("at", "")
     unfolds = bool(visit.query.get("unfold"))
-    drawn = draw(graph, lambda call: visit.url_with(at=call), at, unfolds=unfolds)
+    ran = await desk.queries.run_times(first)
+    drawn = draw(graph, lambda call: visit.url_with(at=call), at, ran, unfolds=unfolds)
     selected = await desk.queries.call(at, await desk.watch.live()) if at else None
     begins = next((node for node in calls if node.id == first), calls[0])
     failed = [node for node in calls if node.state == states.FAILURE]
