@@ -36,26 +36,27 @@ MEGABYTE: Final = 1 << 20
 # Large values
 
 
-async def test_large_values_are_held_once_by_the_child(pool: ProcessPool) -> None:
-    """The parent holds them once as well: what it reads goes straight into the value."""
-    size = 64 * MEGABYTE
-    await pool.run(call(tasks.pid))
-
-    value, before = await pool.run(call(tasks.large, size))
-    after = await pool.run(call(tasks.peak))
-
-    assert len(value) == size
-    assert after - before < size + 8 * MEGABYTE, "the value itself, and no copy of it"
+def forget_peak() -> None:
+    """Have the most memory that this process had count from now."""
+    Path("/proc/self/clear_refs").write_text("5")
 
 
-async def test_large_arguments_are_held_once_by_the_child(pool: ProcessPool) -> None:
-    size = 64 * MEGABYTE
+async def test_large_values_and_arguments_are_held_once_on_either_side(pool: ProcessPool) -> None:
+    size, little = 64 * MEGABYTE, 8 * MEGABYTE
     before = await pool.run(call(tasks.peak))
+    forget_peak()
+    before_here = tasks.peak()
 
     count, more = await pool.run(call(tasks.length, b"x" * size, before))
-
     assert count == size
-    assert more < size + 8 * MEGABYTE
+    assert more < size + little, "the argument itself, and no copy of it"
+    assert tasks.peak() - before_here < size + little
+
+    before = await pool.run(call(tasks.peak))
+    value, _ = await pool.run(call(tasks.large, size))
+    assert len(value) == size
+    assert await pool.run(call(tasks.peak)) - before < little, "where the argument was, and no more"
+    assert tasks.peak() - before_here < size + little
 
 
 async def test_a_value_found_out_when_half_of_it_was_sent_is_a_failure_of_its_task_alone(pool: ProcessPool) -> None:
