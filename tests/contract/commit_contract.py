@@ -31,10 +31,11 @@ from aiotq.results import (
 from aiotq.results.fleet import FleetRow
 from aiotq.results.index import Finished, FinishedQuery, IndexEntry
 from aiotq.states import FAILURE, REVOKED, SUCCESS
+from aiotq.testing.contracts.broker_harness import envelope, ids, outcome_cancelled_at
 from aiotq.testing.contracts.harness import PATIENCE, Kept
 from aiotq.transport import ACK, Broker, Delivery, GiveUp, HandBack
 
-from .harness import CommitHarness, Worker, envelope, ids, outcome_cancelled_at
+from .harness import CommitHarness, Worker
 
 
 def record(pair: CommitHarness, task_id: str, state: str = SUCCESS, reply_to: str | None = None) -> Record:

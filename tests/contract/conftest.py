@@ -9,6 +9,7 @@ from typing import Final
 
 import pytest
 
+from aiotq.testing.contracts.broker_harness import MakeBroker
 from aiotq.testing.contracts.harness import JumpingClock, KeptHarness
 
 from ..servers import shared_rabbit
@@ -17,7 +18,6 @@ from .harness import (
     AmqpTransportHarness,
     CommitHarness,
     DjangoKeptHarness,
-    MakeBroker,
     MemoryCommitHarness,
     MemoryKeptHarness,
     MemoryTransportHarness,
@@ -39,7 +39,6 @@ from .harness import (
 )
 
 pytest.register_assert_rewrite(
-    "tests.contract.broker_contract",
     "tests.contract.ledger_contract",
     "tests.contract.join_contract",
     "tests.contract.permit_contract",

@@ -9,18 +9,16 @@ from __future__ import annotations
 
 import abc
 import asyncio
-import itertools
 import os
 import socket
 import sqlite3
 import time
 from base64 import b64encode
-from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Generator, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Self, TypeVar, cast
+from typing import Self, TypeVar
 
 import aio_pika
 from aio_pika.abc import AbstractConnection
@@ -75,10 +73,12 @@ from aiotq.exceptions import ConnectionLost
 from aiotq.results import Ledger, Record, RecordStore
 from aiotq.states import READY_STATES
 from aiotq.testing.contracts import harness as library
+from aiotq.testing.contracts.broker_harness import (
+    BrokerHarness,
+    RawBrokerHarness,
+)
 from aiotq.testing.contracts.harness import PATIENCE, JumpingClock, Kept, KeptHarness, Pushes, StoreHarness, in_memory
 from aiotq.transport import FAIR, Broker, Consumer, Delivery, QueueOrder
-from aiotq.wire.message import Envelope, Message
-from aiotq.wire.shares import HEADER, Share
 
 from .. import django_here
 from ..servers import Server, shared, shared_postgres, shared_rabbit
@@ -100,65 +100,12 @@ class Harness(library.Harness):
         self.directory = directory
 
 
-class TransportHarness(Harness, abc.ABC):
-    """One fresh broker."""
-
-    #: Whether it knows leases, and each message by its id (see `Broker.counts_deaths`).
-    is_fencing = True
-
-    #: Whether priorities are told apart by classes, within which messages come in the order of their sending.
-    has_classes = False
-
-    #: Whether what was handed back is in its queue some time after that was answered.
-    hands_back_later = False
-
-    @abc.abstractmethod
-    def connected(self) -> AbstractAsyncContextManager[Broker]:
-        """Enter a connection of its own, as another process would have."""
-
-    async def connect(self) -> Broker:
-        """Return a connection that lasts as long as the test."""
-        return await self.stack.enter_async_context(self.connected())
-
-    async def consumer(
-        self, transport: Broker, name: str = "worker", *queues: str, order: QueueOrder = FAIR
-    ) -> Consumer:
-        """Return a consumer that is never left while the test runs: not using it any more is dying."""
-        return await self.stack.enter_async_context(
-            transport.consumer(name, queues or ("q",), lease=self.lease, order=order)
-        )
-
-    async def reclaimed(self, consumer: Consumer, count: int) -> None:
-        """Let leases end, until `consumer` has given back `count` strays."""
-        await self.pass_time(self.lease * 1.1)
-        found = 0
-        async with asyncio.timeout(PATIENCE):
-            while (found := found + await consumer.reclaim()) < count:
-                await self.pass_time(0.01)
-        assert found == count
-
-    async def standing(self, transport: Broker) -> dict[str, int]:
-        """Return how much there is: ready, leased, delayed and dead."""
-        counts: Counter[str] = Counter(ready=0, leased=0, delayed=0, dead=0)
-        for stats in await transport.stats():
-            counts.update(ready=stats.ready, leased=stats.leased, delayed=stats.delayed, dead=stats.dead)
-        return dict(counts)
+class TransportHarness(Harness, BrokerHarness):
+    """One fresh broker, with a directory of its own."""
 
 
-@dataclass(frozen=True)
-class MakeBroker:
-    """How to have a fresh broker in a directory, and for how many examples of a law that can be had."""
-
-    make: Callable[[Path], TransportHarness]
-    examples: int = 20
-
-
-class RawTransportHarness(TransportHarness):
+class RawTransportHarness(TransportHarness, RawBrokerHarness):
     """A broker that keeps bytes, in which junk can stand."""
-
-    @abc.abstractmethod
-    async def insert_raw(self, queue: str, raw: bytes) -> None:
-        """Put `raw` where `queue` keeps its messages, behind those that are there."""
 
 
 class BusHarness(Harness, abc.ABC):
@@ -251,64 +198,6 @@ class Worker:
         """Receive and admit; what is returned may run."""
         received = await self.consumer.receive(limit, suspect=suspect, wait=wait)
         return list((await self.committer.admit(received)).run)
-
-
-class CancelledAt(Generic[T]):
-    """Awaits `coro`, and cancels the task it runs in at its `number`th suspension."""
-
-    def __init__(self, number: int, coro: Coroutine[Any, Any, T]) -> None:
-        self._number = number
-        self._coro = coro
-
-    def __await__(self) -> Generator[Any, Any, T]:
-        inner = self._coro.__await__()
-        suspensions = itertools.count(1)
-        try:
-            waited_for = next(inner)
-            while True:
-                task = asyncio.current_task()
-                if next(suspensions) == self._number and task is not None:
-                    task.cancel()
-                try:
-                    answer = yield waited_for
-                except BaseException as exc:  # a cancellation, most likely: it is the coroutine's to handle
-                    waited_for = inner.throw(exc)
-                else:
-                    waited_for = inner.send(answer)
-        except StopIteration as end:
-            return cast(T, end.value)
-
-
-async def outcome_cancelled_at(number: int, coro: Coroutine[Any, Any, T]) -> T | None:
-    """Return what `coro` returns; None when it was cancelled, which is done at its `number`th suspension."""
-
-    async def run() -> T:
-        return await CancelledAt(number, coro)
-
-    (outcome,) = await asyncio.gather(asyncio.ensure_future(run()), return_exceptions=True)
-    if isinstance(outcome, asyncio.CancelledError):
-        return None
-    if isinstance(outcome, BaseException):
-        raise outcome
-    return outcome
-
-
-def envelope(
-    task_id: str,
-    queue: str = "q",
-    *,
-    priority: int = 4,
-    due: float | None = None,
-    attempt: int = 0,
-    body: bytes = b"[]",
-    share: Share | None = None,
-) -> Envelope:
-    headers = None if share is None else {HEADER: list(share)}
-    return Envelope(Message(task_id, "proj.add", body, attempt=attempt, headers=headers), queue, priority, due)
-
-
-def ids(deliveries: Sequence[Delivery]) -> list[str]:
-    return [delivery.message.id for delivery in deliveries]
 
 
 class MemoryTransportHarness(TransportHarness):

@@ -18,11 +18,10 @@ from aiotq.results import (
     Record,
 )
 from aiotq.states import FAILURE, SUCCESS
+from aiotq.testing.contracts.broker_harness import envelope
 from aiotq.testing.contracts.harness import Kept, KeptHarness
 from aiotq.testing.contracts.records import record
 from aiotq.wire.message import Envelope, Message
-
-from .harness import envelope
 
 KEY = ("a", 0)
 

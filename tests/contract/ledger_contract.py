@@ -21,12 +21,12 @@ from aiotq.results import (
 )
 from aiotq.results.decisions import BOOKING_GRACE
 from aiotq.states import FAILURE, REVOKED, SUCCESS
+from aiotq.testing.contracts.broker_harness import envelope
 from aiotq.testing.contracts.harness import Kept, KeptHarness, Pushes
 from aiotq.testing.contracts.records import record
 
 from ..waiting import wait_until
 from .fleet_contract import FleetContract
-from .harness import envelope
 from .join_contract import KEY, JoinContract, OverdueContract, arrive, close, join, joined
 from .permit_contract import PermitContract
 

@@ -9,10 +9,11 @@ import pytest
 from aiotq.commit import COMMITTED, LEASE_LOST, Finish
 from aiotq.core.values import replace
 from aiotq.results import JoinChanges, ScheduleChange, ScheduleRow, key_change
+from aiotq.testing.contracts.broker_harness import envelope
 from aiotq.testing.contracts.harness import Kept, KeptHarness
 
 from ..waiting import wait_until
-from .harness import CommitHarness, envelope
+from .harness import CommitHarness
 
 APP = "proj"
 

@@ -11,15 +11,17 @@ import pytest
 
 from aiotq.backends.memory.broker import MemoryBroker
 from aiotq.backends.memory.queues import MemoryQueues
+from aiotq.testing.contracts.broker_harness import envelope, ids
+from aiotq.testing.contracts.broker_laws import LawContract
+from aiotq.testing.contracts.brokers import BrokerContract, FencingContract, RawContract
 from aiotq.testing.contracts.harness import JumpingClock
 from aiotq.transport import ACK, GiveUp
 
-from .broker_contract import BrokerContract, FencingContract, RawContract
 from .conftest import FENCING, TRANSPORTS
-from .harness import TransportHarness, envelope, ids
+from .harness import TransportHarness
 
 
-class TestTransport(BrokerContract):
+class TestTransport(BrokerContract, LawContract):
     pass
 
 

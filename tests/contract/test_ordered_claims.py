@@ -16,11 +16,12 @@ from aiotq.exceptions import ConnectionLost, OperationalError
 from aiotq.results import HeldElsewhere, Ledger
 from aiotq.results.fleet import FleetRow
 from aiotq.states import SUCCESS
+from aiotq.testing.contracts.broker_harness import envelope, ids
 from aiotq.testing.contracts.harness import JumpingClock
 from aiotq.transport import Delivery, HandBack
 
 from .commit_contract import Faults, record, standing, state_of
-from .harness import CommitHarness, MemoryKeptHarness, MemoryTransportHarness, Worker, envelope, ids
+from .harness import CommitHarness, MemoryKeptHarness, MemoryTransportHarness, Worker
 
 
 @pytest.fixture

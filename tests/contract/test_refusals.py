@@ -12,6 +12,7 @@ from aiotq.core.values import replace
 from aiotq.exceptions import Refused
 from aiotq.results import NO_JOIN_CHANGES
 from aiotq.states import FAILURE, RETRY, SUCCESS
+from aiotq.testing.contracts.broker_harness import envelope
 from aiotq.testing.contracts.harness import Kept
 from aiotq.transport import ACK, Broker, Delivery, GiveUp
 from aiotq.transport.refusals import apart, send_apart
@@ -20,7 +21,7 @@ from aiotq.wire.message import Envelope
 from ..waiting import wait_until
 from .commit_contract import _seen, arriving, join, opening, record, run_all, standing, state_of
 from .conftest import COMMITS
-from .harness import CommitHarness, RawTransportHarness, Worker, envelope
+from .harness import CommitHarness, RawTransportHarness, Worker
 
 
 def unencodable(task_id: str) -> Envelope:

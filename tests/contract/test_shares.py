@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from aiotq.testing.contracts.broker_harness import envelope, ids
 from aiotq.testing.contracts.harness import PATIENCE
 from aiotq.transport import ACK, Broker, Consumer, HandBack
 
 from ..waiting import wait_until
 from .conftest import FENCING, TRANSPORTS
-from .harness import TransportHarness, envelope, ids
+from .harness import TransportHarness
 
 
 @pytest.fixture(params=FENCING)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 import sys
+import types
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -13,6 +14,8 @@ import pytest
 
 from aiotq import AioTQ, chord
 from aiotq.backends import base
+from aiotq.backends.memory.broker import MemoryBroker
+from aiotq.backends.memory.queues import MemoryQueues
 from aiotq.exceptions import InvalidSetting, MissingLibrary, SettingsError
 from aiotq.results import RecordStore
 from aiotq.testing.contracts import PushContract, RecordContract, StoreHarness
@@ -96,3 +99,17 @@ def test_what_another_package_adds_and_cant_be_used_is_told_with_its_name(instal
     found = base.backend_class("redis://")
     assert found is not None
     assert found.__name__ == "RedisBackend"
+
+
+async def test_the_suite_of_the_page_takes_a_broker(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = re.findall(r"```python\n(# test_my_broker.py.*?)```", PAGE, re.DOTALL)[0]
+    module = types.ModuleType("my_broker")
+    shared = MemoryQueues()
+    module.MyBroker = lambda url: MemoryBroker(shared)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "my_broker", module)
+    found: dict[str, Any] = {}
+    exec(compile(page, "docs/guides/stores.md", "exec"), found)  # as a test file of the reader would be
+
+    async with found["MyHarness"]() as harness:
+        suite = found["TestMyBroker"]()
+        await suite.test_messages_of_one_priority_come_in_the_order_they_were_sent(harness)

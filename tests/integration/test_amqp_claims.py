@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from aiotq.commit import Finish
+from aiotq.testing.contracts.broker_harness import envelope, ids
 from aiotq.testing.contracts.harness import PATIENCE
 from aiotq.transport import Delivery, GiveUp, HandBack
 
 from ..contract.commit_contract import record
-from ..contract.harness import AmqpTransportHarness, CommitHarness, RedisKeptHarness, Worker, envelope, ids
+from ..contract.harness import AmqpTransportHarness, CommitHarness, RedisKeptHarness, Worker
 
 
 @pytest.fixture

@@ -17,10 +17,10 @@ from aiotq.backends.sqs.connection import SqsClient
 from aiotq.backends.sqs.held import LONGEST_HOLD
 from aiotq.core.values import replace
 from aiotq.exceptions import ConnectionLost, InvalidOption, InvalidSetting, OperationalError, Refused
+from aiotq.testing.contracts.broker_harness import envelope, ids
 from aiotq.transport import ACK, GiveUp, HandBack
 from aiotq.wire.message import Envelope
 
-from ..contract.harness import envelope, ids
 from ..proxy import Proxy
 from ..sqs_server import shared_sqs
 from ..waiting import wait_until

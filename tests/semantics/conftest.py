@@ -12,6 +12,7 @@ import pytest
 from aiotq import AioTQ, Canvas
 
 from ..servers import shared, shared_postgres, shared_rabbit
+from ..sqs_server import shared_sqs
 from .canvas_tasks import Kit
 from .hearing import Heard
 
@@ -36,16 +37,25 @@ def _rabbitmq(_: Path) -> str:
     return shared_rabbit().vhost()
 
 
+def _sqs(_: Path) -> str:
+    return shared_sqs().url("priorities=true")
+
+
 BROKERS: Final[dict[str, Callable[[Path], str]]] = {
     "memory": _memory,
     "sqlite": _sqlite,
     "redis": _redis,
     "postgres": _postgres,
     "rabbitmq": _rabbitmq,
+    "sqs": _sqs,
 }
 
+#: Where tests run whose modules say nothing. SQS is to workers what RabbitMQ is, and its server in tests is slow: a few
+#: modules have it too.
+USUAL: Final = tuple(name for name in BROKERS if name != "sqs")
+ALSO_ON_SQS: Final = tuple(BROKERS)
 #: For what a worker or a store does by itself, whatever the broker, of which RabbitMQ is the slowest.
-NOT_ON_RABBITMQ: Final = tuple(name for name in BROKERS if name != "rabbitmq")
+NOT_ON_RABBITMQ: Final = tuple(name for name in USUAL if name != "rabbitmq")
 
 MakeApp = Callable[..., AioTQ]
 Run = Callable[..., Awaitable[Any]]
@@ -54,7 +64,7 @@ Run = Callable[..., Awaitable[Any]]
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run each test on the brokers that its module names in `BROKERS_HERE`, or on all."""
     if "url" in metafunc.fixturenames:
-        metafunc.parametrize("url", getattr(metafunc.module, "BROKERS_HERE", BROKERS), indirect=True)
+        metafunc.parametrize("url", getattr(metafunc.module, "BROKERS_HERE", USUAL), indirect=True)
 
 
 @pytest.fixture
@@ -65,8 +75,8 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def backend(url: str, tmp_path: Path) -> str | None:
-    """Where results are kept; RabbitMQ has a Redis beside it."""
-    return _redis(tmp_path) if url.startswith("amqp") else None
+    """Where results are kept; RabbitMQ and SQS have a Redis beside them."""
+    return _redis(tmp_path) if url.startswith(("amqp", "sqs")) else None
 
 
 @pytest.fixture
