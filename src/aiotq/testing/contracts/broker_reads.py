@@ -103,14 +103,15 @@ class WaitingContract:
             assert (delivery.message.id, delivery.deaths) == (f"kept-{turns}", 0)
             assert await transport.settle([(delivery, ACK)]) == [True]
 
-    @pytest.mark.parametrize("sent_at", ["before", "while waiting"])
+    @pytest.mark.parametrize("sent_at", ["before", "before, by key", "while waiting"])
     async def test_a_read_cancelled_at_any_await_loses_nothing(self, broker: BrokerHarness, sent_at: str) -> None:
         transport = await broker.connect()
+        share = ("key", 1.0) if sent_at == "before, by key" else None
         for number in range(1, 100):
             name = f"{number}"
             async with transport.consumer(name, ["q"], lease=broker.lease) as consumer:
-                if sent_at == "before":
-                    await transport.send([envelope(name)])
+                if sent_at != "while waiting":
+                    await transport.send([envelope(name, share=share)])
 
                 async def read(consumer: Consumer = consumer) -> Sequence[Delivery]:
                     return await consumer.receive(1, suspect=True, wait=PATIENCE)
