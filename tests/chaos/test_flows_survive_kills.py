@@ -10,7 +10,7 @@ from . import apps
 from .backends import ALSO_ON_RABBITMQ
 from .harness import PATIENCE, Chaos
 
-FLOWS = 12
+FLOWS = 10
 
 
 @ALSO_ON_RABBITMQ
@@ -27,7 +27,7 @@ async def test_each_step_of_a_flow_has_its_effect_once_though_workers_are_killed
         async with asyncio.TaskGroup() as group:
             for number in range(FLOWS):
                 group.create_task(signal(number))
-            for killed in range(4):
+            for killed in range(3):
                 await chaos.sees("start", count=FLOWS * killed)
                 workers.pop(0).kill()
                 workers.append(await chaos.worker())

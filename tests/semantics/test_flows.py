@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import pytest
 
 from aiotq import AioTQ, FlowContext, chord
+from aiotq.core.inside import core_of
+from aiotq.core.values import replace
 from aiotq.exceptions import (
     CallError,
     EventTimeout,
@@ -18,8 +20,11 @@ from aiotq.exceptions import (
     FlowNotFound,
     InvalidArguments,
     JournalFull,
+    OperationalError,
     TaskRevokedError,
 )
+from aiotq.flows.journal import HEADER
+from aiotq.wire.message import Envelope
 
 from ..waiting import wait_until
 
@@ -222,6 +227,44 @@ async def test_one_id_is_one_flow_until_it_has_ended(app: AioTQ) -> None:
             assert await first.get(timeout=20) == number
 
     assert ran == [1, 3]
+
+
+async def test_who_comes_next_sends_what_was_left_in_the_journal_and_what_comes_twice_counts_once(app: AioTQ) -> None:
+    """The worker of the flow dies, as it were, when its journal is written and nothing is sent yet."""
+    ran: list[int] = []
+    left: list[bool] = []
+
+    @app.task(name="flows.twice")
+    async def noted(number: int) -> int:
+        ran.append(number)
+        return number
+
+    @app.flow(name="flows.left")
+    async def flow(ctx: FlowContext) -> list[Any]:
+        first = await ctx.step(noted, 1)
+        await ctx.sleep(0.05)
+        return [first, await ctx.event("go", timeout=60), await ctx.step(noted, 2)]
+
+    async with app:
+        connection = await core_of(app).connection()
+        publish = connection.publisher.publish
+
+        async def publish_badly(envelopes: Sequence[Envelope], *how: Any) -> None:
+            if len(how) == 5 and how[1] and not left:  # with joins, and the change of the journal
+                await connection.ledger.change_schedules([replace(how[4], unsent=tuple(envelopes))])
+                left.append(True)
+                raise OperationalError("it died")
+            waking = [each for each in envelopes if HEADER in (each.message.headers or {})]
+            await publish([*envelopes, *waking], *how)
+
+        connection.publisher.publish = publish_badly  # type: ignore[method-assign,assignment]
+        async with app.worker():
+            handle = await flow.delay()
+            await wait_until(lambda: left, "the journal is written", 20)
+            await app.flows.signal(handle.id, "go", "now")
+            assert await handle.get(timeout=20) == [1, "now", 2]
+
+    assert ran == [1, 2]
 
 
 async def test_a_flow_that_is_called_here_is_refused(app: AioTQ) -> None:

@@ -47,6 +47,7 @@ _STATES: Final[Mapping[str, State]] = {
     "LOST": State("bad", "bad", "Lost"),
     "BLOCKED": State("bad", "bad", "Blocked"),
     "WAITS": State("ready", "ready", "Waits"),
+    "WAITING": State("delayed", "delayed", "Waiting"),
 }
 #: Of a step that nothing has sent yet.
 PLANNED: Final = State("plan", "plan", "Not yet sent")
