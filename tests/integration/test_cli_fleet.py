@@ -37,6 +37,10 @@ def sums(worker: Worker, *numbers: int) -> dict[str, int]:
 """
 
 
+#: Seconds for the answers of workers that are there: nobody waits for them when all have come.
+WAITS = "-t", "20"
+
+
 @pytest.fixture
 def shell(tmp_path: Path) -> Shell:
     shell = Shell(tmp_path)
@@ -73,18 +77,22 @@ async def _the_day(shell: Shell, mail: Command, web: Command) -> None:
     assert [line.split()[:2] for line in lines] == [["mail-1", "up"], ["web", "up"]]
     assert str(mail.pid) in lines[0]
 
-    assert shell.run("inspect", "ping").stdout == "mail-1: pong\nweb: pong\n"
-    assert json.loads(shell.run("inspect", "ping", "-d", "mail-*", "--json").stdout) == {"mail-1": {"ok": "pong"}}
-    assert shell.run("inspect", "sums", "1", "2", "-d", "web").stdout == "web:\n  sum: 3\n"
-    conf: dict[str, Any] = json.loads(shell.run("inspect", "conf", "changed=true", "-d", "web", "--json").stdout)["web"]
+    assert shell.run("inspect", "ping", *WAITS).stdout == "mail-1: pong\nweb: pong\n"
+    assert json.loads(shell.run("inspect", "ping", "-d", "mail-*", "--json", *WAITS).stdout) == {
+        "mail-1": {"ok": "pong"}
+    }
+    assert shell.run("inspect", "sums", "1", "2", "-d", "web", *WAITS).stdout == "web:\n  sum: 3\n"
+    conf: dict[str, Any] = json.loads(
+        shell.run("inspect", "conf", "changed=true", "-d", "web", "--json", *WAITS).stdout
+    )["web"]
     assert conf["security_key"] == "**"
-    assert shell.run("control", "pool_grow", "n=2", "kind=thread", "-d", "web").returncode == 0
-    assert shell.run("control", "pause", "-d", "web").stdout == "web: paused\n"
+    assert shell.run("control", "pool_grow", "n=2", "kind=thread", "-d", "web", *WAITS).returncode == 0
+    assert shell.run("control", "pause", "-d", "web", *WAITS).stdout == "web: paused\n"
     await wait_until(lambda: state_of(shell)["web"] == "paused", "the row says so with the next lease")
 
     shell.run("call", "proj.blocks")
     await wait_until(lambda: state_of(shell)["mail-1"] == "blocked", "its loop is blocked")
-    stacks = shell.run("inspect", "stacks", "-d", "mail-1", "-t", "20")
+    stacks = shell.run("inspect", "stacks", "-d", "mail-1", *WAITS)
     assert stacks.returncode == 0
     assert "time.sleep(600)" in stacks.stdout
     active = shell.run("inspect", "active", "-t", "3")
@@ -93,7 +101,7 @@ async def _the_day(shell: Shell, mail: Command, web: Command) -> None:
 
     mail.send(signal.SIGKILL)
     await wait_until(lambda: state_of(shell) == {"mail-1": "missing", "web": "paused"}, "one is missing")
-    assert shell.run("control", "shutdown", "-d", "web").stdout == "web: stopping\n"
+    assert shell.run("control", "shutdown", "-d", "web", *WAITS).stdout == "web: stopping\n"
     assert await web.ended() == 0
     assert state_of(shell) == {"mail-1": "missing"}
     assert shell.run("status").returncode == 69
