@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from aiotq import AioTQ, FlowContext, chord
+from aiotq import AioTQ, FlowContext, Unique, chord
 from aiotq.core.inside import core_of
 from aiotq.core.values import replace
 from aiotq.exceptions import (
@@ -206,7 +206,7 @@ async def test_a_flow_that_fails_is_revoked_or_can_not_go_on_ends_once_with_the_
     assert len(tries) == 3
 
 
-async def test_one_id_is_one_flow_until_it_has_ended(app: AioTQ) -> None:
+async def test_one_id_or_key_is_one_flow_until_it_has_ended(app: AioTQ) -> None:
     ran: list[int] = []
 
     @app.task(name="flows.counted")
@@ -219,14 +219,29 @@ async def test_one_id_is_one_flow_until_it_has_ended(app: AioTQ) -> None:
         await ctx.event("go", timeout=60)
         return await ctx.step(counted, number)
 
+    @app.flow(name="flows.unique", unique=Unique(by="number"))
+    async def unique(ctx: FlowContext, number: int) -> int:
+        await ctx.event("go", timeout=60)
+        return await ctx.step(counted, number)
+
     async with app, app.worker():
         for number in (1, 3):
             first, second = await asyncio.gather(*(named.options(task_id="mine").delay(number) for _ in range(2)))
             await app.flows.signal("mine", "go")
             assert first.id == second.id == "mine"
             assert await first.get(timeout=20) == number
+        one, same = await unique.delay(7), await unique.delay(7)
 
-    assert ran == [1, 3]
+        async def has_begun() -> bool:
+            info = await one.info()
+            return isinstance(info, dict) and info["waits_for"] == ["event go"]
+
+        await wait_until(has_begun, "it waits", 20)
+        await app.flows.signal(same.id, "go")
+        assert await one.get(timeout=20) == 7
+        assert one.id == same.id != (await unique.delay(7)).id
+
+    assert ran == [1, 3, 7]
 
 
 async def test_who_comes_next_sends_what_was_left_in_the_journal_and_what_comes_twice_counts_once(app: AioTQ) -> None:
