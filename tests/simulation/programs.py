@@ -119,6 +119,7 @@ class Programs:
 
     async def _call(self, app: AioTQ, call: Call) -> None:
         history = self._history
+        in_time = history.world.now + _COUNTDOWN - 1.0  # the call is due a second later, however late it is accepted
         try:
             result = await signature_of(app, call).apply_async()
         except OperationalError as exc:
@@ -126,13 +127,12 @@ class Programs:
             return
         history.accept(result, call)
         if call.kind == "revoked":
-            due = history.world.now + _COUNTDOWN - 1.0
             try:
                 await result.revoke()
             except OperationalError as exc:
                 history.world.note(f"not revoked: {exc}")
             else:
-                if history.world.now < due:
+                if history.world.now < in_time:
                     history.revoked.add(result.id)
         elif call.seconds < 0.1:
             try:
