@@ -545,13 +545,6 @@ class SqsTransportHarness(RawTransportHarness):
             entry.until = 0.0
             assert not await broker.letting.go([], [(entry, 0)])
 
-    async def standing(self, transport: Broker) -> dict[str, int]:
-        """Tell what is held from what was handed back with a delay: to SQS both are held."""
-        counts = await super().standing(transport)
-        now = asyncio.get_running_loop().time()
-        held = sum(entry.until > now for broker in self.brokers for entry in broker.held.values())
-        return counts | {"leased": held, "delayed": counts["delayed"] + counts["leased"] - held}
-
     async def insert_raw(self, queue: str, raw: bytes) -> None:
         async with SqsClient(parse_sqs(self.url)) as client:
             url = await client.url_of(parse_sqs(self.url).prefix + queue)

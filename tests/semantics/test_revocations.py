@@ -14,7 +14,9 @@ from aiotq import AioTQ, chain, group
 from aiotq.exceptions import CallError, EncodeError, InvalidOption, TaskError, TaskRevokedError
 
 from ..waiting import wait_until
-from .conftest import MakeApp
+from .conftest import ALSO_ON_SQS, MakeApp
+
+BROKERS_HERE = ALSO_ON_SQS
 
 
 async def test_all_calls_of_a_task_are_revoked_and_no_others(app: AioTQ) -> None:

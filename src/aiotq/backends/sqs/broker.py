@@ -190,11 +190,20 @@ class SqsBroker(Broker):
                     *(reason, detail, self._clock.time(), delivery.deaths),
                 )
                 return self.burial(letter)
-            case HandBack(delay) if not holding.is_parked and now + delay - holding.came_at > LONGEST_HOLD:
+            case HandBack(delay) if not holding.is_parked and self._goes_back_as_copy(delay, holding, now):
                 due = self._clock.time() + delay
                 return self.outgoing(delivery.message, delivery.queue, delivery.priority, due, delivery.returns + 1)
             case _:
                 return None
+
+    def _goes_back_as_copy(self, delay: float, holding: Entry, now: float) -> bool:
+        """Whether a copy is sent. Visibility is whole seconds, and many who wait for their turn would all be late.
+
+        On a FIFO queue a copy would leave its group, so it is sent only if the message can't be held for so long.
+        """
+        if self.client.address.is_fifo:
+            return now + delay - holding.came_at > LONGEST_HOLD
+        return delay > 0
 
     async def _let_go(self, mine: Sequence[tuple[Delivery, Settlement, Entry]]) -> set[Holding]:
         """Delete what is done or was copied, give back the others; return those that were not ours by then."""
@@ -223,8 +232,10 @@ class SqsBroker(Broker):
             if (url := await self.topology.known(place)) is not None:
                 counts = await self.client.counts(url)
                 ready, leased, delayed = ready + counts[0], leased + counts[1], delayed + counts[2]
-        unread = min(sum(consumer.unread(name) for consumer in self._consumers), leased)
-        return QueueStats(name, ready + unread, leased - unread, delayed, await self._dead.count(name))
+        for consumer in self._consumers:
+            shelved, early = consumer.unread(name)
+            ready, leased, delayed = ready + shelved, max(0, leased - shelved - early), delayed + early
+        return QueueStats(name, ready, leased, delayed, await self._dead.count(name))
 
     async def purge(self, queue: str) -> int:
         """Delete what is ready in `queue`. What is delayed stays: SQS shows it to nobody."""

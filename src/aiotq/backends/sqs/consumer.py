@@ -129,11 +129,14 @@ class SqsConsumer(Consumer):
         self._shelves.clear()
         await self._broker.letting.go([], [(each, 0) for each in back])
 
-    def unread(self, name: str) -> int:
-        """Return how many messages of a name's stand here, and are nobody's yet."""
+    def unread(self, name: str) -> tuple[int, int]:
+        """Return how many messages of a name's stand here and are nobody's yet: ready ones, and early ones."""
         now = self._loop.time()
-        waiting = [*self._shelves.all(), *self._ripening, *self._early, *self._back]
-        return sum(each.queue == name and each.until > now for each in waiting)
+        ready, early = (
+            sum(each.queue == name and each.until > now for each in some)
+            for some in ([*self._shelves.all(), *self._back], [*self._ripening, *self._early])
+        )
+        return ready, early
 
     async def receive(self, limit: int, *, suspect: bool, wait: float) -> Sequence[Delivery]:
         """See `Consumer.receive`. Which messages are suspects the claims know, of which one starts at a time."""
