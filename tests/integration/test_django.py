@@ -17,10 +17,11 @@ FILES: Final = {
     "proj/__init__.py": "from .celery import app",
     "proj/settings.py": """
 SECRET_KEY = "for tests only"
-INSTALLED_APPS = ["django.contrib.contenttypes", "shop.apps.ShopConfig", "empty"]
+INSTALLED_APPS = ["django.contrib.contenttypes", "shop.apps.ShopConfig", "empty", "aiotq.contrib.django"]
 DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": "django.db"}}
 DEFAULT_AUTO_FIELD = "django.db.models.AutoField"
 CELERY_BROKER_URL = "sqlite:///queue.db"
+CELERY_RESULT_BACKEND = "django-db"
 """,
     "proj/celery.py": """
 import os
@@ -165,7 +166,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         check=False,
     )
     assert said.returncode == 0, said.stderr
-    return dict(json.loads(said.stdout))
+    return {**json.loads(said.stdout), "on stderr": said.stderr}
 
 
 def test_tasks_of_the_installed_apps_are_found(told: dict[str, Any]) -> None:
@@ -189,6 +190,10 @@ def test_a_coroutine_has_the_transactions_thread_register_them(told: dict[str, A
 
 def test_calls_are_not_sent_when_it_is_rolled_back(told: dict[str, Any]) -> None:
     assert told["rolled back"] == told["after"]
+
+
+def test_a_script_that_called_tasks_ends_without_a_word(told: dict[str, Any]) -> None:
+    assert "Exception ignored" not in told["on stderr"]
 
 
 def test_what_can_t_be_called_is_refused_where_it_is_asked_for(told: dict[str, Any]) -> None:

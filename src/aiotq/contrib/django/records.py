@@ -7,6 +7,7 @@ import asyncio
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, Final, Self, TypeVar, cast
 
 import orjson
@@ -50,7 +51,9 @@ class DjangoRecords(RecordStore):
     async def __aexit__(self, *exc_info: object) -> None:
         thread, self._thread = self._thread, None
         if thread is not None:
-            await asyncio.get_running_loop().run_in_executor(thread, connections.close_all)
+            # When the interpreter exits, its pools have ended by now, and the connection with its thread.
+            with suppress(RuntimeError):
+                await asyncio.get_running_loop().run_in_executor(thread, connections.close_all)
             thread.shutdown(wait=False)
 
     async def get(self, ids: Sequence[str]) -> Sequence[Record | None]:
