@@ -222,9 +222,16 @@ async def test_ours_asks_celerys_workers_too(broker: str) -> None:
             ping = await app.control.ping(timeout=3)
             (name,) = ping.keys() - {"ours-1"}
             assert name.startswith("celery@")
+            first, second = "revoked-1", "revoked-2"
+            await app.admin.revoke(first)
+            await app.AsyncResult(second).revoke()  # it is heard before what is asked next
             assert set(map(str, ping.values())) == {"{'ok': 'pong'}"}
             assert "theirs.add" in (await app.control.inspect([name], timeout=3).registered())[name]
             assert list(await app.control.inspect(["ours-1"], timeout=30).ping()) == ["ours-1"]
+            for task_id in (first, second):
+                result = await app.send_task("theirs.add", (1, 1), queue="theirs", task_id=task_id)
+                with pytest.raises(TaskRevokedError):
+                    await result.get(timeout=20)
             limited = await app.control.rate_limit("theirs.add", "10/m", destination=[name], timeout=3)
             assert "ok" in limited[name]
 

@@ -23,7 +23,7 @@ PUBLIC: Final = "__init__"
 FLOORS: Final = (
     ("exceptions", "states", "core"),
     ("supervising",),
-    ("signals", "wire", "graph", "control.bus"),
+    ("signals", "wire", "graph", "control.bus", "control.celery_mail"),
     ("beat.cron_fields", "beat.crontab", "beat.intervals", "beat.schedules", "beat.solar", "beat.wall_time"),
     ("tasks.expected", "tasks.keys", "tasks.limits", "tasks.shares"),
     ("tasks.streams",),

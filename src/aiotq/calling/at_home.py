@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, cast
 
+from ..control.celery_mail import CeleryMail
 from ..core.sync import Bridge
 from ..core.values import replace
 from ..results.ledger import Ledger
@@ -31,6 +32,7 @@ def reader_at_home(reader: Reader, bridge: Bridge) -> Reader:
         ledger=cast(Ledger, _AtHome(reader.ledger, bridge)),
         waiting=cast(Waiting, _WaitingAtHome(reader.waiting, bridge)),
         why_waiting=why_waiting,
+        celery=None if reader.celery is None else cast(CeleryMail, _AtHome(reader.celery, bridge)),
     )
 
 

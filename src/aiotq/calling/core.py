@@ -284,6 +284,7 @@ class AppCore:
             connection.reader = Reader(
                 *(connection.records, connection.ledger, connection.bus, connection.waiting, self.codec),
                 *(self.conf.result_expires, partial(why_unclaimed, connection.broker), partial(shaped, self.tasks)),
+                celery=connection.celery if self.signer is None else None,
             )
         return connection.reader
 

@@ -18,6 +18,7 @@ from ..tasks.task import Task
 from ..transport import Broker, DeadLetter, QueueStats
 from ..wire.message import MAX_NAME, is_name
 from . import blocks
+from .celery_mail import tell_revoked
 
 #: Seconds for which all calls of a task or with a header are revoked, unless told otherwise.
 _WIDE_REVOCATION: Final = 86_400.0
@@ -34,8 +35,10 @@ class Admin:
     Everything here raises `OperationalError` when the broker can't be reached.
     """
 
-    def __init__(self, core: AppCore) -> None:
+    def __init__(self, core: AppCore, *, is_celery_told: bool = False) -> None:
+        """`is_celery_told`: Celery's workers know already of what is revoked."""
         self._core = core
+        self._is_celery_told = is_celery_told or core.signer is not None
 
     async def queues(self, names: Collection[str] | None = None) -> Sequence[QueueStats]:
         """Return how full the queues called `names` are (default: all that hold anything, or are paused)."""
@@ -174,6 +177,9 @@ class Admin:
         holds for `expires` seconds (None: a year for ids and `roots`, a day otherwise), for workers that start later,
         and for calls that are sent later. With `terminate` those that run are cancelled, as `AsyncResult.revoke` says.
 
+        With `celery_compat` on RabbitMQ the workers of Celery that run now are told of ids and stamps too. They know
+        no other way to name calls, and with `security_key` they are not told.
+
         Raises:
             CallError: nothing is named.
             InvalidOption: a name or `expires` is impossible.
@@ -182,12 +188,14 @@ class Admin:
         lasting, passing = _keys(task_ids, tasks, roots, headers or {}, stamps or {})
         if expires is not None and not 0 < expires < float("inf"):
             raise InvalidOption(f"revoke: expires must be seconds, more than 0, not {expires!r}")
-        ledger = (await self._core.connection()).ledger
-        now = self._core.clock.time()
+        connection = await self._core.connection()
+        ledger, now = connection.ledger, self._core.clock.time()
         for keys, seconds in ((lasting, LONG_REVOCATION), (passing, _WIDE_REVOCATION)):
             if keys:
                 ends = now + (seconds if expires is None else expires)
                 await ledger.revoke(keys, terminate=terminate, expires=ends)
+        if not self._is_celery_told:
+            await tell_revoked(connection.celery, task_ids, stamps_of(stamps or {}), terminate=terminate)
 
     async def unrevoke(
         self,

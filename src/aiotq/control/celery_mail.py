@@ -63,6 +63,10 @@ class CeleryMail(abc.ABC):
         """Answer who sent `command`, if he wants it; `answers` by the names of workers."""
 
     @abc.abstractmethod
+    async def tell(self, method: str, arguments: Mapping[str, Any]) -> None:
+        """Command all of Celery's workers that are there now; nobody answers."""
+
+    @abc.abstractmethod
     def asking(
         self,
         method: str,
@@ -82,6 +86,23 @@ def theirs(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Mapping
         return None
     given = {**dict(zip(names, args, strict=False)), **{_CALLED.get(key, key): each for key, each in kwargs.items()}}
     return {key: each for key, each in given.items() if key in names}
+
+
+async def tell_revoked(
+    mail: CeleryMail | None, ids: Sequence[str], stamps: Mapping[str, Sequence[Any]], *, terminate: bool
+) -> None:
+    """Have Celery's workers not run these calls, nor those with one of a stamp's values; None: there are none.
+
+    Raises:
+        OperationalError: they can't be told.
+    """
+    if mail is None:
+        return
+    if ids:
+        await mail.tell("revoke", {"task_id": list(ids), "terminate": terminate})
+    if stamps:
+        headers = {name: list(values) for name, values in stamps.items()}
+        await mail.tell("revoke_by_stamped_headers", {"headers": headers, "terminate": terminate})
 
 
 def command_in(body: object) -> CeleryCommand | None:

@@ -23,6 +23,7 @@ from typing import (
 )
 
 from .. import states
+from ..control.celery_mail import tell_revoked
 from ..core.celery_names import RESULT, knows
 from ..core.inside import App, core_of
 from ..exceptions import OperationalError, ResultTimeout
@@ -355,7 +356,8 @@ class AsyncResult(StreamingResult[R_co]):
         """Revoke the call: a worker that gets it ends it as REVOKED and does not run it.
 
         `terminate=True` also cancels it while it runs: a coroutine at its next await, a process task by killing its
-        process. A function in a thread can't be stopped and goes on. The revocation is kept for a day after the task's
+        process. A function in a thread can't be stopped and goes on. With `celery_compat` on RabbitMQ the workers of
+        Celery that run now are told too. The revocation is kept for a day after the task's
         due time (or as long as results are kept, if that is longer); for a result that was made from an id, for a year.
         """
         reader = await self._readers.reader()
@@ -365,6 +367,7 @@ class AsyncResult(StreamingResult[R_co]):
         else:
             expires = now + max(LONG_REVOCATION, reader.result_expires)
         await reader.ledger.revoke([self.id], terminate=terminate, expires=expires)
+        await tell_revoked(reader.celery, [self.id], {}, terminate=terminate)
 
     async def _terminal(self, timeout: float | None, on_message: OnMessage | None) -> None:
         if timeout is None:

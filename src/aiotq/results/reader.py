@@ -7,6 +7,7 @@ from typing import Any, Protocol, cast
 
 from .. import states
 from ..control.bus import Bus
+from ..control.celery_mail import CeleryMail
 from ..core.inside import core_of
 from ..core.sync import Bridge
 from ..core.values import replace, value
@@ -33,6 +34,7 @@ class Reader:
     why_waiting: Callable[[Collection[str]], Awaitable[str | None]]
     shape: Callable[[str | None, Any], Any]
     """Returns the value of a task of that name as its return annotation says, as far as it fits that."""
+    celery: CeleryMail | None  #: the way to Celery's workers, where there may be any
 
     def document(self, record: Record, task_name: str | None) -> Document:
         """Return what `record` says, its value as the caller of the task is to have it; raises as `codec.decode`."""

@@ -130,7 +130,7 @@ class CeleryCommands:
     async def _revoke(self, arguments: Mapping[str, Any]) -> Any:
         ids = _ids(arguments.get("task_id"))
         terminate = bool(arguments.get("terminate"))
-        await Admin(self._worker.core).revoke(*ids, terminate=terminate)
+        await Admin(self._worker.core, is_celery_told=True).revoke(*ids, terminate=terminate)
         return {"ok": f"tasks {', '.join(ids)} flagged as revoked"}
 
     async def _terminate(self, arguments: Mapping[str, Any]) -> Any:
@@ -140,7 +140,7 @@ class CeleryCommands:
         stamps = arguments.get("headers")
         if not isinstance(stamps, dict):
             raise CallError(f"revoke_by_stamped_headers: headers are stamps with their values, not {shown(stamps)}")
-        await Admin(self._worker.core).revoke(
+        await Admin(self._worker.core, is_celery_told=True).revoke(
             stamps=cast("dict[str, Any]", stamps), terminate=bool(arguments.get("terminate"))
         )
         return {"ok": "calls with these stamps flagged as revoked"}

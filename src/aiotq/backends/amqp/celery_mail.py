@@ -92,6 +92,13 @@ class AmqpCeleryMail(CeleryMail):
         post = (*command.reply_to, properties, orjson.dumps(answers, default=repr, option=orjson.OPT_NON_STR_KEYS))
         await channel.publish(numbered_posts(channel, [post]))
 
+    async def tell(self, method: str, arguments: Mapping[str, Any]) -> None:
+        channel = await self._answers.channel()
+        if self._declared.get(ANSWERS) != self._answers.generation:
+            await _declare_exchanges(channel)
+            self._declared[ANSWERS] = self._answers.generation
+        await channel.publish(numbered_posts(channel, [self._command(method, arguments)]))
+
     @asynccontextmanager
     async def asking(
         self,
@@ -115,22 +122,27 @@ class AmqpCeleryMail(CeleryMail):
             if isinstance(body, dict):
                 heard(cast("dict[str, Any]", body))
 
+        to = {"exchange": ANSWERS, "routing_key": key}
+        command = self._command(method, arguments, destination, ticket=key, reply_to=to)
+        async with self._subscribed("control.celery.asking", declare, arrived):
+            channel = await self._answers.channel()
+            await channel.publish(numbered_posts(channel, [command]))
+            yield
+
+    def _command(
+        self, method: str, arguments: Mapping[str, Any], destination: Sequence[str] | None = None, **answer: Any
+    ) -> tuple[str, str, dict[str, Any], bytes]:
+        """Return the message to Celery's workers; `answer` says where it goes to."""
         message = {
             "method": method,
             "arguments": dict(arguments),
             "destination": None if destination is None else list(destination),
             "pattern": None,
             "matcher": None,
-            "ticket": key,
-            "reply_to": {"exchange": ANSWERS, "routing_key": key},
+            **answer,
             "aiotq": True,
         }
-        async with self._subscribed("control.celery.asking", declare, arrived):
-            channel = await self._answers.channel()
-            properties = _properties({"clock": next(self._logical), "expires": 0})
-            post = (COMMANDS, "", properties, orjson.dumps(message))
-            await channel.publish(numbered_posts(channel, [post]))
-            yield
+        return COMMANDS, "", _properties({"clock": next(self._logical), "expires": 0}), orjson.dumps(message)
 
     @asynccontextmanager
     async def _subscribed(
