@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from aiotq import AioTQ
 from ..servers import shared, shared_rabbit
 from ..waiting import wait_until
 from .celery_process import THEIRS, CeleryClient, CeleryError, CeleryWorker
+from .ours import make_app
 
 # Celery's client, our worker
 
@@ -81,6 +83,22 @@ async def test_our_retries_end_where_celery_waits(worker: AioTQ, celery: CeleryC
 async def test_our_failure_is_raised_there(worker: AioTQ, celery: CeleryClient) -> None:
     with pytest.raises(CeleryError, match=r"builtins.ValueError: bad"):
         await celery.ask("get", await celery.ask("send", "ours.fail", ["bad"]))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("of-quorum", {"task_default_queue_type": "quorum"}), ("with-priorities", {"task_queue_max_priority": 10})],
+)
+async def test_a_queue_that_celery_declared_with_arguments_is_used_as_it_is(
+    broker: str, name: str, settings: dict[str, Any]
+) -> None:
+    backend = shared("redis").url
+    with CeleryClient(broker, backend, {"task_default_queue": name, **settings}) as client:
+        task_id = await client.ask("send", "ours.add", [2, 3])
+        app = make_app(broker, backend, task_default_queue=name)
+        async with app, app.worker():
+            assert await client.ask("get", task_id) == 5
+            assert await (await app.send_task("ours.add", (2, 3), countdown=0.01)).get(timeout=20) == 5
 
 
 async def test_celerys_delays_in_the_broker_arrive(worker: AioTQ, broker: str) -> None:

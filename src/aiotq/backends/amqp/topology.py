@@ -51,6 +51,8 @@ _TRUSTED: Final = 5.0
 TYPE: Final = "x-queue-type"
 #: Arguments that are the operator's business once a queue exists.
 _TOLERATED: Final = ("x-delivery-limit", "x-message-ttl")
+#: Those that Celery's settings and queues give to a queue that is shared with it.
+_OF_CELERYS: Final = (TYPE, "x-max-priority", "x-dead-letter-exchange", "x-expires", "x-max-length", "x-queue-mode")
 
 
 def class_of(priority: int) -> int:
@@ -173,7 +175,7 @@ class Topology:
     async def _queue(self, queue: str) -> None:
         if self._is_celerys:
             await self._declare(queue, {})
-            await self._exchange(queue, "direct", {})
+            await self._celerys_exchange(queue)
             await self._bind(queue, queue, queue)
         else:
             await self._declare(queue, {**self._type(), "x-dead-letter-exchange": DEAD})
@@ -204,11 +206,24 @@ class Topology:
 
         return await self._looked_for(find, instead=False)
 
+    def _may_be_celerys(self, queue: str, text: str) -> bool:
+        """Whether what differs are arguments that Celery declares a queue with where its settings say so."""
+        return self._is_celerys and queue != DEAD and any(f"'{name}'" in text for name in _OF_CELERYS)
+
     async def _exchange(self, name: str, kind: str, arguments: dict[str, Any], *, durable: bool = True) -> None:
         try:
             await (await self._lane.channel()).declare_exchange(name, kind, arguments, durable=durable)
         except Refused as exc:
             raise _explained("exchange", name, exc) from exc
+
+    async def _celerys_exchange(self, name: str) -> None:
+        """See that there is a queue's own exchange; Celery's may be of another type."""
+        try:
+            await (await self._lane.channel()).declare_exchange(name, "direct", {})
+        except Refused as exc:
+            if not exc.differs:
+                raise _explained("exchange", name, exc) from exc
+            logger.warning("exchange %r is used as it is: %s", name, exc.text)
 
     async def _declare(self, queue: str, arguments: dict[str, Any]) -> None:
         wire = await self._client.wire()
@@ -220,7 +235,7 @@ class Topology:
         try:
             await (await self._lane.channel()).declare_queue(queue, arguments)
         except Refused as exc:
-            if not (exc.differs and _is_tolerable(exc.text, self._kind)):
+            if not (exc.differs and (_is_tolerable(exc.text, self._kind) or self._may_be_celerys(queue, exc.text))):
                 raise _explained("queue", queue, exc) from exc
             hint = "; a policy sets its limit" if "x-delivery-limit" in exc.text else ""
             logger.warning("queue %r is used as it is: %s%s", queue, exc.text, hint)
@@ -270,6 +285,7 @@ def _explained(what: str, name: str, refused: Refused) -> OperationalError:
         return refused
     return exceptions.Refused(
         f"{what} {name!r} exists and differs from what aiotq would declare: {refused.text}. Delete it when it is "
-        "empty, use another name, or (for the type of a queue) set amqp_queue_type to what it is",
+        "empty, use another name, or (for the type of a queue) set amqp_queue_type to what it is. If it is Celery's: "
+        "celery_compat=True uses it as it is",
         "queue",
     )
