@@ -43,6 +43,7 @@ def plain(self: Any) -> str:
         (lambda: chain(add.s(2, 2), add.s(1)).apply_async(), r"\.sync"),
         (group(add.s(2, 2)), r"\.sync"),
         (lambda: chord([add.s(2, 2)], add.s()).delay(), r"\.sync"),
+        (lambda: chord([add.s(2, 2)])(add.s()), r"chord\(header, body\)\.sync\.delay\(\)"),
         (lambda: add.update_state("PROGRESS"), r"self\.sync\.update_state"),
         (lambda: add.add_to_chord(add.s(1, 1)), r"self\.sync\.add_to_chord"),
     ],

@@ -74,9 +74,9 @@ def test_without_a_loop_a_handle_that_was_sent_tells_what_celerys_does_and_one_b
         "from aiotq import AioTQ\n"
         "def job():\n"
         "    result = add.delay(1, 2)\n"
-        "    result.get(), result.state, result.status\n"
+        "    result.get(), result.state, result.status, result.result\n"
         "    other = app.AsyncResult('id')\n"
-        "    other.get(), other.status, other.ready()\n"
+        "    other.get(), other.status, other.ready(), other.result, other.name\n"
         "    app.send_task('add', args=(1, 2))\n"
         "    add.apply_async(args=(1, 2), kwargs={})\n"
     )
@@ -84,10 +84,13 @@ def test_without_a_loop_a_handle_that_was_sent_tells_what_celerys_does_and_one_b
     assert [(line, instead.partition(", or")[0]) for line, _, instead in found] == [
         (3, "add.sync.delay(...)"),
         (4, "result.state"),
+        (4, "result.info"),
         (6, "other.sync.get(...)"),
         (6, "other.sync.state"),
         (6, "other.sync.ready()"),
-        (7, "app.sync(app.send_task, ...)"),
+        (6, "other.sync.info"),
+        (6, "other.sync.name"),
+        (7, "app.sync(app.send_task, ...).sync"),
         (8, "add.sync.apply_async(...)"),
     ]
 
@@ -101,10 +104,15 @@ def test_a_path_that_is_not_there_is_an_error(tmp_path: Path) -> None:
 def test_a_retry_that_is_not_raised_and_a_state_that_is_not_awaited_are_found() -> None:
     found = found_in(
         "def job(self):\n    self.retry()\n    raise self.retry()\n"
+        "    self.update_state(state='X')\n    self.sync.update_state(state='X')\n\n"
         "async def other(self):\n    self.update_state(state='X')\n    await self.update_state(state='X')\n"
     )
 
-    assert [line for line, _, _ in found] == [2, 5]
+    assert [(line, instead.partition(", or")[0]) for line, _, instead in found] == [
+        (2, "raise self.retry(...)"),
+        (4, "self.sync.update_state(...)"),
+        (8, "await self.update_state(...)"),
+    ]
 
 
 def test_options_that_mean_nothing_here_are_named_with_what_to_do() -> None:

@@ -25,6 +25,7 @@ async def add(x: int, y: int) -> int:
 RESULT = AsyncResult[int]("an-id", app)
 THERE: dict[str, tuple[celery_names.Names, list[Any]]] = {
     "result": (celery_names.RESULT, [RESULT]),
+    "sync result": (celery_names.SYNC_RESULT, [RESULT.sync]),
     "results": (celery_names.RESULTS, [ResultSet([RESULT], app), GroupResult("group", [RESULT], app)]),
     "canvas": (celery_names.CANVAS, [add.s(1, 2)]),
     "task": (celery_names.TASK, [add]),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol, TypeVar, cast, overload
 
 from ..core.inside import App
+from ..core.sync import expect_loop
 from ..exceptions import CallError
 from ..results.handle import AsyncResult
 from .composites import Chain, Chord, Group, chained
@@ -104,12 +105,13 @@ class Header:
         self._header = header
 
     @overload
-    async def __call__(self, body: Canvas[Handle], **kwargs: Any) -> Handle: ...
+    def __call__(self, body: Canvas[Handle], **kwargs: Any) -> Coroutine[Any, Any, Handle]: ...
     @overload
-    async def __call__(self, body: Part, **kwargs: Any) -> Any: ...
-    async def __call__(self, body: Part, **kwargs: Any) -> Any:
+    def __call__(self, body: Part, **kwargs: Any) -> Coroutine[Any, Any, Any]: ...
+    def __call__(self, body: Part, **kwargs: Any) -> Coroutine[Any, Any, Any]:
         """Send the chord with this body; `kwargs` are further arguments of the body."""
-        return await Chord(self._header, _body(body).clone((), kwargs)).apply_async()
+        expect_loop("chord(header, body).sync.delay()")
+        return Chord(self._header, _body(body).clone((), kwargs)).apply_async()
 
 
 class ChordComposer(Composer):

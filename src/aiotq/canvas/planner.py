@@ -191,7 +191,8 @@ class Planner:
         if not self._has_joins:
             raise StoreRequired(
                 f"the chord {shown(header)} | {shown(body)} needs a results store that all workers share, to count in: "
-                "set result_backend to a redis:// or sqlite:// URL; chains and links work without"
+                "set result_backend to a redis:// or sqlite:// URL, or leave it and set ledger to one; chains "
+                "and links work without"
             )
         join = new_id()  # not the group's id, which may be a user's, and another group's
         told = about(shape_of(header), marks=marks)

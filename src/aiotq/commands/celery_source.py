@@ -61,12 +61,17 @@ _SENDING: Final = frozenset({"delay", "apply_async", "send_task"})
 _OF_RESULTS: Final[Mapping[str, str]] = {
     **{name: f"{name}()" for name in ("ready", "successful", "failed", "forget", "revoke", "collect")},
     **{name: f"{name}()" for name in ("state", "info", "traceback", "children", "date_done")},
+    **{name: f"look()).{name}" for name in ("name", "args", "kwargs")},
     "get": "get(...)",
     "wait": "get(...)",
     "status": "state()",
-    "result": "get()",
+    "result": "info()",
 }
-_ATTRIBUTES: Final = frozenset({"state", "status", "info", "traceback", "children", "date_done"})
+_ATTRIBUTES: Final = frozenset(
+    {"state", "status", "result", "info", "traceback", "children", "date_done", "name", "args", "kwargs"}
+)
+#: Those of them that are called otherwise here, also where no loop runs.
+_RENAMED: Final = frozenset({"status", "result"})
 #: What an app of Celery's has and ours has not: what to write instead.
 _OF_APPS: Final[Mapping[str, str]] = {
     "control": "await app.control.inspect(...) asks workers, await app.admin.revoke(...) and the like act; "
@@ -232,7 +237,8 @@ class _Reader(ast.NodeVisitor):
             self._note(
                 given["time_limit"].value,
                 "time_limit of a plain function",
-                'make it async def, or say run="process": a thread can\'t be stopped (soft_time_limit holds there)',
+                'make it async def, or say run="process": a thread can\'t be stopped, and soft_time_limit '
+                "waits there until a blocking call returns",
             )
 
     # Calls.
@@ -272,8 +278,8 @@ class _Reader(ast.NodeVisitor):
             self._told(node, f"{ast.unparse(func)}(...)", owner, name)
         if name == "retry" and _last(owner) == "self" and node not in self._raised:
             self._note(node, "self.retry(...)", "raise self.retry(...)")
-        if name == "update_state" and node not in self._awaited:
-            self._note(node, f"{ast.unparse(func)}(...)", f"await {ast.unparse(func)}(...), in an async def")
+        if name == "update_state" and node not in self._awaited and _last(owner) != "sync":
+            self._note(node, f"{ast.unparse(func)}(...)", self._waited(ast.unparse(owner), "update_state(...)"))
         if name == "update" and _last(owner) == "conf":
             self._settings_of_call(node)
 
@@ -286,19 +292,23 @@ class _Reader(ast.NodeVisitor):
         if self._can_await:
             return f"await {owner}.{method}"
         if method.startswith("send_task"):
-            return f"{owner}.sync({owner}.send_task, ...), or in an async def: await {owner}.{method}"
+            return f"{owner}.sync({owner}.send_task, ...).sync, or in an async def: await {owner}.{method}"
         return f"{owner}.sync.{method}, or in an async def: await {owner}.{method}"
 
     def _told(self, node: ast.AST, found: str, owner: ast.expr, name: str) -> None:
-        """Note what a handle is asked. One that a call under `.sync` gave tells what Celery's does but `status`."""
+        """Note what a handle is asked. One that a call under `.sync` gave tells what Celery's does but `_RENAMED`."""
         origin = self._origin(owner)
-        if not origin or (origin == "sent" and not self._can_await and name != "status"):
+        if not origin or (origin == "sent" and not self._can_await and name not in _RENAMED):
             return
         here, method = ast.unparse(owner), _OF_RESULTS[name]
-        if self._can_await or name not in _ATTRIBUTES:
+        if method.startswith("look()"):
+            looked = f"(await {here}.{method}"
+            self._note(node, found, looked if self._can_await else f"{here}.sync.{name}, or in an async def: {looked}")
+        elif self._can_await or name not in _ATTRIBUTES:
             self._note(node, found, self._waited(here, method))
         elif origin == "sent":
-            self._note(node, found, f"{here}.state, or in an async def: await {here}.state()")
+            attribute = method.removesuffix("()")
+            self._note(node, found, f"{here}.{attribute}, or in an async def: await {here}.{method}")
         else:
             attribute = method.removesuffix("()")
             self._note(node, found, f"{here}.sync.{attribute}, or in an async def: await {here}.{method}")
@@ -308,7 +318,7 @@ class _Reader(ast.NodeVisitor):
         is_app = isinstance(owner, ast.Name) and (owner.id in self._apps or owner.id in _USUAL_APPS)
         if is_app and node.attr in _OF_APPS:
             self._note(node, ast.unparse(node), _OF_APPS[node.attr])
-        if node.attr in _ATTRIBUTES | {"result"} and isinstance(node.ctx, ast.Load):
+        if node.attr in _ATTRIBUTES and isinstance(node.ctx, ast.Load):
             self._told(node, ast.unparse(node), owner, node.attr)
         self.generic_visit(node)
 

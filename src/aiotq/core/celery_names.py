@@ -50,6 +50,12 @@ RESULT: Final[Names] = {
     "TimeoutError": "it is aiotq.ResultTimeout, which is Python's TimeoutError as well",
     "supports_native_join": "results are pushed to whoever waits, on every store",
 }
+#: Under `.sync`.
+SYNC_RESULT: Final[Names] = {
+    "status": "it is result.state",
+    "result": "it is result.info: the value, the exception of a failure, or what the task told; get() waits for it",
+    "task_id": "it is result.id",
+}
 RESULTS: Final[Names] = {
     "join_native": "it is await results.get()",
     "iterate": "it is async for result in results.as_completed()",

@@ -36,8 +36,8 @@ logger = logging.getLogger("aiotq.results")
 
 _MOST_REVOKED: Final = 50_000
 _NO_PAUSE: Final = (
-    "queue {!r} can't be paused or resumed for all workers: that is kept in a store that they share, and rpc:// is "
-    "none: set result_backend to a redis:// or sqlite:// URL, or pause the workers (aiotq control pause)"
+    "queue {!r} can't be paused or resumed for all workers: that is kept in a store that they share, and there is "
+    "none: set result_backend or ledger to a redis:// or sqlite:// URL, or pause the workers (aiotq control pause)"
 )
 
 
@@ -260,8 +260,8 @@ class LocalLedger(InProcessLedger):
 
     async def _open_joins(self, joins: Sequence[Join]) -> None:
         raise StoreRequired(
-            "a chord, or a group with tasks behind it, is counted in a store that all workers share, and rpc:// is "
-            "none: set result_backend to a redis:// or sqlite:// URL"
+            "a chord, or a group with tasks behind it, is counted in a store that all workers share, and there is "
+            "none: set result_backend to a redis:// or sqlite:// URL, or leave it and set ledger to one"
         )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, Unpack, cast, overload
 
+from ..core.celery_names import SYNC_RESULT, knows
 from ..core.sync import Bridge
 from ..tasks.streams import Streamed
 from .get_options import GetOptions, check_options
@@ -116,6 +117,7 @@ class _SyncStep(_Sync[Step_co]):
         return self._result.as_tuple()
 
 
+@knows(SYNC_RESULT)
 class SyncResult(_SyncStep["AsyncResult[R_co]"], Generic[R_co]):
     """An `AsyncResult` for code without a loop: what is awaited there is a plain call or an attribute here.
 
