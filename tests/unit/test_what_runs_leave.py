@@ -12,6 +12,10 @@ from aiotq.tasks.request import Request
 from aiotq.worker.run import Run
 
 
+def runs_and_requests() -> list[Run | Request]:
+    return [each for each in gc.get_objects() if isinstance(each, (Run, Request))]
+
+
 async def test_runs_and_what_they_held_are_gone_when_they_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logging.root.manager, "disable", logging.ERROR)  # pytest keeps what is logged, with its frames
     app = AioTQ("app", broker="memory://")
@@ -34,6 +38,7 @@ async def test_runs_and_what_they_held_are_gone_when_they_end(monkeypatch: pytes
 
     async with app, app.worker():
         gc.collect()
+        before = {id(each) for each in runs_and_requests()}  # those of tests before
         gc.disable()  # what is still there afterwards is kept by somebody, or by itself
         try:
             for _ in range(5):
@@ -42,7 +47,7 @@ async def test_runs_and_what_they_held_are_gone_when_they_end(monkeypatch: pytes
                 await (await fails.delay(1)).get(timeout=20, propagate=False)
                 await (await chain(double.s(1), double.s()).delay()).get(timeout=20)
                 await (await chord([double.s(1), double.s(2)], total.s()).delay()).get(timeout=20)
-            left = [type(each) for each in gc.get_objects() if isinstance(each, (Run, Request))]
+            left = [type(each) for each in runs_and_requests() if id(each) not in before]
         finally:
             gc.enable()
 
