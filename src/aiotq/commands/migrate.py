@@ -30,7 +30,9 @@ def migrate(
     """Move messages from one broker to another: what is ready, what is delayed, dead letters.
 
     Killed midway, it is begun again, and nothing is lost or doubled. Start the workers of the destination when it has
-    ended. Results and periodic tasks are kept with results, and stay there.
+    ended. Results and periodic tasks are kept with results, and stay there, and so do revocations, blocks, pauses and
+    the keys of unique calls: revoke, block and pause again at the destination before its workers start. A call that a
+    block holds runs when that block would have ended.
     """
 
     def tell(queue: str, moved: Moved) -> None:
