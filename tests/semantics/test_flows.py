@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 
 from aiotq import AioTQ, FlowContext, Unique, chord
+from aiotq.calling.publisher import KeyTaken
 from aiotq.core.inside import core_of
 from aiotq.core.values import replace
 from aiotq.exceptions import (
@@ -291,3 +292,26 @@ async def test_a_flow_that_is_called_here_is_refused(app: AioTQ) -> None:
         await here()
     with pytest.raises(CallError, match="runs in a worker"):
         await (await here.apply()).get()
+
+
+async def test_a_flow_whose_acceptance_is_asked_for_again_once_it_has_begun_has_its_id(
+    app: AioTQ, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer was lost, the flow began and changed its row: to who asks again it is taken, by the same call."""
+
+    @app.flow(name="flows.quick")
+    async def quick(ctx: FlowContext) -> str:
+        return f"done {ctx.id}"
+
+    async with app, app.worker():
+        publisher = (await core_of(app).connection()).publisher
+        publish = publisher.publish
+
+        async def asked_twice(*args: Any) -> None:
+            await publish(*args)
+            raise KeyTaken
+
+        monkeypatch.setattr(publisher, "publish", asked_twice)
+        result = await quick.delay()
+        monkeypatch.undo()
+        assert await result.get(timeout=30) == f"done {result.id}"

@@ -138,9 +138,15 @@ class KeyedCalls:
                     await connection.publisher.publish(row.unsent)
                 return AsyncResult(task_id, self._core, task_name=call.task)
             seen = row.mark
+
+        def opening(envelope: Envelope) -> ScheduleChange:
+            nonlocal task_id
+            task_id = envelope.message.id
+            return flow.opening(envelope, seen, self._core.now())
+
         try:
-            return self._handle((await self._send((call,), lambda it: flow.opening(it, seen, self._core.now())))[0])
-        except KeyTaken:  # somebody else sent it meanwhile
+            return self._handle((await self._send((call,), opening))[0])
+        except KeyTaken:  # somebody else sent it meanwhile; or we, before an answer was lost, and it has begun
             return AsyncResult(task_id or "", self._core, task_name=call.task)
 
     async def _sent(self, connection: Connection, call: OutgoingCall, rule: _Rule) -> AsyncResult[Any]:
